@@ -1,0 +1,52 @@
+# One name for people and for CI. Each target sets itself up; nothing has to be installed before.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check docs bench hooks clean
+
+BIN := .venv/bin
+PY := $(BIN)/python
+DEMO := results/digits
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# What is installed where: installed again only when one of these files changes.
+.venv/.ready-test: pyproject.toml scripts/bootstrap
+	@scripts/bootstrap .venv test && touch $@
+.venv/.ready-dev: pyproject.toml scripts/bootstrap
+	@scripts/bootstrap .venv dev && touch $@ .venv/.ready-test
+.venv-bench/.ready: pyproject.toml scripts/bootstrap benchmarks/requirements.txt
+	@scripts/bootstrap .venv-bench results,loky -r benchmarks/requirements.txt && touch $@
+
+demo: .venv/.ready-test ## Train on the digits of scikit-learn, show the table, draw the learning curves
+	@$(BIN)/amlsched run examples/digits/digits.py:Digits examples/digits/digits.yml --executor processes --max-workers 2
+	@$(BIN)/amlsched plot $(DEMO) --metric accuracy --out $(DEMO)/curves.png
+	@echo "Results: $(DEMO)   learning curves: $(DEMO)/curves.png   run again: make demo   look: $(BIN)/amlsched results $(DEMO)"
+
+test: .venv/.ready-test ## Run the whole test suite; make test ARGS="-k name" runs a part
+	@$(PY) -m pytest $(ARGS)
+
+check: .venv/.ready-dev ## Lint, format, types, layers and docs, without running a test
+	@echo "ruff check";   $(PY) -m ruff check --quiet .
+	@echo "ruff format";  $(PY) -m ruff format --quiet --check . || { $(PY) -m ruff format --check . | head -20; exit 1; }
+	@echo "mypy";         $(PY) -m mypy --no-error-summary
+	@echo "pyright";      PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --level error >.venv/pyright.log 2>&1 || { cat .venv/pyright.log; exit 1; }
+	@echo "import-linter"; $(BIN)/lint-imports --no-cache >.venv/layers.log 2>&1 || { cat .venv/layers.log; exit 1; }
+	@echo "mkdocs";       $(PY) -m mkdocs build --strict --quiet
+	@echo "make check: all well"
+
+docs: .venv/.ready-dev ## Build the documentation into site/
+	@$(PY) -m mkdocs build --strict --quiet
+	@echo "Documentation: site/index.html"
+
+bench: .venv-bench/.ready ## Measure speed as ratios in one run; make bench ARGS="threads --rounds 7" runs a part
+	@.venv-bench/bin/python -m benchmarks $(ARGS)
+
+hooks: .venv/.ready-dev ## Run the linters before each commit
+	@$(BIN)/pre-commit install
+
+clean: ## Remove what the targets made: environments, caches, site, the demo's results
+	@rm -rf .venv .venv-bench build dist site $(DEMO) .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
