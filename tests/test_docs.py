@@ -1,0 +1,133 @@
+"""Every example in the documentation is run.
+
+A page's fenced blocks are taken in their order, in one empty folder a page:
+
+- a block with a `title` is a file of that name; the blocks after it find it there;
+- a `python` block is a program; `<!-- test: continues -->` above it appends it to the program before;
+- the lines of a `sh` block are commands;
+- `<!-- test: skip, REASON -->` above a block says why it cannot be run.
+
+Other languages (`text`, `yaml` without a title) are shown only.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+#: Examples that are not run here, and why.
+NOT_RUN: dict[str, str] = {}
+
+FENCE = re.compile(
+    r"(?:^ *<!-- test: (?P<mark>continues|skip)(?:, (?P<reason>[^\n]+?))? -->\n+)?"
+    r"^(?P<indent> *)```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    line: int
+    language: str
+    body: str
+    title: str | None
+    mark: str | None
+    reason: str | None
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text("utf-8")
+    for found in FENCE.finditer(text):
+        title = re.search(r'title="([^"]+)"', found["info"])
+        indent = found["indent"]
+        yield Block(
+            line=text.count("\n", 0, found.start("body")),
+            language=found["language"],
+            body="".join(line.removeprefix(indent) for line in found["body"].splitlines(keepends=True)),
+            title=title[1] if title else None,
+            mark=found["mark"],
+            reason=found["reason"],
+        )
+
+
+def is_run(block: Block) -> bool:
+    return block.mark != "skip" and (block.title is not None or block.language in ("python", "sh"))
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+PAGES_THAT_RUN = [page for page in PAGES if any(is_run(block) for block in blocks(page))]
+
+
+def run(command: list[str], folder: Path, where: str) -> None:
+    """Run a command and fail with its output if it fails."""
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{where} ended with {done.returncode}:\n{done.stdout}"
+
+
+@pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=relative)
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    program = ""
+    for block in filter(is_run, blocks(page)):
+        where = f"{relative(page)}:{block.line}"
+        if block.title is not None:
+            (tmp_path / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / block.title).write_text(block.body)
+            if block.language == "python":
+                run([sys.executable, block.title], tmp_path, where)
+        elif block.language == "python":
+            program = program + block.body if block.mark == "continues" else block.body
+            name = f"example_at_line_{block.line}.py"
+            (tmp_path / name).write_text(program)
+            run([sys.executable, name], tmp_path, where)
+        else:
+            run(["bash", "-euo", "pipefail", "-c", block.body], tmp_path, where)
+
+
+def test_the_pages_have_examples() -> None:
+    assert ROOT / "README.md" in PAGES_THAT_RUN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_a_block_that_is_not_run_says_why(page: Path) -> None:
+    assert [block.line for block in blocks(page) if block.mark == "skip" and not block.reason] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_fence_is_understood(page: Path) -> None:
+    """A fence that the pattern above overlooks would be an example that nobody runs."""
+    fences = re.findall(r"^ *```", page.read_text("utf-8"), flags=re.MULTILINE)
+    assert len(fences) == 2 * len(list(blocks(page)))
+
+
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if e.name not in NOT_RUN], ids=relative)
+def test_an_example_runs(example: Path, tmp_path: Path) -> None:
+    run([sys.executable, str(example)], tmp_path, relative(example))
+
+
+def test_examples_that_are_not_run_exist() -> None:
+    assert set(NOT_RUN) <= {example.name for example in EXAMPLES}

@@ -1,0 +1,171 @@
+"""What users can rely on: names, light import, errors that cross processes, a reference that is complete."""
+
+import ast
+import copy
+import importlib
+import inspect
+import pickle
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import amlsched
+from amlsched import errors
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "amlsched"
+REFERENCE = ROOT / "docs" / "reference"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+HEAVY = {"dask", "distributed", "loky", "matplotlib", "numpy", "pandas", "ray", "rich", "ruamel", "sklearn", "yaml"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def declared_names(path: Path) -> list[str] | None:
+    """`__all__` of a file, without importing it."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return list(ast.literal_eval(node.value))
+    return None
+
+
+#: What is imported from where, as documented; any other module is private by its place.
+PUBLIC = {
+    module_name(path): declared_names(path) or []
+    for path in MODULES
+    if path.name == "__init__.py" or path.name in ("errors.py", "testing.py")
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_the_public_names_of_a_module_are_sorted_and_unique(path: Path) -> None:
+    names = declared_names(path) or []
+    assert names == sorted(set(names))
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_exists(module: str) -> None:
+    missing = [name for name in PUBLIC[module] if not hasattr(importlib.import_module(module), name)]
+    assert missing == []
+
+
+def test_the_version_is_the_one_that_is_installed() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.?(dev|a|b|rc)\d+)?", amlsched.__version__)
+
+
+# ---------------------------------------------------------------------------------------------------- light import
+
+
+@pytest.mark.parametrize("module", ["amlsched", "amlsched.errors", "amlsched.experiments", "amlsched.plugins"])
+def test_an_import_loads_nothing_heavy(module: str) -> None:
+    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert HEAVY.intersection(done.stdout.split()) == set()
+
+
+# ---------------------------------------------------------------------------------------------------------- errors
+
+SAMPLES: dict[object, object] = {
+    str: "some text",
+    int: 9,
+    float: 1.5,
+    dict: {"a": 1},
+    tuple: ("a", "b"),
+    Path: Path("p"),
+}
+
+
+def error_classes() -> list[type[BaseException]]:
+    values = vars(errors).values()
+    return [
+        v for v in values if isinstance(v, type) and issubclass(v, BaseException) and v.__module__ == errors.__name__
+    ]
+
+
+def sample(annotation: object) -> object:
+    """Some value of the type of a parameter."""
+    if annotation is inspect.Parameter.empty:
+        return "some text"
+    for kind in (annotation, *getattr(annotation, "__args__", ()), getattr(annotation, "__origin__", None)):
+        kind = getattr(kind, "__origin__", kind)
+        if kind in SAMPLES:
+            return SAMPLES[kind]
+    raise AssertionError(f"add a sample of {annotation} to SAMPLES")
+
+
+def instances() -> Iterator[BaseException]:
+    for kind in error_classes():
+        if inspect.isfunction(kind.__init__):
+            parameters = list(inspect.signature(kind).parameters.values())
+            yield kind(*(sample(p.annotation) for p in parameters))
+            yield kind(*(sample(p.annotation) for p in parameters if p.default is inspect.Parameter.empty))
+        else:  # the constructor of Exception takes anything
+            yield kind("some text")
+
+
+@pytest.mark.parametrize("error", list(instances()), ids=repr)
+@pytest.mark.parametrize(
+    "travel", [copy.copy, lambda e: pickle.loads(pickle.dumps(e)), lambda e: pickle.loads(cloudpickle.dumps(e))]
+)
+def test_an_error_crosses_processes_with_its_text_facts_and_notes(error: BaseException, travel) -> None:
+    error.add_note("in call 3")
+    arrived = travel(error)
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert arrived.args == error.args
+    assert vars(arrived) == vars(error)
+
+
+def test_every_error_is_listed_and_stands_in_the_drawn_tree() -> None:
+    public = [kind.__name__ for kind in error_classes() if not kind.__name__.startswith("_")]
+    assert sorted(public) == errors.__all__
+    assert [name for name in public if not re.search(rf"\b{name}\b", errors.__doc__ or "")] == []
+
+
+# ---------------------------------------------------------------------------------------------------------- extras
+
+
+def test_an_error_about_a_missing_package_names_an_extra_that_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "MissingExtraError" and node.args:
+                if isinstance(node.args[-1], ast.Constant):
+                    named.add(node.args[-1].value)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named.update(re.findall(r"amlsched\[([a-z]+)\]", node.value))
+    assert named - set(extras) == set()
+
+
+# ------------------------------------------------------------------------------------------------------- reference
+
+
+def directives() -> set[str]:
+    """What the pages of the reference show: modules, or single names of them."""
+    pages = [page.read_text("utf-8") for page in REFERENCE.glob("*.md")]
+    return {shown for page in pages for shown in re.findall(r"^::: ([\w.]+)", page, flags=re.MULTILINE)}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_reference_shows_every_public_name(module: str) -> None:
+    shown = directives()
+
+    def is_shown(name: str) -> bool:
+        home = getattr(getattr(importlib.import_module(module), name), "__module__", module)
+        return bool({f"{module}.{name}", f"{home}.{name}", home} & shown)
+
+    assert [name for name in PUBLIC[module] if not name.startswith("__") and not is_shown(name)] == []
