@@ -1,0 +1,237 @@
+"""Every error that amlsched raises.
+
+    AmlschedError
+    ├── ConfigError (ValueError)               an experiment file is wrong at a known place
+    ├── ExperimentError (ValueError)           an experiment class or a results folder cannot be used
+    ├── EventNotKnownError (ValueError)        a name that no event of this emitter has
+    ├── CallbackError (TypeError)              a callback cannot be called with what its event gives
+    ├── SchedulerNotRunningError (RuntimeError)
+    ├── CallRefusedError (RuntimeError)        a plugin refused a call that somebody wants to await
+    ├── NotPicklableError (TypeError)          something cannot travel to a worker or back
+    ├── MissingExtraError (ImportError)        an optional package is needed
+    └── WorkerLostError (BrokenExecutor)       the place failed, not the work
+        ├── WorkerKilledError                  by a signal
+        ├── WorkerExitedError                  by its own exit
+        └── WorkerStartError                   it never came up
+    ExperimentSurrender (Exception)            not an error: an experiment ends itself early
+
+An error is built from positional arguments, so that it can cross processes, and keeps them as attributes.
+"""
+
+from concurrent.futures import BrokenExecutor
+from signal import Signals
+from typing import Any
+
+__all__ = [
+    "AmlschedError",
+    "CallRefusedError",
+    "CallbackError",
+    "ConfigError",
+    "EventNotKnownError",
+    "ExperimentError",
+    "ExperimentSurrender",
+    "MissingExtraError",
+    "NotPicklableError",
+    "SchedulerNotRunningError",
+    "WorkerExitedError",
+    "WorkerKilledError",
+    "WorkerLostError",
+    "WorkerStartError",
+]
+
+
+class AmlschedError(Exception):
+    """The parent of all errors that amlsched raises."""
+
+
+class _ProblemError(AmlschedError):
+    """What is wrong, where, and what to do about it."""
+
+    def __init__(self, where: str, problem: str, remedy: str = "") -> None:
+        super().__init__(where, problem, remedy)
+        self.where, self.problem, self.remedy = where, problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class ConfigError(_ProblemError, ValueError):
+    """An experiment file is wrong at a known place.
+
+    Args:
+        where: File, and as far as known line, document and key.
+        problem: What is wrong there, with the value.
+        remedy: What to write instead.
+    """
+
+
+class ExperimentError(_ProblemError, ValueError):
+    """An experiment class, a target on the command line or a results folder cannot be used.
+
+    Args:
+        where: The class, the target or the folder.
+        problem: What is wrong with it.
+        remedy: What to do about it.
+    """
+
+
+class EventNotKnownError(AmlschedError, ValueError):
+    """No event of this name can be emitted here.
+
+    Args:
+        name: The name asked for.
+        emitter: Whose events were searched.
+        known: The names that exist there.
+    """
+
+    def __init__(self, name: str, emitter: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(name, emitter, known)
+        self.name, self.emitter, self.known = name, emitter, known
+
+    def __str__(self) -> str:
+        return f"{self.emitter} has no event {self.name!r}; it has: {', '.join(self.known) or 'none'}"
+
+
+class CallbackError(AmlschedError, TypeError):
+    """A callback cannot be called with the arguments that its event gives.
+
+    Args:
+        callback: Name of the callback.
+        event: Name of the event.
+        problem: Why the call cannot work.
+    """
+
+    def __init__(self, callback: str, event: str, problem: str) -> None:
+        super().__init__(callback, event, problem)
+        self.callback, self.event, self.problem = callback, event, problem
+
+    def __str__(self) -> str:
+        return f"{self.callback} cannot be a callback of {self.event!r}: {self.problem}"
+
+
+class SchedulerNotRunningError(AmlschedError, RuntimeError):
+    """A call was submitted to a scheduler that takes none: before `run()`, or once the run is ending."""
+
+
+class CallRefusedError(AmlschedError, RuntimeError):
+    """A plugin refused a call that was to be awaited.
+
+    Args:
+        task: The task.
+        plugins: Names of its plugins.
+    """
+
+    def __init__(self, task: str, plugins: str) -> None:
+        super().__init__(task, plugins)
+        self.task, self.plugins = task, plugins
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task}: a plugin refused the call (plugins: {self.plugins}); use task.submit() to get None instead"
+        )
+
+
+class NotPicklableError(AmlschedError, TypeError):
+    """Something cannot be sent to a worker, or back from it.
+
+    Args:
+        call: The call it belongs to.
+        what: Which part cannot be sent, such as `argument 'model'` or `the result`.
+        reason: What the pickler said.
+    """
+
+    def __init__(self, call: str, what: str, reason: str) -> None:
+        super().__init__(call, what, reason)
+        self.call, self.what, self.reason = call, what, reason
+
+    def __str__(self) -> str:
+        return f"{self.call}: {self.what} cannot be sent between processes: {self.reason}"
+
+
+class MissingExtraError(AmlschedError, ImportError):
+    """An optional package is needed and is not installed.
+
+    Args:
+        what: What needs it.
+        package: The package that is missing.
+        extra: The extra of amlsched that installs it.
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(what, package, extra)
+        self.what, self.package, self.extra = what, package, extra
+
+    def __str__(self) -> str:
+        return f"{self.what} needs {self.package}: pip install 'amlsched[{self.extra}]'"
+
+
+class WorkerLostError(AmlschedError, BrokenExecutor):
+    """The worker that ran a call is gone: a failure of the place, not of the function.
+
+    Args:
+        call: The call that was lost.
+        cause: What is known of the death, in words.
+        pid: Process id of the worker, if known.
+        host: Host of the worker, if known.
+    """
+
+    def __init__(self, call: str, cause: str, pid: int | None = None, host: str | None = None) -> None:
+        super().__init__(call, cause, pid, host)
+        self.call, self.cause, self.pid, self.host = call, cause, pid, host
+
+    def __str__(self) -> str:
+        worker = "its worker" if self.pid is None else f"its worker (process {self.pid})"
+        where = f" on {self.host}" if self.host else ""
+        return f"{self.call} was lost: {worker}{where} {self.cause}"
+
+
+class WorkerKilledError(WorkerLostError):
+    """A signal ended the worker.
+
+    Args:
+        call: The call that was lost.
+        signal: Number of the signal.
+        pid: Process id of the worker, if known.
+        host: Host of the worker, if known.
+    """
+
+    def __init__(self, call: str, signal: int, pid: int | None = None, host: str | None = None) -> None:
+        try:
+            name = Signals(signal).name
+        except ValueError:  # a real-time signal has no name
+            name = f"signal {signal}"
+        super().__init__(call, f"was killed by {name}", pid, host)
+        self.args = (call, signal, pid, host)
+        self.signal = signal
+
+
+class WorkerExitedError(WorkerLostError):
+    """The worker's process ended itself, such as by `os._exit`.
+
+    Args:
+        call: The call that was lost.
+        exitcode: Exit code of the process.
+        pid: Process id of the worker, if known.
+        host: Host of the worker, if known.
+    """
+
+    def __init__(self, call: str, exitcode: int, pid: int | None = None, host: str | None = None) -> None:
+        super().__init__(call, f"exited with code {exitcode}", pid, host)
+        self.args = (call, exitcode, pid, host)
+        self.exitcode = exitcode
+
+
+class WorkerStartError(WorkerLostError):
+    """No worker could be started: its process ended at once, or its initializer raised."""
+
+
+class ExperimentSurrender(Exception):  # noqa: N818  (cw2's name)
+    """Raised by an experiment to end its repetition early and well.
+
+    Args:
+        payload: Logged as the result of the iteration in which it was raised, and handed to `finalize`.
+    """
+
+    def __init__(self, payload: dict[str, Any] | None = None) -> None:
+        super().__init__(payload)
+        self.payload = payload

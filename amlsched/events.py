@@ -1,0 +1,428 @@
+"""Events, those who emit them, and those who listen.
+
+An `Emitter` has a `Subscriber` for each of its events. Callbacks are registered there, and run in the order of their
+registration when the event is emitted:
+
+    @task.on_result(every=10)
+    def report(future, result): ...
+
+Nothing here knows of schedulers. A scheduler lends its emitters a `Dispatcher` while it runs: an event that is emitted
+meanwhile is delivered by its run loop, so that no callback ever runs inside another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import reprlib
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from amlsched.errors import CallbackError, EventNotKnownError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+__all__ = ["Dispatcher", "Emitter", "Event", "Handler", "Subscriber"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_SHORT = reprlib.Repr()
+_SHORT.maxother = _SHORT.maxstring = 120
+
+
+class Event(str, Generic[P, R]):
+    """The name of something that happens, and the type of the callbacks that may listen to it.
+
+    It is a string: equal to its name, with the hash of its name.
+
+    Args:
+        name: What `task.on("name")` finds it by.
+        parameters: What a callback is called with; where given, a callback that cannot be called so is refused when it
+            is registered. The last one may be `"*args"`: more arguments may follow, of a number that is not known.
+    """
+
+    parameters: tuple[str, ...] | None
+
+    def __new__(cls, name: str, parameters: tuple[str, ...] | None = None) -> Event[P, R]:
+        """A string with the parameters of its callbacks."""
+        self = super().__new__(cls, name)
+        self.parameters = parameters
+        return self
+
+    @property
+    def name(self) -> str:
+        """The bare name."""
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"Event({str(self)!r})"
+
+
+class Dispatcher(Protocol):
+    """What a running scheduler does for the events of its emitters."""
+
+    def post(self, subscriber: Subscriber[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Deliver an event as soon as no callback runs, after those posted before."""
+        ...
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> None:
+        """Run an async callback; the note is added to its exception."""
+        ...
+
+    def callback_failed(self, error: BaseException) -> None:
+        """Decide what becomes of a callback's exception; the other callbacks of the event still run."""
+        ...
+
+
+class Handler:
+    """One registered callback.
+
+    Attributes:
+        callback: The function as the user gave it.
+        hidden: Whether displays leave it out, as plugins ask for their book-keeping.
+        calls: How often it was called, or -1 where it is not counted (a callback without gates costs no counting).
+    """
+
+    __slots__ = ("call", "callback", "calls", "hidden")
+
+    def __init__(self, callback: Callable[..., object], call: Callable[..., object], hidden: bool, calls: int) -> None:
+        self.callback, self.call, self.hidden, self.calls = callback, call, hidden, calls
+
+
+class Subscriber(Generic[P, R]):
+    """Where callbacks of one event of one emitter are registered.
+
+    Attributes:
+        event: The event.
+        emitter: Whose event it is.
+        count: How often it was emitted.
+    """
+
+    __slots__ = ("_calls", "count", "emitter", "event", "handlers")
+
+    def __init__(self, emitter: Emitter, event: Event[P, R]) -> None:
+        self.emitter = emitter
+        self.event = event
+        self.count = 0
+        self.handlers: tuple[Handler, ...] = ()
+        self._calls: tuple[Callable[..., object], ...] = ()
+
+    @property
+    def event_counts(self) -> int:
+        """How often the event was emitted (amltk's name for `count`)."""
+        return self.count
+
+    def __repr__(self) -> str:
+        return f"<Subscriber to {str(self.event)!r} of {self.emitter.name}, {len(self.handlers)} callbacks>"
+
+    @overload
+    def __call__(
+        self,
+        callback: None = None,
+        *,
+        when: Callable[[], bool] | None = ...,
+        every: int = ...,
+        repeat: int = ...,
+        max_calls: int | None = ...,
+        hidden: bool = ...,
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+    @overload
+    def __call__(
+        self,
+        callback: Callable[P, T],
+        *,
+        when: Callable[[], bool] | None = ...,
+        every: int = ...,
+        repeat: int = ...,
+        max_calls: int | None = ...,
+        hidden: bool = ...,
+    ) -> Callable[P, T]: ...
+
+    def __call__(
+        self,
+        callback: Callable[P, T] | None = None,
+        *,
+        when: Callable[[], bool] | None = None,
+        every: int = 1,
+        repeat: int = 1,
+        max_calls: int | None = None,
+        hidden: bool = False,
+    ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+        """The callback itself, now registered; or, without a callback, a decorator that registers one.
+
+        Args:
+            callback: Called with what the event is emitted with. An `async def` runs as a task of the loop.
+            when: Called without arguments before each call; the callback is left out where it returns false.
+            every: Call it at each `every`-th event only.
+            repeat: Call it this many times in a row.
+            max_calls: Call it at this many events at most; `None` for no bound.
+            hidden: Leave it out of displays.
+
+        Raises:
+            CallbackError: The callback cannot be called with the event's arguments.
+            ValueError: A count is below 1.
+        """
+        if callback is None:
+            gates: dict[str, Any] = {"when": when, "every": every, "repeat": repeat, "max_calls": max_calls}
+            return cast("Callable[[Callable[P, T]], Callable[P, T]]", partial(self.register, **gates, hidden=hidden))
+        return self.register(callback, when=when, every=every, repeat=repeat, max_calls=max_calls, hidden=hidden)
+
+    def register(
+        self,
+        callback: Callable[P, T],
+        *,
+        when: Callable[[], bool] | None = None,
+        every: int = 1,
+        repeat: int = 1,
+        max_calls: int | None = None,
+        hidden: bool = False,
+    ) -> Callable[P, T]:
+        """The callback itself, now registered. The arguments are those of calling the subscriber."""
+        _check_counts(every=every, repeat=repeat, max_calls=max_calls)
+        _check_signature(callback, self.event)
+        call: Callable[..., object] = self._spawning(callback) if _is_async(callback) else callback
+        gated = when is not None or every > 1 or repeat > 1 or max_calls is not None
+        handler = Handler(callback, call, hidden, calls=0 if gated else -1)
+        if gated:
+            handler.call = _gate(handler, call, when, every, repeat, max_calls)
+        self._replace((*self.handlers, handler))
+        return callback
+
+    def unregister(self, callback: Callable[..., object]) -> None:
+        """Register a callback no longer, however often it was registered; nothing happens where it was not."""
+        self._replace(tuple(handler for handler in self.handlers if handler.callback != callback))
+
+    def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the callbacks: now, or while a scheduler runs, as soon as no other callback runs."""
+        if not self._calls:
+            self.count += 1
+        elif (dispatcher := self.emitter.dispatcher) is None:
+            self.deliver(*args, **kwargs)
+        else:
+            dispatcher.post(self, args, kwargs)
+
+    def deliver(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the callbacks now, each of them, also when one raises.
+
+        Raises:
+            BaseException: The first exception of a callback, where no dispatcher takes it.
+        """
+        self.count += 1
+        first: BaseException | None = None
+        for call in self._calls:  # a tuple: registering meanwhile is safe
+            try:
+                call(*args, **kwargs)
+            except BaseException as error:
+                error.add_note(self._note(call, args))
+                if self.emitter.dispatcher is not None:
+                    self.emitter.dispatcher.callback_failed(error)
+                else:
+                    first = first or error
+        if first is not None:
+            raise first
+
+    def _replace(self, handlers: tuple[Handler, ...]) -> None:
+        self.handlers = handlers
+        self._calls = tuple(handler.call for handler in handlers)
+
+    def _note(self, call: Callable[..., object], args: tuple[object, ...]) -> str:
+        callback = next((handler.callback for handler in self.handlers if handler.call is call), call)
+        about = f", called with {_SHORT.repr(args[0])}" if args else ""
+        return f"in the callback {_name(callback)} of event {str(self.event)!r} of {self.emitter.name}{about}"
+
+    def _spawning(self, callback: Callable[..., Any]) -> Callable[..., object]:
+        def spawn(*args: object, **kwargs: object) -> None:
+            self.emitter.spawn(callback(*args, **kwargs), self._note(callback, args))
+
+        return spawn
+
+
+class Emitter:
+    """Something whose events can be listened to.
+
+    Args:
+        name: What messages call it.
+    """
+
+    dispatcher: Dispatcher | None = None
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or type(self).__name__
+        self._subscribers: dict[str, Subscriber[..., Any]] = {}
+        self._spawned: set[asyncio.Task[object]] = set()
+
+    @property
+    def events(self) -> list[Event[..., Any]]:
+        """The events known here."""
+        return [subscriber.event for subscriber in self._subscribers.values()]
+
+    @property
+    def event_counts(self) -> Counter[Event[..., Any]]:
+        """How often each event was emitted; of a scheduler and its tasks, since its latest run began."""
+        return Counter({subscriber.event: subscriber.count for subscriber in self._subscribers.values()})
+
+    def subscriber(self, event: Event[P, R]) -> Subscriber[P, R]:
+        """Where to register callbacks of this event; the event is known here from now on."""
+        if event not in self._subscribers:
+            self._subscribers[event] = Subscriber(self, event)
+        return cast("Subscriber[P, R]", self._subscribers[event])
+
+    def add_event(self, *events: Event[..., Any]) -> None:
+        """Make events known, so that `on("name")` finds them."""
+        for event in events:
+            self.subscriber(event)
+
+    @overload
+    def on(
+        self,
+        event: Event[P, R],
+        callback: None = None,
+        *,
+        when: Callable[[], bool] | None = ...,
+        every: int = ...,
+        repeat: int = ...,
+        max_calls: int | None = ...,
+        hidden: bool = ...,
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+    @overload
+    def on(
+        self,
+        event: str,
+        callback: None = None,
+        *,
+        when: Callable[[], bool] | None = ...,
+        every: int = ...,
+        repeat: int = ...,
+        max_calls: int | None = ...,
+        hidden: bool = ...,
+    ) -> Callable[[Callable[..., T]], Callable[..., T]]: ...
+
+    @overload
+    def on(
+        self,
+        event: str,
+        callback: Callable[..., T],
+        *,
+        when: Callable[[], bool] | None = ...,
+        every: int = ...,
+        repeat: int = ...,
+        max_calls: int | None = ...,
+        hidden: bool = ...,
+    ) -> Callable[..., T]: ...
+
+    def on(self, event: str, callback: Callable[..., Any] | None = None, **gates: Any) -> Any:
+        """Register a callback by the event or by its name, also as a decorator; see `Subscriber`.
+
+        Raises:
+            EventNotKnownError: No event of this name is known here.
+        """
+        return self._known(event)(callback, **gates)
+
+    def register(self, event: str, callback: Callable[..., T], **gates: Any) -> Callable[..., T]:
+        """Register a callback by the event or by its name; see `Subscriber`.
+
+        Raises:
+            EventNotKnownError: No event of this name is known here.
+        """
+        return self._known(event).register(callback, **gates)
+
+    @overload
+    def emit(self, event: Event[P, R], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+
+    @overload
+    def emit(self, event: str, /, *args: Any, **kwargs: Any) -> None: ...
+
+    def emit(self, event: str, /, *args: Any, **kwargs: Any) -> None:
+        """Call the callbacks of an event; see `Subscriber.emit`.
+
+        Raises:
+            EventNotKnownError: A bare name that is not known here; an `Event` becomes known.
+        """
+        subscriber = self._subscribers.get(event)
+        (self._known(event) if subscriber is None else subscriber).emit(*args, **kwargs)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> None:
+        """Run an async callback as a task: of the dispatcher, or else of the running loop."""
+        if self.dispatcher is not None:
+            self.dispatcher.spawn(coroutine, note)
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            coroutine.close()
+            raise
+        task = loop.create_task(coroutine)
+        self._spawned.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(self._spawned.discard)
+
+    def _known(self, event: str) -> Subscriber[..., Any]:
+        if event in self._subscribers:
+            return self._subscribers[event]
+        if isinstance(event, Event):
+            return self.subscriber(cast("Event[..., Any]", event))
+        raise EventNotKnownError(event, self.name, tuple(self._subscribers))
+
+    def _reset_counts(self) -> None:
+        for subscriber in self._subscribers.values():
+            subscriber.count = 0
+
+
+def _name(callback: Callable[..., object]) -> str:
+    inner: Any = callback.func if isinstance(callback, partial) else callback
+    return getattr(inner, "__qualname__", None) or repr(inner)
+
+
+def _is_async(callback: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value!r}: must be at least 1")
+
+
+def _check_signature(callback: Callable[..., object], event: Event[..., Any]) -> None:
+    if not callable(callback):
+        raise CallbackError(repr(callback), str(event), "it is not callable")
+    if event.parameters is None:
+        return
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    fixed = [name for name in event.parameters if not name.startswith("*")]
+    open_ended = len(fixed) < len(event.parameters)
+    try:
+        (signature.bind_partial if open_ended else signature.bind)(*fixed)
+    except TypeError as error:
+        shape = f"({', '.join(event.parameters)})"
+        raise CallbackError(_name(callback), str(event), f"it is called with {shape}, {error}") from None
+
+
+def _gate(
+    handler: Handler,
+    call: Callable[..., object],
+    when: Callable[[], bool] | None,
+    every: int,
+    repeat: int,
+    max_calls: int | None,
+) -> Callable[..., None]:
+    seen = 0
+
+    def gated(*args: Any, **kwargs: Mapping[str, Any]) -> None:
+        nonlocal seen
+        seen += 1
+        if seen % every or (max_calls is not None and handler.calls >= max_calls) or (when is not None and not when()):
+            return
+        handler.calls += 1
+        for _ in range(repeat):
+            call(*args, **kwargs)
+
+    return gated

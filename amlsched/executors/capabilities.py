@@ -1,0 +1,121 @@
+"""What an executor can do beyond `submit`: declared once per backend, never asked by its type elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Generator, Iterator, Mapping
+    from concurrent.futures import Executor
+    from concurrent.futures import Future as Work
+
+__all__ = ["Capabilities", "InlineExecutor", "capabilities_of", "kill_call", "kill_workers", "served_by"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What differs between backends.
+
+    An executor declares its own as the attribute `capabilities`; for the standard library's, loky's and dask's, amlsched
+    knows them.
+
+    Attributes:
+        inline: A call runs in the thread that submits it. Such an executor has `execute(function, args, kwargs)`,
+            which returns or raises what the function does; the run loop calls it between two turns.
+        kills_calls: One running call can be ended on its own, by `kill_call(work) -> bool`.
+        survives_lost_workers: A worker that dies takes only its own call with it.
+        remote: Workers may be on other hosts.
+        pickles: Functions, arguments and results travel by pickle.
+    """
+
+    inline: bool = False
+    kills_calls: bool = False
+    survives_lost_workers: bool = False
+    remote: bool = False
+    pickles: bool = False
+
+
+class InlineExecutor(Protocol):
+    """An executor that declares `inline`."""
+
+    def execute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the function returns, now and in this thread."""
+        ...
+
+
+class _KillsCalls(Protocol):
+    def kill_call(self, future: Work[Any], /) -> bool: ...
+
+
+class _KillsWorkers(Protocol):
+    def kill_workers(self) -> None: ...
+
+
+class _Attachable(Protocol):
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def detach(self) -> None: ...
+
+
+_PICKLES = Capabilities(pickles=True)
+# By module and name, so that nothing is imported for an executor that is not in use.
+_KNOWN = {
+    ("concurrent.futures.process", "ProcessPoolExecutor"): _PICKLES,
+    ("loky.process_executor", "ProcessPoolExecutor"): _PICKLES,
+    ("loky.reusable_executor", "_ReusablePoolExecutor"): _PICKLES,
+    ("distributed.cfexecutor", "ClientExecutor"): Capabilities(remote=True, pickles=True, survives_lost_workers=True),
+}
+
+
+def _module_and_name(executor: Executor) -> Iterator[tuple[str, str]]:
+    return ((kind.__module__, kind.__qualname__) for kind in type(executor).__mro__)
+
+
+def capabilities_of(executor: Executor) -> Capabilities:
+    """What this executor declares, or what is known of its class; the weakest assumptions otherwise."""
+    declared = getattr(executor, "capabilities", None)
+    if isinstance(declared, Capabilities):
+        return declared
+    for key in _module_and_name(executor):
+        if key in _KNOWN:
+            return _KNOWN[key]
+    return Capabilities()
+
+
+def kill_call(executor: Executor, work: Work[Any]) -> bool:
+    """Whether the running call could be ended on its own; it then ends as cancelled."""
+    return capabilities_of(executor).kills_calls and cast("_KillsCalls", executor).kill_call(work)
+
+
+def kill_workers(executor: Executor) -> None:
+    """End the workers at once, whatever they run, where the executor has workers that can be ended.
+
+    Threads cannot be: they go on until their function returns. The executor takes no calls afterwards.
+    """
+    if hasattr(executor, "kill_workers"):  # our own pool; the standard library's from Python 3.14 on
+        cast("_KillsWorkers", executor).kill_workers()
+        return
+    if any(module.startswith("loky.") for module, _ in _module_and_name(executor)):
+        cast("Any", executor).shutdown(wait=False, kill_workers=True)
+        return
+    # Before Python 3.14 the standard library has no public way to end a ProcessPoolExecutor's processes.
+    processes = dict(getattr(executor, "_processes", None) or {})
+    executor.shutdown(wait=False, cancel_futures=True)
+    for process in processes.values():
+        process.kill()
+
+
+@contextmanager
+def served_by(executor: Executor, loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """While in here, an executor that an event loop can serve is served by this one, without threads of its own."""
+    if not hasattr(executor, "attach"):
+        yield
+        return
+    attachable = cast("_Attachable", executor)
+    attachable.attach(loop)
+    try:
+        yield
+    finally:
+        attachable.detach()

@@ -1,0 +1,66 @@
+"""An executor that runs each call at once, where it is submitted: for debugging and for tests."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from amlsched.executors.capabilities import Capabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["SequentialExecutor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class SequentialExecutor(Executor):
+    """Runs every call in the caller's thread and stack, so that a breakpoint in the function stops there.
+
+    Under a `Scheduler` the calls run one after the other between two turns of its loop, in the order of submission;
+    used on its own, `submit` returns a future that is already done.
+    """
+
+    capabilities = Capabilities(inline=True)
+
+    def __init__(self) -> None:
+        self._closed = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """A future that is already done, with what the function returned or raised.
+
+        Raises:
+            RuntimeError: The executor was shut down.
+            KeyboardInterrupt: Ctrl-C was pressed while the function ran; it is not kept in the future.
+        """
+        future: Future[R] = Future()
+        self._refuse_if_closed()
+        future.set_running_or_notify_cancel()
+        try:
+            result = fn(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    def execute(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R:
+        """What the function returns, without a future around it.
+
+        Raises:
+            RuntimeError: The executor was shut down.
+        """
+        self._refuse_if_closed()
+        return function(*args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse calls from now on. There is never anything to wait for."""
+        self._closed = True
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")

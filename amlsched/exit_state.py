@@ -1,0 +1,85 @@
+"""How a run ends, and what decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Literal, get_args
+
+__all__ = ["CancelledMode", "ExceptionMode", "ExitState", "Policy"]
+
+ExceptionMode = Literal["raise", "end", "continue"]
+CancelledMode = Literal["raise", "end", "continue"]
+_MODES = get_args(ExceptionMode)
+
+
+@dataclass(frozen=True)
+class ExitState:
+    """Why a run ended.
+
+    Attributes:
+        code: The reason.
+        exception: The exception that ended it, where one did.
+    """
+
+    class Code(Enum):
+        """The reasons for which a run ends."""
+
+        STOPPED = auto()
+        """`scheduler.stop()` was called."""
+        TIMEOUT = auto()
+        """The time given to `run(timeout=…)` was over."""
+        EXHAUSTED = auto()
+        """No call was left, and no callback submitted another."""
+        CANCELLED = auto()
+        """A call was cancelled, under `on_cancelled="end"`."""
+        EXCEPTION = auto()
+        """A call or a callback raised, under `on_exception="end"`."""
+        UNKNOWN = auto()
+        """None of these; not used, kept for code written for amltk."""
+
+    code: ExitState.Code
+    exception: BaseException | None = None
+
+
+class Policy:
+    """What an exception does to the run, from `on_exception=`.
+
+    Args:
+        on_exception: One mode for all, or a mapping from types of exceptions to modes: the first type that matches
+            decides, and an exception that none matches is raised.
+
+    Raises:
+        ValueError: A mode or a type that is not allowed.
+    """
+
+    def __init__(self, on_exception: ExceptionMode | Mapping[type[Exception], ExceptionMode]) -> None:
+        modes: Mapping[type[Exception], ExceptionMode] = (
+            on_exception if isinstance(on_exception, Mapping) else {Exception: on_exception}
+        )
+        for kind, mode in modes.items():
+            check_mode("on_exception", mode)
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ValueError(
+                    f"on_exception: {kind!r} cannot be a key, only subclasses of Exception can "
+                    "(a KeyboardInterrupt or another BaseException always ends the run and is raised)"
+                )
+        self._modes = tuple(modes.items())
+
+    def __call__(self, error: BaseException) -> ExceptionMode:
+        """The mode for this exception; always `"raise"` for a BaseException that is no Exception."""
+        for kind, mode in self._modes:
+            if isinstance(error, kind):
+                return mode
+        return "raise"
+
+
+def check_mode(name: str, mode: object) -> None:
+    """Refuse a value that is no mode.
+
+    Raises:
+        ValueError: It names the parameter, the value and the modes.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"{name}={mode!r}: must be one of {', '.join(map(repr, _MODES))}")

@@ -1,0 +1,93 @@
+"""The handle of a call."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from amlsched.task import Task
+
+__all__ = ["Future"]
+
+R = TypeVar("R")
+
+
+class _Run(Protocol):
+    """What a future asks of the run that it belongs to."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def cancel(self, future: Future[Any]) -> bool: ...
+
+    def is_running(self, future: Future[Any]) -> bool: ...
+
+
+class Future(asyncio.Future[R]):
+    """The handle of one call: an `asyncio.Future` whose result the run loop sets.
+
+    The same object is given to every callback of the call. It can be awaited in the scheduler's loop; an exception of
+    a call that is awaited goes to the one who awaits it, and `on_exception=` of the run does not apply to it.
+
+    Attributes:
+        number: The calls of one run are numbered from 1 in the order of their submission.
+        task: The task that was submitted; `None` for `scheduler.submit(function)`.
+        function: What was submitted, after plugins.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        awaited: Whether somebody awaits or awaited the call.
+    """
+
+    __slots__ = ("_run", "args", "awaited", "function", "kwargs", "number", "task", "work")
+
+    def __init__(
+        self,
+        run: _Run,
+        task: Task[..., R] | None,
+        function: Callable[..., R],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        super().__init__(loop=run.loop)
+        self._run = run
+        self.task = task
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.number = 0
+        self.awaited = False
+        self.work: Any = None  # the executor's own future; none while the call waits to be run in this thread
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Whether the call ends as cancelled by this.
+
+        A call that has not started never does. One that runs is ended where the executor can end it; elsewhere its
+        result will be dropped, and a run that waits for its calls still waits for the function to return.
+        """
+        if self.done() or not self._run.cancel(self):
+            return False
+        return super().cancel(msg)
+
+    def mark_cancelled(self) -> None:
+        """For the run loop, which knows that the call is over: end as cancelled, and ask nobody."""
+        super().cancel()
+
+    def running(self) -> bool:
+        """Whether the call has started, as far as the executor tells, and has not ended."""
+        return not self.done() and self._run.is_running(self)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        self.awaited = True
+        return super().__await__()
+
+    __iter__ = __await__
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__name__", None) or type(self.function).__name__
+        if not self.done():
+            state = "running" if self.running() else "pending"
+        else:
+            state = "cancelled" if self.cancelled() else "finished"
+        return f"<call {self.number} of {name}, {state}>"

@@ -1,0 +1,488 @@
+"""One run of a scheduler: the only place that emits what becomes of calls.
+
+Executor threads append finished work to one inbox, and wake the loop once for many of them. The loop takes a turn:
+it delivers events that were posted, completes what finished, runs calls of an inline executor, and looks whether the
+run is over. Everything that a user's callback can see happens inside a turn, one thing after the other, so that no
+callback runs inside another and the stack does not grow with the length of a chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from functools import partial
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from amlsched.errors import SchedulerNotRunningError
+from amlsched.executors.capabilities import capabilities_of, kill_call, served_by
+from amlsched.exit_state import ExitState, Policy
+from amlsched.future import Future
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from concurrent.futures import Executor
+    from concurrent.futures import Future as Work
+
+    from amlsched.events import Subscriber
+    from amlsched.executors.capabilities import InlineExecutor
+    from amlsched.exit_state import CancelledMode
+    from amlsched.scheduler import Scheduler
+    from amlsched.task import Task
+
+__all__ = ["RunLoop"]
+
+logger = logging.getLogger(__name__)
+
+Code = ExitState.Code
+
+# How long a turn may go on before timers, signals and the user's own tasks of the loop get theirs.
+_TURN_S = 0.002
+_NO_KWARGS: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Why the run ends, and what the caller of `run` gets."""
+
+    code: ExitState.Code
+    exception: BaseException | None = None
+    raised: bool = False
+    message: str = ""
+
+
+class RunLoop:
+    """The state of one run; a scheduler makes one for each.
+
+    Args:
+        scheduler: Whose calls these are, and whose events are emitted.
+        executor: Where calls are sent.
+        policy: What an exception does to the run.
+        on_cancelled: What a cancelled call does to it.
+        end_on_empty: Whether the run ends once no call is left.
+        order: In which order completions are told.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        *,
+        policy: Policy,
+        on_cancelled: CancelledMode,
+        end_on_empty: bool,
+        order: Literal["completion", "submission"],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.executing = False  # an inline call runs right now
+        self.interruption: BaseException | None = None  # what a signal's handler raises into it
+        self.accepting = False
+        self._scheduler = scheduler
+        self._executor = executor
+        self._inline = capabilities_of(executor).inline
+        self._policy = policy
+        self._on_cancelled = on_cancelled
+        self._end_on_empty = end_on_empty
+        self._thread = get_ident()
+
+        # Calls that have not ended, by the executor's future; by the handle itself where calls run inline.
+        self._calls: dict[Any, Future[Any]] = {}
+        self._submitted = 0
+        self._waiting: deque[Future[Any]] = deque()  # inline calls that have not started
+        self._inbox: deque[Any] = deque()  # keys of `_calls` that finished; filled from any thread
+        self._posted: deque[tuple[Subscriber[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
+        self._spawned: set[asyncio.Task[Any]] = set()  # async callbacks that have not ended
+        self._given_up: set[Any] = set()  # cancelled, but the executor still runs them
+        self._awake = False  # a turn is scheduled or under way
+        self._told_empty = False
+
+        self._ordered = order == "submission"
+        self._held: dict[int, tuple[Any, Future[Any], Any, BaseException | None]] = {}
+        self._next = 1
+
+        self._deadline: float | None = None
+        self._ending: _Ending | None = None
+        self._ended: asyncio.Future[None] = self.loop.create_future()
+        self._settled: asyncio.Future[None] | None = None
+        self._hurried = False
+
+    # What the scheduler calls
+
+    async def run(self, timeout: float | None, wait: bool, terminate: Callable[[], None]) -> ExitState:
+        """Run until the end, whatever it is.
+
+        Args:
+            timeout: Seconds after which the run ends; `None` for no bound.
+            wait: Whether calls that run when it ends are waited for, or cancelled.
+            terminate: Ends the executor's workers, where the run does not wait for them.
+
+        Returns:
+            Why the run ended.
+
+        Raises:
+            BaseException: What ended the run, where it is to be raised.
+        """
+        scheduler = self._scheduler
+        interrupted: asyncio.CancelledError | None = None
+        timer = None
+        with served_by(self._executor, self.loop):
+            self.accepting = True
+            if timeout is not None:
+                self._deadline = time.monotonic() + timeout
+                timer = self.loop.call_later(timeout, self.end, Code.TIMEOUT)
+            self._hurried = False
+            scheduler.on_start.emit()
+            self._wake()
+            try:
+                await self._ended
+            except asyncio.CancelledError as error:
+                # Who awaits the run was cancelled, by Ctrl-C or by a time-out of its own: leave nothing behind.
+                interrupted = error
+                self.end(Code.CANCELLED, message="the run was cancelled from outside")
+            if timer is not None:
+                timer.cancel()
+
+            ending = self._ending
+            assert ending is not None
+            if ending.code is Code.TIMEOUT:
+                scheduler.on_timeout.emit()
+            elif ending.code is not Code.EXHAUSTED:
+                scheduler.on_stop.emit(ending.message, ending.exception)
+            self._cancel_unstarted()
+            scheduler.on_finishing.emit()
+            if interrupted is not None or not wait:
+                self.hurry()
+            try:
+                await self._until_settled()
+            except asyncio.CancelledError as error:
+                interrupted = error
+                self.hurry()
+                await self._until_settled()
+            if self._hurried:
+                terminate()
+            scheduler.on_finished.emit()
+            await self._until_settled()
+        if interrupted is not None:
+            raise interrupted
+        return self._exit_state()
+
+    def submit(
+        self, task: Task[..., Any] | None, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        """The handle of a new call. Called in the loop's thread only."""
+        if not self.accepting:
+            name = getattr(function, "__name__", repr(function))
+            raise SchedulerNotRunningError(f"{name} cannot be submitted: the run is ending")
+        future = Future(self, task, function, args, kwargs or _NO_KWARGS)
+        key: Any = future
+        if not self._inline:
+            future.work = key = self._executor.submit(function, *args, **kwargs)
+        self._submitted += 1
+        future.number = self._submitted
+        self._calls[key] = future
+        self._told_empty = False
+        self._scheduler.on_future_submitted.emit(future)
+        if task is not None:
+            task.n_running += 1
+            task.on_submitted.emit(future, *args, **kwargs)
+        if self._inline:
+            self._waiting.append(future)
+            if not self._awake:
+                self._wake()
+        else:
+            key.add_done_callback(self._arrived)
+        return future
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Whether the call ends as cancelled by this; the handle itself is cancelled by the caller."""
+        work: Work[Any] | None = future.work
+        if work is None:
+            self._inbox.append(future)
+        elif work.cancel():  # which calls `_arrived`
+            return True
+        elif work.done():
+            return False
+        elif not kill_call(self._executor, work):
+            self._given_up.add(work)
+            self._inbox.append(work)
+        self._wake()
+        return True
+
+    def is_running(self, future: Future[Any]) -> bool:
+        """Whether the executor says that the call has started."""
+        return future.work is not None and future.work.running()
+
+    def end(
+        self,
+        code: ExitState.Code,
+        exception: BaseException | None = None,
+        *,
+        raised: bool = False,
+        message: str = "",
+    ) -> None:
+        """End the run. The first reason stands, but an exception is never lost to a reason without one."""
+        self.accepting = False
+        if self._ending is None or (exception is not None and self._ending.exception is None):
+            self._ending = _Ending(code, exception, raised, message)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def fail(self, error: BaseException, message: str) -> None:
+        """Do what the policy says about an exception: of a call, of a callback, or given to `stop`."""
+        mode = self._policy(error)
+        if mode != "continue":
+            self.end(Code.EXCEPTION, error, raised=mode == "raise", message=message)
+
+    def interrupt(self, error: BaseException) -> None:
+        """End the run at once, as Ctrl-C does: calls are cancelled, workers are ended, and the error is raised."""
+        if not self._hurried:
+            self.end(Code.EXCEPTION, error, raised=True, message=f"interrupted by {type(error).__name__}")
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Wait for nothing: cancel what is left, and let the workers be ended."""
+        self._hurried = True
+        self._cancel_unstarted()
+        for key in tuple(self._calls):
+            self._inbox.append(key)
+            self._calls[key].mark_cancelled()
+        for callback in tuple(self._spawned):
+            callback.cancel()
+        self._given_up.clear()
+        self._wake()
+
+    def call_later(self, delay: float, function: Callable[[], object]) -> asyncio.TimerHandle:
+        """Call a function after `delay` seconds, as a callback: between two turns, under the policy."""
+        return self.loop.call_later(delay, self._guard, function)
+
+    @property
+    def calls(self) -> list[Future[Any]]:
+        """The calls that have not ended, oldest first."""
+        return list(self._calls.values())
+
+    # What events need (see `events.Dispatcher`)
+
+    def post(self, subscriber: Subscriber[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Deliver an event in a turn, after those that were posted before."""
+        self._posted.append((subscriber, args, kwargs))
+        if not self._awake:
+            self._wake()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> None:
+        """Run an async callback; the run does not end before it."""
+        callback = self.loop.create_task(coroutine)
+        self._spawned.add(callback)
+        callback.add_done_callback(partial(self._spawned_ended, note=note))
+
+    def callback_failed(self, error: BaseException) -> None:
+        """An exception of a callback is treated as one of a call; but a late submission is no failure."""
+        if isinstance(error, SchedulerNotRunningError) and not self.accepting:
+            logger.debug("a callback submitted while the run was ending: %s", error)
+            return
+        if not isinstance(error, Exception):
+            self.interrupt(error)
+            return
+        if self._policy(error) == "continue":
+            logger.error("a callback failed, the run goes on", exc_info=error)
+        self.fail(error, "a callback failed")
+
+    # Turns
+
+    def _wake(self) -> None:
+        if self._awake:
+            return
+        self._awake = True
+        schedule = self.loop.call_soon if get_ident() == self._thread else self.loop.call_soon_threadsafe
+        try:
+            schedule(self._turn)
+        except RuntimeError:  # the loop is closed: work that was given up ends after its run
+            self._awake = False
+
+    def _arrived(self, work: Work[Any]) -> None:
+        """Called by the executor, in any thread, when work is done."""
+        self._inbox.append(work)
+        if not self._awake:
+            self._wake()
+
+    def _turn(self) -> None:
+        try:
+            self._work_off()
+        except BaseException as error:  # a KeyboardInterrupt out of a callback, or a fault of ours: never hang
+            self._awake = False
+            self.end(Code.EXCEPTION, error, raised=True, message="the run loop was interrupted")
+            self.hurry()
+            if not isinstance(error, Exception):
+                raise
+
+    def _work_off(self) -> None:
+        until = time.monotonic() + _TURN_S
+        inbox, posted, waiting = self._inbox, self._posted, self._waiting
+        while True:
+            if posted:
+                subscriber, args, kwargs = posted.popleft()
+                subscriber.deliver(*args, **kwargs)
+            elif inbox:
+                self._complete(inbox.popleft())
+            elif waiting and not self._over():
+                self._execute(waiting.popleft())
+            else:
+                # Nothing left. A thread that appends from here on either sees that nobody is awake, or appended
+                # before this line and is seen below.
+                self._awake = False
+                if not (inbox or posted):
+                    self._settle()
+                    return
+                self._awake = True
+            if time.monotonic() > until:
+                self.loop.call_soon(self._turn)
+                return
+
+    def _over(self) -> bool:
+        if self._deadline is not None and self._ending is None and time.monotonic() >= self._deadline:
+            self.end(Code.TIMEOUT)
+        return self._ending is not None
+
+    def _execute(self, future: Future[Any]) -> None:
+        """Run a call of an inline executor, here and now."""
+        if future.cancelled():
+            return
+        result, error = None, None
+        self.executing = True
+        try:
+            result = cast("InlineExecutor", self._executor).execute(future.function, future.args, future.kwargs)
+        except BaseException as raised:
+            error = raised
+        finally:
+            self.executing = False
+        if error is not None and error is self.interruption:
+            future.mark_cancelled()
+            self.interrupt(error)
+        self._conclude(future, future, result, error)
+
+    def _complete(self, key: Any) -> None:
+        """Take up work that the executor finished, or that was cancelled."""
+        future = self._calls.get(key)
+        if future is None:  # cancelled before, and told so; or it finished after it was given up
+            self._given_up.discard(key)
+            return
+        result, error = None, None
+        if not future.cancelled():
+            if key.cancelled():
+                future.mark_cancelled()
+            else:
+                error = key.exception()
+                if error is None:
+                    result = key.result()
+        self._conclude(key, future, result, error)
+
+    def _conclude(self, key: Any, future: Future[Any], result: Any, error: BaseException | None) -> None:
+        if not self._ordered:
+            self._tell(key, future, result, error)
+            return
+        self._held[future.number] = (key, future, result, error)
+        while self._next in self._held:
+            held = self._held.pop(self._next)
+            self._next += 1
+            self._tell(*held)
+
+    def _tell(self, key: Any, future: Future[Any], result: Any, error: BaseException | None) -> None:
+        """End a call: set its handle, emit its events, ask the policy."""
+        if self._calls.pop(key, None) is None:
+            return
+        scheduler, task = self._scheduler, future.task
+        if task is not None:
+            task.n_running -= 1
+        if future.cancelled():
+            scheduler.on_future_cancelled.deliver(future)
+            if task is not None:
+                task.on_cancelled.deliver(future)
+            self._call_cancelled(future)
+        elif error is None:
+            future.set_result(result)
+            scheduler.on_future_done.deliver(future)
+            scheduler.on_future_result.deliver(future, result)
+            if task is not None:
+                task.on_done.deliver(future)
+                task.on_result.deliver(future, result)
+        else:
+            self._set_exception(future, error)
+            scheduler.on_future_done.deliver(future)
+            scheduler.on_future_exception.deliver(future, error)
+            if task is not None:
+                task.on_done.deliver(future)
+                task.on_exception.deliver(future, error)
+            if not (future.awaited and isinstance(error, Exception)):
+                self.fail(error, f"{future!r} raised {type(error).__name__}")
+
+    def _set_exception(self, future: Future[Any], error: BaseException) -> None:
+        if isinstance(error, StopIteration):  # a future that is awaited cannot carry one (PEP 479)
+            wrapped = RuntimeError(f"{future!r} raised StopIteration")
+            wrapped.__cause__ = error
+            error = wrapped
+        future.set_exception(error)
+        future.exception()  # mark it as seen: it is told by events, not by a message when it is collected
+
+    def _call_cancelled(self, future: Future[Any]) -> None:
+        if self._on_cancelled == "continue" or self._ending is not None or future.awaited:
+            return
+        message = f"{future!r} was cancelled"
+        self.end(Code.CANCELLED, CancelledError(message), raised=self._on_cancelled == "raise", message=message)
+
+    def _spawned_ended(self, callback: asyncio.Task[Any], *, note: str) -> None:
+        self._spawned.discard(callback)
+        if not callback.cancelled() and (error := callback.exception()) is not None:
+            error.add_note(note)
+            self.callback_failed(error)
+        self._wake()
+
+    def _guard(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            self.callback_failed(error)
+        self._wake()
+
+    # The end
+
+    def _settle(self) -> None:
+        """Nothing is to be done right now: has the queue become empty, is the run over?"""
+        if self._calls or self._spawned or self._given_up:
+            return
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+        elif self._ending is None:
+            if not self._told_empty:
+                self._told_empty = True
+                self._scheduler.on_empty.emit()
+                self._wake()
+            elif self._end_on_empty:
+                self.end(Code.EXHAUSTED)
+
+    async def _until_settled(self) -> None:
+        self._settled = self.loop.create_future()
+        self._wake()
+        await self._settled
+
+    def _cancel_unstarted(self) -> None:
+        """Calls that have not started never do: they end as cancelled."""
+        for key, future in tuple(self._calls.items()):
+            if future.done():
+                continue
+            if future.work is None:
+                self._inbox.append(key)
+                future.mark_cancelled()
+            elif key.cancel():  # which calls `_arrived`
+                future.mark_cancelled()
+        self._waiting.clear()
+        self._wake()
+
+    def _exit_state(self) -> ExitState:
+        ending = self._ending
+        assert ending is not None
+        if ending.exception is not None and ending.raised:
+            raise ending.exception
+        return ExitState(ending.code, ending.exception)

@@ -1,0 +1,405 @@
+"""The scheduler: one executor, one asyncio loop, and the events of what runs there."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
+
+from amlsched.errors import SchedulerNotRunningError
+from amlsched.events import Emitter, Event, Subscriber
+from amlsched.executors import local
+from amlsched.executors.capabilities import kill_workers
+from amlsched.exit_state import ExitState, Policy, check_mode
+from amlsched.run_loop import RunLoop
+from amlsched.signals import handled
+from amlsched.task import Plugin, Task
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from amlsched.exit_state import CancelledMode, ExceptionMode
+    from amlsched.future import Future
+
+__all__ = ["Scheduler"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="Scheduler")
+
+Order = Literal["completion", "submission"]
+
+
+class _Constructor(Generic[P]):
+    """A classmethod with the signature and the docstring of the factory that it lifts."""
+
+    def __init__(self, factory: Callable[P, Executor]) -> None:
+        self.factory = factory
+
+    def __get__(self, instance: object, owner: type[S]) -> Callable[P, S]:
+        @functools.wraps(self.factory)
+        def construct(*args: P.args, **kwargs: P.kwargs) -> S:
+            return owner._from_factory(partial(self.factory, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+
+        return construct
+
+
+class Scheduler(Emitter):
+    """Runs functions on an executor, and tells by events what becomes of them.
+
+        scheduler = Scheduler.with_processes(4)
+        task = scheduler.task(train)
+
+        @scheduler.on_start
+        def start():
+            task.submit(seed=0)
+
+        @task.on_result
+        def report(future, result): ...
+
+        scheduler.run()
+
+    An executor that is given stays the caller's: it is left open. One that a `with_…` constructor makes belongs to the
+    scheduler: it is shut down at the end of each run and made anew for the next, unless the scheduler is used as a
+    context manager, which keeps the workers over several runs.
+
+    Args:
+        executor: Where calls run.
+        terminate: What ends the workers of the executor when a run does not wait for its calls (`wait=False`, Ctrl-C):
+            `True` for what amlsched knows of this kind of executor, `False` for nothing, or a function of the executor.
+
+    Raises:
+        TypeError: `executor` is no `concurrent.futures.Executor`.
+    """
+
+    STARTED: ClassVar[Event[[], Any]] = Event("on-start", ())
+    """The run begins: the place to submit the first calls."""
+    FINISHING: ClassVar[Event[[], Any]] = Event("on-finishing", ())
+    """The run ends and takes no more calls; those that run may still be waited for."""
+    FINISHED: ClassVar[Event[[], Any]] = Event("on-finished", ())
+    """The run is over: no event follows."""
+    STOP: ClassVar[Event[[str, BaseException | None], Any]] = Event("on-stop", ("msg", "exception"))
+    """The run was stopped: by `stop`, an exception, a cancelled call or a signal."""
+    TIMEOUT: ClassVar[Event[[], Any]] = Event("on-timeout", ())
+    """The time given to the run is over."""
+    EMPTY: ClassVar[Event[[], Any]] = Event("on-empty", ())
+    """No call is left; a callback may submit more, and the run goes on."""
+    FUTURE_SUBMITTED: ClassVar[Event[[Any], Any]] = Event("on-future-submitted", ("future",))
+    """A call was submitted."""
+    FUTURE_DONE: ClassVar[Event[[Any], Any]] = Event("on-future-done", ("future",))
+    """A call ended with a result or an exception; emitted before those."""
+    FUTURE_CANCELLED: ClassVar[Event[[Any], Any]] = Event("on-future-cancelled", ("future",))
+    """A call was cancelled."""
+    FUTURE_RESULT: ClassVar[Event[[Any, Any], Any]] = Event("on-future-result", ("future", "result"))
+    """A call returned."""
+    FUTURE_EXCEPTION: ClassVar[Event[[Any, BaseException], Any]] = Event("on-future-exception", ("future", "exception"))
+    """A call raised, or its worker was lost."""
+
+    on_start: Subscriber[[], Any]
+    on_finishing: Subscriber[[], Any]
+    on_finished: Subscriber[[], Any]
+    on_stop: Subscriber[[str, BaseException | None], Any]
+    on_timeout: Subscriber[[], Any]
+    on_empty: Subscriber[[], Any]
+    on_future_submitted: Subscriber[[Future[Any]], Any]
+    on_future_done: Subscriber[[Future[Any]], Any]
+    on_future_cancelled: Subscriber[[Future[Any]], Any]
+    on_future_result: Subscriber[[Future[Any], Any], Any]
+    on_future_exception: Subscriber[[Future[Any], BaseException], Any]
+
+    with_sequential = _Constructor(local.sequential)
+    with_threads = _Constructor(local.threads)
+    with_processes = _Constructor(local.processes)
+    with_loky = _Constructor(local.loky)
+
+    def __init__(self, executor: Executor, *, terminate: bool | Callable[[Executor], object] = True) -> None:
+        if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; "
+                "Scheduler.with_processes(), with_threads() and their sisters make one"
+            )
+        super().__init__(name="scheduler")
+        self._executor: Executor | None = executor
+        self._factory: Callable[[], Executor] | None = None  # set where the executor is ours
+        self._keep = False  # in a `with` block: our executor outlives the run
+        self._terminate: Callable[[Executor], object]
+        self._terminate = terminate if callable(terminate) else (kill_workers if terminate else lambda _: None)
+        self._tasks: list[Task[..., Any]] = []
+        self._run: RunLoop | None = None
+        self.on_start = self.subscriber(self.STARTED)
+        self.on_finishing = self.subscriber(self.FINISHING)
+        self.on_finished = self.subscriber(self.FINISHED)
+        self.on_stop = self.subscriber(self.STOP)
+        self.on_timeout = self.subscriber(self.TIMEOUT)
+        self.on_empty = self.subscriber(self.EMPTY)
+        self.on_future_submitted = self.subscriber(self.FUTURE_SUBMITTED)
+        self.on_future_done = self.subscriber(self.FUTURE_DONE)
+        self.on_future_cancelled = self.subscriber(self.FUTURE_CANCELLED)
+        self.on_future_result = self.subscriber(self.FUTURE_RESULT)
+        self.on_future_exception = self.subscriber(self.FUTURE_EXCEPTION)
+
+    @classmethod
+    def _from_factory(cls, factory: Callable[[], Executor]) -> Self:
+        self = cls(factory())
+        self._factory = factory
+        return self
+
+    @classmethod
+    def from_name(cls, name: str, **options: Any) -> Self:
+        """A scheduler over the executor of this name, such as `"processes"` for `with_processes`.
+
+        Args:
+            name: What follows `with_` in the constructor's name.
+            **options: The constructor's arguments.
+
+        Raises:
+            ValueError: There is no such constructor, or it takes no such option; the message lists those there are.
+        """
+        constructors = {key[5:]: key for key, value in vars(Scheduler).items() if isinstance(value, _Constructor)}
+        if name not in constructors:
+            raise ValueError(f"executor {name!r}: must be one of {', '.join(sorted(constructors))}")
+        construct = getattr(cls, constructors[name])
+        try:
+            inspect.signature(construct).bind(**options)
+        except TypeError as error:
+            known = ", ".join(inspect.signature(construct).parameters) or "none"
+            raise ValueError(f"executor {name!r}: {error}; its options: {known}") from None
+        made: Self = construct(**options)
+        return made
+
+    # Running
+
+    def run(
+        self,
+        *,
+        timeout: float | None = None,
+        end_on_empty: bool = True,
+        wait: bool = True,
+        on_exception: ExceptionMode | Mapping[type[Exception], ExceptionMode] = "raise",
+        on_cancelled: CancelledMode = "raise",
+        order: Order = "completion",
+        asyncio_debug_mode: bool = False,
+    ) -> ExitState:
+        """Run until no call is left, or until something ends the run; why it ended.
+
+        Ctrl-C, SIGTERM and a closed terminal end the run in good order: no more calls are taken, `on_stop` fires, the
+        calls that run are cancelled, the workers are ended, and KeyboardInterrupt (or SystemExit with 128 plus the
+        signal's number) is raised. A second Ctrl-C kills at once.
+
+        Args:
+            timeout: Seconds after which the run ends; `None` for no bound.
+            end_on_empty: Whether the run ends once no call is left after the callbacks of `on_empty`.
+            wait: When the run ends before its calls: whether those that have started are waited for, and their events
+                told. Otherwise they are cancelled and the workers are ended. Calls that have not started are
+                cancelled either way.
+            on_exception: What an exception does, of a call or of a callback: `"raise"` ends the run and raises it,
+                `"end"` ends the run, `"continue"` changes nothing; or a mapping from types of exceptions to these, of
+                which the first type that matches decides, and `"raise"` where none does. Anything that is no
+                `Exception`, such as KeyboardInterrupt, always ends the run and is raised.
+            on_cancelled: The same for a call that is cancelled while the run goes on.
+            order: `"completion"` tells of calls as they end, `"submission"` in the order in which they were submitted,
+                so that the callbacks' decisions do not depend on the workers' timing.
+            asyncio_debug_mode: Whether asyncio runs in its debug mode.
+
+        Raises:
+            RuntimeError: The scheduler runs already, or an asyncio loop runs in this thread.
+            ValueError: An argument has a value that it cannot have.
+            concurrent.futures.CancelledError: A call was cancelled, under `on_cancelled="raise"`.
+        """
+        self._refuse_second_run()
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("scheduler.run() cannot be used where an asyncio loop runs: await scheduler.async_run()")
+        with handled(self._interrupt, self._kill), asyncio.Runner(debug=asyncio_debug_mode) as runner:
+            return runner.run(
+                self.async_run(
+                    timeout=timeout,
+                    end_on_empty=end_on_empty,
+                    wait=wait,
+                    on_exception=on_exception,
+                    on_cancelled=on_cancelled,
+                    order=order,
+                )
+            )
+
+    async def async_run(
+        self,
+        *,
+        timeout: float | None = None,
+        end_on_empty: bool = True,
+        wait: bool = True,
+        on_exception: ExceptionMode | Mapping[type[Exception], ExceptionMode] = "raise",
+        on_cancelled: CancelledMode = "raise",
+        order: Order = "completion",
+    ) -> ExitState:
+        """The same as `run`, in a loop that runs already; signals are left to that loop's owner."""
+        self._refuse_second_run()
+        check_mode("on_cancelled", on_cancelled)
+        if order not in ("completion", "submission"):
+            raise ValueError(f"order={order!r}: must be 'completion' or 'submission'")
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout={timeout!r}: must be a number of seconds, or None")
+        run = RunLoop(
+            self,
+            self.executor,
+            policy=Policy(on_exception),
+            on_cancelled=on_cancelled,
+            end_on_empty=end_on_empty,
+            order=order,
+        )
+        self._begin(run)
+        try:
+            return await run.run(timeout, wait, self._kill)
+        finally:
+            self._finish()
+
+    def stop(
+        self, *args: Any, stop_msg: str | None = None, exception: BaseException | None = None, **kwargs: Any
+    ) -> None:
+        """End the run; nothing happens where none is. It takes any arguments, so that it can be any event's callback.
+
+        Args:
+            *args: Not used.
+            stop_msg: Given to the callbacks of `on_stop`.
+            exception: Why: given to them too, and treated as `on_exception=` of the run says.
+            **kwargs: Not used.
+        """
+        if self._run is None:
+            return
+        message = stop_msg if stop_msg is not None else "scheduler.stop() was called"
+        if exception is not None:
+            self._run.fail(exception, message)
+        self._run.end(ExitState.Code.STOPPED, message=message)
+
+    def running(self) -> bool:
+        """Whether calls can be submitted."""
+        return self._run is not None and self._run.accepting
+
+    # Calls
+
+    def task(
+        self, function: Callable[P, R], *, plugins: Plugin | Iterable[Plugin] = (), init_plugins: bool = True
+    ) -> Task[P, R]:
+        """Register a function.
+
+        Args:
+            function: What a call of the task runs.
+            plugins: Change what the task does; each is for this task alone.
+            init_plugins: Whether to attach the plugins now.
+        """
+        task = Task(function, self, plugins=plugins, init_plugins=init_plugins)
+        task.dispatcher = self.dispatcher
+        self._tasks.append(task)
+        return task
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """The handle of a new call of a function that is no task.
+
+        Raises:
+            SchedulerNotRunningError: The scheduler does not run, or is ending.
+            NotPicklableError: An argument cannot be sent to a worker.
+        """
+        return self._submit(None, fn, args, kwargs)
+
+    def _submit(
+        self, task: Task[..., R] | None, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[R]:
+        if self._run is None:
+            name = getattr(function, "__name__", repr(function))
+            raise SchedulerNotRunningError(
+                f"{name} cannot be submitted: the scheduler does not run; submit in a callback, such as of on_start"
+            )
+        return self._run.submit(task, function, args, kwargs)
+
+    def call_later(
+        self, delay: float, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.TimerHandle:
+        """Call a function in this run after `delay` seconds, as a callback; the timer can be cancelled.
+
+        A timer does not keep the run from ending.
+
+        Raises:
+            SchedulerNotRunningError: The scheduler does not run.
+        """
+        if self._run is None:
+            raise SchedulerNotRunningError("call_later needs a scheduler that runs: use it in a callback")
+        return self._run.call_later(delay, partial(fn, *args, **kwargs))
+
+    @property
+    def queue(self) -> dict[Future[Any], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
+        """The calls that have not ended, oldest first, each with its function and its arguments."""
+        calls = self._run.calls if self._run is not None else []
+        return {future: (future.function, future.args, dict(future.kwargs)) for future in calls}
+
+    def empty(self) -> bool:
+        """Whether every call has ended."""
+        return self._run is None or not self._run.calls
+
+    # The executor
+
+    @property
+    def executor(self) -> Executor:
+        """Where calls run; where it is ours, made when it is needed."""
+        if self._executor is None:
+            assert self._factory is not None
+            self._executor = self._factory()
+        return self._executor
+
+    def __enter__(self) -> Self:
+        self._keep = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._keep = False
+        self._release()
+
+    def _refuse_second_run(self) -> None:
+        if self._run is not None:
+            raise RuntimeError("the scheduler runs already: one run at a time")
+
+    def _begin(self, run: RunLoop) -> None:
+        self._run = run
+        self._reset_counts()
+        for task in self._tasks:
+            task._reset()  # pyright: ignore[reportPrivateUsage]
+        for emitter in (self, *self._tasks):
+            emitter.dispatcher = run
+
+    def _finish(self) -> None:
+        self._run = None
+        for emitter in (self, *self._tasks):
+            emitter.dispatcher = None
+        if not self._keep:
+            self._release()
+
+    def _release(self) -> None:
+        """Shut the executor down, where it is ours."""
+        if self._factory is not None and self._executor is not None:
+            executor, self._executor = self._executor, None
+            executor.shutdown(wait=True)
+
+    def _kill(self) -> None:
+        """End the workers. Ours are made anew when the next run needs them."""
+        if self._executor is None:
+            return
+        executor = self._executor
+        if self._factory is not None:
+            self._executor = None
+            kill_workers(executor)
+        else:
+            self._terminate(executor)
+
+    def _interrupt(self, error: BaseException) -> bool:
+        """Told by a signal's handler, between any two instructions of this thread."""
+        run = self._run
+        if run is None:
+            return False
+        run.interruption = error
+        run.loop.call_soon_threadsafe(run.interrupt, error)
+        return not run.executing  # a call that runs in this thread is interrupted where it is

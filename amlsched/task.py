@@ -1,0 +1,172 @@
+"""Tasks: functions registered with a scheduler; and the base class of their plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
+
+from amlsched.errors import CallRefusedError
+from amlsched.events import Emitter, Event
+
+if TYPE_CHECKING:
+    from amlsched.events import Subscriber
+    from amlsched.future import Future
+    from amlsched.scheduler import Scheduler
+
+__all__ = ["Plugin", "Task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Plugin:
+    """Changes what a task does: it may refuse or rewrite calls, listen to the task's events, and add events.
+
+    A subclass overrides what it needs. Events that it emits are class attributes; they become known to the task when
+    the plugin is attached.
+    """
+
+    name: ClassVar[str] = "plugin"
+    """What messages call it."""
+
+    def attach_task(self, task: Task[..., Any]) -> None:
+        """Called once, when the plugin is attached: the place to keep the task and to register callbacks."""
+
+    def pre_submit(
+        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None:
+        """The function and the arguments to submit, or `None` to refuse the call. Called at each `task.submit`."""
+        return fn, args, kwargs
+
+    def reset(self) -> None:
+        """Forget what was counted: called before each run, before any event of it."""
+
+    def events(self) -> list[Event[..., Any]]:
+        """The events that the plugin's classes define."""
+        defined = (value for kind in type(self).__mro__ for value in vars(kind).values())
+        return [value for value in defined if isinstance(value, Event)]
+
+
+class Task(Emitter, Generic[P, R]):
+    """A function registered with a scheduler; each submission of it is a call.
+
+    Made by `scheduler.task(function)`.
+
+    Args:
+        function: What a call runs.
+        scheduler: Where its calls are submitted.
+        plugins: Attached in this order; each sees a call as the one before left it.
+        init_plugins: Whether to attach the plugins now, or to leave `attach_task` to the caller.
+    """
+
+    SUBMITTED: ClassVar[Event[..., Any]] = Event("on-submitted", ("future", "*args"))
+    """A call was submitted; with its future and its arguments."""
+    DONE: ClassVar[Event[[Any], Any]] = Event("on-done", ("future",))
+    """A call ended with a result or an exception; emitted before those."""
+    RESULT: ClassVar[Event[[Any, Any], Any]] = Event("on-result", ("future", "result"))
+    """A call returned; with its future and the result."""
+    EXCEPTION: ClassVar[Event[[Any, BaseException], Any]] = Event("on-exception", ("future", "exception"))
+    """A call raised, or its worker was lost; with its future and the exception."""
+    CANCELLED: ClassVar[Event[[Any], Any]] = Event("on-cancelled", ("future",))
+    """A call was cancelled; with its future."""
+
+    on_submitted: Subscriber[Concatenate[Future[R], P], Any]
+    on_done: Subscriber[[Future[R]], Any]
+    on_result: Subscriber[[Future[R], R], Any]
+    on_exception: Subscriber[[Future[R], BaseException], Any]
+    on_cancelled: Subscriber[[Future[R]], Any]
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        scheduler: Scheduler,
+        *,
+        plugins: Plugin | Iterable[Plugin] = (),
+        init_plugins: bool = True,
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"a task needs a function, not {function!r}")
+        super().__init__(name=f"task {getattr(function, '__name__', None) or repr(function)}")
+        self.function = function
+        self.scheduler = scheduler
+        self.plugins: list[Plugin] = []
+        self.n_running = 0  # kept by the run loop: calls that were submitted and have not ended
+        self.on_submitted = cast("Subscriber[Concatenate[Future[R], P], Any]", self.subscriber(self.SUBMITTED))
+        self.on_done = self.subscriber(self.DONE)
+        self.on_result = self.subscriber(self.RESULT)
+        self.on_exception = self.subscriber(self.EXCEPTION)
+        self.on_cancelled = self.subscriber(self.CANCELLED)
+        for plugin in (plugins,) if isinstance(plugins, Plugin) else plugins:
+            if init_plugins:
+                self.attach_plugin(plugin)
+            else:
+                self.plugins.append(plugin)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R] | None:
+        """The handle of a new call, or `None` where a plugin refused it.
+
+        Raises:
+            SchedulerNotRunningError: The scheduler does not run, or is ending.
+            NotPicklableError: An argument cannot be sent to a worker.
+        """
+        function: Callable[..., R] = self.function
+        for plugin in self.plugins:
+            allowed = plugin.pre_submit(function, *args, **kwargs)
+            if allowed is None:
+                return None
+            function, args, kwargs = allowed  # type: ignore[assignment]
+        return self.scheduler._submit(self, function, args, kwargs)  # pyright: ignore[reportPrivateUsage]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """The handle of a new call, to be awaited: `result = await task(…)` in an async callback.
+
+        Raises:
+            CallRefusedError: A plugin refused the call.
+            SchedulerNotRunningError: The scheduler does not run, or is ending.
+        """
+        future = self.submit(*args, **kwargs)
+        if future is None:
+            raise CallRefusedError(self.name, ", ".join(plugin.name for plugin in self.plugins))
+        return future
+
+    def futures(self) -> list[Future[R]]:
+        """The handles of the calls that have not ended, oldest first."""
+        return [future for future in self.scheduler.queue if future.task is self]
+
+    @property
+    def queue(self) -> list[Future[R]]:
+        """The same as `futures()` (amltk's name)."""
+        return self.futures()
+
+    def running(self) -> bool:
+        """Whether a call was submitted that has not ended."""
+        return self.n_running > 0
+
+    def attach_plugin(self, plugin: Plugin) -> None:
+        """Attach a plugin, behind those attached before.
+
+        Raises:
+            TypeError: It is no `Plugin`.
+            ValueError: This plugin is attached already, here or to another task.
+        """
+        if not isinstance(plugin, Plugin):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{self.name}: {plugin!r} is no Plugin")
+        owner = vars(plugin).get("_attached_to")
+        if owner is not None:
+            raise ValueError(
+                f"plugin {plugin.name!r} is attached to {owner} already, and cannot be attached to {self.name}: "
+                "make a new one for each task"
+            )
+        vars(plugin)["_attached_to"] = self.name
+        self.add_event(*plugin.events())
+        self.plugins.append(plugin)
+        plugin.attach_task(self)
+
+    def _reset(self) -> None:
+        self.n_running = 0
+        self._reset_counts()
+        for plugin in self.plugins:
+            plugin.reset()
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, {self.n_running} calls not ended>"
