@@ -1,0 +1,153 @@
+"""The expanding keys of an experiment as axes: the runs are the product of the axes, the first varying slowest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amlsched.errors import ConfigError
+from amlsched.experiments.keys import Place, expansion_kind, shown
+from amlsched.experiments.names import digest, setting_label
+from amlsched.experiments.yaml12 import Key
+
+__all__ = ["Alternative", "Axis", "Path", "axes_of"]
+
+Path = tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One choice on an axis: the settings that it makes, and their short form."""
+
+    settings: tuple[tuple[Path, Any], ...]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Choices of which each run takes exactly one.
+
+    Args:
+        key: The top-level key that it comes from, such as `grid` or `list2`.
+        alternatives: At least one, all different, in order.
+    """
+
+    key: str
+    alternatives: tuple[Alternative, ...]
+
+
+def axes_of(config: Mapping[str, Any], place: Place) -> tuple[Axis, ...]:
+    """The axes of an experiment, in the order in which cw2 expands them.
+
+    Each path of a `grid` is an axis; a `list` is one axis, value i of all its paths together; an `ablative` is one axis, one value
+    of one path at a time. A key that is null or an empty mapping expands nothing: so an experiment can take back
+    the grid of its DEFAULT.
+
+    Args:
+        config: A merged experiment.
+        place: Gives the place of a key path as text.
+
+    Raises:
+        ConfigError: An expansion that is no mapping, a value that is no list, an empty list, a value that stands
+            twice, a `list` of unequal lengths, or a path that leads through a value that is no mapping.
+    """
+    axes: list[Axis] = []
+    for key, value in config.items():
+        kind = expansion_kind(key)
+        if kind is None or value is None:
+            continue
+        paths = _paths(key, value, place)
+        if not paths:
+            continue
+        if kind == "grid":
+            axes += [Axis(key, _choices(path, values)) for path, values in paths.items()]
+        elif kind == "list":
+            axes.append(Axis(key, _rows(key, paths, place)))
+        else:
+            single = [choice for path, values in paths.items() for choice in _choices(path, values)]
+            baseline = [Alternative((), "baseline")] if config.get("ablative_baseline") else []
+            axes.append(Axis(key, (*baseline, *single)))
+    for axis in axes:
+        _refuse_doubles(axis, place)
+    _refuse_blocked_paths(config.get("params") or {}, axes, place)
+    return tuple(axes)
+
+
+def _paths(key: str, section: Any, place: Place) -> dict[Path, list[Any]]:
+    """The lists of a section by their path, in order."""
+    if not isinstance(section, dict):
+        remedy = f"write {key}: {{lr: [0.1, 0.2]}}; a key that begins with grid, list or ablative expands"
+        if key != expansion_kind(key):
+            remedy += "; if it is a setting of yours, move it below params"
+        raise ConfigError(place(key), f"{key} is {shown(section)}, not a mapping of names to lists", remedy)
+    found: dict[Path, list[Any]] = {}
+
+    def collect(prefix: Path, mapping: dict[Key, Any]) -> None:
+        for name, value in mapping.items():
+            path = (*prefix, name)
+            if isinstance(value, dict) and value:
+                collect(path, value)  # pyright: ignore[reportUnknownArgumentType]
+            elif not isinstance(value, list):
+                remedy = f"write a list: {name}: [{shown(value)}]" if value is not None else "write a list of values"
+                raise ConfigError(place(key, *path), f"{shown(value)} in a {key} is not a list", remedy)
+            elif not value:
+                raise ConfigError(place(key, *path), "the list is empty, so there is nothing to run", "add a value")
+            else:
+                found[path] = value
+
+    collect((), section)  # pyright: ignore[reportUnknownArgumentType]
+    return found
+
+
+def _choices(path: Path, values: Sequence[Any]) -> tuple[Alternative, ...]:
+    return tuple(Alternative(((path, value),), setting_label(path, value)) for value in values)
+
+
+def _rows(key: str, paths: Mapping[Path, list[Any]], place: Place) -> tuple[Alternative, ...]:
+    lengths = {".".join(map(str, path)): len(values) for path, values in paths.items()}
+    if len(set(lengths.values())) > 1:
+        problem = f"the lists of {key} have unequal lengths: {', '.join(f'{n} has {c}' for n, c in lengths.items())}"
+        raise ConfigError(place(key), problem, "give all the same length, or use grid for all combinations")
+    rows = zip(*(_choices(path, values) for path, values in paths.items()), strict=True)
+    return tuple(
+        Alternative(tuple(setting for one in row for setting in one.settings), "_".join(one.label for one in row))
+        for row in rows
+    )
+
+
+def _refuse_doubles(axis: Axis, place: Place) -> None:
+    seen: set[str] = set()
+    for alternative in axis.alternatives:
+        one = digest(alternative.settings, 32)
+        if one in seen:
+            settings = ", ".join(f"{'.'.join(map(str, path))} = {shown(value)}" for path, value in alternative.settings)
+            path = alternative.settings[0][0] if len(alternative.settings) == 1 else ()
+            remedy = "remove one; to run it several times, use repetitions"
+            raise ConfigError(place(axis.key, *path), f"{settings} stands twice", remedy)
+        seen.add(one)
+
+
+def _refuse_blocked_paths(params: Mapping[Key, Any], axes: Sequence[Axis], place: Place) -> None:
+    """A path of an axis may lead through mappings only, be they from `params` or set by an axis before."""
+    set_before: dict[Path, tuple[str, Any]] = {}
+    for axis in axes:
+        settings = [setting for alternative in axis.alternatives for setting in alternative.settings]
+        for path in dict.fromkeys(path for path, _ in settings):
+            for depth in range(1, len(path)):
+                origin, value = set_before.get(path[:depth]) or ("params", _found(params, path[:depth]))
+                if value is None or isinstance(value, dict):
+                    continue
+                name = ".".join(map(str, path[:depth]))
+                problem = f"{name} is {shown(value)} by {origin}, so that nothing can be set below it"
+                raise ConfigError(place(axis.key, *path), problem, f"make {name} a mapping, or expand {name} itself")
+        for path, value in settings:
+            if path not in set_before or isinstance(set_before[path][1], dict):
+                set_before[path] = (axis.key, value)
+
+
+def _found(mapping: Mapping[Key, Any], path: Path) -> Any:
+    value: Any = mapping
+    for key in path:
+        if not isinstance(value, dict):
+            return None  # a shorter part of the path has been reported, or is null
+        value = value.get(key)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return value  # pyright: ignore[reportUnknownVariableType]

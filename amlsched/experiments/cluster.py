@@ -1,0 +1,144 @@
+"""The sections for a batch system: which one is for this host, and what its values must be."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from amlsched.errors import ConfigError
+from amlsched.experiments.keys import MAPPING, SHARE, TEXTS, Rule, check_rules, closest, count_rule, text_rule
+from amlsched.experiments.load import Document
+
+__all__ = ["check_cluster", "cluster_for", "slurm_seconds"]
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
+SHORTEST_HINT = 3
+
+
+def slurm_seconds(value: int | str) -> int | None:
+    """Seconds of a time limit as Slurm reads it; `None` if it is none, and for no limit (`UNLIMITED`).
+
+    Args:
+        value: A whole number is minutes, as is a bare number in a text; else `minutes:seconds`,
+            `hours:minutes:seconds`, `days-hours`, `days-hours:minutes` or `days-hours:minutes:seconds`.
+
+    Sources:
+        sbatch, `--time`.
+    """
+    if isinstance(value, int):
+        return value * 60 if value > 0 and not isinstance(value, bool) else None
+    match = _TIME.fullmatch(value)
+    if match is None:
+        return None
+    days, first, second, third = (int(part) if part else 0 for part in match.group("days", "a", "b", "c"))
+    if match["days"] is not None:
+        hours, minutes, seconds = first, second, third
+    elif match["c"] is not None:
+        hours, minutes, seconds = first, second, third
+    else:
+        hours, minutes, seconds = 0, first, second
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds or None
+
+
+def _is_time(value: Any) -> bool:
+    if isinstance(value, str) and value.upper() in ("UNLIMITED", "INFINITE"):
+        return True
+    return type(value) in (int, str) and slurm_seconds(value) is not None
+
+
+_MEMORY = Rule(
+    lambda value: (type(value) is int and value > 0) or (isinstance(value, str) and value != ""),
+    "an amount of memory as Slurm reads it",
+    "2G",
+)
+_SCALAR = Rule(lambda value: isinstance(value, (str, int)) and not isinstance(value, bool), "a text", "my-project")
+_PLAIN_VALUES = Rule(
+    lambda value: (
+        value is None or (isinstance(value, dict) and not any(isinstance(one, (dict, list)) for one in value.values()))  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    ),
+    "a mapping of options of sbatch to single values",
+    "{gres: gpu:1}",
+)
+_RULES: dict[str, Rule] = {
+    "name": text_rule("SLURM"),
+    "partition": _SCALAR,
+    "job-name": _SCALAR,
+    "num_parallel_jobs": count_rule(10),
+    "ntasks": count_rule(1),
+    "cpus-per-task": count_rule(4),
+    "time": Rule(_is_time, "a time as Slurm reads it (a whole number is minutes)", "1:30:00"),
+    "account": _SCALAR,
+    "mem-per-cpu": _MEMORY,
+    "sbatch_args": _PLAIN_VALUES,
+    "sh_lines": TEXTS,
+    "venv": text_rule("my-environment"),
+    "slurm_log": text_rule("results/slurmlog"),
+    "slurm_output": text_rule("results/sbatch.sh"),
+    "path_to_template": text_rule("sbatch_template.sh"),
+    "experiment_copy_src": text_rule("."),
+    "experiment_copy_dst": text_rule("/scratch/code"),
+    "experiment_copy_auto_dst": text_rule("/scratch/code"),
+    "gpus_per_rep": SHARE,
+    "cpus_per_rep": count_rule(2),
+    "scheduler": Rule(
+        lambda value: value in ("mp", "horeka", "kluster", "cpu_distribute"),
+        "mp, horeka, kluster or cpu_distribute",
+        "mp",
+    ),
+    "extra_keys": TEXTS,
+    "wandb": MAPPING,
+}
+
+
+def check_cluster(section: Document) -> None:
+    """Refuses a batch system's section with unknown keys or values of the wrong kind.
+
+    A key may be left out here: what is needed depends on what is done with the section.
+
+    Raises:
+        ConfigError: On the first such key.
+    """
+    check_rules(section.data, _RULES, frozenset(_RULES) - {"name"}, section.place)
+    extra: list[str] = section.data.get("extra_keys") or []
+    for key in section.data:
+        if key in _RULES or key.startswith(("_", "x-")) or key in extra:
+            continue
+        guess = closest(key, _RULES)
+        remedy = f"did you mean {guess}? " if guess else ""
+        remedy += "options of sbatch stand below sbatch_args"
+        raise ConfigError(section.place(key), f"the key {key} is not known in a SLURM section", remedy)
+
+
+def cluster_for(sections: Sequence[Document], host: str) -> dict[str, Any] | None:
+    """The section for a host: the one whose hint fits best, else the plain `SLURM`, else `None`.
+
+    The hint of `SLURM_xxx` is `xxx`; it fits a host whose name contains it, in any case. A hint of one or two letters has to be
+    a whole part of the host's name (between dots, dashes, letters and digits), or else `SLURM_a` would fit nearly
+    every host. Of several that fit, the longest hint counts. As in cw2, the chosen section stands alone: nothing of
+    the plain one is mixed into it.
+
+    Args:
+        sections: The file's sections for batch systems.
+        host: Name of the host.
+
+    Raises:
+        ConfigError: Two sections for the same hosts.
+    """
+    chosen: tuple[float, Document] | None = None
+    names: dict[str, Document] = {}
+    for section in sections:
+        hint = section.name.lower()[len("slurm_") :]
+        if hint in names:
+            problem = f"a second section {section.name}; the first is {names[hint].place()}"
+            raise ConfigError(section.place("name"), problem, "join the two, or rename one")
+        names[hint] = section
+        rank = len(hint) if not hint or _fits(hint, host.lower()) else -math.inf
+        if rank >= 0 and (chosen is None or rank > chosen[0]):
+            chosen = (rank, section)
+    return {**chosen[1].data, "name": "SLURM"} if chosen else None
+
+
+def _fits(hint: str, host: str) -> bool:
+    if len(hint) >= SHORTEST_HINT:
+        return hint in host
+    return hint in re.findall(r"[a-z]+|[0-9]+", host) or hint in re.split(r"[-._]", host)

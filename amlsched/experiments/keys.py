@@ -1,0 +1,160 @@
+"""The keys that an experiment's document may have, and what their values must be."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from amlsched.errors import ConfigError
+
+__all__ = ["EXPANSIONS", "check_keys", "closest", "expansion_kind", "shown"]
+
+EXPANSIONS = ("grid", "list", "ablative")
+
+Place = Callable[..., str]
+
+
+class Rule(NamedTuple):
+    """What a value must be: a test, the words for it, and an example."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    example: str
+
+
+def _is_int(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_share(value: Any) -> bool:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        return False
+    return 0 < value < 1 or (value >= 1 and value == int(value))
+
+
+def count_rule(example: int) -> Rule:
+    """A whole number of at least 1."""
+    return Rule(lambda value: _is_int(value, 1), "a whole number of at least 1", str(example))
+
+
+def text_rule(example: str) -> Rule:
+    """A text that is not empty and can be handed to the operating system."""
+    holds: Callable[[Any], bool] = lambda value: isinstance(value, str) and value != "" and "\0" not in value  # noqa: E731
+    return Rule(holds, "a text", example)
+
+
+MAPPING = Rule(lambda value: value is None or isinstance(value, dict), "a mapping of keys to values", "{lr: 0.1}")
+YES_NO = Rule(lambda value: isinstance(value, bool), "true or false", "true")
+SHARE = Rule(_is_share, "a share of one between 0 and 1, or a whole number", "0.5")
+TEXTS = Rule(
+    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),  # pyright: ignore[reportUnknownVariableType]
+    "a list of texts",
+    "[verbosity]",
+)
+
+_RULES: dict[str, Rule] = {
+    "name": text_rule("digits"),
+    "path": text_rule("results"),
+    "repetitions": count_rule(5),
+    "iterations": count_rule(10),
+    "params": MAPPING,
+    "seed": Rule(lambda value: _is_int(value, 0), "a whole number of at least 0", "1"),
+    "reps_per_job": count_rule(4),
+    "reps_in_parallel": count_rule(2),
+    "gpus_per_rep": SHARE,
+    "cpus_per_rep": count_rule(2),
+    "scheduler": text_rule("mp"),
+    "ablative_baseline": YES_NO,
+    "import_path": text_rule("base.yml"),
+    "import_exp": text_rule("DEFAULT"),
+    "extra_keys": TEXTS,
+    "wandb": MAPPING,
+    # what cw2 and amlsched themselves write into a resolved config
+    "log_path": text_rule("results/digits/log"),
+    "_experiment_name": text_rule("digits__lr0.1"),
+    "_basic_path": text_rule("results"),
+    "_nested_dir": Rule(lambda value: isinstance(value, str), "a text", "digits"),
+    "_rep_idx": Rule(lambda value: _is_int(value, 0), "a whole number of at least 0", "0"),
+    "_rep_log_path": text_rule("results/digits/log/rep_00"),
+    "_debug": Rule(lambda value: isinstance(value, bool) or value in ("debug", "debugall"), "true or false", "true"),
+    "_path_relative_to": Rule(lambda value: value in ("file", "cwd"), "file or cwd", "file"),
+}
+
+# Words that other tools use; too far from ours for a comparison of letters.
+_SYNONYMS = {
+    "reps": "repetitions",
+    "repeats": "repetitions",
+    "runs": "repetitions",
+    "epochs": "iterations",
+    "parameters": "params",
+    "hyperparameters": "params",
+    "output": "path",
+    "ablation": "ablative",
+    "random_seed": "seed",
+}
+# Values of these may be null: nothing is said then, so that a document can take back what its DEFAULT says.
+_NULLABLE = frozenset(_RULES) - {"name", "path", "repetitions"}
+
+
+def expansion_kind(key: str) -> str | None:
+    """Which expansion a top-level key asks for: `grid`, `list` or `ablative`; `None` for any other key."""
+    if key == "ablative_baseline":
+        return None
+    return next((kind for kind in EXPANSIONS if key.startswith(kind)), None)
+
+
+def check_keys(config: Mapping[str, Any], place: Place) -> None:
+    """Refuses keys that nobody reads, and values of the wrong kind.
+
+    A key is known if it is in cw2's or in amlsched's list, begins with `grid`, `list`, `ablative`, `_` or `x-`, or is named by
+    `extra_keys`. A mapping of any other name is taken for the section of a logger (as `wandb` is for cw2), unless its
+    name looks like a misspelling.
+
+    Args:
+        config: A merged experiment.
+        place: Gives the place of a key path as text.
+
+    Raises:
+        ConfigError: On the first such key.
+    """
+    check_rules(config, _RULES, _NULLABLE, place)
+    extra: list[str] = config.get("extra_keys") or []
+    for key, value in config.items():
+        known = key in _RULES or expansion_kind(key) or key.startswith(("_", "x-")) or key in extra
+        if known:
+            continue
+        guess = _SYNONYMS.get(key.lower()) or closest(key, (*_RULES, *EXPANSIONS))
+        misspelt = guess is not None and (key.lower() in _SYNONYMS or looks_like(key, guess))
+        if isinstance(value, dict) and not misspelt:
+            continue
+        remedy = f"move it below params, or, if your code reads it here, allow it with extra_keys: [{key}]"
+        if guess:
+            remedy = f"did you mean {guess}? If not, {remedy}"
+        raise ConfigError(place(key), f"the key {key} is not known", remedy)
+
+
+def check_rules(config: Mapping[str, Any], rules: Mapping[str, Rule], nullable: Iterable[str], place: Place) -> None:
+    """Refuses the first value that its rule does not hold for."""
+    for key, rule in rules.items():
+        if key not in config or (config[key] is None and key in nullable) or rule.holds(config[key]):
+            continue
+        problem = f"{key} is {shown(config[key])}, and must be {rule.words}"
+        raise ConfigError(place(key), problem, f"for example {key}: {rule.example}")
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that this one was probably meant to be; `None` if none comes near."""
+    public = {name.lower(): name for name in known if not name.startswith("_")}
+    found = difflib.get_close_matches(word.lower(), public, n=1, cutoff=0.65)
+    return public[found[0]] if found else None
+
+
+def looks_like(word: str, known: str) -> bool:
+    """Whether one word is so near to the other that it is taken for a misspelling of it."""
+    return difflib.SequenceMatcher(None, word.lower(), known.lower()).ratio() >= 0.8
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as a short text for a message."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,184 @@
+"""Where things lie: folders and files of runs and repetitions, and the configs that are handed out. Nothing is touched.
+
+OUTPUT/                                the experiment's `path`
+    NAME/                              an experiment
+        config.yml                     its resolved config
+        RUN/                           a run; without expansions, NAME itself
+            log/rep_00/                a repetition: out.log, err.log, rep_0.csv, record.json
+    _debug/NAME/...                    the same for debug runs, so that they never pass for real ones
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from amlsched.errors import ConfigError, MissingExtraError
+from amlsched.experiments.expand import Debug, Run, debug_mode
+from amlsched.experiments.merge import copied
+from amlsched.experiments.names import DEBUG_FOLDER
+from amlsched.experiments.resolve import Experiment
+
+__all__ = [
+    "ERR_LOG",
+    "OUT_LOG",
+    "RECORD",
+    "RESOLVED_CONFIG",
+    "csv_name",
+    "cw_config",
+    "experiment_folder",
+    "log_folder",
+    "output_folder",
+    "repetition_folder",
+    "repetition_seed",
+    "resolved_config",
+    "run_folder",
+]
+
+OUT_LOG = "out.log"
+ERR_LOG = "err.log"
+RECORD = "record.json"
+RESOLVED_CONFIG = "config.yml"
+
+
+def output_folder(experiment: Experiment) -> Path:
+    """The folder that all of an experiment's output stays in.
+
+    A relative `path` starts at the working folder, as in cw2; in a resolved config it starts at the file, so that the
+    whole folder can be moved.
+    """
+    path = Path(experiment.config.get("_basic_path") or experiment.config["path"]).expanduser()
+    if experiment.config.get("_path_relative_to") == "file":
+        return Path(os.path.normpath(experiment.document.file.parent / path))
+    return path
+
+
+def experiment_folder(output: str | Path, experiment: Experiment, debug: Debug = "") -> Path:
+    """The folder of an experiment, with its runs.
+
+    Args:
+        output: The output folder.
+        experiment: The experiment.
+        debug: Whether it is run in full; debug runs have a folder of their own.
+    """
+    return _below(Path(output), *_parents(bool(debug_mode(experiment.config, debug))), experiment.name)
+
+
+def run_folder(output: str | Path, run: Run) -> Path:
+    """The folder of a run: below its experiment's, or, where nothing expands, that folder itself."""
+    nested = _nested(run)
+    return _below(Path(output), *_parents(bool(run.debug)), *([nested] if nested else []), run.name)
+
+
+def log_folder(output: str | Path, run: Run) -> Path:
+    """The folder of a run's repetitions; cw2's `log_path`."""
+    return run_folder(output, run) / "log"
+
+
+def repetition_folder(output: str | Path, run: Run, index: int) -> Path:
+    """The folder of a repetition; cw2's `_rep_log_path`.
+
+    Args:
+        output: The output folder.
+        run: The run.
+        index: The repetition's index, from 0.
+    """
+    return log_folder(output, run) / f"rep_{index:02d}"
+
+
+def csv_name(index: int) -> str:
+    """Name of the file with a repetition's iterations."""
+    return f"rep_{index}.csv"
+
+
+def repetition_seed(run: Run, index: int) -> int:
+    """The seed of a repetition, at least 0 and below 2**32.
+
+    It is made of the experiment's seed and the repetition's index alone: so all runs of an experiment are compared on the same
+    seeds (as with cw2, where the index itself is the natural seed), and no executor, order or added run changes it.
+
+    Args:
+        run: The run.
+        index: The repetition's index, from 0.
+
+    Raises:
+        MissingExtraError: numpy is not installed.
+
+    Sources:
+        numpy's parallel random generation: child `index` of `SeedSequence(seed)`, its first 32 bits.
+    """
+    try:
+        from numpy.random import SeedSequence
+    except ImportError:
+        raise MissingExtraError("the seed of a repetition", "numpy", "experiments") from None
+    return int(SeedSequence(run.seed, spawn_key=(index,)).generate_state(1)[0])
+
+
+def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int] | None = None) -> dict[str, Any]:
+    """What a repetition's experiment class gets: all keys of the experiment, and cw2's own.
+
+    `seed` is the experiment's, as in the file; `_rep_seed` is the repetition's own. `iterations` is missing if the file does not
+    give it.
+
+    Args:
+        run: The run.
+        index: The repetition's index, from 0.
+        output: The output folder.
+        cpu_cores: Cores that the repetition is bound to; `None`: to none in particular.
+
+    Returns:
+        A new mapping of plain values (`cpu_cores` is a set).
+    """
+    config = run.config | {
+        "name": run.experiment_name,
+        "path": str(run_folder(output, run)),
+        "log_path": str(log_folder(output, run)),
+        "cpu_cores": None if cpu_cores is None else set(cpu_cores),
+        "_basic_path": str(_below(Path(output), *_parents(bool(run.debug)))),
+        "_nested_dir": _nested(run),
+        "_experiment_name": run.name,
+        "_rep_idx": index,
+        "_rep_log_path": str(repetition_folder(output, run, index)),
+        "_rep_seed": repetition_seed(run, index),
+    }
+    config.pop("_path_relative_to", None)
+    return config
+
+
+def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
+    """A document that gives the same repetitions when it is loaded again, with all that was inherited written out.
+
+    It is to be written into the experiment's folder, `experiment_folder(...) / RESOLVED_CONFIG`: its path is relative to that.
+
+    Args:
+        one: An experiment, whose expansions stay as they are; or a run, for that run alone.
+        debug: How the experiment is made short; a run knows that itself.
+    """
+    experiment = one.experiment if isinstance(one, Run) else one
+    debug = one.debug if isinstance(one, Run) else debug_mode(experiment.config, debug)
+    config: dict[str, Any] = one.config if isinstance(one, Run) else copied(one.config)
+    for key in ("_basic_path", "log_path", "_rep_idx", "_rep_log_path", "_debug"):
+        config.pop(key, None)
+    config |= {"name": experiment.name, "path": "../.." if debug else "..", "_path_relative_to": "file"}
+    if debug:
+        config["_debug"] = debug
+    if isinstance(one, Run):
+        config |= {"_experiment_name": one.name, "_nested_dir": _nested(one)}
+    return config
+
+
+def _nested(run: Run) -> str:
+    """The folder between output and run; empty where the run's folder is the experiment's."""
+    return run.experiment_name if run.name != run.experiment_name else ""
+
+
+def _parents(debug: bool) -> list[str]:
+    return [DEBUG_FOLDER] if debug else []
+
+
+def _below(folder: Path, *names: str) -> Path:
+    """A path of these folders, none of which leads up or elsewhere; names are made safe long before, so this is a last check."""
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise ConfigError(str(folder), f"{name!r} is no name of a folder", "choose another name")
+    return folder.joinpath(*names)

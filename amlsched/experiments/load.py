@@ -1,0 +1,119 @@
+"""An experiment file as a list of documents, each of which knows its kind, its name and the line of every key."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from amlsched.errors import ConfigError
+from amlsched.experiments.yaml12 import Key, Places, Tree, read
+
+__all__ = ["Document", "key_text", "load", "parse"]
+
+_CLUSTER = re.compile(r"slurm(_.+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """One document of an experiment file.
+
+    Args:
+        kind: What it is for: defaults of the others, a batch system, or an experiment.
+        name: Its `name`, as written.
+        data: All of it, in plain values; not to be changed.
+        file: The file, as it was given.
+        index: Its number in the file, from 1; empty documents count.
+        line: The line on which it starts, from 1.
+        lines: The line of each key and item, by its path.
+    """
+
+    kind: Literal["default", "cluster", "experiment"]
+    name: str
+    data: dict[str, Any]
+    file: Path
+    index: int
+    line: int = 1
+    lines: Places = field(default_factory=dict[tuple[Key, ...], int], repr=False)
+
+    def has(self, *keys: Key) -> bool:
+        """Whether this key path is written in this document."""
+        return not keys or keys in self.lines
+
+    def place(self, *keys: Key) -> str:
+        """Where a key stands, such as `digits.yml:12 (document 2, key params.lr)`.
+
+        Args:
+            keys: The path of the key. For one that is not written here, the place of its nearest parent.
+        """
+        known = keys
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = self.lines.get(known, self.line)
+        return f"{self.file}:{line} (document {self.index}{f', key {key_text(keys)}' if keys else ''})"
+
+
+def key_text(keys: tuple[Key, ...]) -> str:
+    """A key path as one text, such as `params.opt.lr`; a key that has a dot itself stands in quotes."""
+    return ".".join(f'"{key}"' if isinstance(key, str) and "." in key else str(key) for key in keys)
+
+
+def load(path: str | Path) -> list[Document]:
+    """The documents of an experiment file, in order; empty ones are left out.
+
+    Args:
+        path: A YAML file in UTF-8.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or holds a document without a usable name.
+        MissingExtraError: PyYAML is not installed.
+    """
+    file = Path(path)
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(str(file), "there is no such file", "check the path of the experiment file") from None
+    except IsADirectoryError:
+        raise ConfigError(str(file), "this is a folder", "name the experiment file in it") from None
+    except UnicodeDecodeError as error:
+        where = f"{file}:{error.object[: error.start].count(10) + 1}"
+        raise ConfigError(where, "the text is not UTF-8", "save the file as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(str(file), f"the file cannot be read: {error}") from None
+    return parse(text, file)
+
+
+def parse(text: str, file: str | Path) -> list[Document]:
+    """The documents of an experiment file's text; see `load`.
+
+    Args:
+        text: All of the file.
+        file: Its name, for messages and for what is relative to it.
+    """
+    file = Path(file)
+    trees = enumerate(read(text, str(file)), 1)
+    return [_document(tree, file, index) for index, tree in trees if tree.value is not None]
+
+
+def _document(tree: Tree, file: Path, index: int) -> Document:
+    where = f"{file}:{tree.line} (document {index})"
+    if not isinstance(tree.value, dict):
+        raise ConfigError(where, "a document must be a mapping of keys to values", "begin it with name: NAME")
+    data: dict[str, Any] = {}
+    for key, value in tree.value.items():  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(key, str):
+            line = f"{file}:{tree.places[(key,)]} (document {index}, key {key})"
+            raise ConfigError(line, f"the key {key!r} is not text", "put it in quotes, or move it below params")
+        data[key] = value
+    if data.get("name") is None:
+        raise ConfigError(where, "this document has no name", "add name: NAME; a missing --- joins two documents")
+    name = data["name"]
+    if not isinstance(name, str):
+        line = f"{file}:{tree.places[('name',)]} (document {index}, key name)"
+        raise ConfigError(line, f"the name is {name!r}, which is not text", f'put it in quotes: name: "{name}"')
+    return Document(_kind(name), name, data, file, index, tree.line, tree.places)
+
+
+def _kind(name: str) -> Literal["default", "cluster", "experiment"]:
+    if name.lower() == "default":
+        return "default"
+    return "cluster" if _CLUSTER.fullmatch(name) else "experiment"

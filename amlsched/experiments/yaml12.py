@@ -1,0 +1,306 @@
+"""YAML text to plain values with their places, and back.
+
+YAML is read from the parser's events: no object is ever constructed from a tag, nothing is resolved but the scalars of
+YAML 1.2's core schema, and the depth and the size that aliases can reach are bounded. So a config can be read without
+being trusted, and each key keeps its line.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from amlsched.errors import ConfigError, MissingExtraError
+
+__all__ = ["Key", "Places", "Tree", "read", "write"]
+
+type_of_key = (str, int, float, bool)
+Key = str | int | float | bool
+Places = dict[tuple[Key, ...], int]
+
+MAX_DEPTH = 64
+MAX_ALIASED_VALUES = 1_000_000
+
+_TAG = "tag:yaml.org,2002:"
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_WORDS: dict[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One document of a YAML file.
+
+    Args:
+        value: What it says, in `None`, `bool`, `int`, `float`, `str`, `list` and `dict`; shared with nothing.
+        places: The line, from 1, of each key and of each item of a list, by its path.
+        line: The line, from 1, on which the document's content starts.
+    """
+
+    value: Any
+    places: Places
+    line: int
+
+
+@dataclass(slots=True)
+class _Node:
+    kind: str  # "scalar", "list" or "mapping"
+    line: int
+    value: Any = None
+    children: list["_Node"] = field(default_factory=list["_Node"])  # of a mapping: key, value, key, value, …
+    is_merge: bool = False
+    is_open: bool = True
+
+
+def read(text: str, file: str) -> list[Tree]:
+    """The documents of a YAML text, in order, empty ones included (their value is `None`).
+
+    Args:
+        text: The whole file.
+        file: Its name, for messages.
+
+    Raises:
+        ConfigError: It is not YAML, a key is written twice, a tag asks for an object, or it is nested or aliased beyond
+            all reason.
+        MissingExtraError: PyYAML is not installed.
+
+    Sources:
+        YAML 1.2.2, 10.3.2 (core schema): `1e-3` is a float, `no` and `1:30:00` are strings, `010` is 10. `<<` merges
+        mappings as in YAML 1.1, because configs rely on it.
+    """
+    return [_Values(file).tree(root) for root in _compose(_events(text, file), file)]
+
+
+def _events(text: str, file: str) -> Iterator[Any]:
+    yaml = _yaml("reading a config")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is some 10 times faster; both give events
+    try:
+        yield from yaml.parse(text, Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{file}:{mark.line + 1}" if mark else file
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        source = text.splitlines()[mark.line : mark.line + 1] if mark else []
+        remedy = "indent with spaces, not tabs" if source and source[0].lstrip(" ").startswith("\t") else ""
+        raise ConfigError(where, f"this is not YAML: {problem}", remedy) from None
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise ConfigError(f"{file}:{line}", f"this is not YAML: {error.reason}", "remove the character") from None
+
+
+def _compose(events: Iterable[Any], file: str) -> Iterator[_Node]:
+    """The root node of each document; iterative, so that no nesting can exhaust the stack."""
+    anchors: dict[str, _Node] = {}
+    stack: list[_Node] = []
+    for event in events:
+        name = type(event).__name__
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if name == "DocumentStartEvent":
+            anchors, stack = {}, [_Node("list", line)]
+        elif name == "DocumentEndEvent":
+            yield stack[0].children[0]
+        elif name in ("SequenceEndEvent", "MappingEndEvent"):
+            stack.pop().is_open = False
+        elif name == "AliasEvent":
+            stack[-1].children.append(_aliased(anchors, event.anchor, f"{file}:{line}"))
+        elif name in ("ScalarEvent", "SequenceStartEvent", "MappingStartEvent"):
+            node = _node(event, line, file)
+            stack[-1].children.append(node)
+            if event.anchor is not None:
+                anchors[event.anchor] = node
+            if node.kind != "scalar":
+                stack.append(node)
+                if len(stack) > MAX_DEPTH:
+                    raise ConfigError(f"{file}:{line}", f"values are nested deeper than {MAX_DEPTH} levels")
+
+
+def _aliased(anchors: dict[str, _Node], name: str, where: str) -> _Node:
+    node = anchors.get(name)
+    if node is None:
+        raise ConfigError(where, f"*{name} refers to an anchor that is not defined above it", f"define &{name} first")
+    if node.is_open:
+        raise ConfigError(where, f"*{name} stands inside the value that it refers to", "write the value out")
+    return node
+
+
+def _node(event: Any, line: int, file: str) -> _Node:
+    kind = {"ScalarEvent": "scalar", "SequenceStartEvent": "list", "MappingStartEvent": "mapping"}[type(event).__name__]
+    tag: str | None = event.tag
+    known = {"scalar": _SCALARS, "list": {_TAG + "seq": None}, "mapping": {_TAG + "map": None}}[kind]
+    if tag not in (None, "!") and tag not in known:
+        short = str(tag).replace(_TAG, "!!")
+        remedy = "write a list" if "tuple" in short else "write plain text, numbers, lists and mappings"
+        raise ConfigError(f"{file}:{line}", f"the tag {short} is not supported: a config holds data only", remedy)
+    if kind != "scalar":
+        return _Node(kind, line)
+    node = _Node(kind, line, is_open=False)
+    text: str = event.value
+    plain = tag is None and event.implicit[0]
+    node.is_merge = plain and text == "<<"
+    try:
+        node.value = resolve_scalar(text) if plain else _SCALARS[tag](text) if tag in _SCALARS else text
+    except ValueError as error:
+        short = str(tag).replace(_TAG, "!!") if tag else "a number"
+        raise ConfigError(f"{file}:{line}", f"{text[:40]!r} cannot be read as {short}: {error}") from None
+    return node
+
+
+def resolve_scalar(text: str) -> Any:
+    """What an unquoted scalar means in YAML 1.2's core schema.
+
+    Raises:
+        ValueError: A whole number of more digits than Python reads.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _only(kind: type, name: str) -> Callable[[str], Any]:
+    def read_as(text: str) -> Any:
+        value = resolve_scalar(text)
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            raise ValueError(f"it is not {name}")
+        return value
+
+    return read_as
+
+
+_SCALARS: dict[str | None, Callable[[str], Any]] = {
+    _TAG + "str": str,
+    _TAG + "int": _only(int, "a whole number"),
+    _TAG + "float": _only(float, "a number"),
+    _TAG + "bool": _only(bool, "true or false"),
+    _TAG + "null": _only(type(None), "null"),
+}
+
+
+class _Values:
+    """Turns nodes into values of their own, and notes their places."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._places: Places = {}
+        self._seen: set[int] = set()
+        self._aliased = 0
+
+    def tree(self, root: _Node) -> Tree:
+        self._places = {}
+        return Tree(self._value(root, ()), self._places, root.line)
+
+    def _value(self, node: _Node, path: tuple[Key, ...]) -> Any:
+        self._bound(node, path)
+        if node.kind == "scalar":
+            return node.value
+        if node.kind == "list":
+            items: list[Any] = []
+            for index, child in enumerate(node.children):
+                self._places[(*path, index)] = child.line
+                items.append(self._value(child, (*path, index)))
+            return items
+        mapping: dict[Key, Any] = {}
+        for key, (line, child) in self._pairs(node).items():
+            self._places[(*path, key)] = line
+            mapping[key] = self._value(child, (*path, key))
+        return mapping
+
+    def _bound(self, node: _Node, path: tuple[Key, ...]) -> None:
+        if len(path) > MAX_DEPTH:
+            raise ConfigError(f"{self._file}:{node.line}", f"values are nested deeper than {MAX_DEPTH} levels")
+        if id(node) in self._seen:
+            self._aliased += 1
+            if self._aliased > MAX_ALIASED_VALUES:
+                raise ConfigError(f"{self._file}:{node.line}", "aliases repeat more than a million values")
+        self._seen.add(id(node))
+
+    def _pairs(self, node: _Node) -> dict[Key, tuple[int, _Node]]:
+        """The entries of a mapping: its own keys win over merged ones, and an earlier merged mapping over a later."""
+        own: dict[Key, tuple[int, _Node]] = {}
+        lines: dict[str, int] = {}
+        merged: list[_Node] = []
+        for key_node, child in zip(node.children[::2], node.children[1::2], strict=True):
+            if key_node.is_merge:
+                merged.append(child)
+                continue
+            key = self._key(key_node)
+            if str(key) in lines:
+                where = f"{self._file}:{key_node.line}"
+                problem = f"the key {key!s} is written twice, first on line {lines[str(key)]}"
+                raise ConfigError(where, problem, "keep one of the two")
+            lines[str(key)] = key_node.line
+            own[key] = (key_node.line, child)
+        if not merged:
+            return own
+        pairs: dict[Key, tuple[int, _Node]] = {}
+        for source in merged:
+            for mapping in source.children if source.kind == "list" else [source]:
+                if mapping.kind != "mapping":
+                    raise ConfigError(f"{self._file}:{mapping.line}", "<< merges a mapping or a list of mappings only")
+                for key, entry in self._pairs(mapping).items():
+                    pairs.setdefault(key, entry)
+        return {**pairs, **own}
+
+    def _key(self, node: _Node) -> Key:
+        if node.kind != "scalar" or not isinstance(node.value, type_of_key):
+            what = "null" if node.kind == "scalar" else f"a {node.kind}"
+            raise ConfigError(f"{self._file}:{node.line}", f"{what} cannot be a key", "put it in quotes")
+        return node.value
+
+
+def write(documents: Iterable[Any]) -> str:
+    """YAML text of these documents; `read` gives the same values back, with the keys in the same order.
+
+    What a reader of YAML 1.1 would take for a number, a boolean or a time stands in quotes, so that such a reader gets the
+    same values too.
+
+    Raises:
+        MissingExtraError: PyYAML is not installed.
+    """
+    yaml = _yaml("writing a config")
+    return yaml.dump_all(
+        documents,
+        Dumper=_dumper(),
+        explicit_start=True,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=1_000_000,  # long texts stay on their line
+    )
+
+
+@cache
+def _dumper() -> Any:
+    yaml = _yaml("writing a config")
+    base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+    class Dumper(base):  # type: ignore[misc]
+        def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+            return True
+
+    # Beside what YAML 1.1 reads as numbers: what only YAML 1.2 does, such as 1e-3, so that such a text is quoted.
+    Dumper.add_implicit_resolver(_TAG + "float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
+    Dumper.add_implicit_resolver(_TAG + "int", re.compile(f"(?:{_INT.pattern})$"), list("-+0123456789"))
+    return Dumper
+
+
+def _yaml(what: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError(what, "PyYAML", "experiments") from None
+    return yaml
