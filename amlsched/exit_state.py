@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 __all__ = ["CancelledMode", "ExceptionMode", "ExitState", "Policy"]
 
@@ -55,12 +55,12 @@ class Policy:
     """
 
     def __init__(self, on_exception: ExceptionMode | Mapping[type[Exception], ExceptionMode]) -> None:
-        modes: Mapping[type[Exception], ExceptionMode] = (
+        modes: Mapping[Any, ExceptionMode] = (
             on_exception if isinstance(on_exception, Mapping) else {Exception: on_exception}
         )
         for kind, mode in modes.items():
             check_mode("on_exception", mode)
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise ValueError(
                     f"on_exception: {kind!r} cannot be a key, only subclasses of Exception can "
                     "(a KeyboardInterrupt or another BaseException always ends the run and is raised)"

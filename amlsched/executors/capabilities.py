@@ -19,8 +19,8 @@ __all__ = ["Capabilities", "InlineExecutor", "capabilities_of", "kill_call", "ki
 class Capabilities:
     """What differs between backends.
 
-    An executor declares its own as the attribute `capabilities`; for the standard library's, loky's and dask's, amlsched
-    knows them.
+    An executor declares its own as the attribute `capabilities`; for the standard library's, loky's and
+    dask's, amlsched knows them.
 
     Attributes:
         inline: A call runs in the thread that submits it. Such an executor has `execute(function, args, kwargs)`,
