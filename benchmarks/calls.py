@@ -1,0 +1,272 @@
+"""What a call costs, over every executor of this machine."""
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from benchmarks.clock import Clock
+from benchmarks.drive import DoneByHand, Submit, Way, noop, through_executor, through_scheduler, through_wrapper
+from benchmarks.frame import Bar, Measurement, Numbers, Workload
+
+# ------------------------------------------------------------------------------------------------- what is submitted
+
+
+def ours(method: str, *args: Any) -> Way:
+    """A scheduler of ours, made by one of its constructors."""
+    from amlsched import Scheduler
+
+    return through_scheduler(getattr(Scheduler, method)(*args))
+
+
+def ours_over(executor: Executor) -> Way:
+    """A scheduler of ours over a given executor."""
+    from amlsched import Scheduler
+
+    return through_scheduler(Scheduler(executor))
+
+
+def amltk_over(executor: Executor) -> Way:
+    """amltk's scheduler over a given executor."""
+    from amltk.scheduling import Scheduler
+
+    return through_scheduler(Scheduler(executor))
+
+
+def amltk_sequential() -> Way:
+    """amltk's own sequential executor."""
+    from amltk.scheduling import Scheduler
+
+    return through_scheduler(Scheduler.with_sequential())
+
+
+def loky() -> Executor:
+    """Two workers of loky."""
+    from loky import ProcessPoolExecutor as Loky
+
+    return Loky(2)
+
+
+def busy_for_a_millisecond() -> None:
+    """Compute for 1 ms of CPU time."""
+    end = time.thread_time() + 0.001
+    while time.thread_time() < end:
+        pass
+
+
+def give_back(array: Any) -> Any:
+    """What came in."""
+    return array
+
+
+# ------------------------------------------------------------------------------------------------------ the workloads
+
+
+def closed_loop(
+    way: Callable[[], Way],
+    calls: int,
+    in_flight: int,
+    function: Callable[..., Any] = noop,
+    argument: Callable[[], Any] | None = None,
+) -> Numbers:
+    """Each result submits the next call, so that `in_flight` are under way at any time."""
+    clock = Clock(calls)
+    # Counters of itertools are atomic: the raw executor's callbacks come from several threads.
+    submitted, ended = itertools.count(in_flight), itertools.count(1)
+    args = () if argument is None else (argument(),)
+
+    def start(submit: Submit) -> None:
+        clock.start()
+        for _ in range(in_flight):
+            submit(*args)
+
+    def on_result(submit: Submit) -> bool:
+        if next(submitted) < calls:
+            submit(*args)
+        if next(ended) == calls:
+            clock.stop()
+            return True
+        return False
+
+    way()(function, start, on_result)
+    return clock.numbers
+
+
+def up_front(way: Callable[[], Way], calls: int) -> Numbers:
+    """All calls are submitted before the first result is looked at."""
+    clock = Clock(calls)
+    ended = itertools.count(1)
+
+    def start(submit: Submit) -> None:
+        clock.start()
+        for _ in range(calls):
+            submit()
+
+    def on_result(submit: Submit) -> bool:
+        if next(ended) == calls:
+            clock.stop()
+            return True
+        return False
+
+    way()(noop, start, on_result)
+    return clock.numbers
+
+
+def growth(way: Callable[[], Way]) -> Numbers:
+    """CPU of a call, of 1,000 and of 100,000 that are submitted at once."""
+    few = [up_front(way, 1_000)["CPU_us"] for _ in range(5)]
+    return {**up_front(way, 100_000), "CPU_with_1,000_us": sorted(few)[2]}
+
+
+def held() -> None:
+    """A call that ends by hand."""
+
+
+def random_order(over: Callable[[Executor], Way], calls: int) -> Numbers:
+    """All calls are queued, and then finish in random order."""
+    executor, clock, ended = DoneByHand(), Clock(calls), itertools.count(1)
+    order = random.Random(1).sample(range(calls), calls)
+
+    def start(submit: Submit) -> None:
+        clock.start()
+        for _ in range(calls):
+            submit()
+        executor.finish(order)
+
+    def on_result(submit: Submit) -> bool:
+        if next(ended) == calls:
+            clock.stop()
+            return True
+        return False
+
+    over(executor)(held, start, on_result)
+    return clock.numbers
+
+
+def two_cores_used(way: Callable[[], Way], calls: int) -> Numbers:
+    """How much of two cores calls of 1 ms get."""
+    numbers = closed_loop(way, calls, 8, busy_for_a_millisecond)
+    return {"use_of_two_cores_percent": 100 * 1000 / (2 * numbers["wall_us"])}
+
+
+def megabyte() -> Any:
+    """An array of 1 MB."""
+    import numpy
+
+    return numpy.zeros(1_000_000, dtype="uint8")
+
+
+# ----------------------------------------------------------------------------------------------------------- the peers
+
+
+def threads() -> Executor:
+    """Two threads of the standard library."""
+    return ThreadPoolExecutor(2)
+
+
+def processes() -> Executor:
+    """Two processes of the standard library."""
+    return ProcessPoolExecutor(2)
+
+
+def peers(own: Callable[[], Way], executor: Callable[[], Executor]) -> dict[str, Callable[[], Way]]:
+    """Ours, and the three ways to use an executor without us."""
+    return {
+        "amlsched": own,
+        "amltk": lambda: amltk_over(executor()),
+        "wrapper": lambda: through_wrapper(executor()),
+        "raw": lambda: through_executor(executor()),
+    }
+
+
+def measured(
+    ways: Mapping[str, Callable[[], Way]], workload: Callable[..., Numbers], *args: Any, leave_out: tuple[str, ...] = ()
+) -> dict[str, Measurement]:
+    """The same workload for every peer."""
+    return {peer: partial(workload, way, *args) for peer, way in ways.items() if peer not in leave_out}
+
+
+ON_THREADS = peers(lambda: ours("with_threads", 2), threads)
+ON_PROCESSES = peers(lambda: ours("with_processes", 2), processes)
+ON_GIVEN_PROCESSES = peers(lambda: ours_over(processes()), processes)
+ON_GIVEN_LOKY = peers(lambda: ours_over(loky()), loky)
+SEQUENTIAL = {"amlsched": lambda: ours("with_sequential"), "amltk": amltk_sequential}
+
+ALL_CPU = "CPU_of_all_processes_us"
+LOOP_CPU = "CPU_of_the_loop's_thread_us"
+
+WORKLOADS = [
+    Workload(
+        "threads-closed-loop",
+        "threads(2), closed loop of 5,000 with 4 in flight",
+        measured(ON_THREADS, closed_loop, 5_000, 4),
+        (Bar("CPU_us", "amltk", 0.35), Bar("CPU_us", "wrapper", 0.65), Bar(LOOP_CPU, "amltk", 0.25)),
+    ),
+    Workload(
+        "threads-up-front",
+        "threads(2), 100,000 submitted up front",
+        measured(ON_THREADS, growth, leave_out=("raw",)),
+        (
+            Bar("CPU_us", "amltk", 0.22),
+            Bar("CPU_us", "wrapper", 0.45),
+            Bar("CPU_us", "amlsched", 1.5, other="CPU_with_1,000_us"),
+        ),
+    ),
+    Workload(
+        "random-order",
+        "50,000 queued calls that finish in random order",
+        {"amlsched": partial(random_order, ours_over, 50_000), "amltk": partial(random_order, amltk_over, 50_000)},
+        (Bar("CPU_us", "amltk", 0.08),),
+    ),
+    Workload(
+        "sequential-closed-loop",
+        "sequential, closed loop of 100,000",
+        measured(SEQUENTIAL, closed_loop, 100_000, 4),
+        (Bar("CPU_us", "amltk", 0.18),),
+    ),
+    Workload(
+        "given-processes",
+        "a given `ProcessPoolExecutor(2)`, closed loop of 5,000 with 4 in flight",
+        measured(ON_GIVEN_PROCESSES, closed_loop, 5_000, 4),
+        (Bar(ALL_CPU, "raw", 1.40),),
+    ),
+    Workload(
+        "given-loky",
+        "a given loky executor, closed loop of 5,000 with 4 in flight",
+        measured(ON_GIVEN_LOKY, closed_loop, 5_000, 4),
+        (Bar(ALL_CPU, "raw", 1.25),),
+    ),
+    Workload(
+        "processes-closed-loop",
+        "`with_processes(2)`, closed loop of 5,000 with 4 in flight",
+        measured(ON_PROCESSES, closed_loop, 5_000, 4),
+        (Bar("wall_us", "raw", 0.40), Bar(ALL_CPU, "amltk", 0.18)),
+    ),
+    Workload(
+        "processes-chain",
+        "`with_processes(2)`, a chain of 1,000",
+        measured(ON_PROCESSES, closed_loop, 1_000, 1, leave_out=("wrapper",)),
+        (Bar("wall_us", "raw", 0.50),),
+    ),
+    Workload(
+        "processes-up-front",
+        "`with_processes(2)`, 100,000 submitted up front",
+        measured(ON_PROCESSES, up_front, 100_000, leave_out=("wrapper", "amltk")),
+        (Bar(ALL_CPU, "raw", 0.20),),
+    ),
+    Workload(
+        "processes-1ms",
+        "`with_processes(2)`, 2,000 calls of 1 ms, 8 in flight",
+        measured(ON_PROCESSES, two_cores_used, 2_000, leave_out=("wrapper",)),
+        (Bar("use_of_two_cores_percent", None, 86, at_least=True),),
+    ),
+    Workload(
+        "processes-1MB",
+        "`with_processes(2)`, an array of 1 MB in and out, 500 calls, 4 in flight",
+        measured(ON_PROCESSES, closed_loop, 500, 4, give_back, megabyte, leave_out=("wrapper",)),
+        (Bar("wall_us", "raw", 0.70),),
+    ),
+]
