@@ -7,6 +7,7 @@ from typing import Any
 from amlsched.errors import ConfigError
 from amlsched.experiments.keys import Place, expansion_kind, shown
 from amlsched.experiments.names import digest, setting_label
+from amlsched.experiments.plain import is_list, is_mapping
 from amlsched.experiments.yaml12 import Key
 
 __all__ = ["Alternative", "Axis", "Path", "axes_of"]
@@ -38,9 +39,9 @@ class Axis:
 def axes_of(config: Mapping[str, Any], place: Place) -> tuple[Axis, ...]:
     """The axes of an experiment, in the order in which cw2 expands them.
 
-    Each path of a `grid` is an axis; a `list` is one axis, value i of all its paths together; an `ablative` is one axis, one value
-    of one path at a time. A key that is null or an empty mapping expands nothing: so an experiment can take back
-    the grid of its DEFAULT.
+    Each path of a `grid` is an axis; a `list` is one axis, value i of all its paths together; an `ablative` is one
+    axis, one value of one path at a time. A key that is null or an empty mapping expands nothing: so an experiment can
+    take back the grid of its DEFAULT.
 
     Args:
         config: A merged experiment.
@@ -74,7 +75,7 @@ def axes_of(config: Mapping[str, Any], place: Place) -> tuple[Axis, ...]:
 
 def _paths(key: str, section: Any, place: Place) -> dict[Path, list[Any]]:
     """The lists of a section by their path, in order."""
-    if not isinstance(section, dict):
+    if not is_mapping(section):
         remedy = f"write {key}: {{lr: [0.1, 0.2]}}; a key that begins with grid, list or ablative expands"
         if key != expansion_kind(key):
             remedy += "; if it is a setting of yours, move it below params"
@@ -84,9 +85,9 @@ def _paths(key: str, section: Any, place: Place) -> dict[Path, list[Any]]:
     def collect(prefix: Path, mapping: dict[Key, Any]) -> None:
         for name, value in mapping.items():
             path = (*prefix, name)
-            if isinstance(value, dict) and value:
-                collect(path, value)  # pyright: ignore[reportUnknownArgumentType]
-            elif not isinstance(value, list):
+            if is_mapping(value) and value:
+                collect(path, value)
+            elif not is_list(value):
                 remedy = f"write a list: {name}: [{shown(value)}]" if value is not None else "write a list of values"
                 raise ConfigError(place(key, *path), f"{shown(value)} in a {key} is not a list", remedy)
             elif not value:
@@ -94,7 +95,7 @@ def _paths(key: str, section: Any, place: Place) -> dict[Path, list[Any]]:
             else:
                 found[path] = value
 
-    collect((), section)  # pyright: ignore[reportUnknownArgumentType]
+    collect((), section)
     return found
 
 
@@ -147,7 +148,7 @@ def _refuse_blocked_paths(params: Mapping[Key, Any], axes: Sequence[Axis], place
 def _found(mapping: Mapping[Key, Any], path: Path) -> Any:
     value: Any = mapping
     for key in path:
-        if not isinstance(value, dict):
+        if not is_mapping(value):
             return None  # a shorter part of the path has been reported, or is null
-        value = value.get(key)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    return value  # pyright: ignore[reportUnknownVariableType]
+        value = value.get(key)
+    return value

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from amlsched.errors import ConfigError
-from amlsched.experiments.keys import MAPPING, SHARE, TEXTS, Rule, check_rules, closest, count_rule, text_rule
+from amlsched.experiments.keys import MAPPING, SHARE, TEXTS, Rule, check_rules, closest, count_rule, one_of, text_rule
 from amlsched.experiments.load import Document
+from amlsched.experiments.plain import is_list, is_mapping
 
 __all__ = ["check_cluster", "cluster_for", "slurm_seconds"]
 
@@ -31,9 +32,7 @@ def slurm_seconds(value: int | str) -> int | None:
     if match is None:
         return None
     days, first, second, third = (int(part) if part else 0 for part in match.group("days", "a", "b", "c"))
-    if match["days"] is not None:
-        hours, minutes, seconds = first, second, third
-    elif match["c"] is not None:
+    if match["days"] is not None or match["c"] is not None:
         hours, minutes, seconds = first, second, third
     else:
         hours, minutes, seconds = 0, first, second
@@ -46,19 +45,16 @@ def _is_time(value: Any) -> bool:
     return type(value) in (int, str) and slurm_seconds(value) is not None
 
 
-_MEMORY = Rule(
-    lambda value: (type(value) is int and value > 0) or (isinstance(value, str) and value != ""),
-    "an amount of memory as Slurm reads it",
-    "2G",
-)
-_SCALAR = Rule(lambda value: isinstance(value, (str, int)) and not isinstance(value, bool), "a text", "my-project")
-_PLAIN_VALUES = Rule(
-    lambda value: (
-        value is None or (isinstance(value, dict) and not any(isinstance(one, (dict, list)) for one in value.values()))  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    ),
-    "a mapping of options of sbatch to single values",
-    "{gres: gpu:1}",
-)
+def _is_text_or_number(value: Any) -> bool:
+    return value != "" and type(value) in (str, int)
+
+
+def _is_flat(value: Any) -> bool:
+    return value is None or (is_mapping(value) and not any(is_mapping(one) or is_list(one) for one in value.values()))
+
+
+_SCALAR = Rule(_is_text_or_number, "a text", "my-project")
+_PLAIN_VALUES = Rule(_is_flat, "a mapping of options of sbatch to single values", "{gres: gpu:1}")
 _RULES: dict[str, Rule] = {
     "name": text_rule("SLURM"),
     "partition": _SCALAR,
@@ -68,7 +64,7 @@ _RULES: dict[str, Rule] = {
     "cpus-per-task": count_rule(4),
     "time": Rule(_is_time, "a time as Slurm reads it (a whole number is minutes)", "1:30:00"),
     "account": _SCALAR,
-    "mem-per-cpu": _MEMORY,
+    "mem-per-cpu": Rule(_is_text_or_number, "an amount of memory as Slurm reads it", "2G"),
     "sbatch_args": _PLAIN_VALUES,
     "sh_lines": TEXTS,
     "venv": text_rule("my-environment"),
@@ -80,11 +76,7 @@ _RULES: dict[str, Rule] = {
     "experiment_copy_auto_dst": text_rule("/scratch/code"),
     "gpus_per_rep": SHARE,
     "cpus_per_rep": count_rule(2),
-    "scheduler": Rule(
-        lambda value: value in ("mp", "horeka", "kluster", "cpu_distribute"),
-        "mp, horeka, kluster or cpu_distribute",
-        "mp",
-    ),
+    "scheduler": one_of("mp", "horeka", "kluster", "cpu_distribute"),
     "extra_keys": TEXTS,
     "wandb": MAPPING,
 }
@@ -112,10 +104,10 @@ def check_cluster(section: Document) -> None:
 def cluster_for(sections: Sequence[Document], host: str) -> dict[str, Any] | None:
     """The section for a host: the one whose hint fits best, else the plain `SLURM`, else `None`.
 
-    The hint of `SLURM_xxx` is `xxx`; it fits a host whose name contains it, in any case. A hint of one or two letters has to be
-    a whole part of the host's name (between dots, dashes, letters and digits), or else `SLURM_a` would fit nearly
-    every host. Of several that fit, the longest hint counts. As in cw2, the chosen section stands alone: nothing of
-    the plain one is mixed into it.
+    The hint of `SLURM_xxx` is `xxx`; it fits a host whose name contains it, in any case. A hint of one or two letters
+    has to be a whole part of the host's name (between dots, dashes, letters and digits), or else `SLURM_a` would fit
+    nearly every host. Of several that fit, the longest hint counts. As in cw2, the chosen section stands alone:
+    nothing of the plain one is mixed into it.
 
     Args:
         sections: The file's sections for batch systems.

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from amlsched.experiments.axes import Alternative, Axis, Path
 from amlsched.experiments.keys import expansion_kind
 from amlsched.experiments.load import key_text
-from amlsched.experiments.merge import copied, set_at
 from amlsched.experiments.names import distinct_name
+from amlsched.experiments.plain import copied, set_at
 from amlsched.experiments.resolve import Experiment
 
 __all__ = ["Debug", "Run", "count", "debug_mode", "expand"]
@@ -54,7 +54,7 @@ class Run:
     @property
     def params(self) -> dict[Any, Any]:
         """The parameters: those of the experiment, overridden by this run's; a new mapping each time."""
-        params = copied(self.experiment.config.get("params") or {})
+        params: dict[Any, Any] = copied(self.experiment.config.get("params") or {})
         for path, value in self.settings:
             set_at(params, path, copied(value))
         return params
@@ -71,38 +71,39 @@ class Run:
     @property
     def repetitions(self) -> int:
         """How often it is run, each time with another seed."""
-        return self._number("repetitions", 1)
+        return self._number("repetitions") or 1
 
     @property
     def iterations(self) -> int | None:
         """Iterations of each repetition; `None` if the experiment does not say."""
-        return self._number("iterations", None)
+        return self._number("iterations")
 
     @property
     def reps_per_job(self) -> int:
         """How many repetitions are bundled into one job."""
-        return self._number("reps_per_job", 1)
+        return self._number("reps_per_job") or 1
 
     @property
     def reps_in_parallel(self) -> int:
         """How many repetitions of a job run at a time."""
-        return self._number("reps_in_parallel", 1)
+        return self._number("reps_in_parallel") or 1
 
     @property
     def seed(self) -> int:
         """The experiment's seed, from which those of the repetitions derive."""
-        return self.experiment.config.get("seed") or 0
+        seed: int | None = self.experiment.config.get("seed")
+        return seed or 0
 
-    def _number(self, key: str, default: Any) -> Any:
-        value = 1 if self.debug else self.experiment.config.get(key)
-        return default if value is None else value
+    def _number(self, key: str) -> int | None:
+        number: int | None = 1 if self.debug else self.experiment.config.get(key)
+        return number
 
 
 def expand(experiment: Experiment, debug: Debug = "") -> Iterator[Run]:
     """The runs of an experiment, one after the other, in cw2's order: the first expanding key varies slowest.
 
-    Names are cw2's: the experiment's, `__`, and the short forms of what is set, joined by `_` (`digits__lr0.1_bs32`). Where two
-    runs would share a name, or a name cannot be a folder's, see `names.distinct_name`.
+    Names are cw2's: the experiment's, `__`, and the short forms of what is set, joined by `_` (`digits__lr0.1_bs32`).
+    Where two runs would share a name, or a name cannot be a folder's, see `names.distinct_name`.
 
     Args:
         experiment: A resolved experiment.

@@ -3,9 +3,11 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from amlsched.errors import ConfigError
+from amlsched.experiments.plain import is_list, is_mapping
 
 __all__ = ["EXPANSIONS", "check_keys", "closest", "expansion_kind", "shown"]
 
@@ -14,7 +16,8 @@ EXPANSIONS = ("grid", "list", "ablative")
 Place = Callable[..., str]
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """What a value must be: a test, the words for it, and an example."""
 
     holds: Callable[[Any], bool]
@@ -22,35 +25,47 @@ class Rule(NamedTuple):
     example: str
 
 
-def _is_int(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
-
-
 def _is_share(value: Any) -> bool:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return 0 < value < 1 or (value >= 1 and value == int(value))
 
 
-def count_rule(example: int) -> Rule:
-    """A whole number of at least 1."""
-    return Rule(lambda value: _is_int(value, 1), "a whole number of at least 1", str(example))
+def _is_texts(value: Any) -> bool:
+    return is_list(value) and all(isinstance(item, str) for item in value)
 
 
-def text_rule(example: str) -> Rule:
-    """A text that is not empty and can be handed to the operating system."""
-    holds: Callable[[Any], bool] = lambda value: isinstance(value, str) and value != "" and "\0" not in value  # noqa: E731
+def count_rule(example: int, least: int = 1) -> Rule:
+    """A whole number, of at least 1 or what is given."""
+
+    def holds(value: Any) -> bool:
+        return type(value) is int and value >= least
+
+    return Rule(holds, f"a whole number of at least {least}", str(example))
+
+
+def text_rule(example: str, *, empty: bool = False) -> Rule:
+    """A text that can be handed to the operating system."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, str) and "\0" not in value and (empty or value != "")
+
     return Rule(holds, "a text", example)
 
 
-MAPPING = Rule(lambda value: value is None or isinstance(value, dict), "a mapping of keys to values", "{lr: 0.1}")
-YES_NO = Rule(lambda value: isinstance(value, bool), "true or false", "true")
+def one_of(*choices: object) -> Rule:
+    """One of these values."""
+    words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
+
+    def holds(value: Any) -> bool:
+        return any(value == choice and type(value) is type(choice) for choice in choices)
+
+    return Rule(holds, f"{', '.join(words[:-1])} or {words[-1]}", words[0])
+
+
+MAPPING = Rule(is_mapping, "a mapping of keys to values", "{lr: 0.1}")
 SHARE = Rule(_is_share, "a share of one between 0 and 1, or a whole number", "0.5")
-TEXTS = Rule(
-    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),  # pyright: ignore[reportUnknownVariableType]
-    "a list of texts",
-    "[verbosity]",
-)
+TEXTS = Rule(_is_texts, "a list of texts", "[verbosity]")
 
 _RULES: dict[str, Rule] = {
     "name": text_rule("digits"),
@@ -58,13 +73,13 @@ _RULES: dict[str, Rule] = {
     "repetitions": count_rule(5),
     "iterations": count_rule(10),
     "params": MAPPING,
-    "seed": Rule(lambda value: _is_int(value, 0), "a whole number of at least 0", "1"),
+    "seed": count_rule(1, least=0),
     "reps_per_job": count_rule(4),
     "reps_in_parallel": count_rule(2),
     "gpus_per_rep": SHARE,
     "cpus_per_rep": count_rule(2),
     "scheduler": text_rule("mp"),
-    "ablative_baseline": YES_NO,
+    "ablative_baseline": one_of(True, False),
     "import_path": text_rule("base.yml"),
     "import_exp": text_rule("DEFAULT"),
     "extra_keys": TEXTS,
@@ -73,11 +88,11 @@ _RULES: dict[str, Rule] = {
     "log_path": text_rule("results/digits/log"),
     "_experiment_name": text_rule("digits__lr0.1"),
     "_basic_path": text_rule("results"),
-    "_nested_dir": Rule(lambda value: isinstance(value, str), "a text", "digits"),
-    "_rep_idx": Rule(lambda value: _is_int(value, 0), "a whole number of at least 0", "0"),
+    "_nested_dir": text_rule("digits", empty=True),
+    "_rep_idx": count_rule(0, least=0),
     "_rep_log_path": text_rule("results/digits/log/rep_00"),
-    "_debug": Rule(lambda value: isinstance(value, bool) or value in ("debug", "debugall"), "true or false", "true"),
-    "_path_relative_to": Rule(lambda value: value in ("file", "cwd"), "file or cwd", "file"),
+    "_debug": one_of(True, False, "debug", "debugall"),
+    "_path_relative_to": one_of("file", "cwd"),
 }
 
 # Words that other tools use; too far from ours for a comparison of letters.
@@ -106,9 +121,9 @@ def expansion_kind(key: str) -> str | None:
 def check_keys(config: Mapping[str, Any], place: Place) -> None:
     """Refuses keys that nobody reads, and values of the wrong kind.
 
-    A key is known if it is in cw2's or in amlsched's list, begins with `grid`, `list`, `ablative`, `_` or `x-`, or is named by
-    `extra_keys`. A mapping of any other name is taken for the section of a logger (as `wandb` is for cw2), unless its
-    name looks like a misspelling.
+    A key is known if it is in cw2's or in amlsched's list, begins with `grid`, `list`, `ablative`, `_` or `x-`, or is
+    named by `extra_keys`. A mapping of any other name is taken for the section of a logger (as `wandb` is for cw2),
+    unless its name looks like a misspelling.
 
     Args:
         config: A merged experiment.

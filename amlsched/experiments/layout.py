@@ -1,23 +1,27 @@
-"""Where things lie: folders and files of runs and repetitions, and the configs that are handed out. Nothing is touched.
+"""Where things lie: folders and files of runs and repetitions, and the configs that are handed out.
 
-OUTPUT/                                the experiment's `path`
-    NAME/                              an experiment
-        config.yml                     its resolved config
-        RUN/                           a run; without expansions, NAME itself
-            log/rep_00/                a repetition: out.log, err.log, rep_0.csv, record.json
-    _debug/NAME/...                    the same for debug runs, so that they never pass for real ones
+    OUTPUT/                                the experiment's `path`
+        NAME/                              an experiment
+            config.yml                     its resolved config
+            RUN/                           a run; without expansions, NAME itself
+                log/rep_00/                a repetition: out.log, err.log, rep_0.csv, record.json
+        _debug/NAME/...                    the same for debug runs, so that they never pass for real ones
+
+Only `write_resolved` touches a file.
 """
 
 import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from amlsched.errors import ConfigError, MissingExtraError
 from amlsched.experiments.expand import Debug, Run, debug_mode
-from amlsched.experiments.merge import copied
 from amlsched.experiments.names import DEBUG_FOLDER
+from amlsched.experiments.plain import copied
 from amlsched.experiments.resolve import Experiment
+from amlsched.experiments.yaml12 import write
 
 __all__ = [
     "ERR_LOG",
@@ -33,6 +37,7 @@ __all__ = [
     "repetition_seed",
     "resolved_config",
     "run_folder",
+    "write_resolved",
 ]
 
 OUT_LOG = "out.log"
@@ -94,8 +99,9 @@ def csv_name(index: int) -> str:
 def repetition_seed(run: Run, index: int) -> int:
     """The seed of a repetition, at least 0 and below 2**32.
 
-    It is made of the experiment's seed and the repetition's index alone: so all runs of an experiment are compared on the same
-    seeds (as with cw2, where the index itself is the natural seed), and no executor, order or added run changes it.
+    It is made of the experiment's seed and the repetition's index alone: so all runs of an experiment are compared on
+    the same seeds (as with cw2, where the index itself is the natural seed), and no executor, order or added run
+    changes it.
 
     Args:
         run: The run.
@@ -117,8 +123,8 @@ def repetition_seed(run: Run, index: int) -> int:
 def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int] | None = None) -> dict[str, Any]:
     """What a repetition's experiment class gets: all keys of the experiment, and cw2's own.
 
-    `seed` is the experiment's, as in the file; `_rep_seed` is the repetition's own. `iterations` is missing if the file does not
-    give it.
+    `seed` is the experiment's, as in the file; `_seed` is the repetition's own. `iterations` is missing if the file
+    does not give it.
 
     Args:
         run: The run.
@@ -139,7 +145,7 @@ def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int]
         "_experiment_name": run.name,
         "_rep_idx": index,
         "_rep_log_path": str(repetition_folder(output, run, index)),
-        "_rep_seed": repetition_seed(run, index),
+        "_seed": repetition_seed(run, index),
     }
     config.pop("_path_relative_to", None)
     return config
@@ -148,7 +154,8 @@ def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int]
 def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
     """A document that gives the same repetitions when it is loaded again, with all that was inherited written out.
 
-    It is to be written into the experiment's folder, `experiment_folder(...) / RESOLVED_CONFIG`: its path is relative to that.
+    It is to be written into the experiment's folder, `experiment_folder(...) / RESOLVED_CONFIG`: its path is relative
+    to that.
 
     Args:
         one: An experiment, whose expansions stay as they are; or a run, for that run alone.
@@ -167,6 +174,35 @@ def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
     return config
 
 
+def write_resolved(output: str | Path, experiment: Experiment, source: str | Path, debug: Debug = "") -> Path:
+    """Writes the resolved config into the experiment's folder, replacing it as a whole if it changed.
+
+    Args:
+        output: The output folder.
+        experiment: The experiment.
+        source: The file that it comes from, named in the first line.
+        debug: How the experiment is made short.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: It cannot be written.
+        MissingExtraError: PyYAML is not installed.
+    """
+    folder = experiment_folder(output, experiment, debug)
+    file = folder / RESOLVED_CONFIG
+    origin = ascii(Path(source).name)
+    text = f"# {origin}, resolved: the same repetitions, wherever this folder lies.\n"
+    text += write([resolved_config(experiment, debug)])
+    folder.mkdir(parents=True, exist_ok=True)
+    if not file.exists() or file.read_bytes() != text.encode():
+        draft = folder / f".{RESOLVED_CONFIG}.{socket.gethostname()}.{os.getpid()}"
+        draft.write_bytes(text.encode())
+        draft.replace(file)
+    return file
+
+
 def _nested(run: Run) -> str:
     """The folder between output and run; empty where the run's folder is the experiment's."""
     return run.experiment_name if run.name != run.experiment_name else ""
@@ -177,7 +213,7 @@ def _parents(debug: bool) -> list[str]:
 
 
 def _below(folder: Path, *names: str) -> Path:
-    """A path of these folders, none of which leads up or elsewhere; names are made safe long before, so this is a last check."""
+    """A path of folders, none of which leads up or elsewhere: a last check, as names are made safe long before."""
     for name in names:
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise ConfigError(str(folder), f"{name!r} is no name of a folder", "choose another name")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amlsched.errors import ConfigError
+from amlsched.experiments.plain import is_mapping
 from amlsched.experiments.yaml12 import Key, Places, Tree, read
 
 __all__ = ["Document", "key_text", "load", "parse"]
@@ -96,10 +97,11 @@ def parse(text: str, file: str | Path) -> list[Document]:
 
 def _document(tree: Tree, file: Path, index: int) -> Document:
     where = f"{file}:{tree.line} (document {index})"
-    if not isinstance(tree.value, dict):
+    content: Any = tree.value
+    if not is_mapping(content):
         raise ConfigError(where, "a document must be a mapping of keys to values", "begin it with name: NAME")
     data: dict[str, Any] = {}
-    for key, value in tree.value.items():  # pyright: ignore[reportUnknownVariableType]
+    for key, value in content.items():
         if not isinstance(key, str):
             line = f"{file}:{tree.places[(key,)]} (document {index}, key {key})"
             raise ConfigError(line, f"the key {key!r} is not text", "put it in quotes, or move it below params")

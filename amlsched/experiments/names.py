@@ -34,8 +34,8 @@ _UNSAFE = re.compile("[/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def setting_label(path: tuple[Key, ...], value: Any) -> str:
     """The short form of one setting, such as `opt.lr0.1` for `optimizer.learning_rate = 0.1`.
 
-    Parents are cut to three letters, the leaf to the first letters of its `_`-parts; of key and value, quotes, spaces, `)`
-    and `]` are dropped, and `(`, `[` and `,` become `_`. A dot within a key separates parents too. All as in cw2.
+    Parents are cut to three letters, the leaf to the first letters of its `_`-parts; of key and value, quotes, spaces,
+    `)` and `]` are dropped, and `(`, `[` and `,` become `_`. A dot within a key separates parents too. All as in cw2.
     """
     *parents, leaf = ".".join(map(str, path)).split(".")
     key = ".".join([*(parent[:3] for parent in parents), "".join(part[:1] for part in leaf.split("_"))])
@@ -59,7 +59,7 @@ def distinct_name(name: str, choices: Sequence[HasSettings], taken: set[str]) ->
     """A folder name for a run: the name itself if that is safe and free, and then noted as taken.
 
     A name that cannot be a folder's (a `/`, a control character, too long) is made safe, and a name that another run
-        has is told apart: both by a suffix that is made of the run's own settings alone. Of runs that share a name, the first
+    has is told apart: both by a suffix that is made of the run's own settings alone. Of runs that share a name, the first
     in the order of expansion keeps it, as nearly all names of cw2 drop something (`[1, 2]` is `_1_2`) and should stay
     as they are. So values added at the end of a list do not rename the runs that were there, because these keep their
     order among themselves. If values change places, the record of a run (it knows its config) tells that the folder

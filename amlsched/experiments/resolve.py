@@ -1,4 +1,4 @@
-"""Documents to experiments: defaults and imports merged, selected by name, and checked as a whole before anything runs."""
+"""Documents to experiments: defaults and imports merged, selected by name, and checked as a whole."""
 
 import os
 import socket
@@ -12,13 +12,15 @@ from amlsched.experiments.axes import Axis, axes_of
 from amlsched.experiments.cluster import check_cluster, cluster_for
 from amlsched.experiments.keys import check_keys, closest
 from amlsched.experiments.load import Document, load
-from amlsched.experiments.merge import copied, merge
 from amlsched.experiments.names import name_problem
+from amlsched.experiments.plain import copied, merge
 from amlsched.experiments.yaml12 import Key
 
 __all__ = ["Experiment", "Resolved", "resolve"]
 
 _ARCHIVES = {"import_path": "_import_path_archive", "import_exp": "_import_exp_archive"}
+Merged = tuple[dict[str, Any], tuple[Document, ...]]
+
 _SHOWN_NAMES = 20
 _MOST_IMPORTS = 100
 
@@ -168,7 +170,7 @@ class _Files:
 
     def __init__(self) -> None:
         self._documents: dict[str, list[Document]] = {}
-        self._merged: dict[tuple[str, int], tuple[dict[str, Any], tuple[Document, ...]]] = {}
+        self._merged: dict[tuple[str, int], Merged] = {}
 
     def documents(self, file: Path) -> list[Document]:
         real = os.path.realpath(file)
@@ -181,9 +183,7 @@ class _Files:
             self._documents[real] = documents
         return self._documents[real]
 
-    def merged(
-        self, document: Document, importers: tuple[Document, ...]
-    ) -> tuple[dict[str, Any], tuple[Document, ...]]:
+    def merged(self, document: Document, importers: tuple[Document, ...]) -> Merged:
         """A document over its file's DEFAULT, over what it imports; and the documents of that, the strongest last.
 
         Args:
@@ -196,12 +196,10 @@ class _Files:
         config, layers = self._merged[identity]
         return copied(config), layers
 
-    def _merge(
-        self, document: Document, importers: tuple[Document, ...]
-    ) -> tuple[dict[str, Any], tuple[Document, ...]]:
+    def _merge(self, document: Document, importers: tuple[Document, ...]) -> Merged:
         _refuse_cycle(document, importers)
         config = copied(document.data)
-        layers = (document,)
+        layers: tuple[Document, ...] = (document,)
         if document.kind == "experiment":
             for default in _of_kind(self.documents(document.file), "default"):
                 config, layers = merge(default.data, config), (default, document)

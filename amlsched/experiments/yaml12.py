@@ -16,7 +16,6 @@ from amlsched.errors import ConfigError, MissingExtraError
 
 __all__ = ["Key", "Places", "Tree", "read", "write"]
 
-type_of_key = (str, int, float, bool)
 Key = str | int | float | bool
 Places = dict[tuple[Key, ...], int]
 
@@ -135,7 +134,7 @@ def _aliased(anchors: dict[str, _Node], name: str, where: str) -> _Node:
 def _node(event: Any, line: int, file: str) -> _Node:
     kind = {"ScalarEvent": "scalar", "SequenceStartEvent": "list", "MappingStartEvent": "mapping"}[type(event).__name__]
     tag: str | None = event.tag
-    known = {"scalar": _SCALARS, "list": {_TAG + "seq": None}, "mapping": {_TAG + "map": None}}[kind]
+    known = {"scalar": tuple(_SCALARS), "list": (_TAG + "seq",), "mapping": (_TAG + "map",)}[kind]
     if tag not in (None, "!") and tag not in known:
         short = str(tag).replace(_TAG, "!!")
         remedy = "write a list" if "tuple" in short else "write plain text, numbers, lists and mappings"
@@ -256,7 +255,7 @@ class _Values:
         return {**pairs, **own}
 
     def _key(self, node: _Node) -> Key:
-        if node.kind != "scalar" or not isinstance(node.value, type_of_key):
+        if node.kind != "scalar" or not isinstance(node.value, Key):
             what = "null" if node.kind == "scalar" else f"a {node.kind}"
             raise ConfigError(f"{self._file}:{node.line}", f"{what} cannot be a key", "put it in quotes")
         return node.value
@@ -265,14 +264,14 @@ class _Values:
 def write(documents: Iterable[Any]) -> str:
     """YAML text of these documents; `read` gives the same values back, with the keys in the same order.
 
-    What a reader of YAML 1.1 would take for a number, a boolean or a time stands in quotes, so that such a reader gets the
-    same values too.
+    What a reader of YAML 1.1 would take for a number, a boolean or a time stands in quotes, so that such a reader
+    gets the same values too.
 
     Raises:
         MissingExtraError: PyYAML is not installed.
     """
     yaml = _yaml("writing a config")
-    return yaml.dump_all(
+    text: str = yaml.dump_all(
         documents,
         Dumper=_dumper(),
         explicit_start=True,
@@ -281,6 +280,7 @@ def write(documents: Iterable[Any]) -> str:
         default_flow_style=None,
         width=1_000_000,  # long texts stay on their line
     )
+    return text
 
 
 @cache
@@ -288,8 +288,8 @@ def _dumper() -> Any:
     yaml = _yaml("writing a config")
     base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-    class Dumper(base):  # type: ignore[misc]
-        def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+    class Dumper(base):  # type: ignore[misc]  # its stubs are the user's affair
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     # Beside what YAML 1.1 reads as numbers: what only YAML 1.2 does, such as 1e-3, so that such a text is quoted.

@@ -1,22 +1,31 @@
-"""Plain values: copied, merged, and set at a path."""
+"""Plain values: told apart, copied, merged, and set at a path."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, cast
 
 from amlsched.experiments.yaml12 import Key
 
-__all__ = ["copied", "merge", "set_at"]
+__all__ = ["copied", "is_list", "is_mapping", "merge", "set_at"]
 
 T = TypeVar("T")
 
 
+def is_mapping(value: object) -> TypeGuard[dict[Any, Any]]:
+    """Whether it is a mapping."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether it is a list."""
+    return isinstance(value, list)
+
+
 def copied(value: T) -> T:
     """A copy of a plain value that shares no list and no mapping with it."""
-    result: Any = value
-    if isinstance(value, dict):
-        result = {key: copied(below) for key, below in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    elif isinstance(value, list):
-        result = [copied(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-    return result
+    if is_mapping(value):
+        return cast("T", {key: copied(below) for key, below in value.items()})
+    if is_list(value):
+        return cast("T", [copied(item) for item in value])
+    return value
 
 
 def merge(base: dict[Any, Any], over: dict[Any, Any]) -> dict[Any, Any]:
@@ -27,9 +36,9 @@ def merge(base: dict[Any, Any], over: dict[Any, Any]) -> dict[Any, Any]:
     """
     result = copied(base)
     for key, value in over.items():
-        if isinstance(value, dict):
-            below: Any = base.get(key)
-            result[key] = merge(below if isinstance(below, dict) else {}, value)  # pyright: ignore[reportUnknownArgumentType]
+        if is_mapping(value):
+            below = base.get(key)
+            result[key] = merge(below if is_mapping(below) else {}, value)
         else:
             result[key] = copied(value)
     return result
@@ -39,7 +48,7 @@ def set_at(mapping: dict[Any, Any], path: tuple[Key, ...], value: Any) -> None:
     """Sets the value at a path, with new mappings on the way where there is none."""
     for key in path[:-1]:
         below = mapping.get(key)
-        if not isinstance(below, dict):
+        if not is_mapping(below):
             below = mapping[key] = {}
-        mapping = below  # pyright: ignore[reportUnknownVariableType]
+        mapping = below
     mapping[path[-1]] = value
