@@ -1,0 +1,184 @@
+"""Progress of a run of experiments: live on a terminal, plain lines elsewhere. Both only subscribe to its events."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from amlsched.display.table import duration, number
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from amlsched.experiments.repetition import Repetition
+    from amlsched.experiments.run import Ended, ExperimentRun
+
+__all__ = ["LiveProgress", "PlainProgress", "Progress", "progress_for"]
+
+FEW = 100
+"""Up to so many repetitions, each gets its line."""
+
+
+class Progress(Protocol):
+    """A display of a run: shown while the context is entered."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def progress_for(run: ExperimentRun, total: int, metrics: list[str], *, quiet: bool = False) -> Progress:
+    """The display that suits where the output goes.
+
+    Args:
+        run: What to show.
+        total: How many repetitions there are.
+        metrics: The columns to show; none for the first few.
+        quiet: Show nothing.
+    """
+    if quiet:
+        return contextlib.nullcontext()
+    stream = sys.stdout
+    lively = stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI") and run.capture
+    if lively:
+        try:
+            return LiveProgress(run, total, metrics, stream)
+        except ModuleNotFoundError:  # rich comes with an extra
+            pass
+    return PlainProgress(run, total, metrics, stream)
+
+
+def shown(last: dict[str, Any], metrics: list[str]) -> str:
+    """The metrics in one line."""
+    names = metrics or [name for name, value in last.items() if isinstance(value, int | float) and name != "iter"][:3]
+    values = ((name, last.get(name)) for name in names)
+    return "  ".join(f"{name} {number(value)}" for name, value in values if isinstance(value, int | float))
+
+
+class PlainProgress:
+    """A line for each repetition that ended; when there are many, a line a second, and one for each that failed."""
+
+    def __init__(self, run: ExperimentRun, total: int, metrics: list[str], stream: TextIO) -> None:
+        self._run, self._total, self._metrics, self._stream = run, total, metrics, stream
+        self._told = 0.0
+        self._untold = 0
+        run.on_repetition_done(self._done)
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._untold:
+            self._write(f"and {self._untold} more")
+
+    def _done(self, repetition: Repetition, ended: Ended) -> None:
+        if self._total > FEW and ended.state.done and time.monotonic() - self._told < 1.0:
+            self._untold += 1
+            return
+        more = f"  (and {self._untold} more)" if self._untold else ""
+        about = str(ended.error or "") or shown(ended.last, self._metrics)
+        words = (f"{ended.state.value:<11}", str(repetition), duration(ended.seconds), about)
+        self._write("  ".join(word for word in words if word) + more)
+        self._told, self._untold = time.monotonic(), 0
+
+    def _write(self, text: str) -> None:
+        width = len(str(self._total))
+        count = self._run.summary.states.total()
+        self._stream.write(f"[{count:>{width}}/{self._total}] {text}\n")
+        self._stream.flush()
+
+
+class LiveProgress:
+    """A bar for all, and a line for each repetition that runs, with what it logged last."""
+
+    def __init__(self, run: ExperimentRun, total: int, metrics: list[str], stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._run, self._total, self._metrics = run, total, metrics
+        self._begun = time.monotonic()
+        self._tails: dict[Path, tuple[int, str]] = {}
+        self._console = Console(file=stream)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        run.on_repetition_done(self._done)
+
+    def __enter__(self) -> object:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def _done(self, repetition: Repetition, ended: Ended) -> None:
+        self._tails.pop(repetition.folder, None)
+        if not ended.state.done:
+            self._console.print(
+                f"{ended.state.value}  {repetition}  {ended.error or ''}", markup=False, highlight=False
+            )
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        states = dict(self._run.summary.states)
+        ended = sum(states.values())
+        head = Table.grid(padding=(0, 1))
+        counts = ", ".join(f"{count} {state.value}" for state, count in sorted(states.items()))
+        head.add_row(
+            ProgressBar(total=self._total, completed=ended, width=40),
+            Text(f"{ended}/{self._total}"),
+            Text(duration(time.monotonic() - self._begun)),
+            Text(counts),
+        )
+        lines = Table.grid(padding=(0, 2))
+        room = max(1, self._console.size.height - 4)
+        running = [(repetition, self._tail(repetition)) for repetition in list(self._run.running.values())]
+        for repetition, tail in [(repetition, tail) for repetition, tail in running if tail is not None][:room]:
+            lines.add_row(Text("running"), Text(str(repetition)), Text(tail))
+        return Group(head, lines)
+
+    def _tail(self, repetition: Repetition) -> str | None:
+        """What a repetition logged last, from its file; `None` if it has not begun."""
+        path = repetition.folder / f"rep_{repetition.record.rep}.csv"
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return "" if (repetition.folder / "record.json").exists() else None
+        known = self._tails.get(repetition.folder)
+        if known is None or known[0] != size:
+            known = (size, _last_row(path, size, self._metrics, repetition.config.get("iterations")))
+            self._tails[repetition.folder] = known
+        return known[1]
+
+
+def _last_row(path: Path, size: int, metrics: list[str], iterations: int | None) -> str:
+    import csv
+
+    with contextlib.suppress(OSError, ValueError, csv.Error), path.open("rb") as file:
+        header = file.readline().decode()
+        file.seek(max(len(header.encode()), size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+        if not lines:
+            return ""
+        names, cells = (next(csv.reader([line])) for line in (header, lines[-1]))
+        row: dict[str, Any] = {}
+        for name, cell in zip(names, cells, strict=False):
+            with contextlib.suppress(ValueError):
+                row[name] = float(cell)
+        row.pop("rep", None)
+        place = f"{int(row['iter']) + 1}" if "iter" in row else ""
+        return f"{place}/{iterations}  {shown(row, metrics)}" if place and iterations else shown(row, metrics)
+    return ""

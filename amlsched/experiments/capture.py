@@ -1,0 +1,137 @@
+"""What a repetition prints goes to its own files.
+
+In a worker process it is caught at the file descriptors, so that child processes and C code are caught too. In a
+thread of the driver it is caught by what stands in for `sys.stdout` and `sys.stderr` there, which knows the repetition
+of each thread: what C code or child processes print then goes to the console.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+__all__ = ["Capture", "captured", "per_thread"]
+
+Capture = Literal["process", "thread", "none"]
+"""Where the output is caught: for the whole process, for this thread, or nowhere (it goes to the console)."""
+
+_STREAMS = ("stdout", "stderr")
+
+
+class _PerThread:
+    """Stands in for a standard stream: writes to what the calling thread chose, otherwise to the original stream.
+
+    A thread started by a repetition writes where that repetition does as long as no other one runs in this process.
+    """
+
+    def __init__(self, original: TextIO) -> None:
+        self._original = original
+        self._chosen: dict[int, TextIO] = {}
+
+    def choose(self, stream: TextIO) -> None:
+        self._chosen[threading.get_ident()] = stream
+
+    def forget(self) -> None:
+        self._chosen.pop(threading.get_ident(), None)
+
+    @property
+    def _stream(self) -> TextIO:
+        chosen = self._chosen
+        stream = chosen.get(threading.get_ident())
+        if stream is None and len(chosen) == 1 and threading.current_thread() is not threading.main_thread():
+            stream = next(iter(chosen.values()), None)
+        return stream or self._original
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def per_thread() -> Generator[None]:
+    """While in here, threads of this process have output of their own. Enter it before the experiment is imported."""
+    originals = {name: getattr(sys, name) for name in _STREAMS}
+    for name, original in originals.items():
+        setattr(sys, name, _PerThread(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(sys, name, original)
+
+
+@contextlib.contextmanager
+def captured(folder: Path, capture: Capture) -> Generator[TextIO]:
+    """While in here, what is printed goes to `out.log` and `err.log` in the folder.
+
+    Yields:
+        `err.log`, for what is to be written there in any case.
+    """
+    # Line by line, so that the files can be watched, and appending, so that two writers do not overwrite each other.
+    with (
+        (folder / "out.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as out,
+        (folder / "err.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as err,
+    ):
+        if capture == "process":
+            with _descriptors({1: out, 2: err}), _replaced(out, err):
+                yield err
+        elif capture == "thread":
+            with _chosen(out, err):
+                yield err
+        else:
+            yield err
+
+
+@contextlib.contextmanager
+def _replaced(out: TextIO, err: TextIO) -> Generator[None]:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+
+
+@contextlib.contextmanager
+def _descriptors(streams: dict[int, TextIO]) -> Generator[None]:
+    """Point the file descriptors at these files."""
+    _flush()
+    saved = {descriptor: os.dup(descriptor) for descriptor in streams}
+    for descriptor, stream in streams.items():
+        os.dup2(stream.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        _flush()
+        for descriptor, original in saved.items():
+            os.dup2(original, descriptor)
+            os.close(original)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            with contextlib.suppress(Exception):  # closed, or somebody's own object
+                stream.flush()
+
+
+@contextlib.contextmanager
+def _chosen(out: TextIO, err: TextIO) -> Generator[None]:
+    stand_ins = [cast("object", getattr(sys, name)) for name in _STREAMS]
+    if not all(isinstance(stand_in, _PerThread) for stand_in in stand_ins):
+        # Nobody entered `per_thread`: the process is not ours. One repetition at a time can be caught this way.
+        with _replaced(out, err):
+            yield
+        return
+    for stand_in, stream in zip(cast("list[_PerThread]", stand_ins), (out, err), strict=True):
+        stand_in.choose(stream)
+    try:
+        yield
+    finally:
+        for stand_in in cast("list[_PerThread]", stand_ins):
+            stand_in.forget()

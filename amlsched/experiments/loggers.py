@@ -1,0 +1,271 @@
+"""Where the results of a repetition go while it runs.
+
+An experiment hands each row to `logger.process`. `CsvLogger` is always there; others can be added. A logger of cw2
+works here when its import line changes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ["AbstractLogger", "CsvLogger", "LoggerArray", "RepetitionLog"]
+
+
+class AbstractLogger:
+    """Something that keeps what an experiment logs; the parent of your own loggers.
+
+    `initialize` is called before the experiment's, `process` for each row, `finalize` at the end, whatever happened.
+
+    Args:
+        ignore_keys: Columns to leave out.
+        allow_keys: The only columns to keep.
+
+    Raises:
+        ValueError: Both were given.
+    """
+
+    def __init__(self, ignore_keys: Iterable[str] | None = None, allow_keys: Iterable[str] | None = None) -> None:
+        if ignore_keys is not None and allow_keys is not None:
+            raise ValueError("give ignore_keys or allow_keys, not both")
+        self.ignore_keys = None if ignore_keys is None else frozenset(ignore_keys)
+        self.allow_keys = None if allow_keys is None else frozenset(allow_keys)
+
+    def filter(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that this logger keeps."""
+        ignore, allow = self.ignore_keys or (), self.allow_keys
+        return {key: value for key, value in data.items() if key not in ignore and (allow is None or key in allow)}
+
+    def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
+        """Get ready for a repetition.
+
+        Args:
+            config: The `cw_config` of the repetition.
+            rep: Its index.
+            rep_log_path: Its folder, which exists.
+        """
+
+    def preprocess(self, *args: Any) -> None:
+        """For experiments to call from their `initialize`, with whatever the logger wants to know."""
+
+    def process(self, data: dict[str, Any]) -> None:
+        """Keep one row."""
+
+    def finalize(self) -> None:
+        """Write what is not yet written, and close."""
+
+    def load(self) -> Any:
+        """What was logged, read back; `None` if this logger reads nothing back."""
+        return None
+
+
+class LoggerArray(AbstractLogger):
+    """Several loggers as one: what it is told, it tells each in the order in which they were added."""
+
+    def __init__(self, loggers: Iterable[AbstractLogger] = ()) -> None:
+        super().__init__()
+        self._loggers = list(loggers)
+
+    def add(self, logger: AbstractLogger) -> None:
+        """Tell this logger too, from now on."""
+        self._loggers.append(logger)
+
+    def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
+        """Get all ready for a repetition."""
+        for logger in self._loggers:
+            logger.initialize(config, rep, rep_log_path)
+
+    def preprocess(self, *args: Any) -> None:
+        """Pass it on."""
+        for logger in self._loggers:
+            logger.preprocess(*args)
+
+    def process(self, data: dict[str, Any]) -> None:
+        """Let each keep the row."""
+        for logger in self._loggers:
+            logger.process(data)
+
+    def finalize(self) -> None:
+        """Close all; if some raise, the others are closed nevertheless, and then the first error is raised."""
+        first: Exception | None = None
+        for logger in self._loggers:
+            try:
+                logger.finalize()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def load(self) -> dict[str, Any]:
+        """What each read back, by the name of its class."""
+        loaded = {type(logger).__name__: logger.load() for logger in self._loggers}
+        return {name: data for name, data in loaded.items() if data is not None}
+
+    def __iter__(self) -> Iterator[AbstractLogger]:
+        return iter(self._loggers)
+
+    def is_empty(self) -> bool:
+        """Whether there is no logger in here."""
+        return not self._loggers
+
+
+class CsvLogger(AbstractLogger):
+    """Appends each row to `rep_N.csv` in the folder of the repetition, and is done with it: a row that was logged
+    stays.
+
+    The file is never written anew for a row: a row costs the same at the start and at the end. Only when a row brings
+    a column for the first time, the file is replaced once, with the longer header and empty cells in the earlier rows.
+
+    Numbers stand as Python's `repr` writes them, so they read back as the same numbers; `None` is an empty cell.
+
+    Attributes:
+        path: The file.
+        columns: The columns so far.
+        rows: Number of rows so far.
+        last: The last value of each column, as plain Python values.
+    """
+
+    def __init__(self, ignore_keys: Iterable[str] | None = None, allow_keys: Iterable[str] | None = None) -> None:
+        super().__init__(ignore_keys, allow_keys)
+        self.path = Path()
+        self.columns: list[str] = []
+        self.rows = 0
+        self.last: dict[str, Any] = {}
+        self._file: io.FileIO | None = None
+
+    def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
+        """Begin an empty file."""
+        self.path = Path(rep_log_path) / f"rep_{rep}.csv"
+        self.columns, self.rows, self.last = [], 0, {}
+        self.finalize()
+        self._file = self.path.open("wb", buffering=0)
+
+    def process(self, data: dict[str, Any]) -> None:
+        """Append a row; it is with the operating system when this returns.
+
+        Raises:
+            OSError: The disk is full, or the like.
+        """
+        row = {str(key): plain(value) for key, value in self.filter(data).items()}
+        new = [key for key in row if key not in self.last]
+        if new:
+            self._add_columns(new)
+        self.last.update(row)
+        self._write(_line(text(row.get(key)) for key in self.columns))
+        self.rows += 1
+
+    def finalize(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def load(self) -> Any:
+        """The file as a pandas DataFrame, `None` if there is none or nothing is in it."""
+        if not self.path.is_file() or not self.path.stat().st_size:
+            return None
+        import pandas as pd
+
+        return pd.read_csv(self.path)  # pyright: ignore[reportUnknownMemberType]
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            raise ValueError(f"{self.path}: logged after the end of the repetition")
+        written = self._file.write(line)
+        if written != len(line):  # a disk that is nearly full takes a part, and says so only at the next write
+            self._file.write(line[written:])
+
+    def _add_columns(self, new: list[str]) -> None:
+        self.columns += new
+        header = _line(self.columns)
+        if not self.rows:
+            if self._file is not None:
+                self._file.truncate(0)
+                self._file.seek(0)
+            self._write(header)
+            return
+        temporary = self.path.with_name(f".{self.path.name}.new")
+        with self.path.open(newline="", encoding="utf-8") as old, temporary.open("wb") as file:
+            file.write(header)
+            filling = [""] * len(new)
+            rows = csv.reader(old)
+            next(rows)
+            for row in rows:
+                file.write(_line([*row, *filling]))
+            file.flush()
+            os.fsync(file.fileno())
+        self.finalize()
+        temporary.replace(self.path)
+        self._file = self.path.open("ab", buffering=0)
+
+
+def _line(cells: Iterable[str]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue().encode("utf-8", errors="backslashreplace")
+
+
+def plain(value: Any) -> Any:
+    """The value without numpy around it: a scalar of numpy, torch or the like is a plain number, the rest stays."""
+    if value is None or isinstance(value, bool | int | str) or type(value) is float:
+        return value
+    item = getattr(value, "item", None)
+    if callable(item) and not getattr(value, "shape", ()):
+        return item()
+    return float(value) if isinstance(value, float) else value
+
+
+def text(value: Any) -> str:
+    """How a plain value stands in a CSV file."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return str(value)
+
+
+class RepetitionLog(LoggerArray):
+    """What an experiment logs to: the loggers of its repetition, and what they have kept so far.
+
+    For a plain function, calling it logs a row: `log(loss=0.3)` adds the columns `ts`, `rep` and `iter`, the number of
+    the row.
+
+    Attributes:
+        folder: The folder of the repetition, for files of your own.
+        seed: The seed of the repetition.
+    """
+
+    def __init__(self, folder: Path, rep: int, seed: int, loggers: Iterable[AbstractLogger] = ()) -> None:
+        self._csv = CsvLogger()
+        super().__init__((self._csv, *loggers))
+        self.folder = folder
+        self.seed = seed
+        self._rep = rep
+
+    def __call__(self, row: Mapping[str, Any] | None = None, /, **values: Any) -> None:
+        """Log one row, given as a mapping, as keywords, or both."""
+        self.process({**(row or {}), **values, **stamp(self._rep, self.rows)})
+
+    @property
+    def rows(self) -> int:
+        """How many rows were logged."""
+        return self._csv.rows
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last value of each column."""
+        return self._csv.last
+
+
+def stamp(rep: int, iteration: int) -> dict[str, Any]:
+    """The columns that every iteration gets."""
+    return {"ts": datetime.now(UTC), "rep": rep, "iter": iteration}

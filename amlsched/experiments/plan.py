@@ -1,0 +1,153 @@
+"""What is to be done: the repetitions of a config, and what their records say of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amlsched.errors import ExperimentError
+from amlsched.experiments import expand, layout, records
+from amlsched.experiments.records import Record, State
+from amlsched.experiments.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from amlsched.experiments.expand import Debug, Run
+    from amlsched.experiments.resolve import Experiment
+
+__all__ = ["Plan", "Planned", "config_hash"]
+
+# A config that differs in these alone gives the same repetitions.
+_NOT_HASHED = frozenset({"path", "repetitions", "reps_per_job", "reps_in_parallel", "extra_keys"})
+_KEYWORDS = ("all", "failed", "unknown", "cancelled", "completed", "surrendered")
+
+
+def config_hash(run: Run) -> str:
+    """A hash of all in the config of a run that its numbers may depend on."""
+    kept = {key: value for key, value in run.config.items() if key not in _NOT_HASHED and not key.startswith("_")}
+    text = json.dumps(kept, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A repetition of the plan.
+
+    Attributes:
+        run: The run that it belongs to.
+        index: Its index.
+        folder: Its folder.
+        known: What its record says.
+        todo: Whether it is to be run now.
+        note: Why it is left alone, where that deserves a word.
+    """
+
+    run: Run
+    index: int
+    folder: Path
+    known: Record
+    todo: bool
+    note: str = ""
+
+
+class Plan:
+    """The repetitions of a config file.
+
+    They are made one after the other, as they are asked for: a plan of 100,000 runs takes no more memory than one of
+    ten.
+
+    Args:
+        config: The config file.
+        select: Names of experiments; none for all.
+        debug: `""`, `"debug"` or `"debugall"`.
+        results: The folder for the results, instead of the config's `path`.
+        rerun: What to run again though it ended: states, `all`, or names of experiments or runs.
+
+    Raises:
+        ConfigError: The file is wrong.
+        ExperimentError: A name in `rerun` is no state and no name.
+    """
+
+    def __init__(
+        self,
+        config: str | Path,
+        *,
+        select: Iterable[str] = (),
+        debug: Debug = "",
+        results: str | Path | None = None,
+        rerun: Iterable[str] = (),
+    ) -> None:
+        self.config = Path(config)
+        self.debug: Debug = debug
+        self.resolved = resolve(self.config, tuple(select))
+        self.experiments: list[Experiment] = list(self.resolved.experiments)
+        self._results = None if results is None else Path(results)
+        self.rerun = frozenset(rerun)
+        self._check_rerun()
+
+    def path(self, experiment: Experiment) -> Path:
+        """The folder for the results of an experiment, as the user wrote it."""
+        return self._results or layout.output_folder(experiment)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The folders for the results, each once."""
+        return list(dict.fromkeys(self.path(experiment) for experiment in self.experiments))
+
+    def runs(self) -> Iterator[tuple[Path, Run]]:
+        """The runs, each with the folder for the results, absolute."""
+        for experiment in self.experiments:
+            path = self.path(experiment).resolve()
+            for run in expand.expand(experiment, self.debug):
+                yield path, run
+
+    def count(self) -> tuple[int, int]:
+        """The number of runs and the number of repetitions."""
+        n_runs = n_repetitions = 0
+        for experiment in self.experiments:
+            count = expand.count(experiment, self.debug)
+            n_runs += count
+            n_repetitions += count * next(expand.expand(experiment, self.debug)).repetitions
+        return n_runs, n_repetitions
+
+    def repetitions(self, run: Run, path: Path) -> Iterator[Planned]:
+        """The repetitions of a run, with what their records say now."""
+        folder = layout.run_folder(path, run)
+        begun = folder.is_dir()
+        for index in range(run.repetitions):
+            place = layout.repetition_folder(path, run, index)
+            known = records.read(place) if begun else Record()
+            yield self._planned(run, index, place, known)
+
+    def _planned(self, run: Run, index: int, folder: Path, known: Record) -> Planned:
+        asked = bool(self.rerun & {"all", known.state.value, run.experiment_name, run.name})
+        todo, note = known.state is State.PENDING or asked, ""
+        if known.state is State.RUNNING and known.attempts:
+            attempt = known.attempts[-1]
+            todo = not attempt.seems_alive()
+            worker = attempt.worker or attempt.driver
+            note = "" if todo else f"runs now, in process {worker.pid} of {worker.host}"
+        elif known.state is State.CANCELLED:
+            todo = True
+        elif known.state is State.UNKNOWN and not todo:
+            note = known.problem
+        return Planned(run, index, folder, known, todo, note)
+
+    def _check_rerun(self) -> None:
+        names = self.rerun.difference(_KEYWORDS, (experiment.name for experiment in self.experiments))
+        if not names:
+            return
+        missing = set(names)
+        for _, run in self.runs():
+            missing.discard(run.name)
+            if not missing:
+                return
+        known = ", ".join(experiment.name for experiment in self.experiments)
+        remedy = (
+            f"{', '.join(_KEYWORDS[:2])}, or an experiment ({known}), or a run (amlsched run … --dry-run lists them)"
+        )
+        raise ExperimentError(f"--rerun {' '.join(sorted(missing))}", "is no state and no name in this config", remedy)

@@ -1,0 +1,197 @@
+"""Runs one repetition: what a worker does."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender
+from amlsched.experiments import records
+from amlsched.experiments.capture import Capture, captured
+from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
+from amlsched.experiments.records import Attempt, ErrorNote, Process, Record, State, now
+
+if TYPE_CHECKING:
+    from amlsched.experiments.experiment import Experiment
+    from amlsched.experiments.target import Target
+
+__all__ = ["Outcome", "Repetition", "perform", "run_repetition"]
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """All that a worker needs to run one repetition; it travels by pickle.
+
+    Attributes:
+        target: The experiment.
+        config: Its `cw_config`.
+        record: Its record, as it is before it begins.
+        folder: Its folder, absolute.
+        run_id: The run of the driver that it belongs to.
+        driver: The process that submits it.
+        executor: Name of the executor.
+        capture: Whether what it prints is caught.
+        loggers: Told what it logs, beside the CSV file.
+    """
+
+    target: Target
+    config: dict[str, Any]
+    record: Record
+    folder: Path
+    run_id: str
+    driver: Process
+    executor: str
+    capture: bool = True
+    loggers: tuple[AbstractLogger, ...] = ()
+
+    def __str__(self) -> str:
+        run = self.record.run or self.record.name
+        return f"{run} rep {self.record.rep}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a repetition ended, told to the driver.
+
+    Attributes:
+        state: Completed or surrendered; `running` if another run works on it, so that it was left alone.
+        last: The last value of each column that it logged.
+        seconds: How long it took.
+    """
+
+    state: State
+    last: dict[str, Any] = field(default_factory=dict[str, Any])
+    seconds: float = 0.0
+
+
+def run_repetition(repetition: Repetition) -> Outcome:
+    """Run a repetition in its folder, and say in its record that it runs and how it ended.
+
+    Raises:
+        Exception: What the experiment raised, once it is in `err.log` and in the record.
+        ExperimentError: The experiment left by SystemExit: it ends its repetition so, not the whole run.
+        KeyboardInterrupt: Ctrl-C; the record says that it was cancelled.
+        SystemExit: A signal ends this process; likewise.
+    """
+    folder = repetition.folder
+    attempt = Attempt(repetition.run_id, repetition.driver, Process.this(), repetition.executor, now())
+    if records.begin(folder, repetition.record, attempt) is None:
+        return Outcome(State.RUNNING)
+    loggers = copy.deepcopy(repetition.loggers)  # in threads they would be shared
+    log = RepetitionLog(folder, repetition.record.rep, repetition.record.seed, loggers)
+    state, note = State.FAILED, None
+    with captured(folder, _capture(repetition)) as err:
+        try:
+            surrender = perform(_made(repetition), repetition.config, repetition.record.rep, log, folder)
+            state = State.COMPLETED if surrender is None else State.SURRENDERED
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or _is_of_signal(error):
+                state = State.CANCELLED
+            note = ErrorNote.of(error)
+            _write_trace(error, repetition, err)
+            if isinstance(error, SystemExit) and state is State.FAILED:
+                raise ExperimentError(str(repetition), f"the experiment called exit: {note}") from error
+            raise
+        finally:
+            record = records.end(folder, repetition.run_id, state, error=note, last=_plain(log.last), rows=log.rows)
+    return Outcome(record.state, record.last, record.seconds or 0.0)
+
+
+def perform(
+    experiment: Experiment, config: dict[str, Any], rep: int, logger: LoggerArray, folder: Path
+) -> ExperimentSurrender | None:
+    """Take an experiment through initialize, run and finalize.
+
+    The experiment's `finalize` is called and the loggers are finalized in any case.
+
+    Returns:
+        What the experiment raised to end itself early, `None` if it ran to its end.
+
+    Raises:
+        BaseException: What `initialize` or `run` raised; else what `finalize` or a logger raised.
+    """
+    surrender: ExperimentSurrender | None = None
+    problem: BaseException | None = None
+    try:
+        logger.initialize(config, rep, str(folder))
+        experiment.initialize(config, rep, logger)
+        experiment.run(config, rep, logger)
+    except ExperimentSurrender as ending:
+        surrender = ending
+    except BaseException as error:
+        problem = error
+        raise
+    finally:
+        _finish(experiment, logger, surrender, problem)
+    return surrender
+
+
+def _finish(
+    experiment: Experiment,
+    logger: LoggerArray,
+    surrender: ExperimentSurrender | None,
+    problem: BaseException | None,
+) -> None:
+    """Finalize all; what fails here is added to what failed before, and does not hide it."""
+    first = problem
+    for step in (partial(experiment.finalize, surrender, problem is not None), logger.finalize):
+        try:
+            step()
+        except Exception as error:
+            if first is None:
+                first = error
+            else:
+                first.add_note(
+                    "Then the clean-up failed too:\n" + "".join(traceback.format_exception(error, chain=False)).rstrip()
+                )
+    if problem is None and first is not None:
+        raise first
+
+
+def _made(repetition: Repetition) -> Experiment:
+    return repetition.target.load()()
+
+
+def _is_of_signal(error: BaseException) -> bool:
+    """Whether it was raised by the scheduler's handler of signals, and not by the experiment."""
+    if not isinstance(error, SystemExit):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__") == "amlsched.signals"
+
+
+def _capture(repetition: Repetition) -> Capture:
+    if not repetition.capture:
+        return "none"
+    alone = os.getpid() != repetition.driver.pid and threading.current_thread() is threading.main_thread()
+    return "process" if alone else "thread"
+
+
+def _plain(last: dict[str, Any]) -> dict[str, Any]:
+    """Without what is the same in every repetition, or is known already."""
+    return {key: value for key, value in last.items() if key not in ("ts", "rep")}
+
+
+def _write_trace(error: BaseException, repetition: Repetition, err: TextIO) -> None:
+    """The trace of the experiment, without our own frames around it."""
+    if isinstance(error, AmlschedError):
+        lines = [f"{type(error).__name__}: {error}\n"]
+    else:
+        here = Path(__file__).parent
+        trace = error.__traceback__
+        while (
+            trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == here and trace.tb_next is not None
+        ):
+            trace = trace.tb_next
+        lines = traceback.format_exception(type(error), error, trace)
+    text = "".join((f"{now()} {repetition} failed\n", *lines))
+    err.write(text)
+    if not repetition.capture:
+        sys.stderr.write(text)

@@ -1,0 +1,190 @@
+"""What lies in a folder of results. Nothing here makes or changes a file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from amlsched.errors import ConfigError, ExperimentError, MissingExtraError
+from amlsched.experiments import layout, records
+from amlsched.experiments.names import DEBUG_FOLDER
+from amlsched.experiments.plan import Plan
+from amlsched.experiments.records import Record, State
+from amlsched.experiments.summary import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pandas as pd
+
+__all__ = ["Found", "iterations", "load", "survey", "tallied"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A repetition in a folder of results.
+
+    Attributes:
+        name: Name of the experiment.
+        run: Name of the run.
+        rep: Index of the repetition.
+        folder: Its folder.
+        params: The settings of its run.
+        record: What its record says.
+    """
+
+    name: str
+    run: str
+    rep: int
+    folder: Path
+    params: dict[Any, Any]
+    record: Record
+
+
+def survey(results: str | Path) -> Iterator[Found]:
+    """Every repetition of a folder of results: those of its configs, begun or not, then others that left a record.
+
+    Args:
+        results: The folder for the results, the `path` of a config; or the folder of one experiment in it.
+
+    Raises:
+        ExperimentError: There is no such folder, or nothing of amlsched in it.
+    """
+    folder = Path(results)
+    if not folder.is_dir():
+        raise ExperimentError(f"results folder {folder}", "there is no such folder", "it is the path in the config")
+    seen: set[str] = set()
+    for config in _configs(folder):
+        for found in _of_config(config):
+            seen.add(str(found.folder))
+            yield found
+    for place in _repetition_folders(folder):
+        if str(place.resolve()) not in seen:
+            seen.add(str(place))
+            record = records.read(place)
+            if record.state is not State.PENDING:
+                run = record.run or place.parent.parent.name
+                yield Found(record.name or run, run, record.rep, place, record.params, record)
+    if not seen:
+        raise ExperimentError(
+            f"results folder {folder}", "has no repetition of amlsched in it", "it is the path in the config"
+        )
+
+
+def _configs(folder: Path) -> list[Path]:
+    own = folder / layout.RESOLVED_CONFIG
+    return [own] if own.is_file() else sorted(folder.glob(f"*/{layout.RESOLVED_CONFIG}"))
+
+
+def _of_config(config: Path) -> Iterator[Found]:
+    try:
+        plan = Plan(config.resolve())
+    except ConfigError:
+        return  # not ours; what it left is found by its records
+    for path, run in plan.runs():
+        params = run.params
+        for planned in plan.repetitions(run, path):
+            yield Found(run.experiment_name, run.name, planned.index, planned.folder, params, planned.known)
+
+
+def _repetition_folders(folder: Path) -> Iterator[Path]:
+    """Folders such as `log/rep_00`, below any other folder; nothing is looked for inside them."""
+    for place, folders, _ in os.walk(folder):
+        folders.sort()
+        if Path(place).name == "log":
+            yield from (Path(place, name) for name in folders if name.startswith("rep_"))
+            folders.clear()
+        elif Path(place).name == DEBUG_FOLDER and Path(place) != folder:
+            folders.clear()
+
+
+def tallied(found: Iterable[Found]) -> Summary:
+    """The numbers of repetitions, by run and by state."""
+    summary = Summary()
+    for one in found:
+        summary.expect(one.run, 1)
+        summary.count(one.run, one.record.state, one.record.last, one.record.seconds)
+        if one.record.state in (State.FAILED, State.UNKNOWN):
+            summary.failed.append((f"{one.run} rep {one.rep}", one.folder, one.record.problem or str(one.record.error)))
+    return summary
+
+
+def load(results: str | Path) -> pd.DataFrame:
+    """The repetitions of a folder of results, one a row.
+
+    Returns:
+        Index `(name, r)`: name of the experiment and index of the repetition. Columns: `run`, `state`; the settings,
+        nested ones joined by `_` as in `opt_lr`; the last value of each metric (`metric_last` where a setting has that
+        name); `seconds`, `seed`, `folder`. What a repetition lacks is NaN or None.
+
+    Raises:
+        ExperimentError: There is no such folder, or nothing of amlsched in it.
+        MissingExtraError: pandas is not installed.
+    """
+    pandas = _pandas("experiments.load")
+    frame = pandas.DataFrame([_row(found) for found in survey(results)])
+    last = ["seconds", "seed", "folder"]
+    columns = [name for name in frame.columns if name not in last] + last
+    return cast("pd.DataFrame", frame[columns].set_index(["name", "r"]))
+
+
+def iterations(results: str | Path) -> pd.DataFrame:
+    """All rows that the repetitions of a folder of results logged.
+
+    Returns:
+        A row for each logged row, in long form: `name`, `run`, `r`, then the columns of the CSV files.
+
+    Raises:
+        ExperimentError: There is no such folder, or nothing of amlsched in it, or nothing was logged.
+        MissingExtraError: pandas is not installed.
+    """
+    pandas = _pandas("experiments.iterations")
+    frames: list[pd.DataFrame] = []
+    for found in survey(results):
+        file = found.folder / layout.csv_name(found.rep)
+        if found.record.attempts and file.is_file() and file.stat().st_size:
+            frame = pandas.read_csv(file)
+            frame.insert(0, "name", found.name)
+            frame.insert(1, "run", found.run)
+            frame.insert(2, "r", found.rep)
+            frames.append(frame)
+    if not frames:
+        raise ExperimentError(f"results folder {results}", "nothing was logged there yet")
+    return cast("pd.DataFrame", pandas.concat(frames, ignore_index=True))
+
+
+def _row(found: Found) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": found.name, "r": found.rep, "run": found.run, "state": found.record.state.value}
+    for key, value in flattened(found.params):
+        row[key if key not in row else f"params_{key}"] = value
+    for key, value in found.record.last.items():
+        row[key if key not in row else f"{key}_last"] = value
+    begun = found.record.state is not State.PENDING
+    seed = found.record.seed if begun else None
+    return {**row, "seconds": found.record.seconds, "seed": seed, "folder": str(found.folder)}
+
+
+def flattened(mapping: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings and lists, their keys joined by `_`, as cw2 does."""
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        nested: dict[Any, Any] | None = None
+        if isinstance(value, dict):
+            nested = value
+        elif isinstance(value, list):
+            items: list[Any] = value
+            nested = dict(enumerate(items))
+        if nested is not None:
+            yield from flattened(nested, f"{name}_")
+        else:
+            yield name, value
+
+
+def _pandas(what: str) -> Any:
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(what, "pandas", "results") from error
+    return pandas

@@ -1,0 +1,296 @@
+"""Runs experiments: each repetition is one call of one task. The only file here that knows the scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from amlsched.errors import ExperimentError, SchedulerNotRunningError
+from amlsched.events import Emitter, Event
+from amlsched.experiments import layout, records, yaml12
+from amlsched.experiments.capture import per_thread
+from amlsched.experiments.plan import Plan, Planned, config_hash
+from amlsched.experiments.records import Attempt, ErrorNote, Process, Record, State, now
+from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
+from amlsched.experiments.summary import Summary, Tally
+from amlsched.experiments.target import Target, check_config_picklable
+from amlsched.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from amlsched.events import Subscriber
+    from amlsched.experiments.loggers import AbstractLogger
+    from amlsched.future import Future
+
+__all__ = ["Ended", "ExperimentRun"]
+
+_PICKLING = ("processes", "loky")
+"""Executors that run in other processes of this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a repetition ended.
+
+    Attributes:
+        state: The state in which it ended.
+        last: The last value of each column that it logged.
+        seconds: How long it took, `None` if it never ran.
+        error: Why it failed.
+    """
+
+    state: State
+    last: dict[str, Any]
+    seconds: float | None = None
+    error: ErrorNote | None = None
+
+
+class ExperimentRun(Emitter):
+    """Runs the repetitions of a plan that are left to run, on any executor.
+
+    Args:
+        target: The experiment: a class, a function, or their place as in `train.py:Digits`.
+        plan: The repetitions, or the config file that they come from.
+        executor: Name of the executor: `processes`, `threads`, `sequential` or `loky`.
+        capture: Whether what a repetition prints goes to its `out.log` and `err.log`, or to the console.
+        loggers: Told what the experiment logs, beside the CSV file; each repetition gets a copy.
+        **options: For the executor, such as `max_workers`.
+
+    Raises:
+        ConfigError: The config is wrong.
+        ExperimentError: The target cannot be found.
+    """
+
+    SUBMITTED: ClassVar[Event[[Repetition], Any]] = Event("on-repetition-submitted", ("repetition",))
+    """A repetition was submitted."""
+    DONE: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
+    """A repetition ended, in whatever way; its record says so already."""
+
+    on_repetition_submitted: Subscriber[[Repetition], Any]
+    on_repetition_done: Subscriber[[Repetition, Ended], Any]
+
+    def __init__(
+        self,
+        target: str | Target | type[Any] | Any,
+        plan: Plan | str | Path,
+        *,
+        executor: str = "processes",
+        capture: bool = True,
+        loggers: Iterable[AbstractLogger] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.plan = plan if isinstance(plan, Plan) else Plan(plan)
+        if isinstance(target, str):
+            target = Target.parse(target)
+        self.target: Target = target if isinstance(target, Target) else Target.of(target)
+        self.executor = executor
+        self.options: Mapping[str, Any] = {key: value for key, value in options.items() if value is not None}
+        self.capture = capture
+        self.loggers = tuple(loggers)
+        self.run_id = uuid.uuid4().hex[:16]
+        self.on_repetition_submitted = self.subscriber(self.SUBMITTED)
+        self.on_repetition_done = self.subscriber(self.DONE)
+        self.running: dict[Future[Outcome], Repetition] = {}
+        self.summary = Summary(self.plan.count()[1])
+        self._driver = Process.this()
+        self._work: Iterator[Repetition] = iter(())
+
+    def run(self) -> Summary:
+        """Run what is left to run.
+
+        Returns:
+            What there is now, and what was done.
+
+        Raises:
+            ExperimentError: The experiment cannot be imported or sent to workers, or a results folder cannot be
+                written; nothing was run.
+            KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
+        """
+        with per_thread() if self.capture else contextlib.nullcontext():
+            self._check()
+            self._write_configs()
+            self._work = self._repetitions()
+            first = next(self._work, None)
+            if first is not None:
+                self._schedule(first)
+        return self.summary
+
+    # ------------------------------------------------------------------------------------------------ before it starts
+
+    def _check(self) -> None:
+        """Find out what would go wrong in every repetition, before any starts."""
+        self.target.load()
+        if self.executor in _PICKLING:
+            self.target.check_picklable()
+            for experiment in self.plan.experiments:
+                check_config_picklable(experiment.name, experiment.config)
+        for path in self.plan.paths:
+            _check_writable(path)
+
+    def _write_configs(self) -> None:
+        """Beside the runs, so that the folder says what belongs to it."""
+        for experiment in self.plan.experiments:
+            folder = layout.experiment_folder(self.plan.path(experiment), experiment, self.plan.debug)
+            text = yaml12.write([layout.resolved_config(experiment, self.plan.debug)])
+            file = folder / layout.RESOLVED_CONFIG
+            folder.mkdir(parents=True, exist_ok=True)
+            if not file.is_file() or file.read_text("utf-8") != text:
+                records.replace_file(file, text)
+
+    # ---------------------------------------------------------------------------------------------------- while it runs
+
+    def _schedule(self, first: Repetition) -> None:
+        scheduler = Scheduler.from_name(self.executor, **self.options)
+        task = scheduler.task(run_repetition)
+        faults: list[Exception] = []
+
+        def submit(repetitions: Iterable[Repetition]) -> None:
+            try:
+                for repetition in repetitions:
+                    future = task.submit(repetition)
+                    assert future is not None  # there is no plugin to refuse it
+                    self.running[future] = repetition
+                    self.on_repetition_submitted.emit(repetition)
+            except SchedulerNotRunningError:
+                pass  # it is ending
+            except Exception as fault:  # not of a repetition, so it does not fall under on_exception
+                faults.append(fault)
+                scheduler.stop(stop_msg=str(fault))
+
+        @scheduler.on_start
+        def begin() -> None:  # pyright: ignore[reportUnusedFunction]
+            submit([first, *islice(self._work, self._in_flight() - 1)])
+
+        @task.on_result
+        def returned(future: Future[Outcome], outcome: Outcome) -> None:  # pyright: ignore[reportUnusedFunction]
+            self._ended(self.running.pop(future), Ended(outcome.state, outcome.last, outcome.seconds))
+            submit(islice(self._work, 1))
+
+        @task.on_exception
+        def failed(future: Future[Outcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]
+            repetition = self.running.pop(future)
+            self._ended(repetition, self._close(repetition, error))
+            submit(islice(self._work, 1))
+
+        try:
+            scheduler.run(on_exception="continue", on_cancelled="continue")
+        finally:
+            self._settle()
+        if faults:
+            raise faults[0]
+
+    def _in_flight(self) -> int:
+        """How many calls to hand to the executor at a time: enough that no worker waits for the next."""
+        if self.executor == "sequential":
+            return 1
+        workers = self.options.get("max_workers") or len(os.sched_getaffinity(0))
+        return 2 * int(workers) + 2
+
+    def _settle(self) -> None:
+        """Write what became of those that were cancelled, now that no worker is left that could write it."""
+        for repetition in self.running.values():
+            record = records.end(repetition.folder, self.run_id, State.CANCELLED)
+            begun = bool(record.attempts) and record.attempts[-1].run_id == self.run_id
+            if begun:
+                self._ended(repetition, _ended(record))
+            else:
+                self.summary.count(repetition.record.run, record.state, record.last, record.seconds)
+        self.running.clear()
+
+    def _close(self, repetition: Repetition, error: BaseException) -> Ended:
+        """Write how a repetition ended that could not say so itself: its worker was lost, or it never got one."""
+        folder, note = repetition.folder, ErrorNote.of(error)
+        try:
+            record = records.read(folder)
+            if not record.attempts or record.attempts[-1].run_id != self.run_id:
+                attempt = Attempt(self.run_id, self._driver, None, self.executor, now())
+                record = records.begin(folder, repetition.record, attempt) or record
+            if record.state is State.RUNNING:
+                with (folder / "err.log").open("a", encoding="utf-8", errors="backslashreplace") as err:
+                    err.write(f"{now()} {repetition} failed\n{note}\n")
+                record = records.end(folder, self.run_id, State.FAILED, error=note)
+        except OSError as problem:
+            self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
+            return Ended(State.FAILED, {}, error=note)
+        return _ended(record)
+
+    def _ended(self, repetition: Repetition, ended: Ended) -> None:
+        record = repetition.record
+        self.summary.count(record.run, ended.state, ended.last, ended.seconds)
+        self.summary.ran += ended.state is not State.RUNNING
+        if ended.state is State.FAILED:
+            self.summary.failed.append((str(repetition), repetition.folder, str(ended.error or "")))
+        elif ended.state is State.RUNNING:
+            self.summary.notes.append(f"{repetition}: is run by somebody else now")
+        self.on_repetition_done.emit(repetition, ended)
+
+    def _repetitions(self) -> Iterator[Repetition]:
+        """What is to be run, found as it is asked for; what is not is counted on the way."""
+        stale = 0
+        for path, run in self.plan.runs():
+            self.summary.tallies[run.name] = Tally(run.name, run.repetitions)
+            made_of = config_hash(run)
+            for planned in self.plan.repetitions(run, path):
+                if planned.todo:
+                    yield self._repetition(planned, path, made_of)
+                else:
+                    self._left(planned)
+                    stale += planned.known.state.done and planned.known.config_hash != made_of
+        if stale:
+            self.summary.notes.append(
+                f"{stale} repetitions were completed under another config of the same name, and are left as they are: "
+                "-o runs them again"
+            )
+
+    def _left(self, planned: Planned) -> None:
+        known = planned.known
+        self.summary.count(planned.run.name, known.state, known.last, known.seconds)
+        name = f"{planned.run.name} rep {planned.index}"
+        if known.state in (State.FAILED, State.UNKNOWN):
+            self.summary.failed.append((name, planned.folder, known.problem or str(known.error or "")))
+        elif planned.note:
+            self.summary.notes.append(f"{name}: {planned.note}")
+
+    def _repetition(self, planned: Planned, path: Path, made_of: str) -> Repetition:
+        run, index = planned.run, planned.index
+        seed = layout.repetition_seed(run, index)
+        return Repetition(
+            target=self.target,
+            config=layout.cw_config(run, index, path),
+            record=Record(run.experiment_name, run.name, index, seed=seed, params=run.params, config_hash=made_of),
+            folder=planned.folder,
+            run_id=self.run_id,
+            driver=self._driver,
+            executor=self.executor,
+            capture=self.capture,
+            loggers=self.loggers,
+        )
+
+
+def _ended(record: Record) -> Ended:
+    return Ended(record.state, record.last, record.seconds, record.error)
+
+
+def _check_writable(path: Path) -> None:
+    """Make the folder and try to write there.
+
+    Raises:
+        ExperimentError: It cannot be made or written.
+    """
+    probe = path / f".amlsched-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        where = f"results folder {path}"
+        raise ExperimentError(
+            where, f"cannot be written: {error.strerror}", "set path in the config, or --results"
+        ) from error

@@ -1,0 +1,89 @@
+"""Numbers of repetitions, by run and by state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from amlsched.experiments.records import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Summary", "Tally"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is known of the repetitions of one run.
+
+    Attributes:
+        name: Name of the run.
+        total: How many repetitions it has.
+        states: How many of them are in which state.
+        last: The last values of each metric, one for each repetition that is done.
+        seconds: How long those took together.
+    """
+
+    name: str
+    total: int = 0
+    states: Counter[State] = field(default_factory=Counter[State])
+    last: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    seconds: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """How many repetitions are done."""
+        return self.states[State.COMPLETED] + self.states[State.SURRENDERED]
+
+    def count(self, state: State, last: dict[str, Any], seconds: float | None) -> None:
+        """Count a repetition."""
+        self.states[state] += 1
+        if not state.done:
+            return
+        self.seconds += seconds or 0.0
+        for name, value in last.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and name != "iter":
+                self.last.setdefault(name, []).append(value)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What there is, and what a run of experiments did.
+
+    Attributes:
+        total: How many repetitions there are.
+        ran: How many of them ended in this run.
+        tallies: One for each run, by its name, in the order of the config.
+        states: How many repetitions are in which state.
+        failed: The repetitions that failed, or whose record cannot be read: name, folder and reason.
+        notes: What deserves a word about the others.
+    """
+
+    total: int = 0
+    ran: int = 0
+    tallies: dict[str, Tally] = field(default_factory=dict[str, Tally])
+    states: Counter[State] = field(default_factory=Counter[State])
+    failed: list[tuple[str, Path, str]] = field(default_factory=list[tuple[str, "Path", str]])
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def done(self) -> int:
+        """How many repetitions are done."""
+        return self.states[State.COMPLETED] + self.states[State.SURRENDERED]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every repetition is done."""
+        return self.done == self.total
+
+    def expect(self, run: str, repetitions: int) -> None:
+        """There are so many more repetitions, of this run."""
+        self.total += repetitions
+        self.tallies.setdefault(run, Tally(run)).total += repetitions
+
+    def count(self, run: str, state: State, last: dict[str, Any], seconds: float | None) -> None:
+        """Count a repetition of a run."""
+        self.states[state] += 1
+        self.tallies[run].count(state, last, seconds)

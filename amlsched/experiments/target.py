@@ -1,0 +1,255 @@
+"""The target: which experiment to run, named so that every worker can import it too."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from amlsched.errors import ExperimentError, NotPicklableError
+from amlsched.experiments.experiment import Experiment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from amlsched.experiments.loggers import LoggerArray
+
+__all__ = ["FunctionExperiment", "Target"]
+
+_METHODS = ("initialize", "run", "finalize")
+_LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
+
+
+class FunctionExperiment(Experiment):
+    """Makes an experiment of a plain function `experiment(params, rep, log)`.
+
+    Args:
+        function: Gets the settings under `params`, the index of the repetition, and a `RepetitionLog`. A dict that it
+            returns is logged as a row; so is the payload of an `ExperimentSurrender`.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._log: Callable[..., None] | None = None
+
+    def run(self, cw_config: dict[str, Any], rep: int, logger: LoggerArray) -> None:
+        """Call the function."""
+        self._log = cast("Callable[..., None]", logger)
+        result = self._function(cw_config.get("params") or {}, rep, logger)
+        if isinstance(result, dict):
+            self._log(cast("dict[str, Any]", result))
+
+    def finalize(self, surrender: Any = None, crash: bool = False) -> None:
+        """Log what the function surrendered with."""
+        if surrender is not None and surrender.payload and self._log is not None:
+            self._log(surrender.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An experiment by its place.
+
+    Attributes:
+        place: Path of a Python file, absolute, or name of a module.
+        name: Name of the class or the function there, dots for a nested one.
+    """
+
+    place: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """The target that a user wrote, such as `train.py:Digits`.
+
+        Raises:
+            ExperimentError: There is no `:name`, or no such file.
+        """
+        place, colon, name = text.rpartition(":")
+        if not colon or not place or not name:
+            raise ExperimentError(text, "does not say which class or function of the file to run", _LINE_TO_WRITE)
+        if not place.endswith(".py") and "/" not in place:
+            return cls(place, name)
+        path = Path(place).expanduser()
+        if not path.is_file():
+            problem = "is a folder, not a Python file" if path.is_dir() else "there is no such file"
+            raise ExperimentError(text, f"{problem}: {path}", f"from {Path.cwd()}")
+        return cls(str(path.resolve()), name)
+
+    @classmethod
+    def of(cls, experiment: Any) -> Target:
+        """The target of a class or a function that is at hand.
+
+        Raises:
+            ExperimentError: It cannot be found again by its name, such as one that was defined inside a function.
+        """
+        name = getattr(experiment, "__qualname__", "")
+        module = sys.modules.get(getattr(experiment, "__module__", ""))
+        if not name or module is None:
+            raise ExperimentError(repr(experiment), "is neither a class nor a function")
+        where = f"{module.__name__}:{name}"
+        if "<" in name:
+            raise ExperimentError(where, "is defined inside a function, so that workers cannot import it", _TOP_LEVEL)
+        if module.__name__ != "__main__":
+            return cls(module.__name__, name)
+        file = getattr(module, "__file__", None)
+        if file is None:
+            raise ExperimentError(
+                where, "was typed into a console, so that workers cannot import it", "put it into a file"
+            )
+        return cls(str(Path(file).resolve()), name)
+
+    def load(self) -> Callable[[], Experiment]:
+        """What makes a new experiment when it is called.
+
+        Raises:
+            ExperimentError: The import fails, or what is there is no experiment.
+        """
+        return _factory(self, _found(self, self._module()))
+
+    def check_picklable(self) -> None:
+        """Make sure that a worker process can take it.
+
+        Raises:
+            ExperimentError: It cannot be pickled.
+        """
+        import pickle
+
+        try:
+            pickle.dumps(_found(self, self._module()))
+        except Exception as error:
+            inside = "<locals>" in getattr(_found(self, self._module()), "__qualname__", "")
+            reason = "it is defined inside a function" if inside else str(error)
+            raise ExperimentError(str(self), f"cannot be pickled for another process: {reason}", _TOP_LEVEL) from error
+
+    def _module(self) -> ModuleType:
+        return _imported_file(self.place) if self.place.endswith(".py") else _imported_module(self)
+
+
+_TOP_LEVEL = "define it at the top level of its file, or use --executor threads or sequential"
+
+
+def _imported_module(target: Target) -> ModuleType:
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        return importlib.import_module(target.place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (target.place == error.name or target.place.startswith(error.name + ".")):
+            where = f"from {Path.cwd()} and {sys.prefix}"
+            raise ExperimentError(str(target), f"there is no module {error.name}", where) from error
+        raise _import_failed(target.place, error) from error
+    except Exception as error:
+        raise _import_failed(target.place, error) from error
+
+
+@functools.cache
+def _imported_file(place: str) -> ModuleType:
+    """The module of a file, imported once per process; as with a script, its folder comes first on `sys.path`."""
+    path = Path(place)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == place:
+        return known
+    # A file called like a module that is already there (random.py) gets a name of its own, and hides nothing.
+    name = path.stem if known is None else f"_amlsched_target_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "it ends in .py"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, Exception):
+            raise _import_failed(place, error) from error
+        raise
+    return module
+
+
+def _import_failed(place: str, error: Exception) -> ExperimentError:
+    if isinstance(error, SyntaxError):
+        line = f" (line {error.lineno})" if error.filename == place else f" ({error.filename}, line {error.lineno})"
+        return ExperimentError(place, f"cannot be imported: {type(error).__name__}: {error.msg}{line}")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in frames if frame.filename == place]
+    frame = (own or frames)[-1]
+    line = f"line {frame.lineno}" if own else f"{frame.filename}, line {frame.lineno}"
+    return ExperimentError(place, f"cannot be imported: {type(error).__name__}: {error} ({line})")
+
+
+def _found(target: Target, module: ModuleType) -> Any:
+    found: Any = module
+    for part in target.name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise ExperimentError(str(target), f"has no {part!r}", _offer(module)) from error
+    return found
+
+
+def _offer(module: ModuleType) -> str:
+    names = [name for name, value in vars(module).items() if _is_own(value, module) and _complaint(value) is None]
+    return f"it has: {', '.join(names)}" if names else "it has no experiment"
+
+
+def _is_own(value: Any, module: ModuleType) -> bool:
+    return getattr(value, "__module__", None) == module.__name__
+
+
+def _complaint(found: Any) -> str | None:
+    """Why this is no experiment, `None` if it is one."""
+    if isinstance(found, type):
+        missing = [name for name in _METHODS if not callable(getattr(cast("Any", found), name, None))]
+        if missing:
+            return f"is no experiment: it has no {', '.join(missing)}"
+        if inspect.isabstract(found):
+            return f"is not complete: {', '.join(sorted(_abstract(found)))} must be written"
+        return None
+    if not inspect.isfunction(found):
+        return f"is a {type(found).__name__}, neither a class nor a function"
+    try:
+        inspect.signature(found).bind({}, 0, None)
+    except TypeError as error:
+        return f"cannot be called as experiment(params, rep, log): {error}"
+    return None
+
+
+def _abstract(found: Any) -> frozenset[str]:
+    return cast("frozenset[str]", found.__abstractmethods__)
+
+
+def _factory(target: Target, found: Any) -> Callable[[], Experiment]:
+    complaint = _complaint(found)
+    if complaint is not None:
+        remedy = "derive it from amlsched.experiments.Experiment or IterativeExperiment"
+        raise ExperimentError(str(target), complaint, remedy)
+    if isinstance(found, type):
+        return cast("type[Experiment]", found)
+    return functools.partial(FunctionExperiment, found)
+
+
+def check_config_picklable(where: str, config: dict[str, Any]) -> None:
+    """Make sure that the config of a repetition can travel.
+
+    Raises:
+        NotPicklableError: A value cannot be pickled; names its key.
+    """
+    import pickle
+
+    for key, value in config.items():
+        try:
+            pickle.dumps(value)
+        except Exception as error:
+            raise NotPicklableError(where, f"key {key!r} of its config", str(error)) from error
