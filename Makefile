@@ -23,7 +23,7 @@ help: ## Show this list
 demo: .venv/.ready-test ## Train on the digits of scikit-learn, show the table, draw the learning curves
 	@$(BIN)/amlsched run examples/digits/digits.py:Digits examples/digits/digits.yml --executor processes --max-workers 2
 	@$(BIN)/amlsched plot $(DEMO) --metric accuracy --out $(DEMO)/curves.png
-	@echo "Results: $(DEMO)   learning curves: $(DEMO)/curves.png   run again: make demo   look: $(BIN)/amlsched results $(DEMO)"
+	@echo "Look at them: $(BIN)/amlsched results $(DEMO)    Run again: make demo, and all is found done"
 
 test: .venv/.ready-test ## Run the whole test suite; make test ARGS="-k name" runs a part
 	@$(PY) -m pytest $(ARGS)
