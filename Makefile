@@ -1,6 +1,7 @@
 # One name for people and for CI. Each target sets itself up; nothing has to be installed before.
 
 SHELL := /bin/bash
+export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check docs bench hooks clean
