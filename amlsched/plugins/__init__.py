@@ -1,1 +1,44 @@
-"""..."""
+"""Plugins of tasks; each is imported when it is first used, so that none costs those who do not use it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amlsched.plugins.comm import Comm
+    from amlsched.plugins.emissions import EmissionsTrackerPlugin
+    from amlsched.plugins.limiter import Limiter
+    from amlsched.plugins.threadpoolctl import ThreadPoolCTLPlugin
+    from amlsched.plugins.wandb import WandbPlugin
+    from amlsched.plugins.warning_filter import WarningFilter
+    from amlsched.task import Plugin
+
+__all__ = [
+    "Comm",
+    "EmissionsTrackerPlugin",
+    "Limiter",
+    "Plugin",
+    "ThreadPoolCTLPlugin",
+    "WandbPlugin",
+    "WarningFilter",
+]
+
+_HOMES = {
+    "Comm": "amlsched.plugins.comm",
+    "EmissionsTrackerPlugin": "amlsched.plugins.emissions",
+    "Limiter": "amlsched.plugins.limiter",
+    "Plugin": "amlsched.task",
+    "ThreadPoolCTLPlugin": "amlsched.plugins.threadpoolctl",
+    "WandbPlugin": "amlsched.plugins.wandb",
+    "WarningFilter": "amlsched.plugins.warning_filter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

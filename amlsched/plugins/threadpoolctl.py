@@ -1,0 +1,122 @@
+"""Bounds on the threads that native libraries (BLAS, OpenMP) start."""
+
+from __future__ import annotations
+
+import functools
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from amlsched.errors import MissingExtraError
+from amlsched.task import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+
+__all__ = ["ThreadPoolCTLPlugin", "set_thread_environment", "thread_environment"]
+
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+class ThreadPoolCTLPlugin(Plugin):
+    """Calls of the task run with a bound on the threads of native libraries, set by threadpoolctl.
+
+    Without it, each worker of a machine starts as many threads as the machine has CPUs, and they slow each other down.
+    It reaches the libraries that are loaded when the call begins; `thread_environment` reaches those that a fresh
+    worker loads later.
+
+    The bound of OpenBLAS belongs to the whole process. Under `with_threads`, the first of several calls at the same
+    time sets it and puts it back, and the others leave it alone (threadpoolctl 3.8).
+
+    Args:
+        max_threads: As `limits` of `threadpoolctl.threadpool_limits`: a number of threads, a mapping from an interface
+            or a library to a number, or `None` to change nothing.
+        user_api: `"blas"`, `"openmp"`, or `None` for both.
+
+    Raises:
+        MissingExtraError: threadpoolctl is not installed.
+        ValueError: A number of threads below 1, or an interface that threadpoolctl does not know.
+    """
+
+    name: ClassVar[str] = "threadpoolctl-plugin"
+
+    def __init__(self, max_threads: int | Mapping[str, int] | None = None, user_api: str | None = None) -> None:
+        if isinstance(max_threads, int):
+            _check(max_threads)
+        if user_api not in (None, "blas", "openmp"):
+            raise ValueError(f"user_api={user_api!r}: must be 'blas', 'openmp' or None for both")
+        _threadpoolctl()
+        self.max_threads = max_threads if max_threads is None or isinstance(max_threads, int) else dict(max_threads)
+        self.user_api = user_api
+
+    def pre_submit(
+        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """The call, its function under the bound."""
+        return _Limited(fn, self.max_threads, self.user_api), args, kwargs
+
+    def __str__(self) -> str:
+        return f"{self.name}: at most {self.max_threads} threads of {self.user_api or 'every interface'}"
+
+
+class _Limited:
+    """Travels to the worker in place of the function."""
+
+    def __init__(
+        self, function: Callable[..., Any], max_threads: int | dict[str, int] | None, user_api: str | None
+    ) -> None:
+        self.function, self.max_threads, self.user_api = function, max_threads, user_api
+        functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _threadpoolctl().threadpool_limits(limits=self.max_threads, user_api=self.user_api):
+            return self.function(*args, **kwargs)
+
+
+def thread_environment(max_threads: int) -> dict[str, str]:
+    """The environment variables that bound the threads of a process which has not loaded its libraries yet.
+
+    For `with_loky(env=…)`, for the script of a batch job, or for a program of your own.
+
+    Args:
+        max_threads: Number of threads for each library, at least 1.
+
+    Returns:
+        The variables of OpenMP, MKL, OpenBLAS, NumExpr, BLIS and Accelerate.
+    """
+    _check(max_threads)
+    return dict.fromkeys(_VARIABLES, str(max_threads))
+
+
+def set_thread_environment(max_threads: int) -> None:
+    """Set the variables of `thread_environment` in this process: an initializer for workers.
+
+    A library reads its variable when it is loaded. A worker that is started by `"spawn"` or `"forkserver"` has loaded
+    none when the initializer runs; one that is forked has those of the driver, and needs `ThreadPoolCTLPlugin`.
+
+        Scheduler.with_processes(4, mp_context=get_context("spawn"), initializer=set_thread_environment, initargs=(1,))
+
+    Args:
+        max_threads: Number of threads for each library, at least 1.
+    """
+    os.environ.update(thread_environment(max_threads))
+
+
+def _check(max_threads: int) -> None:
+    if isinstance(max_threads, bool) or max_threads < 1:
+        raise ValueError(f"max_threads={max_threads!r}: must be a number of at least 1")
+
+
+def _threadpoolctl() -> ModuleType:
+    try:
+        return import_module("threadpoolctl")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("ThreadPoolCTLPlugin", "threadpoolctl", "threadpoolctl") from error

@@ -1,0 +1,102 @@
+"""A filter of the warnings that a function raises, where it runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from amlsched.task import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+__all__ = ["WarningFilter"]
+
+
+class WarningFilter(Plugin):
+    """Calls of the task run under a warning filter; the filters of the worker are as before afterwards.
+
+    Python's warning filters belong to the whole process: under `with_threads`, calls that run at the same time share
+    their filters until the last of them has ended.
+
+    Args:
+        *args: Arguments of `warnings.filterwarnings`, such as `"ignore"`.
+        **kwargs: Its keyword arguments, such as `category=UserWarning`.
+
+    Raises:
+        TypeError: `warnings.filterwarnings` takes no such arguments.
+        ValueError: It does not know the action.
+    """
+
+    name: ClassVar[str] = "warning-filter"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with _filters(args, kwargs):  # so that a mistake is told here, not in each call
+            self.warning_args = args
+            self.warning_kwargs = kwargs
+
+    def pre_submit(
+        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """The call, its function under the filter."""
+        return _Filtered(fn, self.warning_args, self.warning_kwargs), args, kwargs
+
+    def __str__(self) -> str:
+        given = [*map(repr, self.warning_args), *(f"{key}={value!r}" for key, value in self.warning_kwargs.items())]
+        return f"{self.name}: {', '.join(given)}"
+
+
+class _Filtered:
+    """Travels to the worker in place of the function."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _filters(self.args, self.kwargs):
+            return self.function(*args, **kwargs)
+
+
+# Two threads that each save the filters when they enter and restore them when they leave would put each other's
+# back, and one filter would stay for good. So the first to enter saves, and the last to leave restores.
+_lock = threading.Lock()
+_inside = 0
+_outside = warnings.catch_warnings()
+_each_thread_has_its_own = bool(getattr(sys.flags, "context_aware_warnings", False))  # from Python 3.14 on
+
+
+@contextmanager
+def _filters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generator[None]:
+    if _each_thread_has_its_own:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(*args, **kwargs)
+            yield
+        return
+    _enter()
+    try:
+        warnings.filterwarnings(*args, **kwargs)
+        yield
+    finally:
+        _leave()
+
+
+def _enter() -> None:
+    global _inside, _outside
+    with _lock:
+        if not _inside:
+            _outside = warnings.catch_warnings()
+            _outside.__enter__()
+        _inside += 1
+
+
+def _leave() -> None:
+    global _inside
+    with _lock:
+        _inside -= 1
+        if not _inside:
+            _outside.__exit__(None, None, None)
