@@ -1,0 +1,508 @@
+"""The calls of a pool of processes: who gets which, and what becomes of them when a worker ends."""
+
+import atexit
+import contextlib
+import os
+import select
+import threading
+import time
+import weakref
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from amlsched.executors._calls import CallFuture, dump_by_value, load_exception
+from amlsched.executors._driven import State, Worker, start_error
+from amlsched.executors._packets import Answer, AnswerKind, Large, Sheet, receive_answer, reload_call
+from amlsched.executors._worker import Portable
+
+__all__ = ["Crew"]
+
+_START_ATTEMPTS = 3  # in a row, while no worker comes up
+_AHEAD_S = 0.002  # work that a worker is given ahead of time, as far as it can be foretold
+_MOST_AHEAD = 32
+_SHORT_S = 0.005  # only calls shorter than this are given ahead; one that lasts longer gives back what waits behind it
+_SPARE_SHEETS = 8
+
+_Endings = list[Callable[[], object]]
+
+
+class Crew:
+    """Workers, and the calls that they run or wait for.
+
+    One lock guards it. Futures are completed outside of it, since their callbacks may submit. Whoever serves it reads
+    the answers: an event loop while attached, otherwise a thread.
+
+    Args:
+        size: Number of workers at most.
+        context: How to start them.
+        initializer: What each calls first.
+        initargs: Arguments of that.
+        calls_per_worker: After how many calls a worker is replaced; `None` for never.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        context: BaseContext,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        calls_per_worker: int | None,
+    ) -> None:
+        self._size = size
+        calls_left = float("inf") if calls_per_worker is None else calls_per_worker
+        self._new_worker = partial(
+            Worker, context, Portable(initializer) if initializer else None, initargs, calls_left
+        )
+        self._lock = threading.Lock()
+        self._workers: list[Worker] = []
+        self._idle: list[Worker] = []  # the last to become idle is the first to get a call: its caches are warm
+        self._queued: deque[CallFuture] = deque()
+        self._by_fd: dict[int, Worker] = {}
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._loop: AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._failed_starts = 0
+        self._mean_s = float("inf")  # of the calls so far, the recent ones above all
+        self._full = False  # no worker has room for a call ahead of time
+        self._looked = 0.0
+        self._spare: list[Sheet] = []
+        self._in_doubt = 0  # calls that are with no worker and in no queue while they are pickled anew
+        self._forgotten = False
+        self.closing = False
+        self.ended = threading.Event()
+        _crews.add(self)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a call would be sent at once."""
+        return bool(self._idle)
+
+    # ------------------------------------------------------------------------------------------------ what is asked
+
+    def submit(self, name: str, payload: bytes | Large) -> CallFuture:
+        """Queue a call, or send it at once if a worker can have it."""
+        call = CallFuture(self, name, payload)
+        endings: _Endings = []
+        with self._lock:
+            if self.closing:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._queued.append(call)
+            self._dispatch(endings)
+        if endings:
+            _run(endings)
+        return call
+
+    def withdraw(self, call: CallFuture) -> bool:
+        """Whether the call will not be run, because no worker has begun it; the caller then ends it."""
+        endings: _Endings = []
+        with self._lock:
+            if call.over or call.started:
+                return False
+            if call.worker is not None:
+                self._take_back(call.worker)
+            if call.worker is None:
+                call.over = True
+            self._dispatch(endings)
+        _run(endings)
+        return call.over and call.worker is None
+
+    def kill_call(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> bool:
+        """Whether the call is being ended early: as cancelled, or with the verdict."""
+        endings: _Endings = []
+        with self._lock:
+            worker = call.worker
+            if not call.over and worker is not None and worker.doomed is None:
+                self._take_back(worker)
+                if worker.calls and call is worker.calls[-1]:
+                    worker.doom(call, verdict, grace_s)
+            doomed = not call.over
+            if doomed and call.worker is None:
+                call.over = True
+                endings.append(partial(call.end, verdict))
+            elif worker is None or worker.doomed is not call:
+                doomed = False  # its answer is on the way
+            self._dispatch(endings)
+        _run(endings)
+        return doomed
+
+    def running(self) -> dict[Future[Any], int]:
+        """The calls that run now, with the process ids of their workers."""
+        with self._lock:
+            return {worker.calls[0]: worker.pid for worker in self._workers if worker.calls and worker.pid is not None}
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers that are up."""
+        with self._lock:
+            return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    def close(self, *, cancel: bool) -> None:
+        """Take no more calls; the workers leave when those there are have ended.
+
+        Args:
+            cancel: Whether those that no worker has begun are cancelled.
+        """
+        endings: _Endings = []
+        with self._lock:
+            self.closing = True
+            if cancel:
+                for worker in self._workers:
+                    self._take_back(worker)
+                for call in self._queued:
+                    if not call.started and not call.over:
+                        call.over = True
+                        endings.append(call.end_cancelled)
+            self._dispatch(endings)
+        _run(endings)
+
+    def kill(self) -> None:
+        """Take no more calls, end all workers at once and every call as cancelled."""
+        endings: _Endings = []
+        with self._lock:
+            self.closing = True
+            self._idle.clear()
+            for worker in self._workers:
+                self._take_back(worker)
+                if worker.calls and worker.doomed is None:
+                    worker.doomed = worker.calls[-1]
+                worker.kill()
+            for call in self._queued:
+                if not call.over:
+                    call.over = True
+                    endings.append(call.end_cancelled)
+            self._dispatch(endings)
+        _run(endings)
+
+    def wait(self) -> None:
+        """Return once every worker has left. Serves meanwhile: the loop that should do so may be the caller's own."""
+        while not self.ended.is_set():
+            self._serve(0.05)
+        self._let_go()
+
+    def forget(self) -> None:
+        """Leave when the calls have ended. Takes no lock, so that a garbage collection can call it at any moment."""
+        self._forgotten = True
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+
+    def abandon(self) -> None:
+        """In a process forked from the driver: let go of the workers, they are the parent's."""
+        self._lock = threading.Lock()
+        self.closing = True
+        for worker in self._workers:
+            worker.close()
+        self._workers, self._idle, self._queued, self._by_fd = [], [], deque(), {}
+        self._loop = self._thread = None
+        self.ended.set()
+        self._let_go()
+
+    # ------------------------------------------------------------------------------------------------ who serves
+
+    def attach(self, loop: AbstractEventLoop) -> None:
+        """Be served by this loop, in whose thread this is called."""
+        self.detach()
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self._loop, self._thread = loop, None  # a thread that serves sees that it is not wanted any more
+            loop.add_reader(self._epoll.fileno(), self._serve, 0.0)
+        os.eventfd_write(self._wake, 1)
+
+    def detach(self) -> None:
+        """Be served by a thread, as far as there is something to serve."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            if loop is not None and not loop.is_closed() and not self._epoll.closed:
+                loop.remove_reader(self._epoll.fileno())
+            if self._workers:
+                self._ensure_served()
+
+    def _ensure_served(self) -> None:
+        if self._loop is not None and self._loop.is_closed():
+            self._loop = None
+        if self._loop is None and self._thread is None:
+            self._thread = threading.Thread(target=self._serve_in_thread, name="amlsched-processes", daemon=True)
+            self._thread.start()
+
+    def _serve_in_thread(self) -> None:
+        while self._thread is threading.current_thread() and not self.ended.is_set():
+            self._serve(-1)
+        if self.ended.is_set():
+            self._let_go()
+
+    def _serve(self, timeout_s: float) -> None:
+        """Handle what has happened, or wait for it."""
+        if self._epoll.closed:
+            return
+        events = self._epoll.poll(timeout_s)
+        endings: _Endings = []
+        with self._lock:
+            for fd, _ in events:
+                worker = self._by_fd.get(fd)
+                if worker is None:
+                    self._woken()
+                elif fd == worker.ended_fd:
+                    self._bury(worker, endings)
+                else:
+                    self._collect(worker, endings)
+            if self._queued:
+                self._relieve()
+            self._dispatch(endings)
+        _run(endings)
+        if self._idle and not self.closing:
+            if self._loop is None:
+                self._rebalance()
+            else:  # after the callbacks of what has just ended: they may submit
+                self._loop.call_soon(self._rebalance)
+
+    def _woken(self) -> None:
+        if not self.ended.is_set():  # everyone who still waits shall see that it has ended
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        if self._forgotten:
+            self.closing = True
+
+    def _let_go(self) -> None:
+        """Close the descriptors, unless a thread still waits on them: it does it then."""
+        with self._lock:
+            if self._loop is not None and not self._loop.is_closed() and not self._epoll.closed:
+                self._loop.remove_reader(self._epoll.fileno())
+            self._loop = None
+            if self._thread in (None, threading.current_thread()) and self._wake >= 0:
+                self._epoll.close()
+                os.close(self._wake)
+                self._wake = -1
+
+    # ------------------------------------------------------------------------------------------------ under the lock
+
+    def _dispatch(self, endings: _Endings) -> None:
+        """Give calls to workers as far as there is room; let the workers leave if nothing can come any more."""
+        queued = self._queued
+        while queued:
+            call = queued[0]
+            if call.over:
+                queued.popleft()
+                continue
+            worker = self._worker_with_room(endings)
+            if worker is None:
+                break
+            try:
+                sent = worker.send(call, self._spare)
+            except (OSError, MemoryError) as error:  # no memory for a large call
+                sent, call.over = True, True
+                endings.append(partial(call.end, error))
+            if not worker.calls and worker.state is State.READY:
+                self._idle.append(worker)
+            if not sent:
+                self._full = True
+                break
+            queued.popleft()
+        if self.closing and not queued and not self._in_doubt and not self.ended.is_set():
+            self._idle.clear()
+            for worker in self._workers:
+                if not worker.calls and worker.state is not State.LEAVING:
+                    worker.quit()
+            if not self._workers:
+                self.ended.set()
+                os.eventfd_write(self._wake, 1)
+
+    def _worker_with_room(self, endings: _Endings) -> Worker | None:
+        if self._idle:
+            return self._idle.pop()
+        if len(self._workers) < self._size and self._failed_starts < _START_ATTEMPTS:
+            return self._start(endings)
+        if self._full or self._mean_s > _SHORT_S:
+            return None
+        depth = max(2, min(_MOST_AHEAD, int(_AHEAD_S / max(self._mean_s, 1e-9))))
+        slow = time.monotonic() - _SHORT_S
+        best = None
+        for worker in self._workers:
+            here = len(worker.calls)
+            if here < depth and worker.state is State.READY and worker.since > slow and worker.calls_left:
+                best, depth = worker, here
+        self._full = best is None
+        return best
+
+    def _start(self, endings: _Endings) -> Worker | None:
+        try:
+            worker = self._new_worker()
+        except Exception as error:  # no memory, no process to be had, an initializer that cannot be pickled
+            self._failed_starts = _START_ATTEMPTS
+            self._give_up(error, endings)
+            return None
+        self._workers.append(worker)
+        for fd in (worker.channel.fileno(), worker.ended_fd):
+            self._by_fd[fd] = worker
+            self._epoll.register(fd, select.EPOLLIN)
+        self._ensure_served()
+        return worker
+
+    def _take_back(self, worker: Worker) -> None:
+        """Queue again, ahead of all others, what a worker has not read."""
+        if worker.calls:
+            self._queued.extendleft(reversed(worker.take_back()))
+            if not worker.calls and worker.state is State.READY and worker.calls_left:
+                self._idle.append(worker)
+
+    def _relieve(self) -> None:
+        """Take calls back from workers whose present call proves long."""
+        now = time.monotonic()
+        if now - self._looked > _SHORT_S:
+            self._looked = now
+            for worker in self._workers:
+                if len(worker.calls) > 1 and now - worker.since > _SHORT_S:
+                    self._take_back(worker)
+
+    def _rebalance(self) -> None:
+        """Let idle workers have what waits behind the calls of others."""
+        endings: _Endings = []
+        with self._lock:
+            if self._queued or not self._idle:
+                return
+            for worker in self._workers:
+                if len(worker.calls) > (worker.state is State.READY):
+                    self._take_back(worker)
+            self._dispatch(endings)
+        _run(endings)
+
+    def _collect(self, worker: Worker, endings: _Endings) -> None:
+        """Read what a worker has answered."""
+        self._read(worker, endings)
+        self._full = False
+        if worker.status is not None:
+            if worker in self._idle:
+                self._idle.remove(worker)
+        elif worker.state is State.READY:
+            if worker.calls:
+                worker.begin()
+            elif not worker.calls_left:
+                worker.quit()
+            elif worker not in self._idle:
+                self._idle.append(worker)
+
+    def _read(self, worker: Worker, endings: _Endings, *, to_the_end: bool = False) -> None:
+        while True:
+            try:
+                answer = receive_answer(worker.channel)
+            except BlockingIOError:
+                return
+            if answer.kind == AnswerKind.READY:
+                self._failed_starts = 0
+                worker.come_up(int(answer.body))
+            elif answer.kind == AnswerKind.FAILED_TO_START:
+                worker.start_error = load_exception(answer.load(), "the start of a worker")
+            elif answer.kind == AnswerKind.DIED:
+                worker.status = int(answer.body)
+            else:
+                self._hear(worker, answer, endings)
+            if not worker.calls and not to_the_end:  # nothing more to come, or it will be told of again
+                return
+
+    def _hear(self, worker: Worker, answer: Answer, endings: _Endings) -> None:
+        call = worker.calls.popleft()
+        call.worker = None
+        seconds = answer.seconds
+        if self._mean_s == float("inf"):
+            self._mean_s = seconds
+        else:
+            self._mean_s += (seconds - self._mean_s) * (0.5 if seconds > self._mean_s else 0.1)
+        if call is worker.doomed:
+            return  # its end waits for that of its worker
+        if answer.kind == AnswerKind.NOT_LOADED and not call.by_value:
+            self._in_doubt += 1
+            endings.append(partial(self._send_by_value, call, answer))
+            return
+        call.over = True
+        endings.append(partial(call.settle, answer))
+
+    def _bury(self, worker: Worker, endings: _Endings) -> None:
+        """Settle the calls of a worker that has ended, together with its keeper."""
+        self._read(worker, endings, to_the_end=True)
+        for fd in (worker.channel.fileno(), worker.ended_fd):
+            self._epoll.unregister(fd)
+            del self._by_fd[fd]
+        self._workers.remove(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        self._queued.extendleft(reversed(worker.take_back()))
+        self._full = False
+        keeper_code = worker.reap()
+        worker.close()
+        if worker.doomed is not None:
+            worker.doomed.over = True
+            endings.append(partial(worker.doomed.end, worker.verdict))
+        for call in worker.calls:  # the one that it ran
+            if call is not worker.doomed:
+                call.over = True
+                endings.append(partial(call.end, worker.death(call.name, keeper_code)))
+            call.worker = None
+        if worker.pid is not None:
+            self._failed_starts = 0
+        elif worker.state is State.STARTING:
+            self._failed_starts += 1
+            self._give_up(worker.death("", keeper_code), endings)
+
+    def _give_up(self, reason: BaseException, endings: _Endings) -> None:
+        """Fail the calls that wait if no worker is left and none can be started."""
+        if self._workers or self._failed_starts < _START_ATTEMPTS:
+            return
+        self._failed_starts = 0  # calls submitted later may try again
+        for call in self._queued:
+            if not call.over:
+                call.over = True
+                endings.append(partial(call.end, start_error(call.name, reason)))
+        self._queued.clear()
+
+    # ------------------------------------------------------------------------------------------------ without the lock
+
+    def recycle(self, sheet: Sheet) -> None:
+        """Keep a sheet for the next large call."""
+        if len(self._spare) < _SPARE_SHEETS and sheet.can_be_kept():
+            self._spare.append(sheet)
+
+    def _send_by_value(self, call: CallFuture, answer: Answer) -> None:
+        """Send a call again, with the functions of `__main__` in it: its worker could not load it by name."""
+        payload: bytes | Large | None = None
+        try:
+            payload = dump_by_value(*reload_call(call.payload))
+        except Exception:  # then what the worker said stands
+            call.over = True
+            call.settle(answer)
+        endings: _Endings = []
+        with self._lock:
+            self._in_doubt -= 1
+            if payload is not None and not call.over:
+                call.payload, call.by_value = payload, True
+                self._queued.appendleft(call)
+            self._dispatch(endings)
+        _run(endings)
+
+
+def _run(endings: _Endings) -> None:
+    for ending in endings:
+        ending()
+
+
+_crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for crew in list(_crews):
+        crew.abandon()
+
+
+def _end_all() -> None:
+    for crew in list(_crews):
+        crew.kill()
+        crew.wait()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+# After that of multiprocessing, and so run before it: there the keepers would be waited for.
+atexit.register(_end_all)

@@ -1,0 +1,211 @@
+"""The driver's side of one worker: start it, send it calls, take them back, hear its answers, end it."""
+
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from enum import Enum
+from multiprocessing.context import BaseContext
+from typing import Any, cast
+
+from amlsched.errors import WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
+from amlsched.executors import _keeper
+from amlsched.executors._calls import CallFuture, describe
+from amlsched.executors._packets import QUIT, Large, Sheet, receive
+from amlsched.executors._worker import Portable, main
+
+__all__ = ["State", "Worker"]
+
+_QUIT_S = 5.0  # what a worker may take for its own exit: threads and children that its calls left behind
+_QUIT_GRACE_S = 0.5
+
+
+class State(Enum):
+    """Where a worker stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    """It was told to quit, or is being ended."""
+
+
+class Worker:
+    """One worker, as the driver knows it.
+
+    Args:
+        context: How to start its process.
+        initializer: What it calls first.
+        initargs: Arguments of that.
+        calls_left: How many calls it may be given, in all.
+
+    Attributes:
+        pid: Process id; `None` before it has come up.
+        calls: What it has, in the order in which it runs them. If it is ready, the first one runs.
+        since: When the first one began, on the monotonic clock.
+        doomed: The call for whose sake it is being ended.
+        verdict: How that call shall end; `None` for cancelled.
+        start_error: Why it could not come up, as far as it could tell.
+        status: How it ended, as `os.waitpid` tells it and its keeper reports it.
+    """
+
+    def __init__(
+        self, context: BaseContext, initializer: Portable | None, initargs: tuple[Any, ...], calls_left: float
+    ) -> None:
+        self.calls_left = calls_left
+        self.pid: int | None = None
+        self.state = State.STARTING
+        self.calls: deque[CallFuture] = deque()
+        self.since = time.monotonic()
+        self.doomed: CallFuture | None = None
+        self.verdict: BaseException | None = None
+        self.start_error: BaseException | None = None
+        self.status: int | None = None
+        self.channel, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setblocking(False)
+        self._far.settimeout(None)
+        theirs, self._lifeline = os.pipe()
+        # A number of its own for the child: what the driver keeps is closed in every process forked from it.
+        end = os.dup(self._far.fileno())
+        self.ended_fd = -1
+        try:
+            self._process = _start(context, (theirs, end), initializer, initargs)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(theirs)
+            os.close(end)
+        try:
+            self.ended_fd = os.pidfd_open(self._process.pid)
+        except OSError:  # Linux before 5.3
+            self.ended_fd = os.dup(self._process.sentinel)
+
+    def come_up(self, pid: int) -> None:
+        """It is ready."""
+        self.pid = pid
+        if self.state is State.STARTING:
+            self.state = State.READY
+
+    def send(self, call: CallFuture, spare: list[Sheet]) -> bool:
+        """Whether there was room for a call; it runs once those before it have ended.
+
+        Args:
+            call: It must be with no worker.
+            spare: Sheets that are free to carry it.
+        """
+        payload = call.payload
+        try:
+            if isinstance(payload, bytes):
+                self.channel.send(payload)
+            else:
+                if isinstance(payload, Large):
+                    sheet = spare.pop() if spare else Sheet()
+                    sheet.write(payload)
+                    call.payload = payload = sheet
+                assert payload is not None
+                payload.send(self.channel)
+        except BlockingIOError:
+            return False
+        self.calls_left -= 1
+        call.worker = self
+        self.calls.append(call)
+        if len(self.calls) == 1:
+            self.begin()
+        return True
+
+    def begin(self) -> None:
+        """Note that the first call runs now, if the worker is up."""
+        self.since = time.monotonic()
+        call = self.calls[0]
+        if self.state is State.READY and not call.started:
+            call.started = True
+            call.set_running_or_notify_cancel()
+
+    def take_back(self) -> list[CallFuture]:
+        """The calls that the worker has not read; it will not see them."""
+        unread = 0
+        while self.calls:
+            try:
+                receive(self._far, 1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            unread += 1
+        taken = [self.calls.pop() for _ in range(unread)]
+        taken.reverse()
+        for call in taken:
+            call.worker = None
+        self.calls_left += unread
+        return taken
+
+    def quit(self) -> None:
+        """Let it leave by itself, but not for ever. It must have no calls."""
+        self.state = State.LEAVING
+        self.channel.send(QUIT)
+        _keeper.order_end(self._lifeline, _QUIT_S, _QUIT_GRACE_S)
+
+    def doom(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> None:
+        """End it, and all below it, because of the call that it runs."""
+        self.state, self.doomed, self.verdict = State.LEAVING, call, verdict
+        _keeper.order_end(self._lifeline, 0.0, grace_s)
+
+    def kill(self) -> None:
+        """End it, and all below it, at once."""
+        self.state = State.LEAVING
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    def close(self) -> None:
+        """Close the descriptors; safe in a process forked from the driver."""
+        self.channel.close()
+        self._far.close()
+        for fd in (self._lifeline, self.ended_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._lifeline = self.ended_fd = -1
+
+    def reap(self) -> int | None:
+        """Exit code of the keeper, which has ended."""
+        self._process.join(1.0)
+        code: int | None = self._process.exitcode
+        with contextlib.suppress(ValueError):
+            self._process.close()
+        return code
+
+    def death(self, call: str, keeper_code: int | None) -> BaseException:
+        """What a call is told of its end.
+
+        Args:
+            call: Name of the call.
+            keeper_code: Exit code of the keeper, should it have been killed before it could report.
+        """
+        if self.pid is None and self.start_error is not None:
+            return self.start_error
+        if self.status is not None:
+            code = os.waitstatus_to_exitcode(self.status)
+            return WorkerKilledError(call, -code, self.pid) if code < 0 else WorkerExitedError(call, code, self.pid)
+        if keeper_code is not None and keeper_code < 0:
+            return WorkerKilledError(call, -keeper_code, self.pid)
+        return WorkerLostError(call, "ended without a word", self.pid)
+
+
+def start_error(call: str, reason: BaseException) -> WorkerStartError:
+    """The error of a call that no worker could be started for."""
+    if isinstance(reason, WorkerLostError):
+        return WorkerStartError(call, f"{reason.cause} before it was ready", reason.pid)
+    error = WorkerStartError(call, f"could not start: {describe(reason)}")
+    error.__cause__ = reason
+    return error
+
+
+def _start(context: BaseContext, fds: tuple[int, int], initializer: Portable | None, initargs: tuple[Any, ...]) -> Any:
+    forks = context.get_start_method() == "fork"
+    name = _keeper.KeptName("amlsched-worker")
+    if not forks:
+        name.fds = fds
+    process: Any = cast("Any", context).Process(
+        target=main, name=name, args=(fds if forks else None, initializer, initargs)
+    )
+    process.start()
+    return process

@@ -1,0 +1,244 @@
+"""The parent of one worker: sees to it that the worker, and everything it started, ends when it should.
+
+Between the driver and each worker stands a small process, the keeper. It runs no code of the user. Orphans below it
+become its children (`PR_SET_CHILD_SUBREAPER`), so whatever a call starts stays below it in the process tree, also
+daemons with a session of their own. The keeper holds the reading end of a pipe, the lifeline, whose writing end only
+the driver has: when the driver ends, in whatever way, the kernel closes that end, and the keeper kills the tree.
+Should someone kill the keeper, the kernel kills the worker (`PR_SET_PDEATHSIG`, reliable here because the keeper has
+one thread).
+
+The keeper is forked off before anything of the user's is imported, except under the start method `fork`, where all is
+there already.
+
+Sources: prctl(2), proc(5).
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing import reduction
+from typing import Any
+
+from amlsched.executors._packets import AnswerKind, send_answer
+
+__all__ = ["KeptName", "channel", "order_end", "part", "take_channel"]
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+_ORDER = struct.Struct("<dd")
+_GRACE_S = 0.5
+_STUCK_S = 10.0  # processes that SIGKILL does not end by then hang in the kernel
+_libc = ctypes.CDLL(None, use_errno=True)
+
+channel: socket.socket | None = None
+"""In a worker: the socket to the driver."""
+
+
+def order_end(lifeline: int, after_s: float, grace_s: float) -> None:
+    """Driver: have a worker ended.
+
+    Args:
+        lifeline: The driver's end of its keeper's pipe.
+        after_s: Seconds until the tree gets SIGTERM.
+        grace_s: Seconds from then until what is left gets SIGKILL.
+    """
+    with contextlib.suppress(OSError):  # it has ended by itself
+        os.write(lifeline, _ORDER.pack(after_s, grace_s))
+
+
+class KeptName(str):
+    """The name of a worker's process; unpickling it makes that process a keeper with the worker below it.
+
+    Under spawn and forkserver a new process first loads its name, then imports the user's main module, then loads the
+    function that it shall run. The name is the only thing of ours that comes before the import, and to fork after an
+    import can be wrong: the module may have started threads or opened a GPU.
+    """
+
+    fds: tuple[int, int] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fds, self.fds = self.fds, None  # it is pickled a second time, within the process object
+        if fds is None:
+            return str, (str(self),)
+        path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  (the child's own is not set yet)
+        scope: dict[str, Any] = {"path": path, "name": str(self), "fds": tuple(map(reduction.DupFd, fds))}
+        module = f"__import__('importlib').import_module({__name__!r})"
+        return eval, (f"__import__('sys').path.__setitem__(slice(None), path) or {module}.part_named(name, fds)", scope)
+
+
+def part_named(name: str, fds: tuple[Any, Any]) -> str:
+    """Become keeper and worker while a `KeptName` is unpickled; returns in the worker."""
+    lifeline, end = (fd.detach() for fd in fds)
+    part(lifeline, end)
+    return name
+
+
+def part(lifeline: int, end: int) -> None:
+    """Fork: the child returns and is the worker; the parent keeps it and never returns.
+
+    Args:
+        lifeline: Reading end of the pipe from the driver.
+        end: The worker's end of the socket to the driver.
+    """
+    global channel
+    with contextlib.suppress(PermissionError):  # it leads a group already
+        os.setsid()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    keeper = os.getpid()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # a forked driver's own handlers have no business here
+    signal.set_wakeup_fd(-1)
+    channel = socket.socket(fileno=end)
+    channel.settimeout(None)  # whatever socket.setdefaulttimeout says
+    wakes = os.pipe()
+    os.set_blocking(wakes[1], False)
+    signal.set_wakeup_fd(wakes[1], warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, _wake)
+    worker = os.fork()
+    if worker:
+        with contextlib.suppress(BaseException):
+            _Keeper(worker, lifeline, wakes[0], channel).watch()
+        os._exit(0)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # Not ignored: that would be inherited by programs that the user's functions start.
+    signal.signal(signal.SIGINT, _wake)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != keeper:
+        os._exit(1)
+    os.setsid()
+    for fd in (lifeline, *wakes):
+        os.close(fd)
+    sys.excepthook = _report_failed_start
+
+
+def take_channel() -> socket.socket:
+    """In a worker that has come up: the socket to the driver. Uncaught exceptions are no longer start failures."""
+    assert channel is not None
+    sys.excepthook = sys.__excepthook__
+    return channel
+
+
+def _report_failed_start(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Tell the driver what the import of the main module raised: the worker's standard error may go nowhere."""
+    from amlsched.executors._worker import send_failed_start
+
+    if channel is not None:
+        send_failed_start(channel, error)
+
+
+class _Keeper:
+    def __init__(self, worker: int, lifeline: int, wake: int, end: socket.socket) -> None:
+        self.worker, self.lifeline, self.wake, self.channel = worker, lifeline, wake, end
+        self.status: int | None = None
+        self.alone = False  # no child is left, and so no descendant: orphans would have come to us
+        self.term_at = self.kill_at = float("inf")
+        self.gone_by = float("inf")
+        self.poll = select.poll()
+        self.poll.register(lifeline, select.POLLIN)
+        self.poll.register(wake, select.POLLIN)
+
+    def watch(self) -> None:
+        """Return once the worker and all below it have ended and the driver knows."""
+        gc.disable()  # it would copy the pages that the fork shares
+        _prctl(_PR_SET_NAME, b"amlsched-keeper")
+        reported = False
+        while True:
+            now = time.monotonic()
+            self._reap(now)
+            if now >= self.kill_at:
+                self._signal_all(signal.SIGKILL)
+                self._reap(now)
+            elif now >= self.term_at:
+                self.term_at = float("inf")
+                self._signal_all(signal.SIGTERM)
+            if self.status is not None and (self.alone or now > self.gone_by):
+                reported = reported or self._report()
+                if reported:
+                    return
+            self._wait(now)
+
+    def _reap(self, now: float) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                if pid == self.worker:
+                    self.status = status
+                    if self.kill_at == float("inf") or self.term_at != float("inf"):  # it ended by itself
+                        self.kill_at = now
+                    self.gone_by = max(now, self.kill_at) + _STUCK_S
+        self.alone = True
+
+    def _signal_all(self, number: int) -> None:
+        for pid in _descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+    def _report(self) -> bool:
+        try:
+            send_answer(self.channel, AnswerKind.DIED, 0.0, b"%d" % (self.status or 0), None, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # results are waiting there that the driver has not read yet
+            return False
+        except OSError:
+            return True
+        return True
+
+    def _wait(self, now: float) -> None:
+        if now >= self.kill_at or self.status is not None:
+            timeout = 0.02
+        else:
+            timeout = min(self.term_at, self.kill_at) - now
+        for fd, _ in self.poll.poll(None if timeout == float("inf") else max(0.0, timeout) * 1000):
+            if fd == self.wake:
+                if signal.SIGTERM in os.read(fd, 512) and self.kill_at == float("inf"):
+                    self._end(0.0, _GRACE_S)
+                continue
+            order = os.read(fd, _ORDER.size)
+            if order:
+                self._end(*_ORDER.unpack(order))
+            else:  # the driver has ended, or wants this worker dead
+                self.poll.unregister(fd)
+                self.kill_at = 0.0
+
+    def _end(self, after_s: float, grace_s: float) -> None:
+        self.term_at = time.monotonic() + after_s
+        self.kill_at = min(self.kill_at, self.term_at + grace_s)
+
+
+def _descendants(root: int) -> Iterator[int]:
+    """Process ids below a process, parents first; those that only wait to be reaped are left out."""
+    children: dict[int, list[tuple[int, bool]]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208  (paths would cost more than the rest)
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
+                    state, parent = file.read().rpartition(b")")[2].split()[:2]
+            except OSError:  # it has ended meanwhile
+                continue
+            children.setdefault(int(parent), []).append((int(entry), state in (b"Z", b"X")))
+    front = [root]
+    while front:
+        for pid, dead in children.get(front.pop(), ()):
+            front.append(pid)
+            if not dead:
+                yield pid
+
+
+def _wake(*_: object) -> None:
+    """A handler that does nothing: the signal only ends a wait."""
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    word = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    _libc.prctl(option, word, 0, 0, 0)

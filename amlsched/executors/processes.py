@@ -1,0 +1,205 @@
+"""A pool of processes that outlives its workers and can end one call."""
+
+import multiprocessing
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from functools import partial
+from itertools import chain, islice
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from amlsched.executors.capabilities import Capabilities
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from amlsched.executors._calls import CallFuture
+
+__all__ = ["ProcessPool"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NO_GUARD = """\
+The main module starts a pool of processes while a worker imports it. Workers import the main module when they start, so
+what starts the pool must stand below a guard:
+
+    if __name__ == "__main__":
+        main()  # whatever submits calls
+"""
+
+
+class ProcessPool(Executor):
+    """Calls run in processes of this machine, and a worker that dies takes only the call with it that it ran.
+
+    Used like `concurrent.futures.ProcessPoolExecutor`. Beyond that:
+
+    - The future of a call whose worker died gets a `WorkerLostError`; the worker is replaced, all other calls go on.
+    - What cannot be pickled raises `NotPicklableError` from `submit`, with the name of the argument. Functions and
+      classes of the main module, and lambdas, travel under every start method.
+    - Arguments are pickled in `submit`: what becomes of them later does not change the call.
+    - `kill_call` ends one running call with all that it started.
+    - Workers, and all that they started, end with this process, however it ends. At a normal exit without `shutdown`
+      they are ended at once.
+
+    Only on Linux.
+
+    Args:
+        max_workers: Number of workers; `None` for the number of CPUs that this process may use. They start when needed.
+        mp_context: Start method, as from `multiprocessing.get_context`; `None` for Python's default.
+        initializer: Called once in each worker, before its first call. When three workers in a row do not come up,
+            because it raises or for another reason, the calls that wait end with `WorkerStartError`.
+        initargs: Arguments of the initializer.
+        max_tasks_per_child: After how many calls a worker is replaced by a new one; `None` for never.
+
+    Raises:
+        ValueError: A number is less than 1.
+        NotImplementedError: This is not Linux.
+    """
+
+    capabilities = Capabilities(kills_calls=True, survives_lost_workers=True, pickles=True)
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+    ) -> None:
+        if sys.platform != "linux":
+            raise NotImplementedError(
+                "ProcessPool needs Linux; give the scheduler a concurrent.futures.ProcessPoolExecutor instead"
+            )
+        if max_workers is None:
+            max_workers = len(os.sched_getaffinity(0))
+        if max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1, not {max_workers}")
+        if max_tasks_per_child is not None and max_tasks_per_child < 1:
+            raise ValueError(f"max_tasks_per_child must be at least 1 or None, not {max_tasks_per_child}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be callable, not {initializer!r}")
+        from amlsched.executors import (
+            _calls,
+            _crew,
+        )  # ctypes and multiprocessing's reduction: not for `import amlsched`
+
+        context = multiprocessing.get_context() if mp_context is None else mp_context
+        self._crew = _crew.Crew(max_workers, context, initializer, initargs, max_tasks_per_child)
+        self._call_name, self._dump_call = _calls.call_name, _calls.dump_call
+        self._guarded = False
+        weakref.finalize(self, self._crew.forget).atexit = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Have a function called in a worker.
+
+        Returns:
+            The future of the call. While no worker has begun the call, it can be cancelled.
+
+        Raises:
+            NotPicklableError: The function or an argument cannot be sent; it names which.
+            RuntimeError: The pool was shut down, or the main module lacks its guard.
+        """
+        crew = self._crew
+        if crew.closing:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if not self._guarded:
+            _refuse_while_main_is_imported()
+            self._guarded = True
+        payload = self._dump_call(fn, args, kwargs)
+        if not isinstance(payload, bytes) and not crew.has_idle:
+            payload = payload.copied()
+        return cast("Future[R]", crew.submit(self._call_name(fn), payload))
+
+    def map(
+        self, fn: Callable[..., R], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[R]:
+        """Results of the function for the arguments from each of the iterables, in their order.
+
+        Args:
+            fn: The function.
+            *iterables: One for each of its parameters; the shortest ends it.
+            timeout: Seconds from now until a result must be there; `None` for no limit.
+            chunksize: How many calls are sent as one, for large inputs.
+
+        Raises:
+            TimeoutError: While iterating: a result was late.
+            ValueError: `chunksize` is less than 1.
+        """
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        chunks = super().map(
+            partial(_run_chunk, fn), _chunks(zip(*iterables, strict=False), chunksize), timeout=timeout
+        )
+        return chain.from_iterable(chunks)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; the workers leave once those there are have ended.
+
+        Args:
+            wait: Whether to return only then.
+            cancel_futures: Whether calls that no worker has begun are cancelled.
+        """
+        self._crew.close(cancel=cancel_futures)
+        if wait:
+            self._crew.wait()
+
+    def kill_call(self, future: Future[Any], exception: BaseException | None = None, *, grace_s: float = 0.5) -> bool:
+        """End one call, and every process that it started.
+
+        The worker and all below it get SIGTERM, and SIGKILL after the grace. The future ends when they are gone.
+
+        Args:
+            future: From `submit` of this pool.
+            exception: What the future ends with; `None` for cancelled.
+            grace_s: Seconds between the two signals.
+
+        Returns:
+            Whether the call is being ended; if not, it had ended before.
+        """
+        call = cast("CallFuture", future)
+        return getattr(call, "crew", None) is self._crew and self._crew.kill_call(call, exception, grace_s)
+
+    def kill_workers(self) -> None:
+        """End all workers at once, with everything that they started.
+
+        Every call that has not ended ends as cancelled; the pool is shut down.
+        """
+        self._crew.kill()
+        self._crew.wait()
+
+    def attach(self, loop: "AbstractEventLoop") -> None:
+        """Be served by an event loop: futures are completed in its thread, in which this must be called."""
+        self._crew.attach(loop)
+
+    def detach(self) -> None:
+        """Be served by a thread of the pool's own again."""
+        self._crew.detach()
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that are up."""
+        return self._crew.pids()
+
+    def running(self) -> dict[Future[Any], int]:
+        """The calls that run now, each with the process id of its worker."""
+        return self._crew.running()
+
+
+def _refuse_while_main_is_imported() -> None:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(_NO_GUARD)
+
+
+def _chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+def _run_chunk(fn: Callable[..., R], rows: list[tuple[Any, ...]]) -> list[R]:
+    return [fn(*row) for row in rows]
