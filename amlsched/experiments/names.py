@@ -59,11 +59,11 @@ def distinct_name(name: str, choices: Sequence[HasSettings], taken: set[str]) ->
     """A folder name for a run: the name itself if that is safe and free, and then noted as taken.
 
     A name that cannot be a folder's (a `/`, a control character, too long) is made safe, and a name that another run
-    has is told apart: both by a suffix that is made of the run's own settings alone. Of runs that share a name, the first
-    in the order of expansion keeps it, as nearly all names of cw2 drop something (`[1, 2]` is `_1_2`) and should stay
-    as they are. So values added at the end of a list do not rename the runs that were there, because these keep their
-    order among themselves. If values change places, the record of a run (it knows its config) tells that the folder
-    is another run's.
+    has is told apart: both by a suffix that is made of the run's own settings alone. Of runs that share a name, the
+    first in the order of expansion keeps it, as nearly all names of cw2 drop something (`[1, 2]` is `_1_2`) and
+    should stay as they are. So values added at the end of a list do not rename the runs that were there, because
+    these keep their order among themselves. If values change places, the record of a run (it knows its config)
+    tells that the folder is another run's.
 
     Args:
         name: The name as cw2 forms it.
