@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from benchmarks.frame import Bar, Numbers, Workload
@@ -18,33 +22,61 @@ class Nothing(Experiment):
     def finalize(self, surrender=None, crash=False): ...
 """
 
-CONFIG = f"""
-name: large
-path: results
-repetitions: 1
-grid:
-  a: {list(range(100))}
-  b: {list(range(100))}
-  c: {list(range(10))}
-"""
+
+def grid(*sizes: int, repetitions: int) -> str:
+    """A config with a grid of these sizes."""
+    axes = (f"  {name}: {list(range(size))}" for name, size in zip("abc", sizes, strict=True))
+    head = f"name: large\npath: results\nrepetitions: {repetitions}\nparams: {{optimizer: sgd}}\ngrid:"
+    return "\n".join([head, *axes, ""])
+
+
+@contextmanager
+def in_folder(**files: str) -> Iterator[Path]:
+    """A folder with these files, and nothing else."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, text in files.items():
+            Path(name, file.replace("_", ".")).write_text(text)
+        yield Path(name)
 
 
 def dry_run() -> Numbers:
     """CPU time and memory of a listing of 100,000 runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "nothing.py").write_text(EXPERIMENT)
-        Path(folder, "large.yml").write_text(CONFIG)
-        command = [sys.executable, "-m", "amlsched.cli", "run", "nothing.py:Nothing", "large.yml", "--dry-run"]
-        with Path(folder, "out").open("w") as out:
+    with in_folder(nothing_py=EXPERIMENT, large_yml=grid(100, 100, 10, repetitions=1)) as folder:
+        command = [sys.executable, "-m", "amlsched", "run", "nothing.py:Nothing", "large.yml", "--dry-run"]
+        with (folder / "out").open("w") as out:
             process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        text = Path(folder, "out").read_text()
-        if process.returncode:
-            raise RuntimeError(text[-500:])
-        if text.count("large__") < 100_000:
-            raise RuntimeError(f"{text.count('large__')} runs were listed, not 100,000")
+        text = (folder / "out").read_text()
+    if process.returncode:
+        raise RuntimeError(text[-500:])
+    if text.count("large__") < 100_000:
+        raise RuntimeError(f"{text.count('large__')} runs were listed, not 100,000")
     return {"CPU_s": used.ru_utime + used.ru_stime, "memory_MiB": used.ru_maxrss / 1024}
+
+
+def our_repetitions(file: Path) -> int:
+    """The list of the repetitions, as runs and indices; how many there are."""
+    from amlsched.experiments import expand, resolve
+
+    runs = (run for experiment in resolve.resolve(file).experiments for run in expand.expand(experiment))
+    return len([(run, index) for run in runs for index in range(run.repetitions)])
+
+
+def their_repetitions(file: Path) -> int:
+    """The same in cw2, which makes a config for each."""
+    from cw2.cw_config import conf_unfolder, cw_config
+
+    return len(conf_unfolder.unroll_exp_reps(cw_config.Config(str(file)).exp_configs))
+
+
+def expansion(repetitions: Callable[[Path], int]) -> Numbers:
+    """CPU time from the file to the list of 50,000 repetitions."""
+    with in_folder(large_yml=grid(100, 10, 10, repetitions=5), small_yml=grid(1, 1, 1, repetitions=1)) as folder:
+        assert repetitions(folder / "small.yml") == 1  # imports what it needs
+        begin = time.process_time()
+        assert repetitions(folder / "large.yml") == 50_000
+        return {"CPU_s": time.process_time() - begin}
 
 
 WORKLOADS = [
@@ -53,6 +85,13 @@ WORKLOADS = [
         "a grid of 100,000 runs is expanded and listed (`amlsched run --dry-run`)",
         {"amlsched": dry_run},
         (Bar("CPU_s", None, 10), Bar("memory_MiB", None, 1024)),
+        rounds=3,
+    ),
+    Workload(
+        "expansion",
+        "a grid of 10,000 runs with 5 repetitions is expanded",
+        {"amlsched": partial(expansion, our_repetitions), "cw2": partial(expansion, their_repetitions)},
+        (Bar("CPU_s", "cw2", 0.05),),
         rounds=3,
     ),
 ]

@@ -197,7 +197,7 @@ def machine() -> str:
     """The machine and the versions, in a line or two."""
     model = platform.processor() or platform.machine()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  (not a file of ours)
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
             model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
