@@ -1,0 +1,153 @@
+"""Records of how full the queue of a scheduler is, as a table and as a plot."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from amlsched.errors import MissingExtraError
+from amlsched.executors.capabilities import capabilities_of, worker_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from amlsched.scheduler import Scheduler
+
+__all__ = ["QueueMonitor", "QueueMonitorRecord"]
+
+
+class QueueMonitorRecord(NamedTuple):
+    """The queue at one moment."""
+
+    time: int
+    """Nanoseconds since 1970."""
+    queue_size: int
+    """Calls that have not ended: those queued and those running."""
+    queued: int
+    """Calls that wait for a worker."""
+    running: int
+    """Calls that a worker has: as many as there are workers, where so many have not ended."""
+    finished: int
+    """Calls that ended with a result or an exception, since the run began."""
+    cancelled: int
+    """Calls that were cancelled, since the run began."""
+
+
+class QueueMonitor:
+    """Records the queue of a scheduler whenever a call is submitted or ends.
+
+    A record is made from the counts of the scheduler's events, at the same small cost however long the queue is.
+    Where the number of workers is not known, as with workers that come and go, every call counts as running.
+
+    Args:
+        scheduler: What to watch, in all of its runs.
+        max_records: How many records are kept, at least 10. When there are so many, every second one is dropped, and
+            from then on half as many are made; so they always tell of the whole time, more coarsely.
+
+    Attributes:
+        data: The records, oldest first.
+
+    Raises:
+        ValueError: `max_records` is too small.
+    """
+
+    def __init__(self, scheduler: Scheduler, *, max_records: int = 10_000) -> None:
+        if max_records < 10:
+            raise ValueError(f"max_records={max_records!r}: must be at least 10")
+        self.scheduler = scheduler
+        self.max_records = max_records
+        self.data: list[QueueMonitorRecord] = []
+        self._every = 1  # grows by powers of two
+        self._skipped = 0
+        self._n_workers: int | None = None
+        scheduler.on_start(self._start, hidden=True)
+        for subscriber in (scheduler.on_future_submitted, scheduler.on_future_done, scheduler.on_future_cancelled):
+            subscriber(self._changed, hidden=True)
+        scheduler.on_finishing(self.update, hidden=True)
+        scheduler.on_finished(self.update, hidden=True)
+
+    def update(self, *_: Any) -> None:
+        """Record the queue now."""
+        scheduler = self.scheduler
+        finished, cancelled = scheduler.on_future_done.count, scheduler.on_future_cancelled.count
+        size = scheduler.on_future_submitted.count - finished - cancelled
+        running = size if self._n_workers is None else min(size, self._n_workers)
+        self.data.append(QueueMonitorRecord(time.time_ns(), size, size - running, running, finished, cancelled))
+        if len(self.data) >= self.max_records:
+            del self.data[1::2]
+            self._every *= 2
+
+    def df(self, *, n_workers: int | None = None) -> pd.DataFrame:
+        """The records as a table, indexed by time (UTC), with a column `idle`: workers that had no call.
+
+        Args:
+            n_workers: Number of workers; `None` for what the executor tells, or else the most calls that ran at once.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("QueueMonitor.df", "pandas", "results") from error
+        table = pd.DataFrame(self.data, columns=list(QueueMonitorRecord._fields)).astype("int64")
+        if n_workers is not None:
+            table["running"] = table["queue_size"].clip(upper=n_workers)
+            table["queued"] = table["queue_size"] - table["running"]
+        workers = n_workers or self._n_workers or (0 if table.empty else int(table["running"].max()))
+        table["idle"] = workers - table["running"]
+        table["time"] = pd.to_datetime(table["time"], unit="ns")
+        return table.set_index("time")
+
+    def plot(
+        self,
+        *,
+        ax: Axes | None = None,
+        interval: tuple[float, str] = (1, "s"),
+        n_workers: int | None = None,
+        **kwargs: Any,
+    ) -> Axes:
+        """A stacked bar for each interval of time: the calls that ran, those that waited, and the idle workers.
+
+        Args:
+            ax: Where to draw; `None` for a new figure.
+            interval: How much time a bar stands for: a number and a unit of `pandas.Timedelta`.
+            n_workers: As for `df`.
+            **kwargs: Passed on to `pandas.DataFrame.plot.barh`.
+
+        Raises:
+            MissingExtraError: pandas or matplotlib is not installed.
+            ValueError: There are no records.
+        """
+        if not self.data:
+            raise ValueError("there are no records to plot: make the QueueMonitor before scheduler.run()")
+        table = self.df(n_workers=n_workers)
+        try:
+            from matplotlib import pyplot
+            from matplotlib.ticker import MaxNLocator
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("QueueMonitor.plot", "matplotlib", "results") from error
+        import pandas as pd
+
+        axes: Any = ax if ax is not None else pyplot.subplots()[1]
+        bins = table[["running", "queued", "idle"]].resample(pd.Timedelta(f"{interval[0]}{interval[1]}"))
+        bars = bins.mean().fillna(bins.last().ffill())  # where nothing happened, the queue stayed as it was
+        bars.index = pd.Index([f"{seconds:g}" for seconds in (bars.index - bars.index[0]).total_seconds()])
+        bars[::-1].plot.barh(stacked=True, ax=axes, width=1, **kwargs)
+        axes.set_xlabel("Calls and idle workers")
+        axes.set_ylabel("Time (s)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+        return cast("Axes", axes)
+
+    def _start(self) -> None:
+        executor = self.scheduler.executor
+        self._n_workers = 1 if capabilities_of(executor).inline else worker_count(executor)
+        self.update()
+
+    def _changed(self, _: Any) -> None:
+        self._skipped += 1
+        if self._skipped >= self._every:
+            self._skipped = 0
+            self.update()
