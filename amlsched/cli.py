@@ -30,6 +30,7 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 SHOWN_RUNS = 40
 """A table of runs is cut here."""
 SHOWN_FAILURES = 20
+LAST_WORDS_S = 1.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,9 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_threads(code: int) -> None:
-    """Threads cannot be ended, and Python would wait for those that still run a repetition: leave them behind."""
+    """After a signal, leave behind the threads that still run a repetition: they cannot be ended, and Python would wait."""
+    if code in (OK, SOME_FAILED, BAD_INPUT):
+        return
+    deadline = time.monotonic() + LAST_WORDS_S  # others still end their workers
     others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
-    if code in (OK, SOME_FAILED, BAD_INPUT) or not others:
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if not any(thread.is_alive() for thread in others):
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -175,7 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(plan)
     options = dict(map(_option, arguments.executor_option))
-    if arguments.max_workers is not None:
+    if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
         options["max_workers"] = arguments.max_workers
     experiments = ExperimentRun(target, plan, executor=arguments.executor, capture=not arguments.no_capture, **options)
     begun = time.monotonic()

@@ -80,7 +80,7 @@ class PlainProgress:
             self._untold += 1
             return
         more = f"  (and {self._untold} more)" if self._untold else ""
-        about = str(ended.error or "") or shown(ended.last, self._metrics)
+        about = (ended.error.line if ended.error else "") or shown(ended.last, self._metrics)
         words = (f"{ended.state.value:<11}", str(repetition), duration(ended.seconds), about)
         self._write("  ".join(word for word in words if word) + more)
         self._told, self._untold = time.monotonic(), 0
@@ -124,7 +124,7 @@ class LiveProgress:
         self._tails.pop(repetition.folder, None)
         if not ended.state.done:
             self._console.print(
-                f"{ended.state.value}  {repetition}  {ended.error or ''}", markup=False, highlight=False
+                f"{ended.state.value}  {repetition}  {ended.error.line if ended.error else ''}", markup=False, highlight=False
             )
 
     def _render(self) -> RenderableType:

@@ -121,6 +121,11 @@ class ErrorNote:
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
 
+    @property
+    def line(self) -> str:
+        """The first line of it."""
+        return next(iter(str(self).splitlines()))
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -192,6 +197,11 @@ class Record:
             return None
         attempt = self.attempts[-1]
         return (datetime.fromisoformat(attempt.ended or "") - datetime.fromisoformat(attempt.started)).total_seconds()
+
+    @property
+    def reason(self) -> str:
+        """Why it is not done, in a line; empty if that is not known."""
+        return self.problem or (self.error.line if self.error else "")
 
     @property
     def error(self) -> ErrorNote | None:
@@ -280,10 +290,10 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {_FLOAT: repr(value)}
     if isinstance(value, dict):
-        mapping: dict[Any, Any] = value
+        mapping: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
         return {str(key): _jsonable(item) for key, item in mapping.items()}
     if isinstance(value, list | tuple):
-        items: list[Any] | tuple[Any, ...] = value
+        items: list[Any] | tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
         return [_jsonable(item) for item in items]
     return str(value)
 

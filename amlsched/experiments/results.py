@@ -83,6 +83,8 @@ def _of_config(config: Path) -> Iterator[Found]:
         plan = Plan(config.resolve())
     except ConfigError:
         return  # not ours; what it left is found by its records
+    if any("_path_relative_to" not in experiment.config for experiment in plan.experiments):
+        return  # a config of the user's, which happens to lie here
     for path, run in plan.runs():
         params = run.params
         for planned in plan.repetitions(run, path):
@@ -107,7 +109,7 @@ def tallied(found: Iterable[Found]) -> Summary:
         summary.expect(one.run, 1)
         summary.count(one.run, one.record.state, one.record.last, one.record.seconds)
         if one.record.state in (State.FAILED, State.UNKNOWN):
-            summary.failed.append((f"{one.run} rep {one.rep}", one.folder, one.record.problem or str(one.record.error)))
+            summary.failed.append((f"{one.run} rep {one.rep}", one.folder, one.record.reason))
     return summary
 
 
@@ -172,9 +174,9 @@ def flattened(mapping: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
         name = f"{prefix}{key}"
         nested: dict[Any, Any] | None = None
         if isinstance(value, dict):
-            nested = value
+            nested = value  # pyright: ignore[reportUnknownVariableType]
         elif isinstance(value, list):
-            items: list[Any] = value
+            items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
             nested = dict(enumerate(items))
         if nested is not None:
             yield from flattened(nested, f"{name}_")

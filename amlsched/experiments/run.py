@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from amlsched.errors import ExperimentError, SchedulerNotRunningError
+from amlsched.errors import ConfigError, ExperimentError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
-from amlsched.experiments import layout, records, yaml12
+from amlsched.experiments import layout, records
 from amlsched.experiments.capture import per_thread
 from amlsched.experiments.plan import Plan, Planned, config_hash
 from amlsched.experiments.records import Attempt, ErrorNote, Process, Record, State, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.summary import Summary, Tally
-from amlsched.experiments.target import Target, check_config_picklable
+from amlsched.experiments.target import Target, check_config_picklable, is_iterative
 from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -126,7 +127,11 @@ class ExperimentRun(Emitter):
 
     def _check(self) -> None:
         """Find out what would go wrong in every repetition, before any starts."""
-        self.target.load()
+        if is_iterative(self.target.load()):
+            for experiment in self.plan.experiments:
+                if experiment.config.get("iterations") is None and not self.plan.debug:
+                    problem = f"{self.target.name} is an IterativeExperiment, and there is no iterations"
+                    raise ConfigError(experiment.place(), problem, "add iterations: 10")
         if self.executor in _PICKLING:
             self.target.check_picklable()
             for experiment in self.plan.experiments:
@@ -137,17 +142,16 @@ class ExperimentRun(Emitter):
     def _write_configs(self) -> None:
         """Beside the runs, so that the folder says what belongs to it."""
         for experiment in self.plan.experiments:
-            folder = layout.experiment_folder(self.plan.path(experiment), experiment, self.plan.debug)
-            text = yaml12.write([layout.resolved_config(experiment, self.plan.debug)])
-            file = folder / layout.RESOLVED_CONFIG
-            folder.mkdir(parents=True, exist_ok=True)
-            if not file.is_file() or file.read_text("utf-8") != text:
-                records.replace_file(file, text)
+            path = self.plan.path(experiment).resolve()
+            layout.write_resolved(path, experiment, self.plan.config, self.plan.debug)
 
     # ---------------------------------------------------------------------------------------------------- while it runs
 
     def _schedule(self, first: Repetition) -> None:
-        scheduler = Scheduler.from_name(self.executor, **self.options)
+        try:
+            scheduler = Scheduler.from_name(self.executor, **self.options)
+        except (TypeError, ValueError) as error:
+            raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
         task = scheduler.task(run_repetition)
         faults: list[Exception] = []
 
@@ -160,6 +164,11 @@ class ExperimentRun(Emitter):
                     self.on_repetition_submitted.emit(repetition)
             except SchedulerNotRunningError:
                 pass  # it is ending
+            except BrokenExecutor as fault:
+                problem = f"broke while it was in use: {str(fault).splitlines()[0]}"
+                remedy = "the same command takes up what is left; --executor processes outlives a worker that dies"
+                faults.append(ExperimentError(f"executor {self.executor}", problem, remedy))
+                scheduler.stop()
             except Exception as fault:  # not of a repetition, so it does not fall under on_exception
                 faults.append(fault)
                 scheduler.stop(stop_msg=str(fault))
@@ -226,7 +235,7 @@ class ExperimentRun(Emitter):
         self.summary.count(record.run, ended.state, ended.last, ended.seconds)
         self.summary.ran += ended.state is not State.RUNNING
         if ended.state is State.FAILED:
-            self.summary.failed.append((str(repetition), repetition.folder, str(ended.error or "")))
+            self.summary.failed.append((str(repetition), repetition.folder, ended.error.line if ended.error else ""))
         elif ended.state is State.RUNNING:
             self.summary.notes.append(f"{repetition}: is run by somebody else now")
         self.on_repetition_done.emit(repetition, ended)
@@ -254,7 +263,7 @@ class ExperimentRun(Emitter):
         self.summary.count(planned.run.name, known.state, known.last, known.seconds)
         name = f"{planned.run.name} rep {planned.index}"
         if known.state in (State.FAILED, State.UNKNOWN):
-            self.summary.failed.append((name, planned.folder, known.problem or str(known.error or "")))
+            self.summary.failed.append((name, planned.folder, known.reason))
         elif planned.note:
             self.summary.notes.append(f"{name}: {planned.note}")
 

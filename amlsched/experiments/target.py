@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ExperimentError, NotPicklableError
-from amlsched.experiments.experiment import Experiment
+from amlsched.experiments.experiment import Experiment, IterativeExperiment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,6 +238,11 @@ def _factory(target: Target, found: Any) -> Callable[[], Experiment]:
     if isinstance(found, type):
         return cast("type[Experiment]", found)
     return functools.partial(FunctionExperiment, found)
+
+
+def is_iterative(made: Callable[[], Experiment]) -> bool:
+    """Whether what `Target.load` gave makes experiments that iterate as often as the config says."""
+    return isinstance(made, type) and issubclass(made, IterativeExperiment) and made.run is IterativeExperiment.run
 
 
 def check_config_picklable(where: str, config: dict[str, Any]) -> None:

@@ -1,0 +1,355 @@
+"""What the command line does, end to end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+from pathlib import Path
+
+import pytest
+
+from amlsched import __version__
+from amlsched.cli import main
+from tests.experiments.conftest import Project, members, wait_until
+
+EXECUTORS = ("sequential", "threads", "processes", "loky")
+EVERYWHERE = pytest.mark.parametrize("executor", EXECUTORS)
+
+
+def rows_without_times(folder: Path) -> dict[str, list[list[str]]]:
+    found: dict[str, list[list[str]]] = {}
+    for path in sorted(folder.rglob("rep_*.csv")):
+        header, *rows = csv.reader(io.StringIO(path.read_text()))
+        time = header.index("ts")
+        found[str(path.relative_to(folder))] = [row[:time] + row[time + 1 :] for row in (header, *rows)]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ what is run
+
+
+def test_the_same_config_gives_the_same_rows_on_every_executor(project: Project) -> None:
+    found = []
+    for executor in EXECUTORS:
+        assert project.run("--executor", executor, "--results", executor).returncode == 0
+        found.append(rows_without_times(project.folder / executor))
+    assert len(found[0]) == 4
+    assert found == [found[0]] * len(EXECUTORS)
+
+
+@EVERYWHERE
+def test_what_a_repetition_prints_lands_in_its_own_files(project: Project, executor: str) -> None:
+    done = project.run("--executor", executor)
+    place = project.folder / "results/sums/sums__a2/log/rep_01"
+    assert done.returncode == 0
+    assert "hello from 1\n" in (place / "out.log").read_text()
+    assert "goodbye None\n" in (place / "out.log").read_text()
+    assert (place / "err.log").read_text() == "trouble in 1\n"
+    assert "hello" not in done.stdout
+    if executor in ("processes", "loky"):
+        assert "child of 1\n" in (place / "out.log").read_text()
+
+
+def test_nothing_is_run_again_once_all_is_done(project: Project) -> None:
+    first = project.run()
+    before = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*")}
+    second = project.run()
+    assert "4 run in" in first.stdout
+    assert (second.returncode, "Nothing to run: all is done" in second.stdout) == (0, True)
+    after = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*") if path.is_file()}
+    assert after.items() <= before.items()
+
+
+def test_more_repetitions_and_more_values_run_only_what_is_new(project: Project) -> None:
+    project.run()
+    project.config("{name: sums, path: results, repetitions: 3, iterations: 3, params: {b: 2}, grid: {a: [1, 2, 3]}}")
+    done = project.run()
+    assert done.returncode == 0
+    assert "5 run in" in done.stdout
+    assert project.completions() == [1] * 9
+
+
+def test_a_run_again_under_another_config_of_the_same_name_is_told(project: Project) -> None:
+    project.run()
+    project.config("{name: sums, path: results, repetitions: 2, iterations: 3, params: {b: 99}, grid: {a: [1, 2]}}")
+    done = project.run()
+    assert "another config" in done.stderr
+    assert project.completions() == [1] * 4
+
+
+def test_overwriting_runs_all_again_and_keeps_what_was_there(project: Project) -> None:
+    project.run()
+    place = project.folder / "results/sums/sums__a1/log/rep_00"
+    first = (place / "rep_0.csv").read_text()
+    assert "4 run in" in project.run("-o").stdout
+    assert (place / "earlier/01/rep_0.csv").read_text() == first
+    assert [len(record["attempts"]) for record in project.records().values()] == [2] * 4
+
+
+def test_a_function_is_an_experiment_too(project: Project) -> None:
+    done = project.run(target="experiment.py:function")
+    assert done.returncode == 0
+    rows = rows_without_times(project.folder / "results")["sums/sums__a2/log/rep_01/rep_1.csv"]
+    assert rows == [["value", "rep", "iter"], ["2", "1", "0"], ["2", "1", "1"]]
+
+
+def test_a_module_is_found_from_the_working_folder(project: Project) -> None:
+    package = project.folder / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (project.folder / "experiment.py").rename(package / "experiment.py")
+    assert project.run(target="mine.experiment:Sums").returncode == 0
+
+
+def test_debug_is_short_and_has_folders_of_its_own(project: Project) -> None:
+    done = project.run("--debug")
+    assert "1 run in" in done.stdout
+    assert list(project.records()) == ["_debug/sums/sums__a1/log/rep_00"]
+    assert "4 run in" in project.run().stdout
+
+
+def test_output_can_be_left_on_the_console(project: Project) -> None:
+    done = project.run("--executor", "sequential", "--no-capture")
+    assert "hello from 0" in done.stdout
+    assert "trouble in 0" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------ what goes wrong
+
+FAILING = "{name: sums, path: results, repetitions: 3, iterations: 2, params: {fails: 1}}"
+
+
+def test_a_failed_repetition_is_told_and_run_again_on_request_alone(project: Project) -> None:
+    project.config(FAILING)
+    done = project.run()
+    place = project.folder / "results/sums/log/rep_01"
+    assert done.returncode == 1
+    assert project.states() == ["completed", "failed", "completed"]
+    assert "ValueError: this one fails" in (place / "err.log").read_text()
+    assert 'raise ValueError("this one fails")' in (place / "err.log").read_text()
+    assert "goodbye crash" in (place / "out.log").read_text()
+    assert "failed: sums rep 1: ValueError: this one fails" in done.stderr
+    assert "results/sums/log/rep_01/err.log" in done.stderr
+
+    looked = project.call("status", "results")
+    assert "sums rep 1: ValueError: this one fails" in looked.stderr
+    assert "2 completed, 1 failed" in looked.stdout
+
+    (project.folder / "mended").touch()
+    again = project.run()
+    assert (again.returncode, "Nothing to run" in again.stdout) == (1, True)
+    mended = project.run("--rerun", "failed")
+    assert (mended.returncode, "1 run in" in mended.stdout) == (0, True)
+    assert [len(record["attempts"]) for record in project.records().values()] == [1, 2, 1]
+    assert (place / "err.log").read_text() == "trouble in 1\n"
+    assert "this one fails" in (place / "earlier/01/err.log").read_text()
+
+
+@EVERYWHERE
+def test_an_experiment_that_calls_exit_fails_alone(project: Project, executor: str) -> None:
+    project.config("{name: sums, path: results, repetitions: 3, iterations: 2, params: {exits: 0}}")
+    done = project.run("--executor", executor)
+    assert done.returncode == 1
+    assert project.states() == ["failed", "completed", "completed"]
+    assert "SystemExit: 3" in done.stderr
+
+
+def test_a_repetition_whose_worker_is_killed_fails_alone_and_says_why(project: Project) -> None:
+    project.config("{name: sums, path: results, repetitions: 3, iterations: 2, params: {dies: 1, sleep: 0.05}}")
+    done = project.run()
+    assert done.returncode == 1
+    assert project.states() == ["completed", "failed", "completed"]
+    error = project.records()["sums/log/rep_01"]["attempts"][-1]["error"]
+    assert error["type"] == "WorkerKilledError"
+    assert "SIGKILL" in (project.folder / "results/sums/log/rep_01/err.log").read_text()
+
+
+def test_an_experiment_that_surrenders_is_done(project: Project) -> None:
+    project.config("{name: sums, path: results, repetitions: 2, iterations: 3, params: {surrenders: 1}}")
+    done = project.run()
+    assert done.returncode == 0
+    assert project.states() == ["completed", "surrendered"]
+    last = (project.folder / "results/sums/log/rep_01/rep_1.csv").read_text().splitlines()[-1]
+    assert last.startswith("-1.0,,")
+    assert "Nothing to run" in project.run().stdout
+
+
+BAD = (
+    (("experiment.py:Nothing", "config.yml"), "has no 'Nothing' (it has: Sums"),
+    (("experiment.py:not_an_experiment", "config.yml"), "cannot be called as experiment(params, rep, log)"),
+    (("experiment.py:Incomplete", "config.yml"), "iterate must be written"),
+    (("experiment.py:Local", "config.yml"), "cannot be pickled for another process: it is defined inside a function"),
+    (("experiment.py", "config.yml"), "write path/to/file.py:Class"),
+    (("nowhere.py:Sums", "config.yml"), "there is no such file"),
+    (("no_such_module:Sums", "config.yml"), "there is no module no_such_module"),
+    (("broken.py:Sums", "config.yml"), "cannot be imported: SyntaxError"),
+    (("raising.py:Sums", "config.yml"), "cannot be imported: ZeroDivisionError: division by zero (line 2)"),
+    (("needy.py:Sums", "config.yml"), "cannot be imported: ModuleNotFoundError: No module named 'no_such_package'"),
+    (("experiment.py:Sums", "nowhere.yml"), "nowhere.yml"),
+    (("experiment.py:Sums", "broken.yml"), "broken.yml"),
+    (("experiment.py:Sums", "typo.yml"), "did you mean"),
+    (("experiment.py:Sums", "endless.yml"), "iterations"),
+    (("experiment.py:Sums", "config.yml", "-e", "other"), "sums"),
+    (("experiment.py:Sums", "config.yml", "--rerun", "sometimes"), "--rerun sometimes: is no state and no name"),
+    (("experiment.py:Sums", "config.yml", "--executor", "magic"), "magic"),
+    (("experiment.py:Sums", "config.yml", "--executor-option", "fast=1"), "fast"),
+    (("experiment.py:Sums", "config.yml", "--executor-option", "fast"), "is not KEY=VALUE"),
+    (("experiment.py:Sums", "config.yml", "--max-workers", "0"), "max_workers"),
+    (("experiment.py:Sums", "config.yml", "--max-workers", "two"), "--max-workers"),
+    (("experiment.py:Sums", "config.yml", "--results", "config.yml"), "results folder config.yml: cannot be written"),
+)
+
+
+@pytest.mark.parametrize(("words", "told"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input_is_one_message_before_anything_starts(project: Project, words: tuple[str, ...], told: str) -> None:
+    (project.folder / "broken.py").write_text("class Sums\n")
+    (project.folder / "raising.py").write_text("\n1 / 0\n")
+    (project.folder / "needy.py").write_text("import no_such_package\n")
+    (project.folder / "broken.yml").write_text("name: [\n")
+    (project.folder / "typo.yml").write_text("{name: sums, path: results, repetitons: 2}")
+    (project.folder / "endless.yml").write_text("{name: sums, path: results, repetitions: 2}")
+    done = project.call("run", *words)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert project.records() == {}
+
+
+def test_a_folder_that_cannot_be_read_as_results_is_one_message(project: Project) -> None:
+    for command in (["status"], ["results"], ["plot", "--metric", "sum", "--out", "curves.png"]):
+        missing = project.call(command[0], "nowhere", *command[1:])
+        assert (missing.returncode, "there is no such folder" in missing.stderr) == (2, True)
+        empty = project.call(command[0], ".", *command[1:])
+        assert (empty.returncode, "no repetition of amlsched" in empty.stderr) == (2, True)
+
+
+def test_a_torn_record_is_not_taken_for_a_good_one(project: Project) -> None:
+    project.run()
+    torn = project.folder / "results/sums/sums__a1/log/rep_00/record.json"
+    torn.write_text(torn.read_text()[:100])
+    done = project.run()
+    assert (done.returncode, str(torn) in done.stderr) == (1, True)
+    assert "1 unknown" in project.call("status", "results").stdout
+    assert project.run("--rerun", "unknown").returncode == 0
+    assert project.states() == ["completed"] * 4
+
+
+# --------------------------------------------------------------------------------------------------------- interruption
+
+LONG = "{name: sums, path: results, repetitions: 3, iterations: 2, params: {sleep: 0.3}, grid: {a: [1, 2]}}"
+ENDLESS = "{name: sums, path: results, repetitions: 4, iterations: 1, params: {sleep: 600}}"
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("to_all", [True, False], ids=["to the group", "to the driver"])
+def test_after_ctrl_c_the_same_command_takes_up_what_is_left(project: Project, executor: str, to_all: bool) -> None:
+    project.config(LONG)
+    words = ("run", "experiment.py:Sums", "config.yml", "--executor", executor, "--max-workers", "2")
+    process = project.start(*words)
+    wait_until(lambda: "completed" in project.states() and "running" in project.states())
+    interrupt(process.pid, to_all)
+    out, err = process.communicate(timeout=5)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "The same command takes up what is left" in err
+    assert set(project.states()) == {"completed", "cancelled"}
+    wait_until(lambda: not members(process.pid), deadline_s=5)
+    assert project.call(*words).returncode == 0
+    assert project.completions() == [1] * 6
+
+
+@EVERYWHERE
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_even_what_does_not_end(project: Project, executor: str, number: int, code: int) -> None:
+    project.config(ENDLESS)
+    process = project.start("run", "experiment.py:Sums", "config.yml", "--executor", executor, "--max-workers", "2")
+    at_a_time = 1 if executor == "sequential" else 2
+    wait_until(lambda: project.states().count("running") == at_a_time)
+    process.send_signal(number)
+    process.communicate(timeout=5)
+    assert process.returncode == code
+    assert project.states() == ["cancelled"] * at_a_time
+    wait_until(lambda: not members(process.pid), deadline_s=5)
+
+
+def interrupt(group: int, to_all: bool) -> None:
+    import os
+
+    (os.killpg if to_all else os.kill)(group, signal.SIGINT)
+
+
+def test_what_ran_when_the_driver_was_killed_is_run_again(project: Project) -> None:
+    project.config(LONG)
+    words = ("run", "experiment.py:Sums", "config.yml", "--max-workers", "2")
+    process = project.start(*words)
+    wait_until(lambda: "completed" in project.states() and "running" in project.states())
+    process.kill()
+    process.communicate(timeout=10)
+    assert "running" in project.states()
+    wait_until(lambda: not members(process.pid), deadline_s=5)
+    assert project.call(*words).returncode == 0
+    assert project.completions() == [1] * 6
+
+
+# ------------------------------------------------------------------------------------------------------- what is shown
+
+
+def test_a_dry_run_lists_what_would_be_run_and_makes_nothing(project: Project) -> None:
+    done = project.run("--dry-run")
+    assert done.stdout.splitlines() == [
+        "sums__a1  a=1  to run: rep 0-1",
+        "sums__a2  a=2  to run: rep 0-1",
+        "4 repetitions, 4 to run. Results: results",
+    ]
+    assert not (project.folder / "results").exists()
+
+
+def test_the_table_shows_mean_and_deviation_of_the_last_values(project: Project) -> None:
+    done = project.run("--metric", "n")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("sums__a1  "))
+    assert line.split()[:5] == ["sums__a1", "2/2", "2", "±", "0"]
+
+
+def test_results_come_as_a_table_and_as_csv(project: Project) -> None:
+    project.run()
+    table = project.call("results", "results")
+    assert table.stdout.splitlines()[2].split()[:4] == ["sums", "0", "sums__a1", "completed"]
+    written = project.call("results", "results", "--csv", "all.csv")
+    rows = list(csv.DictReader(io.StringIO((project.folder / "all.csv").read_text())))
+    assert written.returncode == 0
+    assert [(row["name"], row["r"], row["a"], row["b"], row["n"]) for row in rows] == [
+        ("sums", "0", "1", "2", "2"),
+        ("sums", "1", "1", "2", "2"),
+        ("sums", "0", "2", "2", "2"),
+        ("sums", "1", "2", "2", "2"),
+    ]
+
+
+def test_learning_curves_are_drawn(project: Project) -> None:
+    project.run()
+    done = project.call("plot", "results", "--metric", "sum", "--out", "new/curves.png")
+    assert done.returncode == 0
+    assert (project.folder / "new/curves.png").read_bytes().startswith(b"\x89PNG")
+    wrong = project.call("plot", "results", "--metric", "smu", "--out", "curves.png")
+    assert (wrong.returncode, "there are: sum, n" in wrong.stderr) == (2, True)
+
+
+def test_looking_makes_no_file(project: Project) -> None:
+    project.config(LONG)
+    project.run("--debug")
+    project.run("-e", "sums", "--results", "results")
+    before = sorted((project.folder / "results").rglob("*"))
+    project.call("status", "results")
+    project.call("results", "results")
+    assert sorted((project.folder / "results").rglob("*")) == before
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"amlsched {__version__}\n"
+
+
+def test_words_that_are_no_command_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sing"]) == 2
+    assert "sing" in capsys.readouterr().err
