@@ -7,6 +7,7 @@
     ├── CallbackError (TypeError)              a callback cannot be called with what its event gives
     ├── SchedulerNotRunningError (RuntimeError)
     ├── CallRefusedError (RuntimeError)        a plugin refused a call that somebody wants to await
+    ├── CommError (RuntimeError)               the channel between a call and its driver cannot be used
     ├── NotPicklableError (TypeError)          something cannot travel to a worker or back
     ├── MissingExtraError (ImportError)        an optional package is needed
     └── WorkerLostError (BrokenExecutor)       the place failed, not the work
@@ -26,6 +27,7 @@ __all__ = [
     "AmlschedError",
     "CallRefusedError",
     "CallbackError",
+    "CommError",
     "ConfigError",
     "EventNotKnownError",
     "ExperimentError",
@@ -129,6 +131,22 @@ class CallRefusedError(AmlschedError, RuntimeError):
         return (
             f"{self.task}: a plugin refused the call (plugins: {self.plugins}); use task.submit() to get None instead"
         )
+
+
+class CommError(AmlschedError, RuntimeError):
+    """The channel between a call and its driver cannot be used: closed, lost, or a request that nobody answers.
+
+    Args:
+        call: The call that the channel belongs to.
+        problem: What is wrong with it, and what to do.
+    """
+
+    def __init__(self, call: str, problem: str) -> None:
+        super().__init__(call, problem)
+        self.call, self.problem = call, problem
+
+    def __str__(self) -> str:
+        return f"{self.call}: {self.problem}"
 
 
 class NotPicklableError(AmlschedError, TypeError):

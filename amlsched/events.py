@@ -69,8 +69,8 @@ class Dispatcher(Protocol):
         """Deliver an event as soon as no callback runs, after those posted before."""
         ...
 
-    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> None:
-        """Run an async callback; the note is added to its exception."""
+    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
+        """Run an async callback as the task returned; the note is added to its exception."""
         ...
 
     def callback_failed(self, error: BaseException) -> None:
@@ -347,11 +347,10 @@ class Emitter:
         subscriber = self._subscribers.get(event)
         (self._known(event) if subscriber is None else subscriber).emit(*args, **kwargs)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> None:
-        """Run an async callback as a task: of the dispatcher, or else of the running loop."""
+    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
+        """Run an async callback as the task returned: of the dispatcher, or else of the running loop."""
         if self.dispatcher is not None:
-            self.dispatcher.spawn(coroutine, note)
-            return
+            return self.dispatcher.spawn(coroutine, note)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -360,6 +359,7 @@ class Emitter:
         task = loop.create_task(coroutine)
         self._spawned.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self._spawned.discard)
+        return task
 
     def _known(self, event: str) -> Subscriber[..., Any]:
         if event in self._subscribers:

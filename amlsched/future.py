@@ -22,8 +22,6 @@ class _Run(Protocol):
 
     def cancel(self, future: Future[Any]) -> bool: ...
 
-    def is_running(self, future: Future[Any]) -> bool: ...
-
 
 class Future(asyncio.Future[R]):
     """The handle of one call: an `asyncio.Future` whose result the run loop sets.
@@ -76,7 +74,7 @@ class Future(asyncio.Future[R]):
 
     def running(self) -> bool:
         """Whether the call has started, as far as the executor tells, and has not ended."""
-        return not self.done() and self._run.is_running(self)
+        return not self.done() and self.work is not None and bool(self.work.running())
 
     def __await__(self) -> Generator[Any, None, R]:
         self.awaited = True

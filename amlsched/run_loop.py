@@ -16,20 +16,19 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
+from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
-from amlsched.executors.capabilities import capabilities_of, kill_call, served_by
+from amlsched.executors.capabilities import served_by
 from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Executor
-    from concurrent.futures import Future as Work
 
     from amlsched.events import Subscriber
-    from amlsched.executors.capabilities import InlineExecutor
     from amlsched.exit_state import CancelledMode
     from amlsched.scheduler import Scheduler
     from amlsched.task import Task
@@ -83,25 +82,22 @@ class RunLoop:
         self.accepting = False
         self._scheduler = scheduler
         self._executor = executor
-        self._inline = capabilities_of(executor).inline
+        self._admission = Admission(executor, self._finished)
         self._policy = policy
         self._on_cancelled = on_cancelled
         self._end_on_empty = end_on_empty
         self._thread = get_ident()
 
-        # Calls that have not ended, by the executor's future; by the handle itself where calls run inline.
-        self._calls: dict[Any, Future[Any]] = {}
+        self._calls: dict[Future[Any], None] = {}  # those that have not ended, in the order of submission
         self._submitted = 0
-        self._waiting: deque[Future[Any]] = deque()  # inline calls that have not started
-        self._inbox: deque[Any] = deque()  # keys of `_calls` that finished; filled from any thread
+        self._inbox: deque[Future[Any]] = deque()  # calls that the executor finished; filled from any thread
         self._posted: deque[tuple[Subscriber[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
         self._spawned: set[asyncio.Task[Any]] = set()  # async callbacks that have not ended
-        self._given_up: set[Any] = set()  # cancelled, but the executor still runs them
         self._awake = False  # a turn is scheduled or under way
         self._told_empty = False
 
         self._ordered = order == "submission"
-        self._held: dict[int, tuple[Any, Future[Any], Any, BaseException | None]] = {}
+        self._held: dict[int, tuple[Future[Any], Any, BaseException | None]] = {}
         self._next = 1
 
         self._deadline: float | None = None
@@ -178,43 +174,23 @@ class RunLoop:
             name = getattr(function, "__name__", repr(function))
             raise SchedulerNotRunningError(f"{name} cannot be submitted: the run is ending")
         future = Future(self, task, function, args, kwargs or _NO_KWARGS)
-        key: Any = future
-        if not self._inline:
-            future.work = key = self._executor.submit(function, *args, **kwargs)
+        future.number = self._submitted + 1
+        self._admission.take(future)
         self._submitted += 1
-        future.number = self._submitted
-        self._calls[key] = future
+        self._calls[future] = None
         self._told_empty = False
         self._scheduler.on_future_submitted.emit(future)
         if task is not None:
             task.n_running += 1
+            task.n_submitted += 1
             task.on_submitted.emit(future, *args, **kwargs)
-        if self._inline:
-            self._waiting.append(future)
-            if not self._awake:
-                self._wake()
-        else:
-            key.add_done_callback(self._arrived)
+        if not self._awake:
+            self._wake()
         return future
 
     def cancel(self, future: Future[Any]) -> bool:
         """Whether the call ends as cancelled by this; the handle itself is cancelled by the caller."""
-        work: Work[Any] | None = future.work
-        if work is None:
-            self._inbox.append(future)
-        elif work.cancel():  # which calls `_arrived`
-            return True
-        elif work.done():
-            return False
-        elif not kill_call(self._executor, work):
-            self._given_up.add(work)
-            self._inbox.append(work)
-        self._wake()
-        return True
-
-    def is_running(self, future: Future[Any]) -> bool:
-        """Whether the executor says that the call has started."""
-        return future.work is not None and future.work.running()
+        return self._admission.cancel(future)
 
     def end(
         self,
@@ -247,12 +223,12 @@ class RunLoop:
         """Wait for nothing: cancel what is left, and let the workers be ended."""
         self._hurried = True
         self._cancel_unstarted()
-        for key in tuple(self._calls):
-            self._inbox.append(key)
-            self._calls[key].mark_cancelled()
+        for future in tuple(self._calls):
+            future.mark_cancelled()
+            self._finished(future)
         for callback in tuple(self._spawned):
             callback.cancel()
-        self._given_up.clear()
+        self._admission.given_up.clear()
         self._wake()
 
     def call_later(self, delay: float, function: Callable[[], object]) -> asyncio.TimerHandle:
@@ -262,7 +238,7 @@ class RunLoop:
     @property
     def calls(self) -> list[Future[Any]]:
         """The calls that have not ended, oldest first."""
-        return list(self._calls.values())
+        return list(self._calls)
 
     # What events need (see `events.Dispatcher`)
 
@@ -272,11 +248,12 @@ class RunLoop:
         if not self._awake:
             self._wake()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> None:
-        """Run an async callback; the run does not end before it."""
+    def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
+        """Run an async callback as the task returned; the run does not end before it."""
         callback = self.loop.create_task(coroutine)
         self._spawned.add(callback)
         callback.add_done_callback(partial(self._spawned_ended, note=note))
+        return callback
 
     def callback_failed(self, error: BaseException) -> None:
         """An exception of a callback is treated as one of a call; but a late submission is no failure."""
@@ -302,9 +279,9 @@ class RunLoop:
         except RuntimeError:  # the loop is closed: work that was given up ends after its run
             self._awake = False
 
-    def _arrived(self, work: Work[Any]) -> None:
-        """Called by the executor, in any thread, when work is done."""
-        self._inbox.append(work)
+    def _finished(self, future: Future[Any]) -> None:
+        """Called in any thread, when the executor is done with a call or the call was cancelled."""
+        self._inbox.append(future)
         if not self._awake:
             self._wake()
 
@@ -320,16 +297,17 @@ class RunLoop:
 
     def _work_off(self) -> None:
         until = time.monotonic() + _TURN_S
-        inbox, posted, waiting = self._inbox, self._posted, self._waiting
+        inbox, posted = self._inbox, self._posted
         while True:
             if posted:
                 subscriber, args, kwargs = posted.popleft()
                 subscriber.deliver(*args, **kwargs)
             elif inbox:
                 self._complete(inbox.popleft())
-            elif waiting and not self._over():
-                self._execute(waiting.popleft())
+            elif self._admission.inline and not self._over() and (future := self._admission.next_inline()):
+                self._execute(future)
             else:
+                self._admission.admit()
                 # Nothing left. A thread that appends from here on either sees that nobody is awake, or appended
                 # before this line and is seen below.
                 self._awake = False
@@ -348,12 +326,10 @@ class RunLoop:
 
     def _execute(self, future: Future[Any]) -> None:
         """Run a call of an inline executor, here and now."""
-        if future.cancelled():
-            return
         result, error = None, None
         self.executing = True
         try:
-            result = cast("InlineExecutor", self._executor).execute(future.function, future.args, future.kwargs)
+            result = self._admission.execute(future)
         except BaseException as raised:
             error = raised
         finally:
@@ -361,38 +337,33 @@ class RunLoop:
         if error is not None and error is self.interruption:
             future.mark_cancelled()
             self.interrupt(error)
-        self._conclude(future, future, result, error)
+        self._conclude(future, result, error)
 
-    def _complete(self, key: Any) -> None:
-        """Take up work that the executor finished, or that was cancelled."""
-        future = self._calls.get(key)
-        if future is None:  # cancelled before, and told so; or it finished after it was given up
-            self._given_up.discard(key)
-            return
+    def _complete(self, future: Future[Any]) -> None:
+        """Take up a call that the executor finished, or that was cancelled."""
         result, error = None, None
-        if not future.cancelled():
-            if key.cancelled():
+        if not future.done():
+            try:
+                result, error = self._admission.outcome(future)
+            except CancelledError:
                 future.mark_cancelled()
-            else:
-                error = key.exception()
-                if error is None:
-                    result = key.result()
-        self._conclude(key, future, result, error)
+        self._admission.forget(future)
+        if future in self._calls:  # else it was cancelled while it ran, and told so
+            self._conclude(future, result, error)
 
-    def _conclude(self, key: Any, future: Future[Any], result: Any, error: BaseException | None) -> None:
+    def _conclude(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
         if not self._ordered:
-            self._tell(key, future, result, error)
+            self._tell(future, result, error)
             return
-        self._held[future.number] = (key, future, result, error)
+        self._held[future.number] = (future, result, error)
         while self._next in self._held:
             held = self._held.pop(self._next)
             self._next += 1
             self._tell(*held)
 
-    def _tell(self, key: Any, future: Future[Any], result: Any, error: BaseException | None) -> None:
+    def _tell(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
         """End a call: set its handle, emit its events, ask the policy."""
-        if self._calls.pop(key, None) is None:
-            return
+        del self._calls[future]
         scheduler, task = self._scheduler, future.task
         if task is not None:
             task.n_running -= 1
@@ -450,7 +421,7 @@ class RunLoop:
 
     def _settle(self) -> None:
         """Nothing is to be done right now: has the queue become empty, is the run over?"""
-        if self._calls or self._spawned or self._given_up:
+        if self._calls or self._spawned or self._admission.given_up:
             return
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
@@ -469,15 +440,9 @@ class RunLoop:
 
     def _cancel_unstarted(self) -> None:
         """Calls that have not started never do: they end as cancelled."""
-        for key, future in tuple(self._calls.items()):
-            if future.done():
-                continue
-            if future.work is None:
-                self._inbox.append(key)
+        for future in tuple(self._calls):
+            if not future.done() and self._admission.cancel_unstarted(future):
                 future.mark_cancelled()
-            elif key.cancel():  # which calls `_arrived`
-                future.mark_cancelled()
-        self._waiting.clear()
         self._wake()
 
     def _exit_state(self) -> ExitState:

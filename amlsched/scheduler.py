@@ -282,7 +282,12 @@ class Scheduler(Emitter):
     # Calls
 
     def task(
-        self, function: Callable[P, R], *, plugins: Plugin | Iterable[Plugin] = (), init_plugins: bool = True
+        self,
+        function: Callable[P, R],
+        *,
+        plugins: Plugin | Iterable[Plugin] = (),
+        init_plugins: bool = True,
+        batch_size: int = 1,
     ) -> Task[P, R]:
         """Register a function.
 
@@ -290,8 +295,9 @@ class Scheduler(Emitter):
             function: What a call of the task runs.
             plugins: Change what the task does; each is for this task alone.
             init_plugins: Whether to attach the plugins now.
+            batch_size: How many calls are sent to a worker as one; see `Task`.
         """
-        task = Task(function, self, plugins=plugins, init_plugins=init_plugins)
+        task = Task(function, self, plugins=plugins, init_plugins=init_plugins, batch_size=batch_size)
         task.dispatcher = self.dispatcher
         self._tasks.append(task)
         return task

@@ -57,6 +57,12 @@ class Task(Emitter, Generic[P, R]):
         scheduler: Where its calls are submitted.
         plugins: Attached in this order; each sees a call as the one before left it.
         init_plugins: Whether to attach the plugins now, or to leave `attach_task` to the caller.
+        batch_size: How many calls are sent to a worker as one, for functions so fast that sending dominates. Events,
+            exceptions and cancelling stay per call. Calls wait for each other only while the loop has more to do.
+
+    Raises:
+        TypeError: `function` cannot be called.
+        ValueError: `batch_size` is below 1.
     """
 
     SUBMITTED: ClassVar[Event[..., Any]] = Event("on-submitted", ("future", "*args"))
@@ -83,6 +89,7 @@ class Task(Emitter, Generic[P, R]):
         *,
         plugins: Plugin | Iterable[Plugin] = (),
         init_plugins: bool = True,
+        batch_size: int = 1,
     ) -> None:
         if not callable(function):
             raise TypeError(f"a task needs a function, not {function!r}")
@@ -90,7 +97,11 @@ class Task(Emitter, Generic[P, R]):
         self.function = function
         self.scheduler = scheduler
         self.plugins: list[Plugin] = []
-        self.n_running = 0  # kept by the run loop: calls that were submitted and have not ended
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}: must be at least 1")
+        self.batch_size = batch_size
+        self.n_running = 0  # kept by the run loop: calls of this run that were submitted and have not ended
+        self.n_submitted = 0  # likewise: all that were submitted
         self.on_submitted = cast("Subscriber[Concatenate[Future[R], P], Any]", self.subscriber(self.SUBMITTED))
         self.on_done = self.subscriber(self.DONE)
         self.on_result = self.subscriber(self.RESULT)
@@ -157,13 +168,13 @@ class Task(Emitter, Generic[P, R]):
                 f"plugin {plugin.name!r} is attached to {owner} already, and cannot be attached to {self.name}: "
                 "make a new one for each task"
             )
-        vars(plugin)["_attached_to"] = self.name
         self.add_event(*plugin.events())
-        self.plugins.append(plugin)
         plugin.attach_task(self)
+        self.plugins.append(plugin)
+        vars(plugin)["_attached_to"] = self.name
 
     def _reset(self) -> None:
-        self.n_running = 0
+        self.n_running = self.n_submitted = 0
         self._reset_counts()
         for plugin in self.plugins:
             plugin.reset()

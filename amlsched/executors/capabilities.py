@@ -12,15 +12,23 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from concurrent.futures import Future as Work
 
-__all__ = ["Capabilities", "InlineExecutor", "capabilities_of", "kill_call", "kill_workers", "served_by"]
+__all__ = [
+    "Capabilities",
+    "InlineExecutor",
+    "capabilities_of",
+    "kill_call",
+    "kill_workers",
+    "served_by",
+    "worker_count",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What differs between backends.
 
-    An executor declares its own as the attribute `capabilities`; for the standard library's, loky's and
-    dask's, amlsched knows them.
+    An executor declares its own as the attribute `capabilities`; amlsched knows those of the standard library's
+    executors, of loky's and of dask's.
 
     Attributes:
         inline: A call runs in the thread that submits it. Such an executor has `execute(function, args, kwargs)`,
@@ -29,6 +37,8 @@ class Capabilities:
         survives_lost_workers: A worker that dies takes only its own call with it.
         remote: Workers may be on other hosts.
         pickles: Functions, arguments and results travel by pickle.
+        queue_depth: How many calls it is best given at a time, the others waiting in the scheduler, where they cost
+            less; `None` for all of them, as where an executor scales with its queue.
     """
 
     inline: bool = False
@@ -36,6 +46,7 @@ class Capabilities:
     survives_lost_workers: bool = False
     remote: bool = False
     pickles: bool = False
+    queue_depth: int | None = None
 
 
 class InlineExecutor(Protocol):
@@ -105,6 +116,15 @@ def kill_workers(executor: Executor) -> None:
     executor.shutdown(wait=False, cancel_futures=True)
     for process in processes.values():
         process.kill()
+
+
+def worker_count(executor: Executor) -> int | None:
+    """How many workers the executor has at most, where it tells."""
+    for name in ("max_workers", "_max_workers"):  # the second is where the standard library and loky keep it
+        count = getattr(executor, name, None)
+        if isinstance(count, int):
+            return count
+    return None
 
 
 @contextmanager

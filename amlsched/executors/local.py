@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import MissingExtraError
 from amlsched.executors.sequential import SequentialExecutor
+from amlsched.executors.threads import ThreadPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,11 @@ def sequential() -> SequentialExecutor:
     return SequentialExecutor()
 
 
-def threads(max_workers: int | None = None) -> Executor:
+def threads(
+    max_workers: int | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> ThreadPool:
     """Calls run in threads of this process.
 
     They share its memory and its interpreter lock: for calls that wait, or that compute outside Python.
@@ -29,10 +34,10 @@ def threads(max_workers: int | None = None) -> Executor:
 
     Args:
         max_workers: Number of threads; `None` as in `concurrent.futures.ThreadPoolExecutor`.
+        initializer: Called once in each thread, before its first call.
+        initargs: Arguments of the initializer.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(max_workers, thread_name_prefix="amlsched")
+    return ThreadPool(max_workers, initializer, initargs)
 
 
 def processes(
@@ -40,18 +45,23 @@ def processes(
     mp_context: BaseContext | None = None,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
+    *,
+    max_tasks_per_child: int | None = None,
 ) -> Executor:
     """Calls run in processes of this machine.
+
+    A worker that dies takes only its own call with it, and is replaced; see `amlsched.executors.processes`.
 
     Args:
         max_workers: Number of processes; `None` for the number of CPUs.
         mp_context: Start method, as from `multiprocessing.get_context`; `None` for Python's default.
         initializer: Called once in each worker, before its first call.
         initargs: Arguments of the initializer.
+        max_tasks_per_child: Calls after which a worker is replaced; `None` for never.
     """
     from concurrent.futures import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(max_workers, mp_context, initializer, initargs)
+    return ProcessPoolExecutor(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
 
 
 def loky(max_workers: int | None = None, **options: Any) -> Executor:

@@ -1,0 +1,252 @@
+"""Brings calls to the executor: one by one, in batches, or as many at a time as it should be given."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections import deque
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from amlsched.errors import NotPicklableError
+from amlsched.executors.capabilities import capabilities_of, kill_call, worker_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor
+    from concurrent.futures import Future as Work
+
+    from amlsched.executors.capabilities import InlineExecutor
+    from amlsched.future import Future
+    from amlsched.task import Task
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Where the calls of one run wait until the executor gets them.
+
+    Everything is called in the loop's thread, and `finished` in any thread.
+
+    Args:
+        executor: Where calls are sent.
+        finished: Called with the handle of a call that the executor is done with, or that was cancelled.
+    """
+
+    def __init__(self, executor: Executor, finished: Callable[[Future[Any]], None]) -> None:
+        self._executor = executor
+        self._finished = finished
+        self._capabilities = capabilities_of(executor)
+        self._depth = self._capabilities.queue_depth
+        self._sent: set[Future[Any]] = set()  # what it has now, where there is a bound
+        self._waiting: deque[Future[Any]] = deque()
+        self._batches: dict[Task[..., Any], list[Future[Any]]] = {}
+        self.inline = self._capabilities.inline
+        self.given_up: set[Future[Any]] = set()  # told as cancelled, but the executor still runs them
+
+    def take(self, future: Future[Any]) -> None:
+        """Send a call, or let it wait for its turn.
+
+        Raises:
+            Exception: What the executor raises where it refuses the call; the call is forgotten.
+        """
+        task = future.task
+        if self.inline or self._waiting or self._full():
+            self._waiting.append(future)
+        elif task is not None and task.batch_size > 1:
+            self._collect(task, future)
+        else:
+            self._send(future)
+
+    def admit(self) -> None:
+        """Send calls that wait, while there is room, and batches that are not full."""
+        while self._waiting and not self.inline and not self._full():
+            future = self._waiting.popleft()
+            if future.done():
+                continue
+            try:
+                self._send(future)
+            except Exception as error:
+                future.work = _Refused(error)
+                self._finished(future)
+        if self._batches:
+            batches, self._batches = self._batches, {}
+            workers = worker_count(self._executor) or 1
+            for task, futures in batches.items():
+                # A batch that is not full is shared out, so that no worker is idle while another has all of it.
+                size = min(task.batch_size, -(-len(futures) // workers))
+                for start in range(0, len(futures), size):
+                    self._send_batch(futures[start : start + size])
+
+    def next_inline(self) -> Future[Any] | None:
+        """The next call that this thread is to run, if any."""
+        while self.inline and self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                return future
+        return None
+
+    def execute(self, future: Future[Any]) -> Any:
+        """What the function of an inline call returns, now and in this thread."""
+        return cast("InlineExecutor", self._executor).execute(future.function, future.args, future.kwargs)
+
+    def outcome(self, future: Future[Any]) -> tuple[Any, BaseException | None]:
+        """Result or exception of a call that the executor is done with.
+
+        Raises:
+            concurrent.futures.CancelledError: The executor cancelled it.
+        """
+        error = future.work.exception()
+        return (None if error is not None else future.work.result()), error
+
+    def forget(self, future: Future[Any]) -> None:
+        """Let go of a call that is told; where the executor is done with it too, there is room for another."""
+        if future.work is None or not future.work.done():
+            return
+        future.work = None  # its callback refers to the handle: without this, each call would be a cycle for the gc
+        self.given_up.discard(future)
+        if self._depth is not None:
+            self._sent.discard(future)
+            if self._waiting:
+                self.admit()
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Whether the call ends as cancelled by this, now or when its worker has been ended."""
+        work: Work[Any] | None = future.work
+        if work is None:
+            self._finished(future)
+        elif work.cancel():
+            pass  # the executor's callback tells
+        elif work.done():
+            return False
+        elif isinstance(work, _Part) or not kill_call(self._executor, work):
+            self.given_up.add(future)
+            self._finished(future)
+        return True
+
+    def cancel_unstarted(self, future: Future[Any]) -> bool:
+        """Whether the call had not started, and now never will."""
+        if future.work is None:
+            self._finished(future)
+            return True
+        return bool(future.work.cancel())
+
+    def _full(self) -> bool:
+        return self._depth is not None and len(self._sent) >= self._depth
+
+    def _send(self, future: Future[Any]) -> None:
+        future.work = self._executor.submit(future.function, *future.args, **future.kwargs)
+        if self._depth is not None:
+            self._sent.add(future)
+        future.work.add_done_callback(partial(self._work_done, future))
+
+    def _work_done(self, future: Future[Any], _work: Work[Any]) -> None:
+        self._finished(future)
+
+    def _collect(self, task: Task[..., Any], future: Future[Any]) -> None:
+        batch = self._batches.setdefault(task, [])
+        batch.append(future)
+        if len(batch) >= task.batch_size:
+            del self._batches[task]
+            self._send_batch(batch)
+
+    def _send_batch(self, futures: list[Future[Any]]) -> None:
+        futures = [future for future in futures if not future.done()]
+        calls = [(future.function, future.args, dict(future.kwargs)) for future in futures]
+        try:
+            work = self._executor.submit(_run_batch, calls, self._capabilities.pickles)
+        except Exception as error:
+            for future in futures:
+                future.work = _Refused(error)
+                self._finished(future)
+            return
+        for index, future in enumerate(futures):
+            future.work = _Part(work, index)
+        if self._depth is not None:
+            self._sent.update(futures)
+        work.add_done_callback(partial(self._batch_done, futures))
+
+    def _batch_done(self, futures: Sequence[Future[Any]], _work: Work[Any]) -> None:
+        for future in futures:
+            self._finished(future)
+
+
+class _Refused:
+    """Stands for the executor's future of a call that the executor refused."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def exception(self) -> Exception:
+        return self._error
+
+    def cancel(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return True
+
+    def running(self) -> bool:
+        return False
+
+
+class _Part:
+    """Stands for the executor's future of one call in a batch."""
+
+    __slots__ = ("_index", "_work")
+
+    def __init__(self, work: Work[Any], index: int) -> None:
+        self._work = work
+        self._index = index
+
+    def _outcome(self) -> tuple[Any, BaseException | None]:
+        outcome: bytes | tuple[Any, BaseException | None] = self._work.result()[self._index]
+        if not isinstance(outcome, bytes):
+            return outcome
+        result, error = pickle.loads(outcome)
+        return result, error
+
+    def exception(self) -> BaseException | None:
+        if self._work.cancelled():
+            raise CancelledError
+        return self._work.exception() or self._outcome()[1]
+
+    def result(self) -> Any:
+        return self._outcome()[0]
+
+    def cancel(self) -> bool:
+        return False  # the other calls of the batch go on
+
+    def done(self) -> bool:
+        return self._work.done()
+
+    def running(self) -> bool:
+        return self._work.running()
+
+
+def _run_batch(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]], pickled: bool) -> list[Any]:
+    """The outcome of each call; each pickled alone where it travels, so that one that cannot fails alone."""
+    outcomes = zip(calls, _outcomes(calls, pickled), strict=True)
+    return [_pickled(function, outcome) if pickled else outcome for (function, _, _), outcome in outcomes]
+
+
+def _outcomes(
+    calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]], pickled: bool
+) -> Iterator[tuple[Any, BaseException | None]]:
+    for function, args, kwargs in calls:
+        try:
+            yield function(*args, **kwargs), None
+        except BaseException as error:
+            if pickled:  # a traceback does not travel
+                error.add_note("in the worker:\n" + "".join(traceback.format_exception(error)))
+            yield None, error
+
+
+def _pickled(function: Callable[..., Any], outcome: tuple[Any, BaseException | None]) -> bytes:
+    try:
+        return pickle.dumps(outcome)
+    except Exception as reason:
+        what = "the result" if outcome[1] is None else "the exception"
+        name = getattr(function, "__name__", repr(function))
+        return pickle.dumps((None, NotPicklableError(name, what, repr(reason))))
