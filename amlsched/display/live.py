@@ -1,0 +1,310 @@
+"""The live display of a scheduler: on a terminal a view that is drawn anew, elsewhere a line every few seconds.
+
+It looks at the scheduler by a timer of the run's own loop, between two turns. So it needs no thread and no lock, costs
+the same however many calls there are, and nothing where it is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, cast
+
+from amlsched.errors import MissingExtraError
+from amlsched.executors.capabilities import capabilities_of, worker_count
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from amlsched.scheduler import Scheduler
+    from amlsched.task import Plugin, Task
+
+__all__ = ["LiveView", "PlainLines", "live", "scheduler_view", "task_view"]
+
+logger = logging.getLogger(__name__)
+
+REFRESH_S = 0.25
+LINE_S = 5.0
+_RATE_OVER_S = 10.0
+
+
+def live(
+    scheduler: Scheduler, display: bool | Literal["auto"] | Iterable[RenderableType], *, stream: TextIO | None = None
+) -> AbstractContextManager[object]:
+    """A display of the run that happens in the context. It has to be entered in the run's loop.
+
+    Args:
+        scheduler: What to show.
+        display: What `run(display=…)` was given: `True`, `False`, `"auto"` for a display on a terminal and in a
+            notebook only, or what else is to be shown below: anything that rich can render.
+        stream: Where to; `None` for `sys.stdout`.
+
+    Raises:
+        MissingExtraError: The output is a terminal and rich is not installed.
+        ValueError: `display` is something else.
+    """
+    if display is False:
+        return nullcontext()
+    if display is True or display == "auto":
+        extra: list[Any] = []
+    elif isinstance(display, str) or not isinstance(display, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"display={display!r}: must be True, False, 'auto' or a list of what rich can render")
+    else:
+        extra = list(display)
+    shown = stream or cast("TextIO | None", sys.stdout)  # none where the program has no console
+    if shown is not None and _is_drawn_on(shown):
+        return LiveView(scheduler, extra, shown)
+    return nullcontext() if shown is None or display == "auto" else PlainLines(scheduler, shown)
+
+
+class _Display(AbstractContextManager[object]):
+    """Looks at a scheduler every few moments, and once when the run is over."""
+
+    def __init__(self, scheduler: Scheduler, interval_s: float) -> None:
+        self._scheduler = scheduler
+        self._interval_s = interval_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._clock = _Clock()
+
+    def __enter__(self) -> object:
+        self._loop = asyncio.get_running_loop()
+        self._workers = _Workers.of(self._scheduler.executor)  # a run that is stopped may give its executor up
+        self._clock.start()
+        self._timer = self._loop.call_later(self._interval_s, self._tick)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._show_safely(final=True)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._show_safely():
+            self._timer = self._loop.call_later(self._interval_s, self._tick)
+
+    def _show_safely(self, *, final: bool = False) -> bool:
+        try:
+            self._show(final)
+        except Exception:  # a display is no reason to lose a run
+            logger.warning("the display of %s failed and is off from now on", self._scheduler.name, exc_info=True)
+            self._clear()
+            return False
+        return True
+
+    def _show(self, final: bool) -> None:
+        raise NotImplementedError
+
+    def _clear(self) -> None:
+        """Forget what could not be shown."""
+
+
+class LiveView(_Display):
+    """The view on a terminal or in a notebook, drawn by rich.
+
+    Args:
+        scheduler: What to show.
+        extra: Shown below it.
+        stream: Where to.
+    """
+
+    def __init__(self, scheduler: Scheduler, extra: Iterable[RenderableType], stream: TextIO) -> None:
+        super().__init__(scheduler, REFRESH_S)
+        try:
+            from rich.console import Console
+            from rich.live import Live
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("run(display=True) on a terminal", "rich", "experiments") from error
+        self._extra = tuple(extra)
+        self._live = Live(console=Console(file=stream), auto_refresh=False)
+
+    def __enter__(self) -> object:
+        super().__enter__()
+        self._live.start()
+        self._show_safely()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self._live.stop()
+
+    def _show(self, final: bool) -> None:
+        from rich.console import Group
+
+        self._live.update(Group(_view(self._scheduler, self._workers, self._clock), *self._extra), refresh=True)
+
+    def _clear(self) -> None:
+        self._live.update("")
+
+
+class PlainLines(_Display):
+    """A line every few seconds, where something changed, and one at the end.
+
+    Args:
+        scheduler: What to show.
+        stream: Where to.
+    """
+
+    def __init__(self, scheduler: Scheduler, stream: TextIO) -> None:
+        super().__init__(scheduler, LINE_S)
+        self._stream = stream
+        self._told: _Counts | None = None
+
+    def _show(self, final: bool) -> None:
+        counts = _Counts.of(self._scheduler, self._workers.number)
+        if counts == self._told and not final:
+            return
+        self._told = counts
+        self._stream.write(f"{self._clock.seconds:.0f} s: {counts}, {self._clock.rate(counts.ended):.3g}/s\n")
+        self._stream.flush()
+
+
+class _Counts(NamedTuple):
+    """What became of the calls of a run."""
+
+    submitted: int
+    running: int
+    queued: int
+    results: int
+    exceptions: int
+    cancelled: int
+
+    @classmethod
+    def of(cls, scheduler: Scheduler, workers: int | None) -> _Counts:
+        results, exceptions = scheduler.on_future_result.count, scheduler.on_future_exception.count
+        cancelled = scheduler.on_future_cancelled.count
+        submitted = scheduler.on_future_submitted.count
+        left = submitted - scheduler.on_future_done.count - cancelled
+        running = left if workers is None else min(left, workers)
+        return cls(submitted, running, left - running, results, exceptions, cancelled)
+
+    @property
+    def ended(self) -> int:
+        return self.results + self.exceptions + self.cancelled
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
+
+
+class _Workers(NamedTuple):
+    """Where calls run."""
+
+    name: str
+    number: int | None
+
+    @classmethod
+    def of(cls, executor: Executor) -> _Workers:
+        return cls(type(executor).__name__, 1 if capabilities_of(executor).inline else worker_count(executor))
+
+    def __str__(self) -> str:
+        if self.number is None:
+            return self.name
+        return f"{self.name}, {self.number} worker{'s' * (self.number != 1)}"
+
+
+class _Clock:
+    """How long the run goes on, and how many calls end in a second."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self._begun = time.monotonic()
+        self._seen = deque([(self._begun, 0)])
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def rate(self, ended: int) -> float:
+        """Calls a second, over the last ten seconds."""
+        now = time.monotonic()
+        while len(self._seen) > 1 and now - self._seen[0][0] > _RATE_OVER_S:
+            self._seen.popleft()
+        then, had_ended = self._seen[0]
+        self._seen.append((now, ended))
+        return (ended - had_ended) / max(now - then, 1e-9)
+
+
+def scheduler_view(scheduler: Scheduler) -> RenderableType:
+    """What rich shows of a scheduler: its workers, its queue, its tasks, and what was added by `add_renderable`."""
+    executor = scheduler._executor  # pyright: ignore[reportPrivateUsage]  (the property would make one)
+    return _view(scheduler, _Workers("no workers", None) if executor is None else _Workers.of(executor), None)
+
+
+def task_view(task: Task[..., Any]) -> RenderableType:
+    """What rich shows of a task: its calls, its plugins, and the events that plugins added."""
+    table = _task_table()
+    _add_task(table, task)
+    return table
+
+
+def _view(scheduler: Scheduler, workers: _Workers, clock: _Clock | None) -> RenderableType:
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    counts = _Counts.of(scheduler, workers.number)
+    head = Text("running" if scheduler.running() else "not running", style="green" if scheduler.running() else "")
+    if clock is not None:
+        head.append(f"  {clock.seconds:.1f} s  {clock.rate(counts.ended):.3g} calls/s", style="default")
+    head.append(f"  {workers}", style="default")
+    table = _task_table()
+    for task in scheduler._tasks:  # pyright: ignore[reportPrivateUsage]
+        _add_task(table, task)
+    parts: list[Any] = [head, Text(str(counts))]
+    if table.row_count:
+        parts.append(table)
+    return Panel(Group(*parts, *_renderables(scheduler)), title="Scheduler", title_align="left")
+
+
+def _task_table() -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("task")
+    for name in ("submitted", "not ended", "results", "exceptions", "cancelled"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _add_task(table: Table, task: Task[..., Any]) -> None:
+    numbers = (task.n_submitted, task.n_running, task.on_result.count, task.on_exception.count, task.on_cancelled.count)
+    table.add_row(_plain(task.name.removeprefix("task ")), *map(str, numbers))
+    for plugin in task.plugins:
+        table.add_row(_plugin_view(plugin))
+        for event in plugin.events():
+            if count := task.event_counts[event]:
+                table.add_row(_plain(f"    {event} {count}"))
+
+
+def _plugin_view(plugin: Plugin) -> RenderableType:
+    if hasattr(plugin, "__rich__"):
+        return cast("RenderableType", plugin)
+    return _plain(f"  {plugin.name if type(plugin).__str__ is object.__str__ else plugin}")
+
+
+def _plain(text: str) -> RenderableType:
+    """Names and arguments may have brackets, which rich would read as markup."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _renderables(scheduler: Scheduler) -> list[Any]:
+    return list(getattr(scheduler, "renderables", ()))
+
+
+def _is_drawn_on(stream: TextIO) -> bool:
+    if "ipykernel" in sys.modules:
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
