@@ -1,0 +1,188 @@
+"""The record of a repetition: what is written is read, and what is not good is not read as good."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amlsched.experiments import records
+from amlsched.experiments.records import Attempt, ErrorNote, Process, Record, State, begin, end, read
+
+FRESH = Record("mlp", "mlp__lr0.1", 3, seed=7, params={"lr": 0.1, "opt": {"name": "sgd"}}, config_hash="abc")
+GONE = Process("nowhere.invalid", 1)
+
+
+def attempt(run_id: str = "one", worker: Process | None = None) -> Attempt:
+    return Attempt(run_id, Process.this(), worker or Process.this(), "threads", records.now())
+
+
+def dead() -> Process:
+    """A process that was born at another time than the one that has its number now."""
+    return replace(Process.this(), born=1)
+
+
+def test_a_folder_without_a_record_is_a_repetition_that_was_never_begun(tmp_path: Path) -> None:
+    assert read(tmp_path / "nowhere").state is State.PENDING
+    assert read(tmp_path).state is State.PENDING
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "log/rep_03"
+    begun = begin(folder, FRESH, attempt())
+    assert begun is not None
+    assert read(folder) == begun
+    assert (begun.state, begun.attempts[0].outcome) == (State.RUNNING, None)
+    ended = end(folder, "one", State.COMPLETED, last={"a": 1, "b": math.inf}, rows=4)
+    assert read(folder) == ended
+    assert (ended.state, ended.attempts[0].outcome, ended.attempts[0].rows) == (State.COMPLETED, State.COMPLETED, 4)
+    assert ended.last == {"a": 1, "b": math.inf}
+    assert ended.params == FRESH.params
+    assert ended.seconds is not None
+    assert ended.state.done
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_any_settings_survive_the_file(value: object) -> None:
+    record = replace(FRESH, params={"value": value})
+    text = json.dumps(records._encoded(record), allow_nan=False)
+    assert records._decoded(json.loads(text, object_hook=records._restored)) == record
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"format": 1}',
+        b'{"format": 99, "state": "completed"}',
+        b'{"state": "completed"}',
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_torn_or_foreign_is_unknown_and_says_where(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "record.json").write_bytes(content)
+    record = read(tmp_path)
+    assert record.state is State.UNKNOWN
+    assert not record.state.done
+    assert str(tmp_path / "record.json") in record.problem
+
+
+def test_every_cut_of_a_record_is_unknown(tmp_path: Path) -> None:
+    begin(tmp_path, FRESH, attempt())
+    end(tmp_path, "one", State.COMPLETED)
+    whole = (tmp_path / "record.json").read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "record.json").write_bytes(whole[:length])
+        assert read(tmp_path).state is State.UNKNOWN
+
+
+def test_a_record_that_cannot_be_read_is_put_aside_when_it_is_run_again(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text("{")
+    assert begin(tmp_path, FRESH, attempt()) is not None
+    assert (tmp_path / "earlier/00/record.json").read_text() == "{"
+
+
+def test_writing_leaves_nothing_beside_the_record(tmp_path: Path) -> None:
+    (tmp_path / ".record.json.1.2").write_text("of a worker that was killed while it wrote")
+    begin(tmp_path, FRESH, attempt())
+    end(tmp_path, "one", State.FAILED)
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_write_that_fails_leaves_the_earlier_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(tmp_path, FRESH, attempt())
+    before = (tmp_path / "record.json").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        end(tmp_path, "one", State.COMPLETED)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("record.json", before)]
+
+
+def test_the_first_to_say_how_it_ended_is_right(tmp_path: Path) -> None:
+    begin(tmp_path, FRESH, attempt())
+    end(tmp_path, "one", State.CANCELLED)
+    late = end(tmp_path, "one", State.COMPLETED)
+    assert (late.state, late.attempts[0].outcome) == (State.CANCELLED, State.CANCELLED)
+
+
+def test_another_run_cannot_end_it(tmp_path: Path) -> None:
+    begin(tmp_path, FRESH, attempt())
+    assert end(tmp_path, "two", State.FAILED).state is State.RUNNING
+    assert end(tmp_path / "nowhere", "two", State.FAILED).state is State.PENDING
+
+
+def test_one_that_runs_is_left_alone(tmp_path: Path) -> None:
+    begin(tmp_path, FRESH, attempt("one"))
+    assert begin(tmp_path, FRESH, attempt("two")) is None
+    assert read(tmp_path).attempts[-1].run_id == "one"
+
+
+def test_one_whose_worker_died_is_taken_over(tmp_path: Path) -> None:
+    begin(tmp_path, FRESH, attempt("one", worker=dead()))
+    taken = begin(tmp_path, FRESH, attempt("two"))
+    assert taken is not None
+    assert [(one.run_id, one.outcome) for one in taken.attempts] == [("one", State.FAILED), ("two", None)]
+    assert taken.attempts[0].error is not None
+    assert taken.attempts[0].error.type == "WorkerLostError"
+
+
+def test_the_same_run_may_begin_it_again(tmp_path: Path) -> None:
+    """As when the executor gives a call whose worker died to another worker."""
+    begin(tmp_path, FRESH, attempt("one"))
+    again = begin(tmp_path, FRESH, attempt("one"))
+    assert again is not None
+    assert [one.outcome for one in again.attempts] == [State.FAILED, None]
+
+
+def test_output_of_earlier_attempts_is_put_aside(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        begin(tmp_path, FRESH, attempt(name))
+        (tmp_path / "out.log").write_text(name)
+        (tmp_path / "rep_3.csv").write_text(name)
+        (tmp_path / "model.bin").write_text(name)
+        end(tmp_path, name, State.FAILED)
+    begin(tmp_path, FRESH, attempt("three"))
+    assert (tmp_path / "earlier/01/out.log").read_text() == "one"
+    assert (tmp_path / "earlier/02/rep_3.csv").read_text() == "two"
+    assert not (tmp_path / "out.log").exists()
+    assert (tmp_path / "model.bin").read_text() == "two"
+
+
+@pytest.mark.parametrize(
+    ("process", "alive"),
+    [(Process.this(), True), (dead(), False), (Process(Process.this().host, 2**22 + 1), False), (GONE, True)],
+    ids=["this one", "another of this number", "none of this number", "on another host"],
+)
+def test_whether_a_process_seems_alive(process: Process, alive: bool) -> None:
+    assert process.seems_alive() is alive
+
+
+def test_an_error_is_noted_in_words() -> None:
+    class Rude(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    assert str(ErrorNote.of(ValueError("bad"))) == "ValueError: bad"
+    assert str(ErrorNote.of(KeyError())) == "KeyError"
+    assert ErrorNote.of(ValueError("one\ntwo")).line == "ValueError: one"
+    assert ErrorNote.of(Rude()).message == "<its message could not be made: RuntimeError>"
+    assert len(ErrorNote.of(ValueError("x" * 10_000)).message) < 2100
