@@ -1,0 +1,102 @@
+"""The table of backends: what the conformance tests run over, and what differs between the rows.
+
+A new backend is one more row. A test asks the row for what it needs and never for its name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amlsched import Capabilities, Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["BACKENDS", "Backend", "ByHand"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run calls.
+
+    Attributes:
+        name: What follows `with_` in the name of the constructor.
+        capabilities: What the executor must be able to do.
+        workers: How many calls run at the same time.
+        processes: Whether each worker is a process of its own.
+        options: Arguments of the constructor.
+        needs: A module without which the backend is skipped.
+        marks: Put on every test of this backend.
+    """
+
+    name: str
+    capabilities: Capabilities
+    workers: int = 2
+    processes: bool = True
+    options: Mapping[str, Any] = field(default_factory=lambda: {"max_workers": 2})
+    needs: str | None = None
+    marks: tuple[pytest.MarkDecorator, ...] = ()
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether a call runs while the scheduler does something else."""
+        return not self.capabilities.inline
+
+    def scheduler(self) -> Scheduler:
+        """A new scheduler with an executor of its own."""
+        return Scheduler.from_name(self.name, **self.options)
+
+    def parameter(self) -> Any:
+        """The row for `pytest.mark.parametrize`."""
+        return pytest.param(self, id=self.name, marks=self.marks)
+
+    def skip_if_absent(self) -> None:
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            pytest.skip(f"{self.name} needs {self.needs}, which is not installed")
+
+
+BACKENDS = (
+    Backend("sequential", Capabilities(inline=True), workers=1, processes=False, options={}),
+    Backend("threads", Capabilities(), processes=False),
+    Backend("processes", Capabilities(kills_calls=True, survives_lost_workers=True, pickles=True)),
+    Backend("loky", Capabilities(pickles=True), needs="loky"),
+)
+
+
+class ByHand(Executor):
+    """An executor for unit tests: nothing runs until the test says how a call ends.
+
+    Attributes:
+        calls: What was submitted, in this order: the executor's future, the function and its arguments.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
+        self.shut_down = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        work: Future[Any] = Future()
+        self.calls.append((work, fn, args, kwargs))
+        return work
+
+    def start(self, index: int) -> None:
+        assert self.calls[index][0].set_running_or_notify_cancel()
+
+    def finish(self, index: int, result: Any = None) -> None:
+        self.calls[index][0].set_result(result)
+
+    def fail(self, index: int, error: BaseException) -> None:
+        self.calls[index][0].set_exception(error)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.shut_down = True
+        if cancel_futures:
+            for work, *_ in self.calls:
+                work.cancel()

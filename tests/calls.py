@@ -1,0 +1,67 @@
+"""Functions that tests submit: of a module that every worker can import."""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def fail_with(error: BaseException) -> None:
+    raise error
+
+
+def where() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+def until_released(started: Path, release: Path, value: object = "released", ended: Path | None = None) -> object:
+    """Runs until somebody makes the file `release`; says by the files `started` and `ended` that it runs, and ran."""
+    started.touch()
+    deadline = time.monotonic() + 30
+    while not release.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody made {release}")
+        time.sleep(0.002)
+    if ended is not None:
+        ended.touch()
+    return value
+
+
+def double_after_jitter(number: int) -> int:
+    """Takes another short time on each worker and in each run."""
+    time.sleep(random.SystemRandom().uniform(0, 0.004))
+    return 2 * number
+
+
+def end_by_signal(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def unsendable() -> object:
+    return threading.Lock()
+
+
+class Awkward:
+    """Like an array: it can be sent, but neither be compared, nor shown, nor taken as a truth value."""
+
+    def _refuse(self, *_: object) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __bool__ = __eq__ = __ne__ = __len__ = __contains__ = _refuse  # type: ignore[assignment]
+    __str__ = __repr__ = __format__ = _refuse  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+def give_back(value: object) -> object:
+    return value
