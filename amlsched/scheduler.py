@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
+from amlsched.bounded import gather
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import local
@@ -33,6 +35,7 @@ R = TypeVar("R")
 S = TypeVar("S", bound="Scheduler")
 
 Order = Literal["completion", "submission"]
+Display = bool | Literal["auto"] | Iterable[Any]
 
 
 class _Constructor(Generic[P]):
@@ -130,6 +133,7 @@ class Scheduler(Emitter):
         self._terminate: Callable[[Executor], object]
         self._terminate = terminate if callable(terminate) else (kill_workers if terminate else lambda _: None)
         self._tasks: list[Task[..., Any]] = []
+        self.renderables: list[Any] = []
         self._run: RunLoop | None = None
         self.on_start = self.subscriber(self.STARTED)
         self.on_finishing = self.subscriber(self.FINISHING)
@@ -184,6 +188,7 @@ class Scheduler(Emitter):
         on_cancelled: CancelledMode = "raise",
         order: Order = "completion",
         asyncio_debug_mode: bool = False,
+        display: Display = False,
     ) -> ExitState:
         """Run until no call is left, or until something ends the run; why it ended.
 
@@ -205,16 +210,19 @@ class Scheduler(Emitter):
             order: `"completion"` tells of calls as they end, `"submission"` in the order in which they were submitted,
                 so that the callbacks' decisions do not depend on the workers' timing.
             asyncio_debug_mode: Whether asyncio runs in its debug mode.
+            display: Whether to show workers, queue, rates, tasks and plugins while the run goes on: drawn by rich on a
+                terminal, a line every few seconds elsewhere. `"auto"` for a terminal or a notebook only; or a list of
+                what else is to be shown, anything that rich can render.
 
         Raises:
             RuntimeError: The scheduler runs already, or an asyncio loop runs in this thread.
             ValueError: An argument has a value that it cannot have.
             concurrent.futures.CancelledError: A call was cancelled, under `on_cancelled="raise"`.
         """
-        self._refuse_second_run()
+        self.refuse_second_run()
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("scheduler.run() cannot be used where an asyncio loop runs: await scheduler.async_run()")
-        with handled(self._interrupt, self._kill), asyncio.Runner(debug=asyncio_debug_mode) as runner:
+        with handled(self.interrupt, self.kill), asyncio.Runner(debug=asyncio_debug_mode) as runner:
             return runner.run(
                 self.async_run(
                     timeout=timeout,
@@ -223,6 +231,7 @@ class Scheduler(Emitter):
                     on_exception=on_exception,
                     on_cancelled=on_cancelled,
                     order=order,
+                    display=display,
                 )
             )
 
@@ -235,9 +244,10 @@ class Scheduler(Emitter):
         on_exception: ExceptionMode | Mapping[type[Exception], ExceptionMode] = "raise",
         on_cancelled: CancelledMode = "raise",
         order: Order = "completion",
+        display: Display = False,
     ) -> ExitState:
         """The same as `run`, in a loop that runs already; signals are left to that loop's owner."""
-        self._refuse_second_run()
+        self.refuse_second_run()
         check_mode("on_cancelled", on_cancelled)
         if order not in ("completion", "submission"):
             raise ValueError(f"order={order!r}: must be 'completion' or 'submission'")
@@ -251,9 +261,11 @@ class Scheduler(Emitter):
             end_on_empty=end_on_empty,
             order=order,
         )
+        showing = self._showing(display)
         self._begin(run)
         try:
-            return await run.run(timeout, wait, self._kill)
+            with showing:
+                return await run.run(timeout, wait, self.kill)
         finally:
             self._finish()
 
@@ -321,6 +333,18 @@ class Scheduler(Emitter):
             )
         return self._run.submit(task, function, args, kwargs)
 
+    async def gather(
+        self, futures: Iterable[Awaitable[R]], *, max_in_flight: int | None = None, return_exceptions: bool = False
+    ) -> list[R]:
+        """The results of calls, in their order: `await scheduler.gather(task(x) for x in xs)`.
+
+        Args:
+            futures: Handles of calls. An iterator is read, and so the calls are submitted, as earlier ones end.
+            max_in_flight: How many calls that have not ended are taken from it; `None` for all.
+            return_exceptions: Whether exceptions stand in the list, instead of the first one being raised.
+        """
+        return await gather(self.executor, futures, max_in_flight, return_exceptions)
+
     def call_later(
         self, delay: float, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.TimerHandle:
@@ -345,6 +369,24 @@ class Scheduler(Emitter):
         """Whether every call has ended."""
         return self._run is None or not self._run.calls
 
+    @property
+    def tasks(self) -> tuple[Task[..., Any], ...]:
+        """The tasks registered here, in the order of their registration."""
+        return tuple(self._tasks)
+
+    # Showing
+
+    def add_renderable(self, renderable: Any) -> None:
+        """Show this below the scheduler in its display: anything that rich can render."""
+        self.renderables.append(renderable)
+
+    def _showing(self, display: Display) -> AbstractContextManager[object]:
+        if display is False:
+            return nullcontext()
+        from amlsched.display.live import live  # the one import upwards: for the sake of `run(display=True)`
+
+        return live(self, display)
+
     # The executor
 
     @property
@@ -365,7 +407,8 @@ class Scheduler(Emitter):
         self._keep = False
         self._release()
 
-    def _refuse_second_run(self) -> None:
+    def refuse_second_run(self) -> None:
+        """Raise RuntimeError where a run is under way."""
         if self._run is not None:
             raise RuntimeError("the scheduler runs already: one run at a time")
 
@@ -390,8 +433,8 @@ class Scheduler(Emitter):
             executor, self._executor = self._executor, None
             executor.shutdown(wait=True)
 
-    def _kill(self) -> None:
-        """End the workers. Ours are made anew when the next run needs them."""
+    def kill(self) -> None:
+        """End the workers at once, whatever they run. Ours are made anew when the next run needs them."""
         if self._executor is None:
             return
         executor = self._executor
@@ -401,8 +444,12 @@ class Scheduler(Emitter):
         else:
             self._terminate(executor)
 
-    def _interrupt(self, error: BaseException) -> bool:
-        """Told by a signal's handler, between any two instructions of this thread."""
+    def interrupt(self, error: BaseException) -> bool:
+        """End the run as Ctrl-C does; it raises the error. For handlers of signals, in the loop's thread.
+
+        Returns:
+            Whether the run takes care of it; if not, raise the error on the spot.
+        """
         run = self._run
         if run is None:
             return False

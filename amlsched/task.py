@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
+from amlsched.bounded import Results
 from amlsched.errors import CallRefusedError
 from amlsched.events import Emitter, Event
 
@@ -138,7 +139,21 @@ class Task(Emitter, Generic[P, R]):
         future = self.submit(*args, **kwargs)
         if future is None:
             raise CallRefusedError(self.name, ", ".join(plugin.name for plugin in self.plugins))
+        future.awaited = True  # it may fail before the caller comes to await it
         return future
+
+    def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None) -> Results[R]:
+        """Results for the arguments taken from each of the iterables, in their order: `for result in task.map(xs)`.
+
+        Outside of a run, a `for` loop makes one around itself; in an async callback, use `async for`. An exception of a
+        call is raised where its result would come; the calls behind it are cancelled then.
+
+        Args:
+            *iterables: One for each positional parameter; the shortest ends it. They are read as calls are submitted.
+            max_in_flight: How many calls are submitted at most whose results were not yet taken; `None` for four for
+                each worker.
+        """
+        return Results(self.scheduler, self, zip(*iterables, strict=False), max_in_flight)
 
     def futures(self) -> list[Future[R]]:
         """The handles of the calls that have not ended, oldest first."""
