@@ -1,0 +1,409 @@
+"""Two-way messages between a call that runs and its driver, on every executor.
+
+The function of the task takes a `Comm` as keyword, by which it says something and asks; the task has an event for each:
+
+    def train(epochs: int, *, comm: Comm) -> float:
+        with comm.open():
+            for epoch in range(epochs):
+                comm.send((epoch, loss))
+                if comm.request("go on?", timeout=60) == "stop":
+                    break
+        return loss
+
+    task = scheduler.task(train, plugins=Comm.Plugin())
+
+    @task.on("comm-message")
+    def show(msg: Comm.Msg): print(msg.future, msg.data)
+
+    @task.on("comm-request")
+    def decide(msg: Comm.Msg): msg.respond("stop" if enough else "go on")
+
+What a call sent before it returned is delivered before the events of its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import pickle
+import threading
+import time
+from contextlib import contextmanager, suppress
+from multiprocessing import AuthenticationError
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from amlsched.errors import CommError
+from amlsched.events import Event
+from amlsched.executors.capabilities import capabilities_of
+from amlsched.plugins._comm_channel import CLOSE, MESSAGE, OPEN, REQUEST, Channel, Msg
+from amlsched.plugins._comm_hub import LOOPBACK, Hub, outward_address
+from amlsched.plugins._comm_link import InlineLink, SocketLink
+from amlsched.plugins._comm_wire import Frame, Kind, dump, shown
+from amlsched.task import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Self
+
+    from amlsched.future import Future
+    from amlsched.plugins._comm_link import Link
+    from amlsched.task import Task
+
+__all__ = ["Comm", "CommPlugin"]
+
+_LOST_S = 2.0  # after the end of a call whose worker was lost: for what it had sent before, and may be on its way
+
+
+class CommPlugin(Plugin):
+    """Gives each call of a task a `Comm`, and the task the events `comm-open`, `-message`, `-request` and `-close`.
+
+    Args:
+        parameter_name: The keyword by which the function takes the `Comm`.
+        host: The address of this machine where workers find it. `None` for loopback; where workers may be on other
+            hosts, for the address that the executor says, or else the one of the default route.
+    """
+
+    name: ClassVar[str] = "comm"
+
+    OPEN = OPEN
+    MESSAGE = MESSAGE
+    REQUEST = REQUEST
+    CLOSE = CLOSE
+
+    def __init__(self, parameter_name: str = "comm", *, host: str | None = None) -> None:
+        self.parameter_name = parameter_name
+        self.host = host
+        self._task: Task[..., Any] | None = None
+        self._hub: Hub | None = None
+        self._channels: dict[Future[Any], Channel] = {}  # of the calls that have not ended
+
+    @property
+    def n_open(self) -> int:
+        """How many calls have their channel open."""
+        return sum(channel.is_open for channel in self._channels.values())
+
+    def attach_task(self, task: Task[..., Any]) -> None:
+        """Listen to the task.
+
+        Raises:
+            TypeError: Its function does not take the parameter.
+        """
+        self._refuse_without_parameter(task)
+        self._task = task
+        task.on_submitted(self._submitted, hidden=True)
+        task.on_done(self._done, hidden=True)
+        task.on_cancelled(self._cancelled, hidden=True)
+        task.scheduler.on_finishing(self._finishing, hidden=True)
+        task.scheduler.on_finished(self._close, hidden=True)
+
+    def pre_submit(
+        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """The call with a `Comm`.
+
+        Raises:
+            ValueError: The call has such an argument already.
+        """
+        name = self.parameter_name
+        if name in kwargs:
+            raise ValueError(
+                f"{_name(fn)}: its argument {name!r} is given by Comm.Plugin, and cannot be given by the call"
+            )
+        task = self._task
+        assert task is not None
+        if not task.scheduler.running():  # which the scheduler will say
+            return fn, args, kwargs
+        if self._hub is None:
+            self._hub = Hub(asyncio.get_running_loop(), task, self._address(task))
+        comm = Comm(_name(fn), self._hub.address, self._hub.key, self._hub.new_channel())
+        return _WithComm(fn, name), args, {**kwargs, name: comm}
+
+    def reset(self) -> None:
+        """Forget a run that did not end in good order."""
+        self._close()
+
+    def _address(self, task: Task[..., Any]) -> str:
+        executor = task.scheduler.executor
+        if self.host is not None:
+            return self.host
+        if not capabilities_of(executor).remote:
+            return LOOPBACK
+        return getattr(executor, "driver_host", None) or outward_address()
+
+    def _refuse_without_parameter(self, task: Task[..., Any]) -> None:
+        try:
+            parameters = inspect.signature(task.function).parameters
+        except (TypeError, ValueError):  # some builtins have none
+            return
+        accepted = parameters.get(self.parameter_name)
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return
+        if accepted is None or accepted.kind is accepted.POSITIONAL_ONLY:
+            raise TypeError(
+                f"{task.name}: Comm.Plugin gives its function the keyword {self.parameter_name!r}, which it does not "
+                f"take: write `def {_name(task.function)}(..., *, {self.parameter_name})`, or name another one by "
+                "Comm.Plugin(parameter_name=...)"
+            )
+
+    def _submitted(self, future: Future[Any], *args: Any, **kwargs: Any) -> None:
+        comm = kwargs.get(self.parameter_name)
+        channel = comm.channel if isinstance(comm, Comm) else None
+        if channel is None:
+            raise RuntimeError(
+                f"{future!r}: a plugin has taken the argument {self.parameter_name!r} out of the call; "
+                "attach it before Comm.Plugin"
+            )
+        channel.future = future
+        self._channels[future] = channel
+
+    def _done(self, future: Future[Any]) -> None:
+        channel = self._channels.pop(future, None)
+        if channel is not None and channel.is_open:
+            # Its worker was lost. What it had sent may be on its way; the run goes on until it has arrived.
+            channel.task.spawn(_drain(channel), f"in the channel of {future!r}")
+
+    def _cancelled(self, future: Future[Any]) -> None:
+        channel = self._channels.pop(future, None)
+        if channel is not None:
+            channel.end("the call was cancelled", asyncio.CancelledError(f"{future!r} was cancelled"))
+
+    def _finishing(self) -> None:
+        for channel in self._channels.values():
+            channel.end_soon("the run is ending")
+
+    def _close(self) -> None:
+        self._channels.clear()
+        if self._hub is not None:
+            self._hub.close()
+            self._hub = None
+
+
+class Comm:
+    """The end of a channel that a call holds. Its methods may be used from several threads of the call.
+
+    A channel opens with its first use, at the latest, and is closed when the function ends, at the latest.
+    """
+
+    OPEN: ClassVar[Event[[Msg[Any]], Any]] = OPEN
+    """A call opened its channel; `msg.data` is what it gave to `open`."""
+    MESSAGE: ClassVar[Event[[Msg[Any]], Any]] = MESSAGE
+    """A call sent something."""
+    REQUEST: ClassVar[Event[[Msg[Any]], Any]] = REQUEST
+    """A call asks for something, and waits until `msg.respond(answer)`."""
+    CLOSE: ClassVar[Event[[Msg[Any]], Any]] = CLOSE
+    """A call closed its channel, or lost it: `msg.exception` says why, and is `None` where it closed it."""
+
+    Plugin = CommPlugin
+    Msg = Msg
+    TimeoutError = TimeoutError
+    """What `request` raises when its time is over."""
+    CloseRequestError = CommError
+    """What the methods raise where the channel cannot be used (amltk's name)."""
+
+    _link: Link | None
+    _over: str  # why the channel cannot be used any more
+    _sent: int
+    _answers: dict[int, Frame]
+    _writing: threading.Lock
+    _arrived: threading.Condition
+    _somebody_reads: bool
+
+    def __init__(self, call: str, address: tuple[str, int], key: bytes, channel: Channel) -> None:
+        self.channel: Channel | None = channel  # in the driver's process only
+        self._number = channel.number
+        self._call = call
+        self._address = address
+        self._key = key
+        self._begin()
+
+    @contextmanager
+    def open(self, opening_msg: Any = None, *, wait_for_ack: bool = True) -> Generator[Self]:
+        """Open the channel, and close it at the end of the `with` block.
+
+        Args:
+            opening_msg: The data of `comm-open`.
+            wait_for_ack: Without effect: closing always waits until the driver has everything (amltk's name).
+
+        Raises:
+            CommError: The driver cannot be reached, or the channel was closed.
+            NotPicklableError: `opening_msg` cannot be sent.
+        """
+        self._link_opened(opening_msg)
+        try:
+            yield self
+        finally:
+            self.close()
+
+    def send(self, obj: Any) -> None:
+        """Send something; it does not wait until it has arrived.
+
+        Raises:
+            CommError: The channel is closed, such as when the call was cancelled or the run is over.
+            NotPicklableError: It cannot be sent; the channel can still be used.
+        """
+        self._say(Kind.MESSAGE, obj)
+
+    def request(self, msg: Any = None, *, timeout: float | None = None) -> Any:
+        """The answer that a callback of `comm-request` gives.
+
+        Args:
+            msg: What is asked for.
+            timeout: Seconds to wait; `None` for as long as there can be an answer.
+
+        Raises:
+            TimeoutError: Nobody answered in time; a later answer is dropped.
+            CommError: There will be no answer: the callback failed or left the request unanswered, the run is
+                ending, the call was cancelled, or the driver is gone.
+            NotPicklableError: `msg` cannot be sent; the channel can still be used.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        link, number = self._say(Kind.REQUEST, msg)
+        if not self._wait(link, lambda: number in self._answers, until):
+            raise TimeoutError(f"{self._call}: no answer within {timeout} s to the request {shown(msg)}")
+        answer = self._answers.pop(number)
+        if answer.kind is Kind.FAILED:
+            raise CommError(self._call, f"no answer to the request {shown(msg)}: {answer.words()}")
+        return pickle.loads(answer.body)
+
+    def close(self, msg: Any = None) -> None:
+        """Close the channel, and wait until the driver has everything that was sent. Again: nothing happens.
+
+        Args:
+            msg: The data of `comm-close`.
+
+        Raises:
+            NotPicklableError: `msg` cannot be sent; the channel stays open.
+        """
+        link = self._link
+        if link is None or self._over:
+            return
+        body = dump(msg, self._call, "the closing message")
+        with suppress(CommError):  # the driver is gone, or closed the channel itself, and need not be told
+            with self._writing:
+                link.send(Frame(Kind.CLOSE, 0, body))
+            self._wait(link, lambda: bool(self._over), None)
+        self._shut("it was closed")
+        link.close()
+
+    def end(self) -> None:
+        """Close the channel where it is open: called when the function has ended."""
+        if self._link is None:
+            self._shut("the function has ended")
+        self.close()
+
+    # The link
+
+    def _link_opened(self, opening_msg: Any = None) -> Link:
+        with self._writing:
+            if self._over:
+                raise CommError(self._call, f"the channel cannot be used: {self._over}")
+            if self._link is None:
+                body = dump(opening_msg, self._call, "the opening message")
+                self._link = self._connect()
+                self._link.send(Frame(Kind.OPEN, self._number, body))
+            return self._link
+
+    def _connect(self) -> Link:
+        if self.channel is not None and self.channel.is_here():
+            return InlineLink(self._call, self.channel)
+        try:
+            return SocketLink(self._call, self._address, self._key)
+        except AuthenticationError as error:
+            raise CommError(self._call, "who listens at the driver's address does not hold its key") from error
+        except (OSError, EOFError, AssertionError) as error:
+            host, port = self._address
+            raise CommError(self._call, f"the driver cannot be reached at {host}:{port}: {error!r}") from error
+
+    def _say(self, kind: Kind, value: Any) -> tuple[Link, int]:
+        body = dump(value, self._call, f"the {kind.name.lower()}")
+        link = self._link_opened()
+        self._wait(link, lambda: False, time.monotonic())  # has the driver closed the channel?
+        with self._writing:
+            self._sent += 1
+            number = self._sent
+            link.send(Frame(kind, number, body))
+        return link, number
+
+    def _wait(self, link: Link, done: Callable[[], bool], until: float | None) -> bool:
+        """Take what the driver says until something has come; whether it has, in time. One thread reads for all."""
+        with self._arrived:
+            while not done():
+                if self._over:
+                    raise CommError(self._call, f"the channel cannot be used: {self._over}")
+                left = None if until is None else max(0.0, until - time.monotonic())
+                if self._somebody_reads:
+                    if not self._arrived.wait(left):
+                        return done()
+                elif not self._read(link, left):
+                    return False
+        return True
+
+    def _read(self, link: Link, timeout: float | None) -> bool:
+        """Whether a frame came in time. Used while holding `_arrived`, which it releases while it waits."""
+        self._somebody_reads = True
+        self._arrived.release()
+        problem, frame = "", None
+        try:
+            frame = link.receive(timeout)
+        except CommError as error:
+            problem = error.problem
+        finally:
+            self._arrived.acquire()
+            self._somebody_reads = False
+            self._arrived.notify_all()
+        if frame is not None and frame.kind is Kind.CLOSED:
+            problem = "it was closed"
+        elif frame is not None and frame.kind is Kind.ENDED:
+            problem = f"the driver closed it, as {frame.words()}"
+        elif frame is not None:
+            self._answers[frame.number] = frame
+        self._shut(problem)
+        return frame is not None or bool(problem)
+
+    def _shut(self, reason: str) -> None:
+        self._over = self._over or reason
+
+    def _begin(self) -> None:
+        self._link, self._over, self._sent, self._answers = None, "", 0, {}
+        self._writing, self._arrived, self._somebody_reads = threading.Lock(), threading.Condition(), False
+
+    def __getstate__(self) -> tuple[object, ...]:
+        return self._number, self._call, self._address, self._key
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._number, self._call, self._address, self._key = state
+        self.channel = None
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"<Comm {self._number} of {self._call}>"  # the key is not for logs
+
+
+class _WithComm:
+    """The function of a call; the channel is closed when it ends."""
+
+    def __init__(self, function: Callable[..., Any], parameter_name: str) -> None:
+        self.function = function
+        self.parameter_name = parameter_name
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            kwargs[self.parameter_name].end()
+
+
+async def _drain(channel: Channel) -> None:
+    gone = asyncio.Event()
+    channel.on_gone = gone.set
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gone.wait(), _LOST_S)
+    finally:
+        channel.end("the call has ended", ConnectionResetError("the worker ended without closing its channel"))
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", None) or type(function).__name__
