@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-EXPERIMENT = '''
+EXPERIMENT = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 from amlsched.experiments import ExperimentSurrender, IterativeExperiment
@@ -68,7 +68,7 @@ def function(params, rep, log):
 
 def not_an_experiment():
     pass
-'''
+"""
 
 CONFIG = """
 name: DEFAULT
