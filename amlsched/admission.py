@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors.capabilities import capabilities_of, kill_call, worker_count
+from amlsched.executors.pickled import pickled_call, run_pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +137,13 @@ class Admission:
         return self._depth is not None and len(self._sent) >= self._depth
 
     def _send(self, future: Future[Any]) -> None:
-        future.work = self._executor.submit(future.function, *future.args, **future.kwargs)
+        function, args, kwargs = future.function, future.args, future.kwargs
+        prepickle = self._capabilities.prepickle
+        if prepickle is None:
+            future.work = self._executor.submit(function, *args, **kwargs)
+        else:
+            call = pickled_call(function, args, kwargs, by_value=prepickle == "by value")
+            future.work = self._executor.submit(run_pickled, call)
         if self._depth is not None:
             self._sent.add(future)
         future.work.add_done_callback(partial(self._work_done, future))

@@ -105,6 +105,7 @@ class RunLoop:
         self._ended: asyncio.Future[None] = self.loop.create_future()
         self._settled: asyncio.Future[None] | None = None
         self._hurried = False
+        self._timers: set[asyncio.TimerHandle] = set()
 
     # What the scheduler calls
 
@@ -162,6 +163,8 @@ class RunLoop:
                 terminate()
             scheduler.on_finished.emit()
             await self._until_settled()
+            for pending in self._timers:
+                pending.cancel()
         if interrupted is not None:
             raise interrupted
         return self._exit_state()
@@ -200,9 +203,15 @@ class RunLoop:
         raised: bool = False,
         message: str = "",
     ) -> None:
-        """End the run. The first reason stands, but an exception is never lost to a reason without one."""
+        """End the run.
+
+        The first reason stands, but an exception is never lost to a reason without one, and a KeyboardInterrupt or its
+        like to nothing.
+        """
         self.accepting = False
-        if self._ending is None or (exception is not None and self._ending.exception is None):
+        former = self._ending.exception if self._ending is not None else None
+        interrupts = exception is not None and not isinstance(exception, Exception)
+        if self._ending is None or (exception is not None and former is None) or interrupts:
             self._ending = _Ending(code, exception, raised, message)
         if not self._ended.done():
             self._ended.set_result(None)
@@ -233,7 +242,18 @@ class RunLoop:
 
     def call_later(self, delay: float, function: Callable[[], object]) -> asyncio.TimerHandle:
         """Call a function after `delay` seconds, as a callback: between two turns, under the policy."""
-        return self.loop.call_later(delay, self._guard, function)
+
+        def call() -> None:
+            self._timers.discard(timer)
+            try:
+                function()
+            except BaseException as error:  # the policy decides
+                self.callback_failed(error)
+            self._wake()
+
+        timer = self.loop.call_later(delay, call)
+        self._timers.add(timer)
+        return timer
 
     @property
     def calls(self) -> list[Future[Any]]:
@@ -407,13 +427,6 @@ class RunLoop:
         self._spawned.discard(callback)
         if not callback.cancelled() and (error := callback.exception()) is not None:
             error.add_note(note)
-            self.callback_failed(error)
-        self._wake()
-
-    def _guard(self, function: Callable[[], object]) -> None:
-        try:
-            function()
-        except BaseException as error:
             self.callback_failed(error)
         self._wake()
 

@@ -80,27 +80,27 @@ class Scheduler(Emitter):
         TypeError: `executor` is no `concurrent.futures.Executor`.
     """
 
-    STARTED: ClassVar[Event[[], Any]] = Event("on-start", ())
+    STARTED: ClassVar[Event[[], Any]] = Event("on_start", ())
     """The run begins: the place to submit the first calls."""
-    FINISHING: ClassVar[Event[[], Any]] = Event("on-finishing", ())
+    FINISHING: ClassVar[Event[[], Any]] = Event("on_finishing", ())
     """The run ends and takes no more calls; those that run may still be waited for."""
-    FINISHED: ClassVar[Event[[], Any]] = Event("on-finished", ())
+    FINISHED: ClassVar[Event[[], Any]] = Event("on_finished", ())
     """The run is over: no event follows."""
-    STOP: ClassVar[Event[[str, BaseException | None], Any]] = Event("on-stop", ("msg", "exception"))
+    STOP: ClassVar[Event[[str, BaseException | None], Any]] = Event("on_stop", ("msg", "exception"))
     """The run was stopped: by `stop`, an exception, a cancelled call or a signal."""
-    TIMEOUT: ClassVar[Event[[], Any]] = Event("on-timeout", ())
+    TIMEOUT: ClassVar[Event[[], Any]] = Event("on_timeout", ())
     """The time given to the run is over."""
-    EMPTY: ClassVar[Event[[], Any]] = Event("on-empty", ())
+    EMPTY: ClassVar[Event[[], Any]] = Event("on_empty", ())
     """No call is left; a callback may submit more, and the run goes on."""
-    FUTURE_SUBMITTED: ClassVar[Event[[Any], Any]] = Event("on-future-submitted", ("future",))
+    FUTURE_SUBMITTED: ClassVar[Event[[Any], Any]] = Event("on_future_submitted", ("future",))
     """A call was submitted."""
-    FUTURE_DONE: ClassVar[Event[[Any], Any]] = Event("on-future-done", ("future",))
+    FUTURE_DONE: ClassVar[Event[[Any], Any]] = Event("on_future_done", ("future",))
     """A call ended with a result or an exception; emitted before those."""
-    FUTURE_CANCELLED: ClassVar[Event[[Any], Any]] = Event("on-future-cancelled", ("future",))
+    FUTURE_CANCELLED: ClassVar[Event[[Any], Any]] = Event("on_future_cancelled", ("future",))
     """A call was cancelled."""
-    FUTURE_RESULT: ClassVar[Event[[Any, Any], Any]] = Event("on-future-result", ("future", "result"))
+    FUTURE_RESULT: ClassVar[Event[[Any, Any], Any]] = Event("on_future_result", ("future", "result"))
     """A call returned."""
-    FUTURE_EXCEPTION: ClassVar[Event[[Any, BaseException], Any]] = Event("on-future-exception", ("future", "exception"))
+    FUTURE_EXCEPTION: ClassVar[Event[[Any, BaseException], Any]] = Event("on_future_exception", ("future", "exception"))
     """A call raised, or its worker was lost."""
 
     on_start: Subscriber[[], Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,6 +39,8 @@ class Capabilities:
         pickles: Functions, arguments and results travel by pickle.
         queue_depth: How many calls it is best given at a time, the others waiting in the scheduler, where they cost
             less; `None` for all of them, as where an executor scales with its queue.
+        prepickle: Calls are pickled before they are given to it, so that an argument that cannot be is an error of
+            `submit`: functions and classes of the main module by reference where workers import it, or by value.
     """
 
     inline: bool = False
@@ -47,6 +49,7 @@ class Capabilities:
     remote: bool = False
     pickles: bool = False
     queue_depth: int | None = None
+    prepickle: Literal["by reference", "by value"] | None = None
 
 
 class InlineExecutor(Protocol):
@@ -70,12 +73,12 @@ class _Attachable(Protocol):
     def detach(self) -> None: ...
 
 
-_PICKLES = Capabilities(pickles=True)
+_LOKY = Capabilities(pickles=True, prepickle="by value")
 # By module and name, so that nothing is imported for an executor that is not in use.
 _KNOWN = {
-    ("concurrent.futures.process", "ProcessPoolExecutor"): _PICKLES,
-    ("loky.process_executor", "ProcessPoolExecutor"): _PICKLES,
-    ("loky.reusable_executor", "_ReusablePoolExecutor"): _PICKLES,
+    ("concurrent.futures.process", "ProcessPoolExecutor"): Capabilities(pickles=True, prepickle="by reference"),
+    ("loky.process_executor", "ProcessPoolExecutor"): _LOKY,
+    ("loky.reusable_executor", "_ReusablePoolExecutor"): _LOKY,
     ("distributed.cfexecutor", "ClientExecutor"): Capabilities(remote=True, pickles=True, survives_lost_workers=True),
 }
 

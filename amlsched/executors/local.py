@@ -64,18 +64,24 @@ def processes(
     return ProcessPoolExecutor(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
 
 
-def loky(max_workers: int | None = None, **options: Any) -> Executor:
-    """Calls run in loky's reusable pool of processes, the one behind joblib.
+def loky(max_workers: int | None = None, *, timeout: float | None = 10, **options: Any) -> Executor:
+    """Calls run in loky's pool of processes, the one behind joblib.
+
+    It is a pool of its own, not loky's reusable one, which all parts of a program share: one part that shuts it down
+    would take it from the others.
 
     Args:
         max_workers: Number of processes; `None` for the number of CPUs.
-        **options: Any other argument of `loky.get_reusable_executor`.
+        timeout: Seconds after which a worker without a call ends; `None` for never.
+        **options: Any other argument of `loky.get_reusable_executor`; `reuse` and `kill_workers` change nothing.
 
     Raises:
         MissingExtraError: loky is not installed.
     """
     try:
-        reusable: Callable[..., Executor] = importlib.import_module("loky").get_reusable_executor  # loky has no types
+        pool: Callable[..., Executor] = importlib.import_module("loky").ProcessPoolExecutor  # loky has no types
     except ModuleNotFoundError as error:
         raise MissingExtraError("with_loky", "loky", "loky") from error
-    return reusable(max_workers, **options)
+    for name in ("reuse", "kill_workers"):
+        options.pop(name, None)
+    return pool(max_workers, timeout=timeout, **options)
