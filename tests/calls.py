@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -65,3 +66,33 @@ class Awkward:
 
 def give_back(value: object) -> object:
     return value
+
+
+def announce_and_sleep(seconds: float) -> None:
+    os.write(1, b"running\n")
+    time.sleep(seconds)
+
+
+def announce_and_resist(seconds: float) -> None:
+    """Ignores every signal that can be ignored."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+    announce_and_sleep(seconds)
+
+
+def announce_and_swallow(seconds: float) -> None:
+    """Catches what ends it, and goes on."""
+    deadline = time.monotonic() + seconds
+    os.write(1, b"running\n")
+    while time.monotonic() < deadline:
+        try:
+            time.sleep(0.05)
+        except BaseException:
+            os.write(1, b"swallowed\n")
+
+
+def announce_and_start_a_program(seconds: float) -> None:
+    program = subprocess.Popen(["sleep", str(seconds)])
+    os.write(1, b"running\n")
+    program.wait()

@@ -31,6 +31,7 @@ def _over(which: Callable[[Backend], bool]) -> Any:
 backend = _over(lambda row: True)
 inline_backend = _over(lambda row: row.capabilities.inline)
 concurrent_backend = _over(lambda row: not row.capabilities.inline)
+process_backend = _over(lambda row: row.processes)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 robust_backend = _over(lambda row: row.capabilities.survives_lost_workers)
 

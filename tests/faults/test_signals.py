@@ -1,0 +1,307 @@
+"""Signals to a program whose scheduler runs calls of 20 seconds: it ends within 5, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from amlsched import ExitState, Scheduler
+from tests.backends import BACKENDS, Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc"),
+]
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 5.0
+
+
+class Driver:
+    """The program `driver.py`, and every process that it starts."""
+
+    def __init__(self, backend: Backend, function: str = "announce_and_sleep", **options: Any) -> None:
+        self._marker = f"AMLSCHED_TEST={uuid4()}"
+        name, _, value = self._marker.partition("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.driver", backend.name, function, json.dumps(options)],
+            cwd=ROOT,
+            env={**os.environ, name: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self.errors = ""
+        self._changed = threading.Condition()
+        self._readers = [threading.Thread(target=read) for read in (self._read_lines, self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+
+    def wait_for(self, *lines: str, limit_s: float = 30) -> None:
+        """Until the program has said each of these lines."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: set(lines) <= set(self.lines) or self._ended(), limit_s)
+        assert found, f"waited for {lines}, got {self.lines}"
+        assert set(lines) <= set(self.lines), f"waited for {lines}, got {self.lines}\n{self.errors}"
+
+    def ends_within(self, limit_s: float) -> int:
+        """Its exit code."""
+        try:
+            code = self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"not over after {limit_s} s; it said {self.lines}")
+        return code
+
+    def all_gone_within(self, limit_s: float) -> bool:
+        deadline = time.monotonic() + limit_s
+        while left := self.pids():
+            if time.monotonic() > deadline:
+                pytest.fail(f"left behind: {[_command(pid) for pid in left]}")
+            time.sleep(0.02)
+        return True
+
+    def pids(self) -> list[int]:
+        """The processes with the program's marker in their environment, zombies aside."""
+        found: list[int] = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal():
+                try:
+                    if self._marker.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                        found.append(int(folder.name))
+                except OSError:  # it has ended, or is not ours
+                    continue
+        return found
+
+    def close(self) -> None:
+        for pid in self.pids():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(10)
+        for reader in self._readers:
+            reader.join(10)
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def _ended(self) -> bool:
+        return self.process.poll() is not None and not self._readers[0].is_alive()
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = self.process.stderr.read()
+
+
+def _command(pid: int) -> str:
+    try:
+        return f"{pid}: {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()}"
+    except OSError:
+        return f"{pid}: over by now"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Driver]]:
+    """Starts the program, and ends all of it after the test."""
+    started: list[Driver] = []
+
+    def start(*args: Any, **options: Any) -> Driver:
+        started.append(Driver(*args, **options))
+        return started[-1]
+
+    yield start
+    for driver in started:
+        driver.close()
+
+
+def _to_the_group(pid: int) -> None:
+    os.killpg(pid, signal.SIGINT)
+
+
+def _to_the_driver(pid: int) -> None:
+    os.kill(pid, signal.SIGINT)
+
+
+def _terminate(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+
+
+def _hang_up(pid: int) -> None:
+    os.kill(pid, signal.SIGHUP)
+
+
+@pytest.mark.parametrize(
+    ("send", "raised", "code"),
+    [
+        pytest.param(_to_the_group, "KeyboardInterrupt", -signal.SIGINT, id="Ctrl-C to the group"),
+        pytest.param(_to_the_driver, "KeyboardInterrupt", -signal.SIGINT, id="SIGINT to the driver"),
+        pytest.param(_terminate, "SystemExit", 128 + signal.SIGTERM, id="SIGTERM"),
+    ],
+)
+def test_a_signal_ends_the_run_and_all_that_it_started(
+    backend: Backend, start: Callable[..., Driver], send: Callable[[int], None], raised: str, code: int
+) -> None:
+    driver = start(backend)
+    driver.wait_for("running")
+    send(driver.process.pid)
+    sent = time.monotonic()
+
+    driver.wait_for("handlers restored", limit_s=LIMIT_S)
+    assert driver.ends_within(LIMIT_S - (time.monotonic() - sent)) == code
+    assert driver.all_gone_within(LIMIT_S - (time.monotonic() - sent))
+    assert f"on_stop {raised}" in driver.lines
+    assert f"raised {raised}" in driver.lines
+    assert driver.lines.count("on_finished") == 1
+    assert sorted(line for line in driver.lines if line.startswith("cancelled")) == [
+        f"cancelled {number}" for number in range(1, 6)
+    ]
+
+
+def test_a_closed_terminal_ends_the_run(start: Callable[..., Driver]) -> None:
+    driver = start(_backend("sequential"))
+    driver.wait_for("running")
+    _hang_up(driver.process.pid)
+    assert driver.ends_within(LIMIT_S) == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize("function", ["announce_and_resist", "announce_and_swallow", "announce_and_start_a_program"])
+def test_workers_end_whatever_they_run(process_backend: Backend, start: Callable[..., Driver], function: str) -> None:
+    driver = start(process_backend, function)
+    driver.wait_for("running")
+    _to_the_group(driver.process.pid)
+    assert driver.ends_within(LIMIT_S) == -signal.SIGINT
+    assert driver.all_gone_within(LIMIT_S)
+
+
+def test_a_second_ctrl_c_kills_at_once(concurrent_backend: Backend, start: Callable[..., Driver]) -> None:
+    driver = start(concurrent_backend, "announce_and_swallow", callback="hold")
+    driver.wait_for("running", "holding")
+    _to_the_group(driver.process.pid)
+    driver.wait_for("held on")
+    _to_the_group(driver.process.pid)
+    assert driver.ends_within(LIMIT_S) == -signal.SIGINT
+    assert driver.all_gone_within(LIMIT_S)
+
+
+@pytest.mark.parametrize("options", [{"on_exception": "continue"}, {"on_exception": "end"}], ids=str)
+def test_ctrl_c_is_raised_whatever_on_exception_says(start: Callable[..., Driver], options: dict[str, Any]) -> None:
+    driver = start(_backend("sequential"), **options)
+    driver.wait_for("running")
+    _to_the_driver(driver.process.pid)
+    assert driver.ends_within(LIMIT_S) == -signal.SIGINT
+    assert "raised KeyboardInterrupt" in driver.lines
+
+
+def test_ctrl_c_is_raised_though_an_exception_had_ended_the_run(
+    concurrent_backend: Backend, start: Callable[..., Driver]
+) -> None:
+    driver = start(concurrent_backend, on_exception="end", callback="fail_once_running")
+    driver.wait_for("running", "on_stop RuntimeError")
+    _to_the_driver(driver.process.pid)
+    driver.wait_for("handlers restored", limit_s=LIMIT_S)
+    assert "raised KeyboardInterrupt" in driver.lines
+    assert driver.ends_within(LIMIT_S) == -signal.SIGINT
+    assert driver.all_gone_within(LIMIT_S)
+
+
+def test_after_a_run_that_did_not_wait_the_program_ends_at_once(
+    concurrent_backend: Backend, start: Callable[..., Driver]
+) -> None:
+    driver = start(concurrent_backend, timeout=0.5, wait=False)
+    driver.wait_for("returned TIMEOUT")
+    assert driver.ends_within(LIMIT_S) == 0
+    assert driver.all_gone_within(LIMIT_S)
+
+
+def test_workers_end_when_the_driver_is_killed(robust_backend: Backend, start: Callable[..., Driver]) -> None:
+    driver = start(robust_backend)
+    driver.wait_for("running")
+    driver.process.kill()
+    assert driver.all_gone_within(LIMIT_S)
+
+
+def test_ctrl_c_prints_one_trace(backend: Backend, start: Callable[..., Driver]) -> None:
+    driver = start(backend)
+    driver.wait_for("running")
+    _to_the_group(driver.process.pid)
+    driver.ends_within(LIMIT_S)
+    driver.all_gone_within(LIMIT_S)
+    driver.close()
+    assert driver.errors.count("Traceback (most recent call last)") <= 2, driver.errors
+    assert driver.errors.rstrip().splitlines()[-1].startswith("KeyboardInterrupt")
+
+
+# In this process
+
+
+def test_outside_the_main_thread_no_handler_is_touched() -> None:
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    seen: list[Any] = []
+    scheduler = Scheduler.with_sequential()
+    scheduler.on_start(lambda: seen.append({number: signal.getsignal(number) for number in former}))
+    runner = threading.Thread(target=lambda: seen.append(scheduler.run()))
+    runner.start()
+    runner.join(20)
+    assert seen == [former, ExitState(ExitState.Code.EXHAUSTED)]
+
+
+def test_a_handler_of_the_program_is_left_alone() -> None:
+    told: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        scheduler = Scheduler.with_sequential()
+        scheduler.on_start(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert scheduler.run() == ExitState(ExitState.Code.EXHAUSTED)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert told == [signal.SIGTERM]
+
+
+def test_ctrl_c_interrupts_a_call_that_runs_in_this_thread_where_it_is() -> None:
+    former = signal.getsignal(signal.SIGINT)
+    told: list[str] = []
+
+    def interrupted() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(20)
+        except KeyboardInterrupt:
+            told.append("in the call")
+            raise
+
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(interrupted)
+    scheduler.on_start(lambda: [task.submit(), task.submit()])
+    task.on_cancelled(lambda future: told.append(f"cancelled {future.number}"))
+    scheduler.on_finished(lambda: told.append("finished"))
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.run()
+    assert told == ["in the call", "cancelled 1", "cancelled 2", "finished"]
+    assert signal.getsignal(signal.SIGINT) is former
+
+
+def _backend(name: str) -> Backend:
+    (backend,) = (backend for backend in BACKENDS if backend.name == name)
+    return backend
