@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from amlsched.errors import ConfigError
-from amlsched.experiments.keys import MAPPING, SHARE, TEXTS, Rule, check_rules, closest, count_rule, one_of, text_rule
+from amlsched.experiments.keys import (
+    EXPERIMENT_KEYS,
+    SHARE,
+    TEXTS,
+    Rule,
+    check_rules,
+    closest,
+    count_rule,
+    expansion_kind,
+    one_of,
+    text_rule,
+)
 from amlsched.experiments.load import Document
 from amlsched.experiments.plain import is_list, is_mapping
 
@@ -78,7 +89,6 @@ _RULES: dict[str, Rule] = {
     "cpus_per_rep": count_rule(2),
     "scheduler": one_of("mp", "horeka", "kluster", "cpu_distribute"),
     "extra_keys": TEXTS,
-    "wandb": MAPPING,
 }
 
 
@@ -98,6 +108,8 @@ def check_cluster(section: Document) -> None:
         guess = closest(key, _RULES)
         remedy = f"did you mean {guess}? " if guess else ""
         remedy += "options of sbatch stand below sbatch_args"
+        if key in EXPERIMENT_KEYS or expansion_kind(key):
+            remedy = "a name that begins with SLURM_ makes it a section for a host; give the experiment another name"
         raise ConfigError(section.place(key), f"the key {key} is not known in a SLURM section", remedy)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from amlsched.errors import ConfigError
 from amlsched.experiments.plain import is_list, is_mapping
 
-__all__ = ["EXPANSIONS", "check_keys", "closest", "expansion_kind", "shown"]
+__all__ = ["EXPANSIONS", "EXPERIMENT_KEYS", "check_keys", "closest", "expansion_kind", "shown"]
 
 EXPANSIONS = ("grid", "list", "ablative")
 
@@ -95,6 +95,9 @@ _RULES: dict[str, Rule] = {
     "_path_relative_to": one_of("file", "cwd"),
 }
 
+EXPERIMENT_KEYS = frozenset(_RULES)
+_PUBLIC = tuple(key for key in _RULES if not key.startswith("_"))
+
 # Words that other tools use; too far from ours for a comparison of letters.
 _SYNONYMS = {
     "reps": "repetitions",
@@ -138,7 +141,7 @@ def check_keys(config: Mapping[str, Any], place: Place) -> None:
         known = key in _RULES or expansion_kind(key) or key.startswith(("_", "x-")) or key in extra
         if known:
             continue
-        guess = _SYNONYMS.get(key.lower()) or closest(key, (*_RULES, *EXPANSIONS))
+        guess = _SYNONYMS.get(key.lower()) or closest(key, (*_PUBLIC, *EXPANSIONS))
         misspelt = guess is not None and (key.lower() in _SYNONYMS or looks_like(key, guess))
         if isinstance(value, dict) and not misspelt:
             continue
@@ -159,9 +162,12 @@ def check_rules(config: Mapping[str, Any], rules: Mapping[str, Rule], nullable: 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that this one was probably meant to be; `None` if none comes near."""
-    public = {name.lower(): name for name in known if not name.startswith("_")}
-    found = difflib.get_close_matches(word.lower(), public, n=1, cutoff=0.65)
-    return public[found[0]] if found else None
+    names = list(known)
+    if found := difflib.get_close_matches(word, names, n=1, cutoff=0.65):
+        return found[0]
+    in_lower_case = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(word.lower(), in_lower_case, n=1, cutoff=0.65)
+    return in_lower_case[found[0]] if found else None
 
 
 def looks_like(word: str, known: str) -> bool:

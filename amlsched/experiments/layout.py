@@ -11,7 +11,6 @@ Only `write_resolved` touches a file.
 """
 
 import os
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from amlsched.errors import ConfigError, MissingExtraError
 from amlsched.experiments.expand import Debug, Run, debug_mode
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plain import copied
+from amlsched.experiments.records import replace_file
 from amlsched.experiments.resolve import Experiment
 from amlsched.experiments.yaml12 import write
 
@@ -36,6 +36,7 @@ __all__ = [
     "repetition_folder",
     "repetition_seed",
     "resolved_config",
+    "resolved_config_folder",
     "run_folder",
     "write_resolved",
 ]
@@ -154,8 +155,7 @@ def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int]
 def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
     """A document that gives the same repetitions when it is loaded again, with all that was inherited written out.
 
-    It is to be written into the experiment's folder, `experiment_folder(...) / RESOLVED_CONFIG`: its path is relative
-    to that.
+    It belongs into `resolved_config_folder`: its path is relative to that.
 
     Args:
         one: An experiment, whose expansions stay as they are; or a run, for that run alone.
@@ -166,22 +166,30 @@ def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
     config: dict[str, Any] = one.config if isinstance(one, Run) else copied(one.config)
     for key in ("_basic_path", "log_path", "_rep_idx", "_rep_log_path", "_debug"):
         config.pop(key, None)
-    config |= {"name": experiment.name, "path": "../.." if debug else "..", "_path_relative_to": "file"}
-    if debug:
-        config["_debug"] = debug
     if isinstance(one, Run):
         config |= {"_experiment_name": one.name, "_nested_dir": _nested(one)}
-    return config
+    depth = len(resolved_config_folder(".", one, debug).parts)
+    config |= {"path": "/".join([".."] * depth), "_path_relative_to": "file"}
+    return config | ({"_debug": debug} if debug else {})
 
 
-def write_resolved(output: str | Path, experiment: Experiment, source: str | Path, debug: Debug = "") -> Path:
-    """Writes the resolved config into the experiment's folder, replacing it as a whole if it changed.
+def resolved_config_folder(output: str | Path, one: Experiment | Run, debug: Debug = "") -> Path:
+    """Where a resolved config lies: in the experiment's folder, or, for a single run, in that of the run."""
+    if isinstance(one, Run):
+        return run_folder(output, one)
+    folder = experiment_folder(output, one, debug)
+    name = one.config.get("_experiment_name")  # it is one run, from a resolved config
+    return folder if one.axes or name in (None, one.name) else _below(folder, name)
+
+
+def write_resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug = "") -> Path:
+    """Writes a resolved config where it belongs; a file that says the same already stays as it is.
 
     Args:
         output: The output folder.
-        experiment: The experiment.
+        one: An experiment, or a single run.
         source: The file that it comes from, named in the first line.
-        debug: How the experiment is made short.
+        debug: How the experiment is made short; a run knows that itself.
 
     Returns:
         The file.
@@ -190,16 +198,12 @@ def write_resolved(output: str | Path, experiment: Experiment, source: str | Pat
         OSError: It cannot be written.
         MissingExtraError: PyYAML is not installed.
     """
-    folder = experiment_folder(output, experiment, debug)
-    file = folder / RESOLVED_CONFIG
-    origin = ascii(Path(source).name)
-    text = f"# {origin}, resolved: the same repetitions, wherever this folder lies.\n"
-    text += write([resolved_config(experiment, debug)])
-    folder.mkdir(parents=True, exist_ok=True)
+    file = resolved_config_folder(output, one, debug) / RESOLVED_CONFIG
+    text = f"# Resolved from {Path(source).name!a}: the same repetitions, wherever this folder lies.\n"
+    text += write([resolved_config(one, debug)])
+    file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists() or file.read_bytes() != text.encode():
-        draft = folder / f".{RESOLVED_CONFIG}.{socket.gethostname()}.{os.getpid()}"
-        draft.write_bytes(text.encode())
-        draft.replace(file)
+        replace_file(file, text)
     return file
 
 

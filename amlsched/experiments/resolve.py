@@ -73,12 +73,12 @@ class Resolved:
     file: Path
 
 
-def resolve(path: str | Path, select: Sequence[str] = (), host: str | None = None, prefix: str = "") -> Resolved:
+def resolve(path: str | Path, select: str | Sequence[str] = (), host: str | None = None, prefix: str = "") -> Resolved:
     """Reads an experiment file and the files that it imports from, and checks all that is selected.
 
     Args:
         path: The file.
-        select: Names of the experiments wanted, exactly as written; none: all of them.
+        select: Name or names of the experiments wanted, exactly as written; none: all of them.
         host: Name of the host that a `SLURM_xxx` section has to fit; `None`: this one.
         prefix: Put before the name of each experiment, with a `_` between.
 
@@ -87,6 +87,7 @@ def resolve(path: str | Path, select: Sequence[str] = (), host: str | None = Non
         MissingExtraError: PyYAML is not installed.
     """
     file = Path(path)
+    select = (select,) if isinstance(select, str) else select
     files = _Files()
     documents = files.documents(file)
     for document in documents:
