@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.executors.capabilities import worker_count
 from amlsched.future import Future
-from amlsched.signals import handled
+from amlsched.signals import event_loop, handled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
@@ -78,19 +78,18 @@ class Results(Generic[R]):
         scheduler = self._scheduler
         scheduler.refuse_second_run()
         results = self._results()
-        with asyncio.Runner() as runner:
-            loop = runner.get_loop()
+        with event_loop() as loop:
             run = loop.create_task(scheduler.async_run(end_on_empty=False))
             try:
                 while True:
                     with handled(scheduler.interrupt, scheduler.kill):
-                        found = runner.run(self._next(results, run))
+                        found = loop.run_until_complete(self._next(results, run))
                     if not found:
                         return
                     yield found[0]
             finally:
                 with handled(scheduler.interrupt, scheduler.kill):
-                    runner.run(self._close(results, run))
+                    loop.run_until_complete(self._close(results, run))
 
     async def _next(self, results: AsyncGenerator[R], run: asyncio.Task[Any]) -> list[R]:
         """The next result in a list, which is empty after the last."""

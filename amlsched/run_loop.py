@@ -41,6 +41,8 @@ Code = ExitState.Code
 
 # How long a turn may go on before timers, signals and the user's own tasks of the loop get theirs.
 _TURN_S = 0.002
+# How long async callbacks may take to end once they are cancelled.
+_GRACE_S = 3.0
 _NO_KWARGS: Mapping[str, Any] = {}
 
 
@@ -237,6 +239,8 @@ class RunLoop:
             self._finished(future)
         for callback in tuple(self._spawned):
             callback.cancel()
+        if self._spawned:
+            self.call_later(_GRACE_S, self._abandon_callbacks)
         self._admission.given_up.clear()
         self._wake()
 
@@ -422,6 +426,12 @@ class RunLoop:
             return
         message = f"{future!r} was cancelled"
         self.end(Code.CANCELLED, CancelledError(message), raised=self._on_cancelled == "raise", message=message)
+
+    def _abandon_callbacks(self) -> None:
+        if self._spawned:
+            names = ", ".join(sorted(str(callback.get_coro()) for callback in self._spawned))
+            logger.warning("async callbacks did not end when they were cancelled, and are left: %s", names)
+            self._spawned.clear()
 
     def _spawned_ended(self, callback: asyncio.Task[Any], *, note: str) -> None:
         self._spawned.discard(callback)

@@ -18,7 +18,7 @@ from amlsched.executors import local
 from amlsched.executors.capabilities import kill_workers
 from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.run_loop import RunLoop
-from amlsched.signals import handled
+from amlsched.signals import event_loop, handled
 from amlsched.task import Plugin, Task
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ class Scheduler(Emitter):
         self.refuse_second_run()
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("scheduler.run() cannot be used where an asyncio loop runs: await scheduler.async_run()")
-        with handled(self.interrupt, self.kill), asyncio.Runner(debug=asyncio_debug_mode) as runner:
-            return runner.run(
+        with handled(self.interrupt, self.kill), event_loop(asyncio_debug_mode) as loop:
+            return loop.run_until_complete(
                 self.async_run(
                     timeout=timeout,
                     end_on_empty=end_on_empty,

@@ -1,7 +1,8 @@
-"""Ctrl-C, a terminal that closes, and SIGTERM while a scheduler runs."""
+"""Ctrl-C, a terminal that closes, and SIGTERM while a scheduler runs; and a loop that ends in spite of them."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["handled"]
+__all__ = ["event_loop", "handled"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+_GRACE_S = 2.0  # for tasks that are cancelled when their loop ends
 
 
 @contextmanager
@@ -52,3 +55,25 @@ def handled(first: Callable[[BaseException], bool], second: Callable[[], None]) 
     finally:
         for number in ours:
             signal.signal(number, former[number])
+
+
+@contextmanager
+def event_loop(debug: bool = False) -> Generator[asyncio.AbstractEventLoop]:
+    """A new event loop, which is closed afterwards.
+
+    As with `asyncio.run`, tasks that are left then are cancelled; but one that does not end is not waited for without
+    end.
+    """
+    loop = asyncio.new_event_loop()
+    loop.set_debug(debug)
+    try:
+        yield loop
+    finally:
+        try:
+            if tasks := asyncio.all_tasks(loop):
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(tasks, timeout=_GRACE_S))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
