@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from functools import partial
@@ -21,7 +22,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    os.write(1, f"{text}\n".encode())  # at once: print may write the end of the line later
 
 
 async def hold(scheduler: Scheduler) -> None:
