@@ -1,0 +1,66 @@
+"""Why runs end, and what exceptions do to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from amlsched import ExitState
+from amlsched.exit_state import Policy
+
+
+def test_there_is_a_code_for_each_reason_that_amltk_knows() -> None:
+    assert {"STOPPED", "TIMEOUT", "EXHAUSTED", "CANCELLED", "UNKNOWN", "EXCEPTION"} <= set(ExitState.Code.__members__)
+
+
+def test_exit_states_are_equal_where_code_and_exception_are() -> None:
+    error = ValueError()
+    assert ExitState(ExitState.Code.EXCEPTION, error) == ExitState(ExitState.Code.EXCEPTION, exception=error)
+    assert ExitState(ExitState.Code.STOPPED) != ExitState(ExitState.Code.TIMEOUT)
+    assert ExitState(code=ExitState.Code.STOPPED).exception is None
+
+
+@pytest.mark.parametrize("mode", ["raise", "end", "continue"])
+def test_one_mode_is_for_every_exception(mode: Any) -> None:
+    assert Policy(mode)(ValueError()) == mode
+
+
+@pytest.mark.parametrize("on_exception", ["continue", "end", {Exception: "continue"}], ids=str)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()], ids=repr)
+def test_what_is_no_exception_is_always_raised(on_exception: Any, error: BaseException) -> None:
+    assert Policy(on_exception)(error) == "raise"
+
+
+@pytest.mark.parametrize(
+    ("error", "mode"),
+    [(KeyError(), "end"), (IndexError(), "continue"), (LookupError(), "continue"), (ValueError(), "raise")],
+    ids=repr,
+)
+def test_the_first_type_that_matches_decides_and_none_means_raise(error: Exception, mode: str) -> None:
+    policy = Policy({KeyError: "end", LookupError: "continue", IndexError: "raise"})
+    assert policy(error) == mode
+
+
+@pytest.mark.parametrize(
+    ("on_exception", "named"),
+    [
+        ("ignore", "'ignore'"),
+        (None, "None"),
+        ({ValueError: "ignore"}, "'ignore'"),
+        ({KeyboardInterrupt: "continue"}, "KeyboardInterrupt"),
+        ({BaseException: "continue"}, "BaseException"),
+        ({"ValueError": "continue"}, "'ValueError'"),
+        ({ValueError(): "continue"}, "ValueError"),
+    ],
+    ids=str,
+)
+def test_a_mode_or_a_type_that_is_not_allowed_is_refused_by_its_name(on_exception: Any, named: str) -> None:
+    with pytest.raises(ValueError, match="on_exception") as caught:
+        Policy(on_exception)
+    assert named in str(caught.value)
+
+
+def test_an_unhashable_mode_is_refused_as_any_other() -> None:
+    with pytest.raises(ValueError, match="on_exception"):
+        Policy([])  # type: ignore[arg-type]
