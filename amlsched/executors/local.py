@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from multiprocessing.context import BaseContext
 
+    from amlsched.executors.processes import ProcessPool
+
 __all__ = ["loky", "processes", "sequential", "threads"]
 
 
@@ -47,7 +49,7 @@ def processes(
     initargs: tuple[Any, ...] = (),
     *,
     max_tasks_per_child: int | None = None,
-) -> Executor:
+) -> ProcessPool:
     """Calls run in processes of this machine.
 
     A worker that dies takes only its own call with it, and is replaced; see `amlsched.executors.processes`.
@@ -59,9 +61,9 @@ def processes(
         initargs: Arguments of the initializer.
         max_tasks_per_child: Calls after which a worker is replaced; `None` for never.
     """
-    from concurrent.futures import ProcessPoolExecutor
+    from amlsched.executors.processes import ProcessPool
 
-    return ProcessPoolExecutor(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
+    return ProcessPool(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
 
 
 def loky(max_workers: int | None = None, *, timeout: float | None = 10, **options: Any) -> Executor:
