@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_threads(code: int) -> None:
-    """After a signal, leave behind the threads that still run a repetition: they cannot be ended, and Python would wait."""
+    """After a signal, leave threads behind that still run a repetition: they cannot be ended, and Python would wait."""
     if code in (OK, SOME_FAILED, BAD_INPUT):
         return
     deadline = time.monotonic() + LAST_WORDS_S  # others still end their workers
@@ -199,8 +199,7 @@ def status(arguments: argparse.Namespace) -> int:
     """Show what became of each repetition in a folder of results, by the records there."""
     from amlsched.experiments.results import survey, tallied
 
-    found = list(survey(arguments.results))
-    summary = tallied(found)
+    summary = tallied(survey(arguments.results))
     _tell_table(summary, [], everything=arguments.all)
     _tell_failures(summary)
     print(_counts(summary))

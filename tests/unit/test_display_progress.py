@@ -1,0 +1,156 @@
+"""Progress of a run of experiments, and the tables."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amlsched.display import LiveProgress, PlainProgress, progress, progress_for, table
+from amlsched.display.table import duration, mean_and_deviation, number
+from amlsched.experiments import ExperimentRun
+
+CONFIG = "{name: a, path: out, repetitions: 3, iterations: 7, params: {b: 1}}"
+
+
+def experiment(params: dict[str, Any], rep: int, log: Any) -> None:
+    if rep == 1:
+        raise ValueError("no luck\nat all")
+    log(loss=rep / 3, text="x", other=rep)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExperimentRun:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "config.yml").write_text(CONFIG)
+    return ExperimentRun(experiment, "config.yml", executor="sequential")
+
+
+def test_each_repetition_gets_its_line(run: ExperimentRun) -> None:
+    out = io.StringIO()
+    with PlainProgress(run, 3, [], out):
+        run.run()
+    lines = [line.split("  ") for line in out.getvalue().splitlines()]
+    assert [line[0] for line in lines] == ["[1/3] completed", "[2/3] failed", "[3/3] completed"]
+    assert "a rep 0" in lines[0]
+    assert lines[0][-2:] == ["loss 0", "other 0"]
+    assert lines[1][-1] == "ValueError: no luck"
+
+
+def test_the_metrics_that_are_asked_for_are_shown(run: ExperimentRun) -> None:
+    out = io.StringIO()
+    with PlainProgress(run, 3, ["other"], out):
+        run.run()
+    assert out.getvalue().splitlines()[2].endswith("  other 2")
+
+
+def test_of_many_repetitions_only_failures_get_a_line_each(run: ExperimentRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "FEW", 2)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 100.0)
+    out = io.StringIO()
+    with PlainProgress(run, 3, [], out):
+        run.run()
+    lines = out.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["[1/3] completed", "[2/3] failed", "[3/3] and 1 more"]
+
+
+def test_on_a_terminal_the_display_is_live(run: ExperimentRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    display = progress_for(run, 3, [])
+    assert isinstance(display, LiveProgress)
+    with display:
+        run.run()
+    assert "failed  a rep 1  ValueError: no luck" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
+
+
+def test_a_live_display_shows_what_runs_and_how_far_it_is(run: ExperimentRun) -> None:
+    from rich.console import Console
+
+    terminal = Terminal()
+    display = LiveProgress(run, 3, [], terminal)
+    seen: list[str] = []
+
+    def look(repetition: Any) -> None:
+        run.running.update({object(): repetition})  # type: ignore[dict-item]
+        repetition.folder.mkdir(parents=True)
+        (repetition.folder / f"rep_{repetition.record.rep}.csv").write_text("loss,ts,rep,iter\n0.5,now,0,2\n")
+        console = Console(file=io.StringIO(), width=100)
+        console.print(display._render())
+        seen.append(console.file.getvalue())  # type: ignore[attr-defined]
+        run.running.popitem()
+
+    run.on_repetition_submitted(look)
+    run.run()
+    assert "a rep 0  3/7  loss 0.5" in seen[0]
+    assert "2/3" in seen[2]
+    assert "1 completed, 1 failed" in seen[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"), [("CI", "1", PlainProgress), ("TERM", "dumb", PlainProgress), ("X", "1", LiveProgress)]
+)
+def test_ci_and_dumb_terminals_get_plain_lines(
+    run: ExperimentRun, monkeypatch: pytest.MonkeyPatch, name: str, value: str, kind: type
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv(name, value)
+    assert isinstance(progress_for(run, 3, []), kind)
+
+
+def test_quiet_is_quiet(run: ExperimentRun, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_for(run, 3, [], quiet=True):
+        run.run()
+    assert capsys.readouterr().out == ""
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:
+    text = table(["name", "n", "x"], [["a", "10", "-0.5"], ["long", "9", ""]])
+    assert text.splitlines() == [
+        "name   n     x",
+        "----  --  ----",
+        "a     10  -0.5",
+        "long   9",
+    ]
+
+
+def test_a_table_may_have_no_rows() -> None:
+    assert table(["a", "bc"], []) == "a  bc\n-  --"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (3.0, "3"), (0.123456, "0.1235"), (1e-9, "1e-09"), (1234567.0, "1.235e+06"), (float("nan"), "nan")],
+)
+def test_a_number_has_four_digits_that_count(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([], ""), ([0.5], "0.5"), ([1.0, 2.0, 3.0], "2 ± 1"), ([0.1, 0.2], "0.15 ± 0.071"), ([1.0, float("inf")], "inf")],
+)
+def test_mean_and_deviation(values: list[float], text: str) -> None:
+    assert mean_and_deviation(values) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, ""), (0.04, "0.0 s"), (59.0, "59.0 s"), (61.4, "1 min 01 s"), (3700, "1 h 01 min")]
+)
+def test_a_duration_is_said_as_people_do(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
