@@ -284,8 +284,8 @@ class Channel:
             self.answer(Frame(Kind.FAILED, number, problem.encode()))
 
     def _not_loaded(self, frame: Frame, error: Exception) -> None:
-        what = f"a {MsgKind[frame.kind.name]} of the channel, which cannot be loaded here,"
-        told = NotPicklableError(repr(self), what, f"{type(error).__name__}: {error}")
+        reason = f"it cannot be loaded here: {type(error).__name__}: {error}"
+        told = NotPicklableError(repr(self), f"a {MsgKind[frame.kind.name]} of its channel", reason)
         told.__cause__ = error
         if frame.kind is Kind.REQUEST:
             self._unanswered.add(frame.number)

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amlsched.errors import CommError
-from amlsched.plugins._comm_wire import FROM_DRIVER, FROM_WORKER, Frame, Seal, prove_to_driver
+from amlsched.plugins._comm_wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, prove_to_driver
 
 if TYPE_CHECKING:
     from amlsched.plugins._comm_channel import Channel
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["InlineLink", "Link", "SocketLink"]
 
 _CONNECT_S = 60.0
+_NOT_LATER = (
+    "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, nobody can answer "
+    "later: use with_threads(1) or with_processes(1) instead of with_sequential()"
+)
 
 
 class Link(Protocol):
@@ -80,11 +84,13 @@ class InlineLink:
         self._call = call
         self._channel = channel
         self._frames: deque[Frame] = deque()
+        self._asked = 0
 
     def send(self, frame: Frame) -> None:
         future = self._channel.future
         if future is not None and future.cancelled():
             raise CommError(self._call, "the call was cancelled")
+        self._asked = frame.number
         self._channel.received(self, frame, inline=True)
 
     def receive(self, timeout: float | None) -> Frame | None:
@@ -92,11 +98,7 @@ class InlineLink:
             return self._frames.popleft()
         if timeout == 0:
             return None
-        raise CommError(
-            self._call,
-            "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, nobody "
-            "can answer later: use with_threads(1) or with_processes(1) instead of with_sequential()",
-        )
+        return Frame(Kind.FAILED, self._asked, _NOT_LATER.encode())
 
     def close(self) -> None:
         pass

@@ -1,0 +1,477 @@
+"""Comm without workers: what stands on the wire, who is let in, and what is wrong at the start."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import pickle
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Client, Connection, Pipe
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amlsched import CommError, NotPicklableError, Plugin, Scheduler, SchedulerNotRunningError
+from amlsched.plugins import Comm, _comm_hub
+from amlsched.plugins._comm_hub import LOOPBACK, Hub, outward_address
+from amlsched.plugins._comm_link import SocketLink
+from amlsched.plugins._comm_wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, dump, packet, packets
+
+KEY = b"k" * 32
+
+# ------------------------------------------------------------------------------------------------------------- wire
+
+
+@given(st.lists(st.binary(max_size=300)), st.lists(st.integers(1, 700)))
+def test_packets_are_found_however_the_stream_is_cut(payloads: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(map(packet, payloads))
+    buffer, found = bytearray(), []
+    for cut in [*cuts, len(stream)]:
+        buffer += stream[:cut]
+        stream = stream[cut:]
+        found += packets(buffer)
+    assert found == payloads
+    assert not buffer
+
+
+def test_packets_are_those_of_the_standard_library() -> None:
+    here, there = Pipe()
+    with here, there:
+        there.send_bytes(b"x" * 20_000)
+        buffer = bytearray(os.read(here.fileno(), 30_000))
+        assert list(packets(buffer)) == [b"x" * 20_000]
+        os.write(there.fileno(), packet(b"abc"))
+        assert here.recv_bytes() == b"abc"
+
+
+def test_a_packet_beyond_two_gigabytes_has_the_long_header() -> None:
+    buffer = bytearray(struct.pack("!iQ", -1, 3) + b"abc")
+    assert list(packets(buffer)) == [b"abc"]
+
+
+def test_a_negative_size_is_refused() -> None:
+    with pytest.raises(ConnectionError, match="-7 bytes"):
+        list(packets(bytearray(struct.pack("!i", -7) + b"abc")))
+
+
+FRAMES = [Frame(Kind.OPEN, 1, b"a"), Frame(Kind.MESSAGE, 2, b""), Frame(Kind.REQUEST, 3, b"c" * 1000)]
+
+
+def sealed() -> list[bytes]:
+    seal = Seal(KEY, FROM_WORKER)
+    return [seal.wrap(frame) for frame in FRAMES]
+
+
+def test_a_sealed_frame_arrives_as_it_was() -> None:
+    seal = Seal(KEY, FROM_WORKER)
+    assert [seal.unwrap(payload) for payload in sealed()] == FRAMES
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda payloads: [payloads[0][:-1] + b"b"],
+        lambda payloads: [b"\0" + payloads[0][1:]],
+        lambda payloads: [payloads[0][:16] + b"R" + payloads[0][17:]],
+        lambda payloads: [payloads[1]],
+        lambda payloads: [payloads[0], payloads[0]],
+        lambda payloads: [payloads[0], payloads[2]],
+        lambda payloads: [b""],
+        lambda payloads: [payloads[0][:20]],
+    ],
+)
+def test_a_changed_repeated_or_dropped_packet_is_refused(tamper: Callable[[list[bytes]], list[bytes]]) -> None:
+    seal = Seal(KEY, FROM_WORKER)
+    with pytest.raises(ConnectionError, match="changed or slipped in"):
+        for payload in tamper(sealed()):
+            seal.unwrap(payload)
+
+
+@pytest.mark.parametrize(("key", "direction"), [(b"x" * 32, FROM_WORKER), (KEY, FROM_DRIVER)])
+def test_a_packet_of_another_key_or_direction_is_refused(key: bytes, direction: bytes) -> None:
+    with pytest.raises(ConnectionError):
+        Seal(key, direction).unwrap(sealed()[0])
+
+
+def test_a_message_without_a_repr_is_still_named() -> None:
+    class Unshown:
+        def __repr__(self) -> str:
+            raise RuntimeError("no repr")
+
+        def __reduce__(self) -> Any:
+            raise TypeError("no pickle")
+
+    with pytest.raises(NotPicklableError, match="the message <a?.*Unshown.*no pickle"):
+        dump(Unshown(), "f", "the message")
+
+
+def test_what_only_cloudpickle_can_send_is_sent() -> None:
+    assert pickle.loads(dump(lambda: 7, "f", "the message"))() == 7
+
+
+# ----------------------------------------------------------------------------------------------------- the listener
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.002)
+
+
+def with_hub(body: Callable[[Hub], Awaitable[None]]) -> list[Any]:
+    """Run `body` beside a hub, and give the messages that came to the first channel."""
+    received: list[Any] = []
+
+    async def main() -> None:
+        task = Scheduler.with_sequential().task(takes_comm)
+        for event in (Comm.OPEN, Comm.MESSAGE, Comm.CLOSE):
+            task.on(event, lambda msg: received.append((str(msg.kind), msg.data)))
+        hub = Hub(asyncio.get_running_loop(), task, LOOPBACK)
+        channel = hub.new_channel()
+        try:
+            await body(hub)
+        finally:
+            hub.close()
+            assert not channel.is_open
+            await eventually(lambda: not hub.peers)
+
+    asyncio.run(main())
+    return received
+
+
+def takes_comm(*, comm: Comm) -> None:
+    pass
+
+
+async def say_hello(hub: Hub) -> None:
+    """What a worker does."""
+
+    def worker() -> None:
+        link = SocketLink("f", hub.address, hub.key)
+        link.send(Frame(Kind.OPEN, 1, pickle.dumps(None)))
+        link.send(Frame(Kind.MESSAGE, 1, pickle.dumps("hello")))
+        link.send(Frame(Kind.CLOSE, 0, pickle.dumps(None)))
+        answer = link.receive(20)
+        assert answer is not None
+        assert answer.kind is Kind.CLOSED
+        link.close()
+
+    await asyncio.to_thread(worker)
+
+
+HELLO = [("open", None), ("message", "hello"), ("close", None)]
+
+
+def read_all(peer: socket.socket) -> bytes:
+    peer.settimeout(20)
+    data = b""
+    try:
+        while chunk := peer.recv(4096):
+            data += chunk
+    except ConnectionResetError:
+        pass
+    return data
+
+
+def test_a_worker_with_the_key_is_heard() -> None:
+    assert with_hub(say_hello) == HELLO
+
+
+def test_a_peer_with_another_key_gets_nothing_and_stops_nothing() -> None:
+    async def body(hub: Hub) -> None:
+        def intrude() -> None:
+            with pytest.raises(multiprocessing.AuthenticationError):
+                Client(hub.address, authkey=b"guess")
+
+        await asyncio.to_thread(intrude)
+        await say_hello(hub)
+
+    assert with_hub(body) == HELLO
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"GET / HTTP/1.1\r\n\r\n", struct.pack("!i", -1) + b"\xff" * 8, packet(b""), packet(b"x" * 256), b"\0" * 4096],
+)
+def test_a_peer_that_sends_garbage_gets_nothing_and_stops_nothing(garbage: bytes) -> None:
+    async def body(hub: Hub) -> None:
+        def intrude() -> bytes:
+            with socket.create_connection(hub.address) as peer:
+                peer.sendall(garbage)
+                peer.shutdown(socket.SHUT_WR)
+                return read_all(peer)
+
+        got = await asyncio.to_thread(intrude)
+        assert set(packets(bytearray(got))) - {b"#FAILURE#"} == {got[4 : 4 + struct.unpack("!i", got[:4])[0]]}
+        assert got[4:].startswith(b"#CHALLENGE#")
+        assert hub.key not in got
+        await say_hello(hub)
+
+    assert with_hub(body) == HELLO
+
+
+def test_silent_peers_block_nobody_and_are_driven_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_comm_hub, "_PROOF_S", 0.3)
+
+    async def body(hub: Hub) -> None:
+        peers = [socket.create_connection(hub.address) for _ in range(10)]
+        await eventually(lambda: len(hub._strangers) == 10)
+        await say_hello(hub)
+        for peer in peers:
+            assert (await asyncio.to_thread(read_all, peer))[4:].startswith(b"#CHALLENGE#")
+            peer.close()
+        assert not hub._strangers
+
+    assert with_hub(body) == HELLO
+
+
+def test_a_crowd_of_silent_peers_drives_away_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_comm_hub, "_MOST_STRANGERS", 4)
+
+    async def body(hub: Hub) -> None:
+        peers = [socket.create_connection(hub.address) for _ in range(20)]
+        await say_hello(hub)
+        assert len(hub._strangers) <= 4
+        for peer in peers:
+            peer.close()
+
+    assert with_hub(body) == HELLO
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"garbage", Seal(b"x" * 32, FROM_WORKER).wrap(FRAMES[0])],
+    ids=["garbage", "another key"],
+)
+def test_bytes_slipped_into_a_connection_are_not_unpickled(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def body(hub: Hub) -> None:
+        def slip_in() -> None:
+            link = SocketLink("f", hub.address, hub.key)
+            link._connection.send_bytes(payload)
+            with pytest.raises(CommError):
+                link.receive(20)
+            link.close()
+
+        await asyncio.to_thread(slip_in)
+        await say_hello(hub)
+
+    assert with_hub(body) == HELLO
+    assert "changed or slipped in" in caplog.text
+
+
+def test_a_call_that_is_not_known_is_sent_away(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(hub: Hub) -> None:
+        def call() -> None:
+            link = SocketLink("f", hub.address, hub.key)
+            link.send(Frame(Kind.OPEN, 99, pickle.dumps(None)))
+            with pytest.raises(CommError):
+                link.receive(20)
+            link.close()
+
+        await asyncio.to_thread(call)
+
+    assert with_hub(body) == []
+    assert "call 99" in caplog.text
+
+
+def test_a_call_that_runs_again_elsewhere_opens_its_channel_again() -> None:
+    async def body(hub: Hub) -> None:
+        first = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
+        first.send(Frame(Kind.OPEN, 1, pickle.dumps("first")))
+        await eventually(lambda: hub.channels[1].is_open)
+        second = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
+        second.send(Frame(Kind.OPEN, 1, pickle.dumps("second")))
+        told = await asyncio.to_thread(first.receive, 20)
+        assert told is not None
+        assert (told.kind, told.words()) == (Kind.ENDED, "the call was run again elsewhere")
+        first.close()
+        second.close()
+        await eventually(lambda: not hub.channels[1].is_open)
+
+    assert with_hub(body) == [("open", "first"), ("close", None), ("open", "second"), ("close", None)]
+
+
+def test_a_worker_tells_a_driver_without_the_key() -> None:
+    with socket.create_server((LOOPBACK, 0)) as listening:
+
+        def pretend() -> None:
+            peer, _ = listening.accept()
+            with Connection(peer.detach()) as connection:
+                connection.send_bytes(b"#CHALLENGE#" + b"x" * 20)
+                connection.recv_bytes(256)
+                connection.send_bytes(b"#WELCOME#")
+                connection.recv_bytes(256)
+                connection.send_bytes(b"no idea")
+
+        thread = threading.Thread(target=pretend)
+        thread.start()
+        with pytest.raises((multiprocessing.AuthenticationError, OSError, EOFError)):
+            SocketLink("f", listening.getsockname(), KEY)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_driver_that_is_gone_is_an_error_that_says_where_it_was() -> None:
+    with socket.create_server((LOOPBACK, 0)) as listening:
+        address = listening.getsockname()[:2]
+    channel = FakeChannel()
+    comm = pickle.loads(pickle.dumps(Comm("f", address, KEY, channel)))  # type: ignore[arg-type]
+    with pytest.raises(CommError, match=rf"f: the driver cannot be reached at 127.0.0.1:{address[1]}"):
+        comm.send(1)
+
+
+class FakeChannel:
+    number = 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_worker_keeps_no_connection_of_the_driver_open() -> None:
+    async def body(hub: Hub) -> None:
+        stranger = socket.create_connection(hub.address)
+        await eventually(lambda: len(hub._strangers) == 1)
+        link = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
+        await eventually(lambda: len(hub.peers) == 1)
+        ours = [hub._listening, *hub._strangers, *hub.peers.values()]
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if [s.fileno() for s in ours] == [-1, -1, -1] else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert -1 not in [s.fileno() for s in ours]
+        link.close()
+        stranger.close()
+        await say_hello(hub)
+
+    assert with_hub(body) == HELLO
+
+
+def test_the_listener_is_on_loopback_unless_workers_are_elsewhere() -> None:
+    async def main(host: str) -> str:
+        hub = Hub(asyncio.get_running_loop(), Scheduler.with_sequential().task(takes_comm), host)
+        hub.close()
+        return hub.address[0]
+
+    assert asyncio.run(main(LOOPBACK)) == "127.0.0.1"
+    assert asyncio.run(main(outward_address())) == outward_address()
+
+
+@pytest.mark.parametrize(
+    ("host", "remote", "driver_host", "expected"),
+    [
+        (None, False, None, LOOPBACK),
+        (None, False, "127.0.0.3", LOOPBACK),
+        (None, True, "127.0.0.3", "127.0.0.3"),
+        (None, True, None, outward_address()),
+        ("127.0.0.2", True, "127.0.0.3", "127.0.0.2"),
+        ("127.0.0.2", False, None, "127.0.0.2"),
+    ],
+)
+def test_the_address_is_the_one_given_or_the_executors(
+    host: str | None, remote: bool, driver_host: str | None, expected: str
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from amlsched import Capabilities
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.capabilities = Capabilities(remote=remote)  # type: ignore[attr-defined]
+        if driver_host is not None:
+            executor.driver_host = driver_host  # type: ignore[attr-defined]
+        scheduler = Scheduler(executor)
+        task = scheduler.task(says_address, plugins=Comm.Plugin(host=host))
+        results: list[Any] = []
+        task.on_result(lambda _, result: results.append(result))
+        scheduler.on_start(lambda: task.submit())
+        scheduler.run()
+    assert results == [expected]
+
+
+def says_address(*, comm: Comm) -> str:
+    comm.send("reached")
+    return comm._address[0]
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+def no_comm(x: int) -> None:
+    pass
+
+
+def positional_comm(comm: Comm, /) -> None:
+    pass
+
+
+def any_keyword(**kwargs: Any) -> list[str]:
+    return sorted(kwargs)
+
+
+@pytest.mark.parametrize("function", [no_comm, positional_comm])
+def test_a_function_without_the_parameter_is_refused_at_once(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"gives its function the keyword 'comm', which it does not take"):
+        Scheduler.with_sequential().task(function, plugins=Comm.Plugin())
+
+
+def test_a_function_that_takes_any_keyword_gets_it_by_the_name_asked_for() -> None:
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(any_keyword, plugins=Comm.Plugin(parameter_name="channel"))
+    results: list[Any] = []
+    task.on_result(lambda _, result: results.append(result))
+    scheduler.on_start(lambda: task.submit(a=1))
+    scheduler.run()
+    assert results == [["a", "channel"]]
+
+
+def test_the_parameter_cannot_be_given_by_the_call() -> None:
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(takes_comm, plugins=Comm.Plugin())
+    scheduler.on_start(lambda: task.submit(comm=1))
+    with pytest.raises(ValueError, match="takes_comm: its argument 'comm' is given by Comm.Plugin"):
+        scheduler.run()
+
+
+def test_a_submission_outside_a_run_opens_nothing() -> None:
+    plugin = Comm.Plugin()
+    task = Scheduler.with_threads(1).task(takes_comm, plugins=plugin)
+    with pytest.raises(SchedulerNotRunningError):
+        task.submit()
+    assert plugin._hub is None
+
+
+class Refuse(Plugin):
+    name = "refuse"
+
+    def pre_submit(self, fn: Any, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def test_a_call_that_another_plugin_refuses_leaves_nothing() -> None:
+    scheduler = Scheduler.with_threads(1)
+    plugin = Comm.Plugin()
+    task = scheduler.task(takes_comm, plugins=[plugin, Refuse()])
+    seen: list[Any] = []
+
+    @scheduler.on_start
+    def start() -> None:
+        assert task.submit() is None
+        assert plugin._hub is not None
+        seen.append(len(plugin._hub.channels))
+
+    scheduler.run()
+    assert seen == [0]
+
+
+def test_the_events_have_amltks_names() -> None:
+    task = Scheduler.with_sequential().task(takes_comm, plugins=Comm.Plugin())
+    assert {"comm-open", "comm-message", "comm-request", "comm-close"} <= set(task.events)
+    assert (Comm.OPEN, Comm.MESSAGE, Comm.REQUEST, Comm.CLOSE) == (
+        "comm-open",
+        "comm-message",
+        "comm-request",
+        "comm-close",
+    )
