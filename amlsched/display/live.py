@@ -259,12 +259,12 @@ def _view(scheduler: Scheduler, workers: _Workers, clock: _Clock | None) -> Rend
         head.append(f"  {clock.seconds:.1f} s  {clock.rate(counts.ended):.3g} calls/s", style="default")
     head.append(f"  {workers}", style="default")
     table = _task_table()
-    for task in scheduler._tasks:  # pyright: ignore[reportPrivateUsage]
+    for task in scheduler.tasks:
         _add_task(table, task)
     parts: list[Any] = [head, Text(str(counts))]
     if table.row_count:
         parts.append(table)
-    return Panel(Group(*parts, *_renderables(scheduler)), title="Scheduler", title_align="left")
+    return Panel(Group(*parts, *scheduler.renderables), title="Scheduler", title_align="left")
 
 
 def _task_table() -> Table:
@@ -298,10 +298,6 @@ def _plain(text: str) -> RenderableType:
     from rich.text import Text
 
     return Text(text)
-
-
-def _renderables(scheduler: Scheduler) -> list[Any]:
-    return list(getattr(scheduler, "renderables", ()))
 
 
 def _is_drawn_on(stream: TextIO) -> bool:
