@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pickle
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -33,27 +34,65 @@ __all__ = [
 class CallFuture(Future[Any]):
     """The future of a call, and the call itself until it has ended.
 
+    A pool may hold very many. So what `Future` makes for each one, a lock and condition and two lists, is shared or made
+    only when asked for: a call that waits costs little more than its pickle.
+
     Args:
         crew: Whose workers run it.
         name: Name of the function, for messages.
         payload: The pickled call.
     """
 
-    def __init__(self, crew: "Crew", name: str, payload: bytes | Large) -> None:
-        super().__init__()
+    _state = "PENDING"
+    _result = None
+    _exception = None
+    worker: "Worker | None" = None
+    """Who has it."""
+    started = False
+    over = False
+    """How it ends is settled, or it was withdrawn."""
+    by_value = False
+
+    def __init__(self, crew: "Crew", name: str, payload: bytes | Large) -> None:  # pyright: ignore[reportMissingSuperCall]
+        self._condition = crew.condition  # nobody waits on this one: see result()
         self.crew = crew
         self.name = name
         self.payload: bytes | Large | Sheet | None = payload
-        self.worker: Worker | None = None  # who has it
-        self.started = False
-        self.over = False  # how it ends is settled, or it was withdrawn
-        self.by_value = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_waiters", "_done_callbacks"):
+            with self._condition:
+                return self.__dict__.setdefault(name, [])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As of any future."""
+        self._expect_wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As of any future."""
+        self._expect_wait()
+        return super().exception(timeout)
+
+    def _expect_wait(self) -> None:
+        """Get a condition of its own. It has the same lock as the shared one, so that it may take its place."""
+        shared = self.crew.condition
+        with shared:
+            if self._condition is shared and not self.done():
+                self._condition = threading.Condition(self.crew.condition_lock)
 
     def cancel(self) -> bool:
         """Cancel the call unless a worker has begun it; one that waits in a worker's queue is taken back."""
         if self.crew.withdraw(self):
             self.end_cancelled()
         return self.cancelled()
+
+    def start(self) -> None:
+        """Note that a worker runs it now. Under the crew's lock, so it cannot be withdrawn at the same time."""
+        if not self.started:
+            self.started = True
+            self._state = "RUNNING"
 
     def end_cancelled(self) -> None:
         """Cancelled, even if it was running: its worker is gone, or never saw it."""
@@ -183,7 +222,7 @@ def dump_result(value: object, name: str) -> bytes | Large:
 
 
 def dump_exception(error: BaseException) -> bytes | Large:
-    """Pickle an exception so that as much of it arrives as possible: at least its type, message and traceback in words."""
+    """Pickle an exception so that as much of it arrives as possible: type, message and traceback in words at least."""
     tail = error.__traceback__.tb_next if error.__traceback__ else None  # without the worker's own frame
     text = "".join(traceback.format_exception(type(error), error, tail))
     described = (type(error).__qualname__, _message(error), text)

@@ -59,6 +59,8 @@ class Crew:
             Worker, context, Portable(initializer) if initializer else None, initargs, calls_left
         )
         self._lock = threading.Lock()
+        self.condition_lock = threading.RLock()  # of the futures
+        self.condition = threading.Condition(self.condition_lock)
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []  # the last to become idle is the first to get a call: its caches are warm
         self._queued: deque[CallFuture] = deque()
@@ -195,8 +197,6 @@ class Crew:
         """In a process forked from the driver: let go of the workers, they are the parent's."""
         self._lock = threading.Lock()
         self.closing = True
-        for worker in self._workers:
-            worker.close()
         self._workers, self._idle, self._queued, self._by_fd = [], [], deque(), {}
         self._loop = self._thread = None
         self.ended.set()

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import time
+import weakref
 from collections import deque
 from enum import Enum
 from multiprocessing.context import BaseContext
@@ -61,13 +62,14 @@ class Worker:
         self.verdict: BaseException | None = None
         self.start_error: BaseException | None = None
         self.status: int | None = None
+        self.ended_fd = -1
         self.channel, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.setblocking(False)
         self._far.settimeout(None)
         theirs, self._lifeline = os.pipe()
+        _held.add(self)
         # A number of its own for the child: what the driver keeps is closed in every process forked from it.
         end = os.dup(self._far.fileno())
-        self.ended_fd = -1
         try:
             self._process = _start(context, (theirs, end), initializer, initargs)
         except BaseException:
@@ -117,10 +119,8 @@ class Worker:
     def begin(self) -> None:
         """Note that the first call runs now, if the worker is up."""
         self.since = time.monotonic()
-        call = self.calls[0]
-        if self.state is State.READY and not call.started:
-            call.started = True
-            call.set_running_or_notify_cancel()
+        if self.state is State.READY:
+            self.calls[0].start()
 
     def take_back(self) -> list[CallFuture]:
         """The calls that the worker has not read; it will not see them."""
@@ -209,3 +209,15 @@ def _start(context: BaseContext, fds: tuple[int, int], initializer: Portable | N
     )
     process.start()
     return process
+
+
+_held: "weakref.WeakSet[Worker]" = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for worker in list(_held):
+        worker.close()
+
+
+# Otherwise a process forked from the driver would hold the lifelines, and workers would outlive the driver.
+os.register_at_fork(after_in_child=_let_go)

@@ -219,10 +219,10 @@ class _Keeper:
 def _descendants(root: int) -> Iterator[int]:
     """Process ids below a process, parents first; those that only wait to be reaped are left out."""
     children: dict[int, list[tuple[int, bool]]] = {}
-    for entry in os.listdir("/proc"):  # noqa: PTH208  (paths would cost more than the rest)
+    for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
+                with open(f"/proc/{entry}/stat", "rb") as file:
                     state, parent = file.read().rpartition(b")")[2].split()[:2]
             except OSError:  # it has ended meanwhile
                 continue

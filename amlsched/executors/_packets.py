@@ -2,7 +2,7 @@
 
 A small message is one packet on a socket that keeps message boundaries: whoever reads it gets all of it, so a call that
 no one has read can be taken back. A large one (arrays, above all) is written to a sheet, an unnamed file in memory; its
-packet carries the file's descriptor and the sizes of the parts. So sending never stops half-way, however large the call.
+packet carries the file's descriptor and the sizes of the parts. So sending never stops half-way.
 """
 
 import array
