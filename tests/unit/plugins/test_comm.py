@@ -88,9 +88,10 @@ def test_a_sealed_frame_arrives_as_it_was() -> None:
 )
 def test_a_changed_repeated_or_dropped_packet_is_refused(tamper: Callable[[list[bytes]], list[bytes]]) -> None:
     seal = Seal(KEY, FROM_WORKER)
+    *before, last = tamper(sealed())
+    assert len([seal.unwrap(payload) for payload in before]) <= 1
     with pytest.raises(ConnectionError, match="changed or slipped in"):
-        for payload in tamper(sealed()):
-            seal.unwrap(payload)
+        seal.unwrap(last)
 
 
 @pytest.mark.parametrize(("key", "direction"), [(b"x" * 32, FROM_WORKER), (KEY, FROM_DRIVER)])
@@ -197,7 +198,14 @@ def test_a_peer_with_another_key_gets_nothing_and_stops_nothing() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b"GET / HTTP/1.1\r\n\r\n", struct.pack("!i", -1) + b"\xff" * 8, packet(b""), packet(b"x" * 256), b"\0" * 4096],
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack("!i", -1) + b"\xff" * 8,
+        packet(b""),
+        packet(b"x" * 256),
+        b"\0" * 4096,
+    ],
 )
 def test_a_peer_that_sends_garbage_gets_nothing_and_stops_nothing(garbage: bytes) -> None:
     async def body(hub: Hub) -> None:
