@@ -11,7 +11,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import NotPicklableError
-from amlsched.executors._packets import Answer, AnswerKind, Large, Sheet, dump
+from amlsched.executors._channel import Kind
+from amlsched.executors._payload import Large, Payload, Sheet, dump, load
 
 if TYPE_CHECKING:
     from amlsched.executors._crew import Crew
@@ -34,7 +35,7 @@ __all__ = [
 class CallFuture(Future[Any]):
     """The future of a call, and the call itself until it has ended.
 
-    A pool may hold very many. So what `Future` makes for each one, a lock and condition and two lists, is shared or made
+    A pool may hold very many. So what `Future` makes for each one, a condition and two lists, is shared or made
     only when asked for: a call that waits costs little more than its pickle.
 
     Args:
@@ -46,6 +47,8 @@ class CallFuture(Future[Any]):
     _state = "PENDING"
     _result = None
     _exception = None
+    _watched_by: list[Any] | None = None
+    _done_callbacks: Any = ()
     worker: "Worker | None" = None
     """Who has it."""
     started = False
@@ -57,13 +60,20 @@ class CallFuture(Future[Any]):
         self._condition = crew.condition  # nobody waits on this one: see result()
         self.crew = crew
         self.name = name
-        self.payload: bytes | Large | Sheet | None = payload
+        self.payload: Payload | None = payload
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_waiters", "_done_callbacks"):
-            with self._condition:
-                return self.__dict__.setdefault(name, [])
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self._watched_by is None:
+            self._watched_by = []
+        return self._watched_by
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """As of any future."""
+        with self._condition:
+            if not self._done_callbacks:
+                self._done_callbacks = []
+        super().add_done_callback(fn)
 
     def result(self, timeout: float | None = None) -> Any:
         """As of any future."""
@@ -110,31 +120,29 @@ class CallFuture(Future[Any]):
             self.payload = None
             self.set_exception(error)
 
-    def settle(self, answer: Answer) -> None:
+    def settle(self, kind: bytes, answer: Payload) -> None:
         """End as a worker's answer says."""
-        sheet = self.payload if isinstance(self.payload, Sheet) else None
-        self.payload = None
+        sheet, self.payload = self.payload, None
         error: BaseException | None = None
         body: Any = None
         try:
-            body = answer.load(sheet)
-            if answer.kind != AnswerKind.RESULT:
-                error = load_exception(body, self.name)
+            body = load(answer)
         except Exception as reason:  # whatever the user's classes raise while they are loaded
             error = NotPicklableError(self.name, "the result", describe(reason))
             error.__cause__ = reason
-        if answer.kind == AnswerKind.NOT_LOADED and error is not None:
+        if isinstance(sheet, Sheet):
+            self.crew.recycle(sheet)
+        if error is None and kind == Kind.RESULT:
+            self.set_result(body)
+            return
+        error = error or load_exception(body, self.name)
+        if kind == Kind.NOT_LOADED:
             reason, error = (
                 error,
                 NotPicklableError(self.name, "the call", f"its worker cannot load it: {describe(error)}"),
             )
             error.__cause__ = reason
-        if sheet is not None:
-            self.crew.recycle(sheet)
-        if error is None:
-            self.set_result(body)
-        else:
-            self.set_exception(error)
+        self.set_exception(error)
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (it is shown as the cause of an error, as in the standard library)
@@ -206,7 +214,7 @@ def _parameter(fn: Callable[..., Any], index: int) -> str:
     return repr(parameters[index].name) if named else str(index)
 
 
-def dump_result(value: object, name: str) -> bytes | Large:
+def dump_result(value: object, fn: Any) -> bytes | Large:
     """Pickle a result.
 
     Raises:
@@ -218,7 +226,7 @@ def dump_result(value: object, name: str) -> bytes | Large:
         try:
             return dump(value, pickled_by_value)
         except Exception as error:
-            raise NotPicklableError(name, "the result", describe(error)) from error
+            raise NotPicklableError(call_name(fn), "the result", describe(error)) from error
 
 
 def dump_exception(error: BaseException) -> bytes | Large:

@@ -16,15 +16,15 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from amlsched.executors._calls import CallFuture, dump_by_value, load_exception
+from amlsched.executors._channel import SLOTS, Answer, Kind
 from amlsched.executors._driven import State, Worker, start_error
-from amlsched.executors._packets import Answer, AnswerKind, Large, Sheet, receive_answer, reload_call
+from amlsched.executors._payload import Large, Sheet, load
 from amlsched.executors._worker import Portable
 
 __all__ = ["Crew"]
 
 _START_ATTEMPTS = 3  # in a row, while no worker comes up
 _AHEAD_S = 0.002  # work that a worker is given ahead of time, as far as it can be foretold
-_MOST_AHEAD = 32
 _SHORT_S = 0.005  # only calls shorter than this are given ahead; one that lasts longer gives back what waits behind it
 _SPARE_SHEETS = 8
 
@@ -249,8 +249,10 @@ class Crew:
                     self._woken()
                 elif fd == worker.ended_fd:
                     self._bury(worker, endings)
+                elif fd == worker.channel.answers_fd:
+                    self._hear(worker, endings)
                 else:
-                    self._collect(worker, endings)
+                    self._listen(worker)
             if self._queued:
                 self._relieve()
             self._dispatch(endings)
@@ -284,6 +286,7 @@ class Crew:
     def _dispatch(self, endings: _Endings) -> None:
         """Give calls to workers as far as there is room; let the workers leave if nothing can come any more."""
         queued = self._queued
+        touched: set[Worker] = set()
         while queued:
             call = queued[0]
             if call.over:
@@ -293,7 +296,8 @@ class Crew:
             if worker is None:
                 break
             try:
-                sent = worker.send(call, self._spare)
+                sent = worker.put(call, self._spare)
+                touched.add(worker)
             except (OSError, MemoryError) as error:  # no memory for a large call
                 sent, call.over = True, True
                 endings.append(partial(call.end, error))
@@ -303,6 +307,8 @@ class Crew:
                 self._full = True
                 break
             queued.popleft()
+        for worker in touched:
+            worker.channel.post()
         if self.closing and not queued and not self._in_doubt and not self.ended.is_set():
             self._idle.clear()
             for worker in self._workers:
@@ -319,7 +325,7 @@ class Crew:
             return self._start(endings)
         if self._full or self._mean_s > _SHORT_S:
             return None
-        depth = max(2, min(_MOST_AHEAD, int(_AHEAD_S / max(self._mean_s, 1e-9))))
+        depth = max(2, min(SLOTS, int(_AHEAD_S / max(self._mean_s, 1e-9))))
         slow = time.monotonic() - _SHORT_S
         best = None
         for worker in self._workers:
@@ -337,7 +343,7 @@ class Crew:
             self._give_up(error, endings)
             return None
         self._workers.append(worker)
-        for fd in (worker.channel.fileno(), worker.ended_fd):
+        for fd in worker.fds():
             self._by_fd[fd] = worker
             self._epoll.register(fd, select.EPOLLIN)
         self._ensure_served()
@@ -371,60 +377,57 @@ class Crew:
             self._dispatch(endings)
         _run(endings)
 
-    def _collect(self, worker: Worker, endings: _Endings) -> None:
-        """Read what a worker has answered."""
-        self._read(worker, endings)
-        self._full = False
-        if worker.status is not None:
-            if worker in self._idle:
-                self._idle.remove(worker)
-        elif worker.state is State.READY:
-            if worker.calls:
-                worker.begin()
-            elif not worker.calls_left:
-                worker.quit()
-            elif worker not in self._idle:
-                self._idle.append(worker)
-
-    def _read(self, worker: Worker, endings: _Endings, *, to_the_end: bool = False) -> None:
-        while True:
-            try:
-                answer = receive_answer(worker.channel)
-            except BlockingIOError:
-                return
-            if answer.kind == AnswerKind.READY:
+    def _listen(self, worker: Worker) -> None:
+        """Take note of what a worker or its keeper says about itself."""
+        for kind, body in worker.channel.messages():
+            if kind == Kind.READY:
                 self._failed_starts = 0
-                worker.come_up(int(answer.body))
-            elif answer.kind == AnswerKind.FAILED_TO_START:
-                worker.start_error = load_exception(answer.load(), "the start of a worker")
-            elif answer.kind == AnswerKind.DIED:
-                worker.status = int(answer.body)
+                worker.come_up(int(body))
+                self._next_of(worker)
+            elif kind == Kind.FAILED_TO_START:
+                worker.start_error = load_exception(load(body), "the start of a worker")
             else:
-                self._hear(worker, answer, endings)
-            if not worker.calls and not to_the_end:  # nothing more to come, or it will be told of again
-                return
+                worker.status = int(body)
+                if worker in self._idle:
+                    self._idle.remove(worker)
 
-    def _hear(self, worker: Worker, answer: Answer, endings: _Endings) -> None:
-        call = worker.calls.popleft()
-        call.worker = None
-        seconds = answer.seconds
-        if self._mean_s == float("inf"):
-            self._mean_s = seconds
-        else:
-            self._mean_s += (seconds - self._mean_s) * (0.5 if seconds > self._mean_s else 0.1)
-        if call is worker.doomed:
-            return  # its end waits for that of its worker
-        if answer.kind == AnswerKind.NOT_LOADED and not call.by_value:
-            self._in_doubt += 1
-            endings.append(partial(self._send_by_value, call, answer))
+    def _hear(self, worker: Worker, endings: _Endings) -> None:
+        """Take the answers of a worker."""
+        for answer in worker.channel.answers(worker.calls):
+            call = worker.calls.popleft()
+            call.worker = None
+            seconds = answer.seconds
+            if self._mean_s == float("inf"):
+                self._mean_s = seconds
+            else:
+                self._mean_s += (seconds - self._mean_s) * (0.5 if seconds > self._mean_s else 0.1)
+            if call is worker.doomed:
+                pass  # its end waits for that of its worker
+            elif answer.kind == Kind.NOT_LOADED and not call.by_value:
+                self._in_doubt += 1
+                endings.append(partial(self._send_by_value, call, answer))
+            else:
+                call.over = True
+                endings.append(partial(call.settle, answer.kind, answer.body))
+        self._next_of(worker)
+
+    def _next_of(self, worker: Worker) -> None:
+        """What a worker does now that it has answered."""
+        self._full = False
+        if worker.state is not State.READY or worker.status is not None:
             return
-        call.over = True
-        endings.append(partial(call.settle, answer))
+        if worker.calls:
+            worker.begin()
+        elif not worker.calls_left:
+            worker.quit()
+        elif worker not in self._idle:
+            self._idle.append(worker)
 
     def _bury(self, worker: Worker, endings: _Endings) -> None:
         """Settle the calls of a worker that has ended, together with its keeper."""
-        self._read(worker, endings, to_the_end=True)
-        for fd in (worker.channel.fileno(), worker.ended_fd):
+        self._listen(worker)
+        self._hear(worker, endings)
+        for fd in worker.fds():
             self._epoll.unregister(fd)
             del self._by_fd[fd]
         self._workers.remove(worker)
@@ -469,11 +472,12 @@ class Crew:
     def _send_by_value(self, call: CallFuture, answer: Answer) -> None:
         """Send a call again, with the functions of `__main__` in it: its worker could not load it by name."""
         payload: bytes | Large | None = None
+        assert call.payload is not None
         try:
-            payload = dump_by_value(*reload_call(call.payload))
+            payload = dump_by_value(*load(call.payload))
         except Exception:  # then what the worker said stands
             call.over = True
-            call.settle(answer)
+            call.settle(answer.kind, answer.body)
         endings: _Endings = []
         with self._lock:
             self._in_doubt -= 1

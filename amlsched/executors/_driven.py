@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import time
 import weakref
 from collections import deque
@@ -13,7 +12,8 @@ from typing import Any, cast
 from amlsched.errors import WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
 from amlsched.executors import _keeper
 from amlsched.executors._calls import CallFuture, describe
-from amlsched.executors._packets import QUIT, Large, Sheet, receive
+from amlsched.executors._channel import DriverEnd
+from amlsched.executors._payload import Large, Sheet
 from amlsched.executors._worker import Portable, main
 
 __all__ = ["State", "Worker"]
@@ -63,21 +63,19 @@ class Worker:
         self.start_error: BaseException | None = None
         self.status: int | None = None
         self.ended_fd = -1
-        self.channel, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel.setblocking(False)
-        self._far.settimeout(None)
+        self.channel = DriverEnd()
         theirs, self._lifeline = os.pipe()
         _held.add(self)
-        # A number of its own for the child: what the driver keeps is closed in every process forked from it.
-        end = os.dup(self._far.fileno())
+        # Copies for the child: what the driver keeps is closed in every process forked from it.
+        fds = (theirs, *self.channel.fds())
         try:
-            self._process = _start(context, (theirs, end), initializer, initargs)
+            self._process = _start(context, fds, initializer, initargs)
         except BaseException:
             self.close()
             raise
         finally:
-            os.close(theirs)
-            os.close(end)
+            for fd in fds:
+                os.close(fd)
         try:
             self.ended_fd = os.pidfd_open(self._process.pid)
         except OSError:  # Linux before 5.3
@@ -89,25 +87,21 @@ class Worker:
         if self.state is State.STARTING:
             self.state = State.READY
 
-    def send(self, call: CallFuture, spare: list[Sheet]) -> bool:
-        """Whether there was room for a call; it runs once those before it have ended.
+    def put(self, call: CallFuture, spare: list[Sheet]) -> bool:
+        """Whether there was room for a call; it is posted with the next `channel.post`, and runs after those before it.
 
         Args:
             call: It must be with no worker.
             spare: Sheets that are free to carry it.
         """
-        payload = call.payload
-        try:
-            if isinstance(payload, bytes):
-                self.channel.send(payload)
-            else:
-                if isinstance(payload, Large):
-                    sheet = spare.pop() if spare else Sheet()
-                    sheet.write(payload)
-                    call.payload = payload = sheet
-                assert payload is not None
-                payload.send(self.channel)
-        except BlockingIOError:
+        if isinstance(call.payload, Large):
+            if self.calls:
+                return False
+            sheet = spare.pop() if spare else Sheet()
+            sheet.write(call.payload)
+            call.payload = sheet
+        assert call.payload is not None
+        if not self.channel.put(call.payload):
             return False
         self.calls_left -= 1
         call.worker = self
@@ -116,6 +110,10 @@ class Worker:
             self.begin()
         return True
 
+    def fds(self) -> tuple[int, int, int]:
+        """What to watch: messages, answers, its end."""
+        return self.channel.packets_fd, self.channel.answers_fd, self.ended_fd
+
     def begin(self) -> None:
         """Note that the first call runs now, if the worker is up."""
         self.since = time.monotonic()
@@ -123,14 +121,8 @@ class Worker:
             self.calls[0].start()
 
     def take_back(self) -> list[CallFuture]:
-        """The calls that the worker has not read; it will not see them."""
-        unread = 0
-        while self.calls:
-            try:
-                receive(self._far, 1, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
-            unread += 1
+        """The calls that the worker has not begun; it will not see them."""
+        unread = self.channel.take_back() if self.calls else 0
         taken = [self.calls.pop() for _ in range(unread)]
         taken.reverse()
         for call in taken:
@@ -141,7 +133,7 @@ class Worker:
     def quit(self) -> None:
         """Let it leave by itself, but not for ever. It must have no calls."""
         self.state = State.LEAVING
-        self.channel.send(QUIT)
+        self.channel.quit()
         _keeper.order_end(self._lifeline, _QUIT_S, _QUIT_GRACE_S)
 
     def doom(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> None:
@@ -159,7 +151,6 @@ class Worker:
     def close(self) -> None:
         """Close the descriptors; safe in a process forked from the driver."""
         self.channel.close()
-        self._far.close()
         for fd in (self._lifeline, self.ended_fd):
             if fd >= 0:
                 os.close(fd)
@@ -199,7 +190,7 @@ def start_error(call: str, reason: BaseException) -> WorkerStartError:
     return error
 
 
-def _start(context: BaseContext, fds: tuple[int, int], initializer: Portable | None, initargs: tuple[Any, ...]) -> Any:
+def _start(context: BaseContext, fds: tuple[int, ...], initializer: Portable | None, initargs: tuple[Any, ...]) -> Any:
     forks = context.get_start_method() == "fork"
     name = _keeper.KeptName("amlsched-worker")
     if not forks:

@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
 
-from amlsched.executors._packets import AnswerKind, send_answer
+from amlsched.executors._channel import Kind, WorkerEnd, tell
 
-__all__ = ["KeptName", "channel", "order_end", "part", "take_channel"]
+__all__ = ["KeptName", "order_end", "part", "take_channel"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _ORDER = struct.Struct("<dd")
@@ -37,8 +37,7 @@ _GRACE_S = 0.5
 _STUCK_S = 10.0  # processes that SIGKILL does not end by then hang in the kernel
 _libc = ctypes.CDLL(None, use_errno=True)
 
-channel: socket.socket | None = None
-"""In a worker: the socket to the driver."""
+_channel: WorkerEnd | None = None  # in a worker
 
 
 def order_end(lifeline: int, after_s: float, grace_s: float) -> None:
@@ -61,7 +60,7 @@ class KeptName(str):
     import can be wrong: the module may have started threads or opened a GPU.
     """
 
-    fds: tuple[int, int] | None = None
+    fds: tuple[int, ...] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         fds, self.fds = self.fds, None  # it is pickled a second time, within the process object
@@ -73,21 +72,20 @@ class KeptName(str):
         return eval, (f"__import__('sys').path.__setitem__(slice(None), path) or {module}.part_named(name, fds)", scope)
 
 
-def part_named(name: str, fds: tuple[Any, Any]) -> str:
+def part_named(name: str, fds: tuple[Any, ...]) -> str:
     """Become keeper and worker while a `KeptName` is unpickled; returns in the worker."""
-    lifeline, end = (fd.detach() for fd in fds)
-    part(lifeline, end)
+    part(*(fd.detach() for fd in fds))
     return name
 
 
-def part(lifeline: int, end: int) -> None:
+def part(lifeline: int, *ends: int) -> None:
     """Fork: the child returns and is the worker; the parent keeps it and never returns.
 
     Args:
         lifeline: Reading end of the pipe from the driver.
-        end: The worker's end of the socket to the driver.
+        *ends: Descriptors of the worker's end of the channel.
     """
-    global channel
+    global _channel
     with contextlib.suppress(PermissionError):  # it leads a group already
         os.setsid()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -95,8 +93,7 @@ def part(lifeline: int, end: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)  # a forked driver's own handlers have no business here
     signal.set_wakeup_fd(-1)
-    channel = socket.socket(fileno=end)
-    channel.settimeout(None)  # whatever socket.setdefaulttimeout says
+    _channel = WorkerEnd(ends)
     wakes = os.pipe()
     os.set_blocking(wakes[1], False)
     signal.set_wakeup_fd(wakes[1], warn_on_full_buffer=False)
@@ -105,7 +102,7 @@ def part(lifeline: int, end: int) -> None:
     worker = os.fork()
     if worker:
         with contextlib.suppress(BaseException):
-            _Keeper(worker, lifeline, wakes[0], channel).watch()
+            _Keeper(worker, lifeline, wakes[0], _channel.socket).watch()
         os._exit(0)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -121,19 +118,19 @@ def part(lifeline: int, end: int) -> None:
     sys.excepthook = _report_failed_start
 
 
-def take_channel() -> socket.socket:
-    """In a worker that has come up: the socket to the driver. Uncaught exceptions are no longer start failures."""
-    assert channel is not None
+def take_channel() -> WorkerEnd:
+    """In a worker that has come up: its end of the channel. Uncaught exceptions are no longer start failures."""
+    assert _channel is not None
     sys.excepthook = sys.__excepthook__
-    return channel
+    return _channel
 
 
 def _report_failed_start(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Tell the driver what the import of the main module raised: the worker's standard error may go nowhere."""
-    from amlsched.executors._worker import send_failed_start
+    from amlsched.executors._worker import tell_failed_start
 
-    if channel is not None:
-        send_failed_start(channel, error)
+    if _channel is not None:
+        tell_failed_start(_channel, error)
 
 
 class _Keeper:
@@ -187,7 +184,7 @@ class _Keeper:
 
     def _report(self) -> bool:
         try:
-            send_answer(self.channel, AnswerKind.DIED, 0.0, b"%d" % (self.status or 0), None, socket.MSG_DONTWAIT)
+            tell(self.channel, Kind.DIED, b"%d" % (self.status or 0), socket.MSG_DONTWAIT)
         except BlockingIOError:  # results are waiting there that the driver has not read yet
             return False
         except OSError:

@@ -2,17 +2,16 @@
 
 import os
 import pickle
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors import _keeper
-from amlsched.executors._calls import call_name, dump_exception, dump_result, pickled_by_value
-from amlsched.executors._packets import QUIT, AnswerKind, Sheet, load_call, receive, send_answer
+from amlsched.executors._calls import dump_exception, dump_result, pickled_by_value
+from amlsched.executors._channel import Kind, WorkerEnd, tell
 
-__all__ = ["Portable", "main", "send_failed_start"]
+__all__ = ["Portable", "main", "tell_failed_start"]
 
 
 class Portable:
@@ -33,11 +32,11 @@ def _revived(data: bytes) -> Portable:
     return Portable(pickle.loads(data))
 
 
-def main(fds: tuple[int, int] | None, initializer: Portable | None, initargs: tuple[Any, ...]) -> None:
+def main(fds: tuple[int, ...] | None, initializer: Portable | None, initargs: tuple[Any, ...]) -> None:
     """Run calls until told to quit.
 
     Args:
-        fds: Lifeline and channel, under the start method `fork`; under the others it has parted from its keeper before.
+        fds: For `_keeper.part`, under the start method `fork`; under the others it has parted from its keeper before.
         initializer: Called first.
         initargs: Its arguments.
     """
@@ -48,37 +47,35 @@ def main(fds: tuple[int, int] | None, initializer: Portable | None, initargs: tu
         try:
             initializer.fn(*initargs)
         except BaseException as error:
-            send_failed_start(channel, error)
+            tell_failed_start(channel, error)
             return
-    send_answer(channel, AnswerKind.READY, 0.0, b"%d" % os.getpid())
-    while True:
-        packet, sheet = receive(channel)
-        if not packet or packet == QUIT:
-            return
-        _serve(channel, packet, sheet)
-        del packet, sheet
+    tell(channel.socket, Kind.READY, b"%d" % os.getpid())
+    while channel.wait():
+        _serve(channel)
 
 
-def send_failed_start(channel: socket.socket, error: BaseException) -> None:
+def tell_failed_start(channel: WorkerEnd, error: BaseException) -> None:
     """Tell the driver that this worker cannot come up, and why."""
-    send_answer(channel, AnswerKind.FAILED_TO_START, 0.0, dump_exception(error))
+    body = dump_exception(error)
+    if not isinstance(body, bytes):
+        body = pickle.dumps((None, type(error).__qualname__, "too long to be sent", ""))
+    tell(channel.socket, Kind.FAILED_TO_START, body)
 
 
-def _serve(channel: socket.socket, packet: bytes, sheet: Sheet | None) -> None:
+def _serve(channel: WorkerEnd) -> None:
     began = time.perf_counter()
     try:
-        fn, args, kwargs = load_call(packet, sheet)
+        fn, args, kwargs = channel.load()
     except BaseException as error:
-        send_answer(channel, AnswerKind.NOT_LOADED, 0.0, dump_exception(error))
+        channel.answer(Kind.NOT_LOADED, 0.0, dump_exception(error))
         return
     try:
         result = fn(*args, **kwargs)
     except BaseException as error:
-        send_answer(channel, AnswerKind.RAISED, time.perf_counter() - began, dump_exception(error), sheet)
+        channel.answer(Kind.RAISED, time.perf_counter() - began, dump_exception(error))
         return
     seconds = time.perf_counter() - began
     try:
-        body = dump_result(result, call_name(fn))
-        send_answer(channel, AnswerKind.RESULT, seconds, body, sheet)
+        channel.answer(Kind.RESULT, seconds, dump_result(result, fn))
     except (NotPicklableError, OSError, MemoryError) as error:  # OSError: no memory for a large result
-        send_answer(channel, AnswerKind.RAISED, seconds, dump_exception(error))
+        channel.answer(Kind.RAISED, seconds, dump_exception(error))

@@ -1,0 +1,269 @@
+"""Between the driver and one worker: slots in shared memory for what is small, a socket for the rest.
+
+A slot holds one call, and then its answer. The driver fills slots in turn and puts as many tokens into a semaphore; the
+worker takes a token before each call. So a call whose token the driver takes out again has not begun and never will:
+calls can be handed out ahead of time and taken back, and it is always known which one a dead worker was running,
+whatever it was doing. The worker counts its answers in a second semaphore, on which the driver waits.
+
+A call that does not fit in a slot comes as a packet through a socket that keeps message boundaries, or on a sheet whose
+descriptor the packet brings; so does such an answer, and what a worker or its keeper has to say apart from answers.
+
+Semaphores are eventfds, one system call for each operation. They order the accesses to the shared memory.
+
+Sources: eventfd(2), unix(7).
+"""
+
+import contextlib
+import mmap
+import os
+import pickle
+import select
+import socket
+import struct
+from collections import deque
+from typing import Any, NamedTuple
+
+from amlsched.executors._payload import PACKET_BYTES, Large, Payload, Sheet
+
+__all__ = ["SLOTS", "Answer", "DriverEnd", "Kind", "WorkerEnd", "tell"]
+
+SLOTS = 32
+_SLOT_BYTES = 4096
+_QUIT, _IN_PACKET, _ON_SHEET = b"Q", b"P", b"S"  # first byte of a slot that holds no pickled call
+_HEAD = struct.Struct("<ccdI")  # of an answer: kind, where its body lies, seconds that the function ran, bytes here
+_IN_SLOT, _ON_CALLS_SHEET = b"s", b"c"
+_ROOM = _SLOT_BYTES - _HEAD.size
+_FD_SPACE = socket.CMSG_SPACE(struct.calcsize("i"))
+
+
+class Kind:
+    """What a worker, or its keeper, says."""
+
+    READY = b"H"
+    FAILED_TO_START = b"F"
+    DIED = b"X"
+    RESULT = b"R"
+    RAISED = b"E"
+    NOT_LOADED = b"V"
+
+
+_MESSAGES = (Kind.READY, Kind.FAILED_TO_START, Kind.DIED)
+
+
+class Answer(NamedTuple):
+    """What became of a call.
+
+    Attributes:
+        kind: One of the last three of `Kind`.
+        seconds: How long the function ran.
+        body: To be loaded.
+    """
+
+    kind: bytes
+    seconds: float
+    body: Payload
+
+
+class _Slots:
+    def __init__(self, fd: int) -> None:
+        view = memoryview(mmap.mmap(fd, SLOTS * _SLOT_BYTES))
+        self.all = [view[start : start + _SLOT_BYTES] for start in range(0, len(view), _SLOT_BYTES)]
+        self.bodies = [slot[_HEAD.size :] for slot in self.all]
+
+
+class DriverEnd:
+    """The driver's end.
+
+    Attributes:
+        packets_fd: Readable when there is a packet.
+        answers_fd: Readable when there are answers.
+    """
+
+    def __init__(self) -> None:
+        self._socket, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        self._far.settimeout(None)  # whatever socket.setdefaulttimeout says; shared with the worker, which shall block
+        self._memory = os.memfd_create("amlsched-slots")
+        os.ftruncate(self._memory, SLOTS * _SLOT_BYTES)
+        self._slots = _Slots(self._memory)
+        self._tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.answers_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.packets_fd = self._socket.fileno()
+        self._sent = self._heard = 0
+        self._unposted = 0
+        self._early: deque[tuple[bytes, Sheet | None]] = deque()  # packets that came before their answers were counted
+
+    def fds(self) -> tuple[int, ...]:
+        """What `WorkerEnd` is made of: copies, to be closed by the caller."""
+        return tuple(map(os.dup, (self._far.fileno(), self._memory, self._tokens, self.answers_fd)))
+
+    def put(self, payload: Payload) -> bool:
+        """Hand over a call; to be posted.
+
+        Returns:
+            Whether there was room. What is no slot's size finds room only when all before it are answered.
+        """
+        slot = self._slots.all[self._sent % SLOTS]
+        if self._sent - self._heard >= SLOTS:
+            return False
+        if isinstance(payload, bytes) and len(payload) <= _SLOT_BYTES:
+            slot[: len(payload)] = payload
+        elif self._sent != self._heard:
+            return False
+        elif isinstance(payload, bytes):
+            self._socket.send(payload)
+            slot[:1] = _IN_PACKET
+        else:
+            assert isinstance(payload, Sheet)
+            payload.send(self._socket, _ON_SHEET)
+            slot[:1] = _ON_SHEET
+        self._sent += 1
+        self._unposted += 1
+        return True
+
+    def post(self) -> None:
+        """Let the worker have what was put."""
+        if self._unposted:
+            os.eventfd_write(self._tokens, self._unposted)
+            self._unposted = 0
+
+    def quit(self) -> None:
+        """Tell the worker to leave when it comes to it."""
+        self._slots.all[self._sent % SLOTS][:1] = _QUIT
+        os.eventfd_write(self._tokens, 1)
+
+    def take_back(self) -> int:
+        """Number of calls, counted from the last one put, that the worker has not begun; it will not see them."""
+        number, self._unposted = self._unposted, 0
+        with contextlib.suppress(BlockingIOError):
+            while number < self._sent - self._heard:
+                os.eventfd_read(self._tokens)
+                number += 1
+        self._sent -= number
+        if (
+            number
+            and self._sent == self._heard
+            and bytes(self._slots.all[self._sent % SLOTS][:1]) in (_IN_PACKET, _ON_SHEET)
+        ):
+            with contextlib.suppress(BlockingIOError):  # the first of them came as a packet
+                _receive(self._far, socket.MSG_DONTWAIT)
+        return number
+
+    def answers(self, calls: "deque[Any]") -> list[Answer]:
+        """All answers that there are, in the order of the calls.
+
+        Args:
+            calls: Payloads of the calls that were put and not answered, as attribute `payload`.
+        """
+        try:
+            number = os.eventfd_read(self.answers_fd)
+        except BlockingIOError:
+            return []
+        answers: list[Answer] = []
+        for index in range(number):
+            place = self._heard % SLOTS
+            self._heard += 1
+            kind, where, seconds, size = _HEAD.unpack_from(self._slots.all[place])
+            if where == _IN_SLOT:
+                body: Payload = bytes(self._slots.bodies[place][:size])
+            else:
+                packet, sheet = self._early.popleft() if self._early else _receive(self._socket)
+                sheet = calls[index].payload if where == _ON_CALLS_SHEET else sheet
+                if sheet is not None:
+                    sheet.sizes = packet[1:]
+                body = packet if sheet is None else sheet
+            answers.append(Answer(kind, seconds, body))
+        return answers
+
+    def messages(self) -> list[tuple[bytes, bytes]]:
+        """What the worker or its keeper says apart from answers: kind and body of each."""
+        found: list[tuple[bytes, bytes]] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet, sheet = _receive(self._socket)
+                if packet[:1] in _MESSAGES:
+                    found.append((packet[:1], packet[1:]))
+                else:
+                    self._early.append((packet, sheet))
+        return found
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self._socket.close()
+        self._far.close()
+        for fd in (self._memory, self._tokens, self.answers_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._memory = self._tokens = self.answers_fd = -1
+
+
+class WorkerEnd:
+    """The worker's end.
+
+    Args:
+        fds: From `DriverEnd.fds`.
+    """
+
+    def __init__(self, fds: tuple[int, ...]) -> None:
+        end, memory, self._tokens, self._answers = fds
+        self.socket = socket.socket(fileno=end)
+        self.socket.settimeout(None)
+        self._slots = _Slots(memory)
+        self._taken = 0
+        self._sheet: Sheet | None = None  # on which the present call came: the driver's, who keeps it for the answer
+        self._poll = select.poll()
+        self._poll.register(self._tokens, select.POLLIN)
+
+    def wait(self) -> bool:
+        """Wait for a call; whether there will be another."""
+        while True:
+            try:
+                os.eventfd_read(self._tokens)
+                break
+            except BlockingIOError:
+                self._poll.poll()
+        self._taken += 1
+        return self._slots.all[(self._taken - 1) % SLOTS][0] != _QUIT[0]
+
+    def load(self) -> Any:
+        """Unpickle the call."""
+        slot = self._slots.all[(self._taken - 1) % SLOTS]
+        kind = slot[0]
+        if kind not in (_IN_PACKET[0], _ON_SHEET[0]):
+            return pickle.loads(slot)
+        packet, self._sheet = _receive(self.socket)
+        if self._sheet is None:
+            return pickle.loads(packet)
+        self._sheet.sizes = packet[1:]
+        return self._sheet.load()
+
+    def answer(self, kind: bytes, seconds: float, body: bytes | Large) -> None:
+        """Answer the present call."""
+        place = (self._taken - 1) % SLOTS
+        size, sheet, self._sheet = 0, self._sheet, None
+        if isinstance(body, bytes) and len(body) <= _ROOM:
+            where, size = _IN_SLOT, len(body)
+            self._slots.bodies[place][:size] = body
+        elif isinstance(body, bytes):
+            where = _IN_PACKET
+            self.socket.send(body)
+        elif sheet is not None:
+            where = _ON_CALLS_SHEET
+            sheet.write(body)
+            self.socket.send(_ON_SHEET + sheet.sizes)
+        else:
+            where, sheet = _ON_SHEET, Sheet()
+            sheet.write(body)
+            sheet.send(self.socket, _ON_SHEET)
+        _HEAD.pack_into(self._slots.all[place], 0, kind, where, seconds, size)
+        os.eventfd_write(self._answers, 1)
+
+
+def tell(channel: socket.socket, kind: bytes, body: bytes, flags: int = 0) -> None:
+    """Tell the driver something that is no answer."""
+    channel.send(kind + body, flags)
+
+
+def _receive(channel: socket.socket, flags: int = 0) -> tuple[bytes, Sheet | None]:
+    packet, notes, _, _ = channel.recvmsg(PACKET_BYTES, _FD_SPACE, flags)
+    return packet, (Sheet(struct.unpack_from("i", notes[0][2])[0]) if notes else None)

@@ -1,0 +1,113 @@
+"""What travels between the driver and a worker: a pickle, and large buffers beside it."""
+
+import array
+import os
+import pickle
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["PACKET_BYTES", "Large", "Payload", "Sheet", "dump", "load"]
+
+PACKET_BYTES = 64 * 1024
+"""What is larger goes on a sheet."""
+_MOST_BUFFERS = 500  # more parts than that are copied into one: their sizes must fit in a packet
+_KEPT_BYTES = 32 * 1024 * 1024
+
+
+class Large(NamedTuple):
+    """A pickle and the buffers that it left out."""
+
+    pickle: bytes
+    buffers: Sequence[Any] = ()
+
+    def copied(self) -> "Large":
+        """The same with buffers of its own, so that the owner of the originals may change them."""
+        return Large(self.pickle, [bytes(buffer) for buffer in self.buffers])
+
+
+class Sheet:
+    """A file in memory that carries one large thing at a time.
+
+    Writing to pages that are there already is several times as fast as to new ones, so sheets are used again.
+
+    Args:
+        fd: Descriptor of the file; `None` makes a new one.
+        sizes: How long the parts on it are, as `write` left it.
+    """
+
+    def __init__(self, fd: int | None = None, sizes: bytes = b"") -> None:
+        self.fd = -1
+        self.fd = os.memfd_create("amlsched") if fd is None else fd
+        self.sizes = sizes
+
+    def write(self, large: Large) -> None:
+        """Put a large thing on the sheet."""
+        sizes: list[int] = []
+        offset = 0
+        for part in (large.pickle, *large.buffers):
+            with memoryview(part).cast("B") as view:
+                done = 0
+                while done < view.nbytes:
+                    done += os.pwrite(self.fd, view[done:], offset + done)
+                sizes.append(done)
+                offset += done
+        self.sizes = array.array("Q", sizes).tobytes()
+
+    def load(self) -> Any:
+        """Unpickle what is on the sheet; the buffers are copies."""
+        parts: list[bytearray] = []
+        offset = 0
+        for size in array.array("Q", self.sizes):
+            part = bytearray(size)
+            done = 0
+            while done < size:
+                got = os.preadv(self.fd, [memoryview(part)[done:]], offset + done)
+                if not got:
+                    raise EOFError(f"{done} of {size} bytes were there")
+                done += got
+            parts.append(part)
+            offset += size
+        return pickle.loads(parts[0], buffers=parts[1:])
+
+    def send(self, channel: socket.socket, head: bytes) -> None:
+        """Send the descriptor and the sizes, in one packet."""
+        rights = array.array("i", [self.fd])
+        channel.sendmsg([head, self.sizes], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+    def can_be_kept(self) -> bool:
+        """Whether it holds little enough memory to wait for the next call."""
+        return os.fstat(self.fd).st_size <= _KEPT_BYTES
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+Payload = bytes | Large | Sheet
+
+
+def dump(value: object, dumps: Callable[..., bytes] = pickle.dumps) -> bytes | Large:
+    """Pickle a value.
+
+    Returns:
+        Bytes if they fit in a packet, otherwise the pickle with references to the value's own buffers.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    data = dumps(value, protocol=5, buffer_callback=buffers.append)
+    if buffers:
+        try:
+            raw = [buffer.raw() for buffer in buffers]
+        except BufferError:  # not in one piece
+            raw = []
+        if raw and len(raw) <= _MOST_BUFFERS and len(data) + sum(part.nbytes for part in raw) > PACKET_BYTES:
+            return Large(data, raw)
+        data = dumps(value, protocol=5)
+    return data if len(data) <= PACKET_BYTES else Large(data)
+
+
+def load(payload: Payload) -> Any:
+    """Unpickle what `dump` made."""
+    if isinstance(payload, bytes):
+        return pickle.loads(payload)
+    return payload.load() if isinstance(payload, Sheet) else pickle.loads(payload.pickle, buffers=payload.buffers)
