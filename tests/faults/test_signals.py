@@ -205,6 +205,21 @@ def test_a_second_ctrl_c_kills_at_once(concurrent_backend: Backend, start: Calla
     assert driver.all_gone_within(LIMIT_S)
 
 
+def test_one_ctrl_c_ends_a_callback_that_swallows_its_cancellation(start: Callable[..., Driver]) -> None:
+    driver = start(_backend("threads"), callback="hold")
+    driver.wait_for("running", "holding")
+    _to_the_group(driver.process.pid)
+    assert driver.ends_within(LIMIT_S) == -signal.SIGINT
+
+
+def test_ctrl_c_is_raised_though_the_run_was_ending_without_waiting(start: Callable[..., Driver]) -> None:
+    driver = start(_backend("threads"), callback="hold", timeout=0.5, wait=False)
+    driver.wait_for("held on")
+    _to_the_driver(driver.process.pid)
+    assert driver.ends_within(LIMIT_S) == -signal.SIGINT
+    assert "raised KeyboardInterrupt" in driver.lines
+
+
 @pytest.mark.parametrize("options", [{"on_exception": "continue"}, {"on_exception": "end"}], ids=str)
 def test_ctrl_c_is_raised_whatever_on_exception_says(start: Callable[..., Driver], options: dict[str, Any]) -> None:
     driver = start(_backend("sequential"), **options)
