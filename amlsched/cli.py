@@ -202,6 +202,7 @@ def status(arguments: argparse.Namespace) -> int:
     summary = tallied(survey(arguments.results))
     _tell_table(summary, [], everything=arguments.all)
     _tell_failures(summary)
+    _tell_notes(summary)
     print(_counts(summary))
     return OK
 
@@ -279,10 +280,7 @@ def _tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, q
     if not quiet:
         _tell_table(summary, metrics)
     _tell_failures(summary)
-    for note in summary.notes[:SHOWN_FAILURES]:
-        _say(note)
-    if len(summary.notes) > SHOWN_FAILURES:
-        _say(f"… and {len(summary.notes) - SHOWN_FAILURES} more such notes")
+    _tell_notes(summary)
     if summary.ran:
         head = f"{summary.ran} run in {duration(seconds)}. "
     else:
@@ -323,6 +321,13 @@ def _tell_failures(summary: Summary) -> None:
         _say(f"… and {len(summary.failed) - SHOWN_FAILURES} more")
     if summary.failed:
         _say("--rerun failed runs them again")
+
+
+def _tell_notes(summary: Summary) -> None:
+    for note in summary.notes[:SHOWN_FAILURES]:
+        _say(note)
+    if len(summary.notes) > SHOWN_FAILURES:
+        _say(f"… and {len(summary.notes) - SHOWN_FAILURES} more such notes")
 
 
 def _tell_interrupted(summary: Summary) -> None:

@@ -276,14 +276,14 @@ def _sync_folder(folder: Path) -> None:
 def _encoded(record: Record) -> dict[str, Any]:
     raw = asdict(record)
     del raw["problem"]
-    raw["last"], raw["params"] = _jsonable(record.last), _jsonable(record.params)
+    raw["last"], raw["params"] = jsonable(record.last), jsonable(record.params)
     return {"format": FORMAT, **raw}
 
 
 _FLOAT = "$float"  # JSON has no infinity and no NaN
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """The value as JSON has it; what JSON lacks becomes text."""
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -291,10 +291,10 @@ def _jsonable(value: Any) -> Any:
         return value if math.isfinite(value) else {_FLOAT: repr(value)}
     if isinstance(value, dict):
         mapping: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {str(key): _jsonable(item) for key, item in mapping.items()}
+        return {str(key): jsonable(item) for key, item in mapping.items()}
     if isinstance(value, list | tuple):
         items: list[Any] | tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
-        return [_jsonable(item) for item in items]
+        return [jsonable(item) for item in items]
     return str(value)
 
 

@@ -108,6 +108,8 @@ def tallied(found: Iterable[Found]) -> Summary:
     for one in found:
         summary.expect(one.run, 1)
         summary.count(one.run, one.record.state, one.record.last, one.record.seconds)
+        if one.record.state is State.RUNNING and not one.record.attempts[-1].seems_alive():
+            summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run takes it up")
         if one.record.state in (State.FAILED, State.UNKNOWN):
             summary.failed.append((f"{one.run} rep {one.rep}", one.folder, one.record.reason))
     return summary

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ended", "ExperimentRun"]
 
-_PICKLING = ("processes", "loky")
-"""Executors that run in other processes of this machine."""
+_IN_THIS_PROCESS = ("sequential", "threads")
+"""Executors whose calls do not travel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class ExperimentRun(Emitter):
                 if experiment.config.get("iterations") is None and not self.plan.debug:
                     problem = f"{self.target.name} is an IterativeExperiment, and there is no iterations"
                     raise ConfigError(experiment.place(), problem, "add iterations: 10")
-        if self.executor in _PICKLING:
+        if self.executor not in _IN_THIS_PROCESS:
             self.target.check_picklable()
             for experiment in self.plan.experiments:
                 check_config_picklable(experiment.name, experiment.config)
@@ -188,6 +188,10 @@ class ExperimentRun(Emitter):
             self._ended(repetition, self._close(repetition, error))
             submit(islice(self._work, 1))
 
+        @task.on_cancelled
+        def cancelled(future: Future[Outcome]) -> None:  # pyright: ignore[reportUnusedFunction]
+            submit(islice(self._work, 1))  # its record is written in the end, when no worker can write there any more
+
         try:
             scheduler.run(on_exception="continue", on_cancelled="continue")
         finally:
@@ -199,7 +203,7 @@ class ExperimentRun(Emitter):
         """How many calls to hand to the executor at a time: enough that no worker waits for the next."""
         if self.executor == "sequential":
             return 1
-        workers = self.options.get("max_workers") or len(os.sched_getaffinity(0))
+        workers = self.options.get("max_workers") or os.cpu_count() or 1
         return 2 * int(workers) + 2
 
     def _settle(self) -> None:

@@ -247,7 +247,7 @@ def test_after_ctrl_c_the_same_command_takes_up_what_is_left(project: Project, e
     project.config(LONG)
     words = ("run", "experiment.py:Sums", "config.yml", "--executor", executor, "--max-workers", "2")
     process = project.start(*words)
-    wait_until(lambda: "completed" in project.states() and "running" in project.states())
+    wait_until(lambda: project.states().count("completed") >= 2 and "running" in project.states())
     interrupt(process.pid, to_all)
     out, err = process.communicate(timeout=5)
     assert process.returncode == 130, err
@@ -283,11 +283,12 @@ def test_what_ran_when_the_driver_was_killed_is_run_again(project: Project) -> N
     project.config(LONG)
     words = ("run", "experiment.py:Sums", "config.yml", "--max-workers", "2")
     process = project.start(*words)
-    wait_until(lambda: "completed" in project.states() and "running" in project.states())
+    wait_until(lambda: project.states().count("completed") >= 2 and "running" in project.states())
     process.kill()
     process.communicate(timeout=10)
     assert "running" in project.states()
     wait_until(lambda: not members(process.pid), deadline_s=5)
+    assert "its worker is gone; the next run takes it up" in project.call("status", "results").stderr
     assert project.call(*words).returncode == 0
     assert project.completions() == [1] * 6
 

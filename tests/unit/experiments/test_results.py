@@ -135,6 +135,10 @@ def test_the_hash_of_a_config_changes_with_what_its_numbers_depend_on(folder: Pa
     assert base != hashed("{name: a, path: x, iterations: 3, repetitions: 1, params: {a: 1}}")
     assert base != hashed("{name: a, path: x, iterations: 2, repetitions: 1, params: {a: 2}}")
     assert base != hashed("{name: a, path: x, iterations: 2, repetitions: 1, params: {a: 1}, seed: 4}")
+    mixed = hashed("{name: a, path: x, iterations: 2, repetitions: 1, params: {a: 1, 2: b, c: {.inf: 1, d: 2}}}")
+    assert mixed == hashed(
+        "{name: a, path: x, iterations: 2, repetitions: 1, params: {2: b, c: {d: 2, .inf: 1}, a: 1}}"
+    )
 
 
 def test_a_wrong_config_is_refused_before_anything_is_made(folder: Path) -> None:
