@@ -29,6 +29,7 @@ class Backend:
         capabilities: What the executor must be able to do.
         workers: How many calls run at the same time.
         processes: Whether each worker is a process of its own.
+        slow: Whether its workers take long to start: tests that do not care share an executor.
         options: Arguments of the constructor.
         needs: A module without which the backend is skipped.
         marks: Put on every test of this backend.
@@ -38,6 +39,7 @@ class Backend:
     capabilities: Capabilities
     workers: int = 2
     processes: bool = True
+    slow: bool = False
     options: Mapping[str, Any] = field(default_factory=lambda: {"max_workers": 2})
     needs: str | None = None
     marks: tuple[pytest.MarkDecorator, ...] = ()
@@ -64,7 +66,7 @@ BACKENDS = (
     Backend("sequential", Capabilities(inline=True), workers=1, processes=False, options={}),
     Backend("threads", Capabilities(), processes=False),
     Backend("processes", Capabilities(kills_calls=True, survives_lost_workers=True, pickles=True)),
-    Backend("loky", Capabilities(pickles=True), needs="loky"),
+    Backend("loky", Capabilities(pickles=True), slow=True, needs="loky"),
 )
 
 

@@ -1,7 +1,8 @@
 """What every test shares."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,24 @@ pickling_backend = _over(lambda row: row.capabilities.pickles)
 robust_backend = _over(lambda row: row.capabilities.survives_lost_workers)
 
 
+@pytest.fixture(scope="session")
+def shared_executors() -> Iterator[dict[str, Executor]]:
+    """Executors that many tests use, by the name of their backend."""
+    executors: dict[str, Executor] = {}
+    yield executors
+    for executor in executors.values():
+        executor.shutdown()
+
+
 @pytest.fixture
-def scheduler(backend: Backend) -> Scheduler:
-    """A new scheduler over each backend."""
-    return backend.scheduler()
+def scheduler(backend: Backend, shared_executors: dict[str, Executor]) -> Scheduler:
+    """A new scheduler over each backend; where its workers are slow to start, over an executor that is given."""
+    if not backend.slow:
+        return backend.scheduler()
+    executor = shared_executors.get(backend.name)
+    try:
+        if executor is None or executor.submit(abs, -1).result(30) != 1:
+            raise RuntimeError
+    except (RuntimeError, BrokenExecutor):  # none so far, or a test has ended its workers
+        executor = shared_executors[backend.name] = backend.scheduler().executor
+    return Scheduler(executor)
