@@ -96,3 +96,17 @@ def announce_and_start_a_program(seconds: float) -> None:
     program = subprocess.Popen(["sleep", str(seconds)])
     os.write(1, b"running\n")
     program.wait()
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def double_unless_three(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return 2 * number
+
+
+def unsendable_if(condition: bool) -> object:
+    return threading.Lock() if condition else None

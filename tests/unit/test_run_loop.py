@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 import threading
+import traceback
 import weakref
 from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any
@@ -352,6 +353,24 @@ def test_an_exception_that_run_raises_is_logged_nowhere_else(
     gc.collect()
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_trace_of_a_callback_is_short_and_names_what_failed(
+    scheduler: Scheduler, executor: ByHand, task: Task[[int], int]
+) -> None:
+    def plot(future: object, result: object) -> None:
+        raise RuntimeError("no display")
+
+    task.on_result(plot)
+    scheduler.on_start(lambda: (task.submit(1), executor.finish(0, 1)))
+    with pytest.raises(RuntimeError, match="no display") as caught:
+        scheduler.run()
+    assert caught.value.__context__ is None
+    trace = "".join(traceback.format_exception(caught.value)).splitlines()
+    assert len(trace) < 35, "\n".join(trace)
+    assert "plot" in trace[-1]
+    assert "'on-result' of task abs" in trace[-1]
+    assert "<call 1 of abs, finished>" in trace[-1]
 
 
 def test_an_exception_of_when_is_treated_as_one_of_its_callback(scheduler: Scheduler) -> None:
