@@ -1,0 +1,137 @@
+"""Events of one's own, gates, a plugin, timers, and the ways in which a run ends."""
+
+import time
+from typing import Any
+
+from amlsched import Emitter, Event, Plugin, Scheduler, Task
+
+
+class Doubled(Plugin):
+    """Each call gets its argument doubled; negative ones are refused. Tells of both."""
+
+    name = "doubled"
+    DOUBLED: Event = Event("doubled")
+    REFUSED: Event = Event("refused-negative")
+
+    def attach_task(self, task: Task) -> None:
+        self.task = task
+        task.add_event(self.DOUBLED, self.REFUSED)
+        task.on_submitted(self.tell, hidden=True)
+
+    def pre_submit(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        (x,) = args
+        if x < 0:
+            self.task.emit(self.REFUSED, x)
+            return None
+        return fn, (2 * x,), kwargs
+
+    def tell(self, future: Any, *args: Any, **kwargs: Any) -> None:
+        self.task.emit(self.DOUBLED, *args)
+
+
+def work(x: int) -> int:
+    """A call that takes a while if asked to."""
+    if x == 14:
+        raise ZeroDivisionError("fourteen")
+    time.sleep(0.3 if x >= 100 else 0.0)
+    return x
+
+
+def until_exhausted() -> None:
+    """Gates of callbacks, the plugin's events, and an exception that is waved through."""
+    scheduler = Scheduler.with_processes(1)
+    task = scheduler.task(work, plugins=Doubled())
+    told: dict[str, list[Any]] = {"every": [], "when": [], "max_calls": [], "doubled": [], "refused": [], "failed": []}
+
+    @scheduler.on_start
+    def begin() -> None:
+        for x in (1, 2, -3, 4, 5, 7):
+            task.submit(x)
+
+    @task.on_result(every=2)
+    def every(_: Any, result: int) -> None:
+        told["every"].append(result)
+
+    @task.on_result(when=lambda: task.event_counts[task.RESULT] > 3)
+    def when(_: Any, result: int) -> None:
+        told["when"].append(result)
+
+    @task.on_result(max_calls=1)
+    def max_calls(_: Any, result: int) -> None:
+        told["max_calls"].append(result)
+
+    task.on_exception(lambda _, exception: told["failed"].append(str(exception)))
+    task.register("doubled", told["doubled"].append)
+    task.on("refused-negative")(told["refused"].append)
+
+    order: list[str] = []
+    for name in ("start", "empty", "finishing", "finished"):
+        getattr(scheduler, f"on_{name}")(lambda name=name: order.append(name))
+    end = scheduler.run(on_exception={ZeroDivisionError: "continue", Exception: "raise"})
+    print(end.code.name, told, order)
+
+
+def until_time_is_over() -> None:
+    """A run that does not end when it has nothing to do."""
+    scheduler = Scheduler.with_processes(1)
+    task = scheduler.task(work)
+    order: list[str] = []
+
+    @scheduler.on_start
+    def begin() -> None:
+        scheduler.call_later(0.2, task.submit, 3)
+
+    task.on_result(lambda _, result: order.append(f"result {result}"))
+    scheduler.on_timeout(lambda: order.append("timeout"))
+    end = scheduler.run(timeout=1.5, end_on_empty=False)
+    print(end.code.name, order)
+
+
+def until_stopped() -> None:
+    """`stop` as a callback; a call that runs is waited for."""
+    scheduler = Scheduler.with_processes(2)
+    task = scheduler.task(work)
+    results: list[int] = []
+
+    @scheduler.on_start
+    def begin() -> None:
+        task.submit(100)
+        task.submit(1)
+
+    task.on_result(lambda _, result: results.append(result))
+    task.on_result(scheduler.stop, max_calls=1)
+    end = scheduler.run(wait=True)
+    print(end.code.name, results)
+
+
+def until_an_exception() -> None:
+    """An exception that ends the run, and one that is raised."""
+    for mode in ("end", "raise"):
+        scheduler = Scheduler.with_sequential()
+        task = scheduler.task(work)
+        scheduler.on_start(lambda task=task: task.submit(14))
+        try:
+            end = scheduler.run(on_exception=mode)
+            print(end.code.name, repr(end.exception))
+        except ZeroDivisionError as error:
+            print("raised", repr(error))
+
+
+def emitters() -> None:
+    """Events work without a scheduler too."""
+    emitter = Emitter("bell")
+    rung: Event = Event("rung")
+    subscriber = emitter.subscriber(rung)
+    subscriber(lambda tone: print("heard", tone))
+    subscriber(lambda tone: print("again", tone), every=2)
+    emitter.emit(rung, "c")
+    emitter.emit(rung, "e")
+    print(emitter.event_counts[rung])
+
+
+if __name__ == "__main__":
+    until_exhausted()
+    until_time_is_over()
+    until_stopped()
+    until_an_exception()
+    emitters()
