@@ -17,8 +17,8 @@ __all__ = ["InlineLink", "Link", "SocketLink"]
 
 _CONNECT_S = 60.0
 _NOT_LATER = (
-    "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, nobody can answer "
-    "later: use with_threads(1) or with_processes(1) instead of with_sequential()"
+    "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, nobody can "
+    "answer later: use with_threads(1) or with_processes(1) instead of with_sequential()"
 )
 
 

@@ -123,6 +123,9 @@ class CommPlugin(Plugin):
         """Forget a run that did not end in good order."""
         self._close()
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.n_open} channels open"
+
     def _address(self, task: Task[..., Any]) -> str:
         executor = task.scheduler.executor
         if self.host is not None:
@@ -386,7 +389,7 @@ class _WithComm:
     def __init__(self, function: Callable[..., Any], parameter_name: str) -> None:
         self.function = function
         self.parameter_name = parameter_name
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
