@@ -64,7 +64,8 @@ class Results(Generic[R]):
             for args in self._inputs:
                 if len(calls) == self._bound:
                     yield await calls.popleft()
-                calls.append(self._call(*args))  # `task(…)`: its exception is for us, not for the run
+                calls.append(self._call(*args))
+                calls[-1].awaited = True  # its exception is for us, not for the run
             while calls:
                 yield await calls.popleft()
         finally:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+    from contextvars import Context
+    from typing import Self
 
     from amlsched.task import Task
 
@@ -35,7 +37,7 @@ class Future(asyncio.Future[R]):
         function: What was submitted, after plugins.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        awaited: Whether somebody awaits or awaited the call.
+        awaited: Whether somebody awaits or awaited the call; `None` where that is still expected (`task(…)`).
     """
 
     __slots__ = ("_run", "args", "awaited", "function", "kwargs", "number", "task", "work")
@@ -55,7 +57,7 @@ class Future(asyncio.Future[R]):
         self.args = args
         self.kwargs = kwargs
         self.number = 0
-        self.awaited = False
+        self.awaited: bool | None = False
         self.work: Any = None  # the executor's own future; none while the call waits to be run in this thread
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -75,6 +77,13 @@ class Future(asyncio.Future[R]):
     def running(self) -> bool:
         """Whether the call has started, as far as the executor tells, and has not ended."""
         return not self.done() and self.work is not None and bool(self.work.running())
+
+    def add_done_callback(self, fn: Callable[[Self], object], /, *, context: Context | None = None) -> None:
+        """Call a function when the call has ended; see `asyncio.Future.add_done_callback`."""
+        # asyncio's gather, wait, wait_for and shield await in this way, all of them on behalf of a task of the loop.
+        if asyncio.current_task(self.get_loop()) is not None:
+            self.awaited = True
+        super().add_done_callback(fn, context=context)
 
     def __await__(self) -> Generator[Any, None, R]:
         self.awaited = True

@@ -42,7 +42,7 @@ Code = ExitState.Code
 # How long a turn may go on before timers, signals and the user's own tasks of the loop get theirs.
 _TURN_S = 0.002
 # How long async callbacks may take to end once they are cancelled.
-_GRACE_S = 3.0
+_GRACE_S = 2.0
 _NO_KWARGS: Mapping[str, Any] = {}
 
 
@@ -94,6 +94,7 @@ class RunLoop:
         self._submitted = 0
         self._inbox: deque[Future[Any]] = deque()  # calls that the executor finished; filled from any thread
         self._posted: deque[tuple[Subscriber[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
+        self._unclaimed: list[Future[Any]] = []  # failed, and somebody is still expected to await them
         self._spawned: set[asyncio.Task[Any]] = set()  # async callbacks that have not ended
         self._awake = False  # a turn is scheduled or under way
         self._told_empty = False
@@ -226,8 +227,8 @@ class RunLoop:
 
     def interrupt(self, error: BaseException) -> None:
         """End the run at once, as Ctrl-C does: calls are cancelled, workers are ended, and the error is raised."""
+        self.end(Code.EXCEPTION, error, raised=True, message=f"interrupted by {type(error).__name__}")
         if not self._hurried:
-            self.end(Code.EXCEPTION, error, raised=True, message=f"interrupted by {type(error).__name__}")
             self.hurry()
 
     def hurry(self) -> None:
@@ -410,8 +411,10 @@ class RunLoop:
             if task is not None:
                 task.on_done.deliver(future)
                 task.on_exception.deliver(future, error)
-            if not (future.awaited and isinstance(error, Exception)):
+            if not isinstance(error, Exception) or future.awaited is False:
                 self.fail(error, f"{future!r} raised {type(error).__name__}")
+            elif future.awaited is None:
+                self._unclaimed.append(future)
 
     def _set_exception(self, future: Future[Any], error: BaseException) -> None:
         if isinstance(error, StopIteration):  # a future that is awaited cannot carry one (PEP 479)
@@ -446,6 +449,10 @@ class RunLoop:
         """Nothing is to be done right now: has the queue become empty, is the run over?"""
         if self._calls or self._spawned or self._admission.given_up:
             return
+        unclaimed, self._unclaimed = self._unclaimed, []
+        for future in unclaimed:
+            if not future.awaited and (error := future.exception()) is not None:
+                self.fail(error, f"{future!r} raised {type(error).__name__}, and nobody awaited it")
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
         elif self._ending is None:

@@ -380,6 +380,11 @@ class Scheduler(Emitter):
         """Show this below the scheduler in its display: anything that rich can render."""
         self.renderables.append(renderable)
 
+    def __rich__(self) -> Any:
+        from amlsched.display.live import scheduler_view
+
+        return scheduler_view(self)
+
     def _showing(self, display: Display) -> AbstractContextManager[object]:
         if display is False:
             return nullcontext()

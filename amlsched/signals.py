@@ -15,7 +15,7 @@ __all__ = ["event_loop", "handled"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-_GRACE_S = 2.0  # for tasks that are cancelled when their loop ends
+_GRACE_S = 1.0  # for tasks that are cancelled when their loop ends
 
 
 @contextmanager

@@ -139,7 +139,7 @@ class Task(Emitter, Generic[P, R]):
         future = self.submit(*args, **kwargs)
         if future is None:
             raise CallRefusedError(self.name, ", ".join(plugin.name for plugin in self.plugins))
-        future.awaited = True  # it may fail before the caller comes to await it
+        future.awaited = None  # it may fail before the caller comes to await it
         return future
 
     def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None) -> Results[R]:
