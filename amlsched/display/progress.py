@@ -124,7 +124,9 @@ class LiveProgress:
         self._tails.pop(repetition.folder, None)
         if not ended.state.done:
             self._console.print(
-                f"{ended.state.value}  {repetition}  {ended.error.line if ended.error else ''}", markup=False, highlight=False
+                f"{ended.state.value}  {repetition}  {ended.error.line if ended.error else ''}",
+                markup=False,
+                highlight=False,
             )
 
     def _render(self) -> RenderableType:
