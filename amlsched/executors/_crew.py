@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import multiprocessing.util  # registers its own exit: see the end
 import os
 import select
 import threading
@@ -67,6 +68,7 @@ class Crew:
         self._by_fd: dict[int, Worker] = {}
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_lock = threading.RLock()
         self._epoll.register(self._wake, select.EPOLLIN)
         self._loop: AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -190,8 +192,7 @@ class Crew:
     def forget(self) -> None:
         """Leave when the calls have ended. Takes no lock, so that a garbage collection can call it at any moment."""
         self._forgotten = True
-        if self._wake >= 0:
-            os.eventfd_write(self._wake, 1)
+        self._wake_up()
 
     def abandon(self) -> None:
         """In a process forked from the driver: let go of the workers, they are the parent's."""
@@ -212,7 +213,7 @@ class Crew:
                 return
             self._loop, self._thread = loop, None  # a thread that serves sees that it is not wanted any more
             loop.add_reader(self._epoll.fileno(), self._serve, 0.0)
-        os.eventfd_write(self._wake, 1)
+        self._wake_up()
 
     def detach(self) -> None:
         """Be served by a thread, as far as there is something to serve."""
@@ -263,6 +264,12 @@ class Crew:
             else:  # after the callbacks of what has just ended: they may submit
                 self._loop.call_soon(self._rebalance)
 
+    def _wake_up(self) -> None:
+        """Let whoever serves look again. Only the small lock: a garbage collection may come here from anywhere."""
+        with self._wake_lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
     def _woken(self) -> None:
         if not self.ended.is_set():  # everyone who still waits shall see that it has ended
             with contextlib.suppress(BlockingIOError):
@@ -276,10 +283,12 @@ class Crew:
             if self._loop is not None and not self._loop.is_closed() and not self._epoll.closed:
                 self._loop.remove_reader(self._epoll.fileno())
             self._loop = None
-            if self._thread in (None, threading.current_thread()) and self._wake >= 0:
+            if self._thread in (None, threading.current_thread()):
                 self._epoll.close()
-                os.close(self._wake)
-                self._wake = -1
+                with self._wake_lock:
+                    if self._wake >= 0:
+                        os.close(self._wake)
+                    self._wake = -1
 
     # ------------------------------------------------------------------------------------------------ under the lock
 
@@ -316,7 +325,7 @@ class Crew:
                     worker.quit()
             if not self._workers:
                 self.ended.set()
-                os.eventfd_write(self._wake, 1)
+                self._wake_up()
 
     def _worker_with_room(self, endings: _Endings) -> Worker | None:
         if self._idle:
@@ -508,5 +517,5 @@ def _end_all() -> None:
 
 
 os.register_at_fork(after_in_child=_abandon_all)
-# After that of multiprocessing, and so run before it: there the keepers would be waited for.
+# After multiprocessing's own, and so run before it: that one waits for the keepers.
 atexit.register(_end_all)
