@@ -11,6 +11,7 @@ import pytest
 
 from amlsched import SequentialExecutor
 from amlsched.executors import local
+from amlsched.executors.capabilities import worker_count
 from amlsched.testing import EXECUTOR_CHECKS, ExecutorCheck
 
 
@@ -57,6 +58,15 @@ def test_an_executor_declares_what_the_checks_go_by(backend: Backend) -> None:
     try:
         answers = [check.applies_to(executor) for check in EXECUTOR_CHECKS]
         assert answers == [applies(check, backend) for check in EXECUTOR_CHECKS]
+    finally:
+        executor.shutdown()
+
+
+@pytest.mark.parametrize("backend", [each for each in BACKENDS if not each.inline], ids=lambda backend: backend.name)
+def test_an_executor_tells_how_many_workers_it_has(backend: Backend) -> None:
+    executor = backend.make()
+    try:
+        assert worker_count(executor) == 2
     finally:
         executor.shutdown()
 
