@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
-import traceback
 from collections import deque
-from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from amlsched.errors import NotPicklableError
+from amlsched.batch import BatchedCall, Part, run_batch
 from amlsched.executors.capabilities import capabilities_of, kill_call, worker_count
 from amlsched.executors.pickled import pickled_call, run_pickled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
     from concurrent.futures import Future as Work
 
@@ -42,7 +39,8 @@ class Admission:
         self._depth = self._capabilities.queue_depth
         self._sent: set[Future[Any]] = set()  # what it has now, where there is a bound
         self._waiting: deque[Future[Any]] = deque()
-        self._batches: dict[Task[..., Any], list[Future[Any]]] = {}
+        self._by_value = self._capabilities.prepickle == "by value" or self._capabilities.remote
+        self._batches: dict[Task[..., Any], list[tuple[Future[Any], BatchedCall]]] = {}
         self.inline = self._capabilities.inline
         self.given_up: set[Future[Any]] = set()  # told as cancelled, but the executor still runs them
 
@@ -53,10 +51,10 @@ class Admission:
             Exception: What the executor raises where it refuses the call; the call is forgotten.
         """
         task = future.task
-        if self.inline or self._waiting or self._full():
-            self._waiting.append(future)
-        elif task is not None and task.batch_size > 1:
+        if task is not None and task.batch_size > 1 and not self.inline:
             self._collect(task, future)
+        elif self.inline or self._waiting or self._full():
+            self._waiting.append(future)
         else:
             self._send(future)
 
@@ -69,16 +67,15 @@ class Admission:
             try:
                 self._send(future)
             except Exception as error:
-                future.work = _Refused(error)
-                self._finished(future)
+                self._refuse([future], error)
         if self._batches:
             batches, self._batches = self._batches, {}
             workers = worker_count(self._executor) or 1
-            for task, futures in batches.items():
+            for task, batch in batches.items():
                 # A batch that is not full is shared out, so that no worker is idle while another has all of it.
-                size = min(task.batch_size, -(-len(futures) // workers))
-                for start in range(0, len(futures), size):
-                    self._send_batch(futures[start : start + size])
+                size = min(task.batch_size, -(-len(batch) // workers))
+                for start in range(0, len(batch), size):
+                    self._send_batch(batch[start : start + size])
 
     def next_inline(self) -> Future[Any] | None:
         """The next call that this thread is to run, if any."""
@@ -121,7 +118,7 @@ class Admission:
             pass  # the executor's callback tells
         elif work.done():
             return False
-        elif isinstance(work, _Part) or not kill_call(self._executor, work):
+        elif isinstance(work, Part) or not kill_call(self._executor, work):
             self.given_up.add(future)
             self._finished(future)
         return True
@@ -138,11 +135,10 @@ class Admission:
 
     def _send(self, future: Future[Any]) -> None:
         function, args, kwargs = future.function, future.args, future.kwargs
-        prepickle = self._capabilities.prepickle
-        if prepickle is None:
+        if self._capabilities.prepickle is None:
             future.work = self._executor.submit(function, *args, **kwargs)
         else:
-            call = pickled_call(function, args, kwargs, by_value=prepickle == "by value")
+            call = pickled_call(function, args, kwargs, by_value=self._by_value)
             future.work = self._executor.submit(run_pickled, call)
         if self._depth is not None:
             self._sent.add(future)
@@ -152,27 +148,36 @@ class Admission:
         self._finished(future)
 
     def _collect(self, task: Task[..., Any], future: Future[Any]) -> None:
+        call: BatchedCall = (future.function, future.args, future.kwargs)
+        if self._capabilities.pickles:
+            call = pickled_call(*call, by_value=self._by_value)
         batch = self._batches.setdefault(task, [])
-        batch.append(future)
+        batch.append((future, call))
         if len(batch) >= task.batch_size:
             del self._batches[task]
             self._send_batch(batch)
 
-    def _send_batch(self, futures: list[Future[Any]]) -> None:
-        futures = [future for future in futures if not future.done()]
-        calls = [(future.function, future.args, dict(future.kwargs)) for future in futures]
+    def _send_batch(self, batch: list[tuple[Future[Any], BatchedCall]]) -> None:
+        batch = [(future, call) for future, call in batch if not future.done()]
+        futures = [future for future, _ in batch]
+        if not futures:
+            return
         try:
-            work = self._executor.submit(_run_batch, calls, self._capabilities.pickles)
+            work = self._executor.submit(run_batch, [call for _, call in batch])
         except Exception as error:
-            for future in futures:
-                future.work = _Refused(error)
-                self._finished(future)
+            self._refuse(futures, error)
             return
         for index, future in enumerate(futures):
-            future.work = _Part(work, index)
+            future.work = Part(work, index)
         if self._depth is not None:
             self._sent.update(futures)
         work.add_done_callback(partial(self._batch_done, futures))
+
+    def _refuse(self, futures: Sequence[Future[Any]], error: Exception) -> None:
+        """End calls that the executor refuses; who submitted them is long gone."""
+        for future in futures:
+            future.work = _Refused(error)
+            self._finished(future)
 
     def _batch_done(self, futures: Sequence[Future[Any]], _work: Work[Any]) -> None:
         for future in futures:
@@ -196,64 +201,3 @@ class _Refused:
 
     def running(self) -> bool:
         return False
-
-
-class _Part:
-    """Stands for the executor's future of one call in a batch."""
-
-    __slots__ = ("_index", "_work")
-
-    def __init__(self, work: Work[Any], index: int) -> None:
-        self._work = work
-        self._index = index
-
-    def _outcome(self) -> tuple[Any, BaseException | None]:
-        outcome: bytes | tuple[Any, BaseException | None] = self._work.result()[self._index]
-        if not isinstance(outcome, bytes):
-            return outcome
-        result, error = pickle.loads(outcome)
-        return result, error
-
-    def exception(self) -> BaseException | None:
-        if self._work.cancelled():
-            raise CancelledError
-        return self._work.exception() or self._outcome()[1]
-
-    def result(self) -> Any:
-        return self._outcome()[0]
-
-    def cancel(self) -> bool:
-        return False  # the other calls of the batch go on
-
-    def done(self) -> bool:
-        return self._work.done()
-
-    def running(self) -> bool:
-        return self._work.running()
-
-
-def _run_batch(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]], pickled: bool) -> list[Any]:
-    """The outcome of each call; each pickled alone where it travels, so that one that cannot fails alone."""
-    outcomes = zip(calls, _outcomes(calls, pickled), strict=True)
-    return [_pickled(function, outcome) if pickled else outcome for (function, _, _), outcome in outcomes]
-
-
-def _outcomes(
-    calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]], pickled: bool
-) -> Iterator[tuple[Any, BaseException | None]]:
-    for function, args, kwargs in calls:
-        try:
-            yield function(*args, **kwargs), None
-        except BaseException as error:
-            if pickled:  # a traceback does not travel
-                error.add_note("in the worker:\n" + "".join(traceback.format_exception(error)))
-            yield None, error
-
-
-def _pickled(function: Callable[..., Any], outcome: tuple[Any, BaseException | None]) -> bytes:
-    try:
-        return pickle.dumps(outcome)
-    except Exception as reason:
-        what = "the result" if outcome[1] is None else "the exception"
-        name = getattr(function, "__name__", repr(function))
-        return pickle.dumps((None, NotPicklableError(name, what, repr(reason))))
