@@ -315,8 +315,10 @@ def _tell_table(summary: Summary, metrics: list[str], *, everything: bool = Fals
 
 
 def _tell_failures(summary: Summary) -> None:
+    from amlsched.experiments import layout
+
     for name, folder, reason in summary.failed[:SHOWN_FAILURES]:
-        _say(f"failed: {name}: {reason}\n        {_near(folder / 'err.log')}")
+        _say(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
     if len(summary.failed) > SHOWN_FAILURES:
         _say(f"… and {len(summary.failed) - SHOWN_FAILURES} more")
     if summary.failed:

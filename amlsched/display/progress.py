@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from amlsched.display.table import duration, number
+from amlsched.experiments import layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,11 +155,11 @@ class LiveProgress:
 
     def _tail(self, repetition: Repetition) -> str | None:
         """What a repetition logged last, from its file; `None` if it has not begun."""
-        path = repetition.folder / f"rep_{repetition.record.rep}.csv"
+        path = repetition.folder / layout.csv_name(repetition.record.rep)
         try:
             size = path.stat().st_size
         except OSError:
-            return "" if (repetition.folder / "record.json").exists() else None
+            return "" if (repetition.folder / layout.RECORD).exists() else None
         known = self._tails.get(repetition.folder)
         if known is None or known[0] != size:
             known = (size, _last_row(path, size, self._metrics, repetition.config.get("iterations")))

@@ -13,6 +13,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
+from amlsched.experiments import layout
+
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
@@ -78,8 +80,8 @@ def captured(folder: Path, capture: Capture) -> Generator[TextIO]:
     """
     # Line by line, so that the files can be watched, and appending, so that two writers do not overwrite each other.
     with (
-        (folder / "out.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as out,
-        (folder / "err.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as err,
+        (folder / layout.OUT_LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as out,
+        (folder / layout.ERR_LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as err,
     ):
         if capture == "process":
             with _descriptors({1: out, 2: err}), _replaced(out, err):

@@ -13,6 +13,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched.experiments import layout
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -142,7 +144,7 @@ class CsvLogger(AbstractLogger):
 
     def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
         """Begin an empty file."""
-        self.path = Path(rep_log_path) / f"rep_{rep}.csv"
+        self.path = Path(rep_log_path) / layout.csv_name(rep)
         self.columns, self.rows, self.last = [], 0, {}
         self.finalize()
         self._file = self.path.open("wb", buffering=0)

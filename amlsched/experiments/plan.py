@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import expand, layout, records
-from amlsched.experiments.records import Record, State
+from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.resolve import resolve
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _KEYWORDS = ("all", "failed", "unknown", "cancelled", "completed", "surrendered"
 def config_hash(run: Run) -> str:
     """A hash of all in the config of a run that its numbers may depend on."""
     kept = {key: value for key, value in run.config.items() if key not in _NOT_HASHED and not key.startswith("_")}
-    text = json.dumps(records.jsonable(kept), sort_keys=True)
+    text = json.dumps(jsonable(kept), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

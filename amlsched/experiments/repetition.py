@@ -16,7 +16,7 @@ from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender
 from amlsched.experiments import records
 from amlsched.experiments.capture import Capture, captured
 from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
-from amlsched.experiments.records import Attempt, ErrorNote, Process, Record, State, now
+from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 
 if TYPE_CHECKING:
     from amlsched.experiments.experiment import Experiment

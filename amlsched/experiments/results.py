@@ -11,7 +11,7 @@ from amlsched.errors import ConfigError, ExperimentError, MissingExtraError
 from amlsched.experiments import layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plan import Plan
-from amlsched.experiments.records import Record, State
+from amlsched.experiments.record import Record, State
 from amlsched.experiments.summary import Summary
 
 if TYPE_CHECKING:

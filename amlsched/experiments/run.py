@@ -16,7 +16,7 @@ from amlsched.events import Emitter, Event
 from amlsched.experiments import layout, records
 from amlsched.experiments.capture import per_thread
 from amlsched.experiments.plan import Plan, Planned, config_hash
-from amlsched.experiments.records import Attempt, ErrorNote, Process, Record, State, now
+from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target, check_config_picklable, is_iterative
@@ -226,7 +226,7 @@ class ExperimentRun(Emitter):
                 attempt = Attempt(self.run_id, self._driver, None, self.executor, now())
                 record = records.begin(folder, repetition.record, attempt) or record
             if record.state is State.RUNNING:
-                with (folder / "err.log").open("a", encoding="utf-8", errors="backslashreplace") as err:
+                with (folder / layout.ERR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as err:
                     err.write(f"{now()} {repetition} failed\n{note}\n")
                 record = records.end(folder, self.run_id, State.FAILED, error=note)
         except OSError as problem:

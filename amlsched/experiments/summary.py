@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments.records import State
+from amlsched.experiments.record import State
 
 if TYPE_CHECKING:
     from pathlib import Path

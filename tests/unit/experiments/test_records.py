@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amlsched.experiments import records
-from amlsched.experiments.records import Attempt, ErrorNote, Process, Record, State, begin, end, read
+from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, decoded, encoded, now, restored
+from amlsched.experiments.records import begin, end, read
 
 FRESH = Record("mlp", "mlp__lr0.1", 3, seed=7, params={"lr": 0.1, "opt": {"name": "sgd"}}, config_hash="abc")
 GONE = Process("nowhere.invalid", 1)
 
 
 def attempt(run_id: str = "one", worker: Process | None = None) -> Attempt:
-    return Attempt(run_id, Process.this(), worker or Process.this(), "threads", records.now())
+    return Attempt(run_id, Process.this(), worker or Process.this(), "threads", now())
 
 
 def dead() -> Process:
@@ -56,8 +56,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 )
 def test_any_settings_survive_the_file(value: object) -> None:
     record = replace(FRESH, params={"value": value})
-    text = json.dumps(records._encoded(record), allow_nan=False)
-    assert records._decoded(json.loads(text, object_hook=records._restored)) == record
+    text = json.dumps(encoded(record), allow_nan=False)
+    assert decoded(json.loads(text, object_hook=restored)) == record
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 
 from amlsched.errors import ExperimentError, ExperimentSurrender
 from amlsched.experiments import AbstractLogger, IterativeExperiment, LoggerArray, capture
-from amlsched.experiments.records import Process, Record, State, read
+from amlsched.experiments.record import Process, Record, State
+from amlsched.experiments.records import read
 from amlsched.experiments.repetition import Repetition, run_repetition
 from amlsched.experiments.target import Target
 
@@ -142,7 +143,8 @@ def test_a_function_logs_what_it_says_and_what_it_returns(
 
 
 def test_one_that_another_run_works_on_is_left_alone(tmp_path: Path) -> None:
-    from amlsched.experiments.records import Attempt, begin, now
+    from amlsched.experiments.record import Attempt, now
+    from amlsched.experiments.records import begin
 
     one = repetition(tmp_path)
     begin(one.folder, one.record, Attempt("other", Process.this(), Process.this(), "threads", now()))

@@ -11,7 +11,8 @@ import pytest
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import ExperimentRun, Plan, iterations, load, results
 from amlsched.experiments.plan import config_hash
-from amlsched.experiments.records import Attempt, Process, Record, State, begin, end, now
+from amlsched.experiments.record import Attempt, Process, Record, State, now
+from amlsched.experiments.records import begin, end
 from amlsched.experiments.summary import Summary
 
 CONFIG = """

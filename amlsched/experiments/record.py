@@ -1,0 +1,270 @@
+"""What is known of a repetition, as values and as JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from amlsched import __version__
+
+__all__ = ["Attempt", "ErrorNote", "Process", "Record", "State", "decoded", "encoded", "jsonable", "now", "restored"]
+
+FORMAT = 1
+
+
+class State(StrEnum):
+    """What is known of a repetition."""
+
+    PENDING = "pending"
+    """Never begun: there is no record."""
+    RUNNING = "running"
+    COMPLETED = "completed"
+    SURRENDERED = "surrendered"
+    """The experiment ended itself early and well."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    """There is a record, and it cannot be read."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self in (State.COMPLETED, State.SURRENDERED)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of some host, told apart from a later one with the same id by when it was born.
+
+    Attributes:
+        host: Name of the host.
+        pid: Process id.
+        born: When it was started, in the host's clock ticks since boot; 0 where that is unknown.
+    """
+
+    host: str
+    pid: int
+    born: int = 0
+
+    @classmethod
+    def this(cls) -> Process:
+        """The calling process."""
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, _born(pid))
+
+    def seems_alive(self) -> bool:
+        """Whether it lives, as far as can be told from here: a process of another host counts as alive."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return not self.born or _born(self.pid) == self.born
+
+
+def _born(pid: int) -> int:
+    """When a process was started; 0 where that is not to be had, or for a zombie.
+
+    Sources:
+        proc(5): field 22 of `/proc/PID/stat`.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorNote:
+    """An exception, in words.
+
+    Attributes:
+        type: Name of its class.
+        message: What it said, cut to a reasonable length.
+    """
+
+    type: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> ErrorNote:
+        """The note of an exception, also of one whose `str` fails."""
+        try:
+            message = str(error)
+        except Exception as problem:
+            message = f"<its message could not be made: {type(problem).__name__}>"
+        return cls(type(error).__name__, message if len(message) <= 2000 else message[:2000] + " …")
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+    @property
+    def line(self) -> str:
+        """The first line of it."""
+        return next(iter(str(self).splitlines()))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One time that the repetition was begun.
+
+    Attributes:
+        run_id: The run of the driver that it belongs to.
+        driver: The process that submitted it.
+        worker: The process that ran it, `None` if it never came to run.
+        executor: Name of the executor.
+        started: UTC, ISO 8601.
+        ended: UTC, ISO 8601; `None` while it runs, or when nobody was left to say.
+        outcome: The state in which it ended; `None` until then.
+        error: Why it failed.
+        rows: Number of rows that were logged.
+    """
+
+    run_id: str
+    driver: Process
+    worker: Process | None
+    executor: str
+    started: str
+    ended: str | None = None
+    outcome: State | None = None
+    error: ErrorNote | None = None
+    rows: int = 0
+
+    def seems_alive(self) -> bool:
+        """Whether someone still runs it, as far as can be told from here."""
+        if self.outcome is not None:
+            return False
+        return self.driver.seems_alive() if self.worker is None else self.worker.seems_alive()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a repetition.
+
+    Attributes:
+        name: Name of the experiment.
+        run: Name of the run.
+        rep: Index of the repetition.
+        state: Its state.
+        seed: Its seed.
+        params: The settings of its run.
+        config_hash: Of what its run is made of; a repetition whose hash differs was made by another config.
+        attempts: The times it was begun, oldest first.
+        last: The last value of each column that was logged, in the order of the columns.
+        version: Of amlsched.
+        problem: Why the record is `unknown`, with its place.
+    """
+
+    name: str = ""
+    run: str = ""
+    rep: int = 0
+    state: State = State.PENDING
+    seed: int = 0
+    params: dict[str, Any] = field(default_factory=dict[str, Any])
+    config_hash: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    last: dict[str, Any] = field(default_factory=dict[str, Any])
+    version: str = __version__
+    problem: str = ""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the last attempt took, `None` if that is not known."""
+        if not self.attempts or self.attempts[-1].ended is None:
+            return None
+        attempt = self.attempts[-1]
+        return (datetime.fromisoformat(attempt.ended or "") - datetime.fromisoformat(attempt.started)).total_seconds()
+
+    @property
+    def reason(self) -> str:
+        """Why it is not done, in a line; empty if that is not known."""
+        return self.problem or (self.error.line if self.error else "")
+
+    @property
+    def error(self) -> ErrorNote | None:
+        """Why the last attempt failed."""
+        return self.attempts[-1].error if self.attempts else None
+
+
+def now() -> str:
+    """The time: UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def encoded(record: Record) -> dict[str, Any]:
+    """The record as JSON has it."""
+    raw = asdict(record)
+    del raw["problem"]
+    raw["last"], raw["params"] = jsonable(record.last), jsonable(record.params)
+    return {"format": FORMAT, **raw}
+
+
+_FLOAT = "$float"  # JSON has no infinity and no NaN
+
+
+def jsonable(value: Any) -> Any:
+    """The value as JSON has it; what JSON lacks becomes text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {_FLOAT: repr(value)}
+    if isinstance(value, dict):
+        mapping: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return {str(key): jsonable(item) for key, item in mapping.items()}
+    if isinstance(value, list | tuple):
+        items: list[Any] | tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
+        return [jsonable(item) for item in items]
+    return str(value)
+
+
+def restored(raw: dict[str, Any]) -> Any:
+    """What `jsonable` made of a float, back; an `object_hook` for `json.loads`."""
+    return float(raw[_FLOAT]) if raw.keys() == {_FLOAT} else raw
+
+
+def decoded(raw: dict[str, Any]) -> Record:
+    """The record that this JSON says.
+
+    Raises:
+        ValueError: It is of another format, or a value is none that a record has.
+        KeyError: It lacks something.
+        TypeError: It is no record at all.
+    """
+    if raw["format"] != FORMAT:
+        raise ValueError(f"format {raw['format']!r}, this version of amlsched reads {FORMAT}")
+    return Record(
+        name=raw["name"],
+        run=raw["run"],
+        rep=int(raw["rep"]),
+        state=State(raw["state"]),
+        seed=int(raw["seed"]),
+        params=raw["params"],
+        config_hash=raw["config_hash"],
+        attempts=tuple(_decoded_attempt(attempt) for attempt in raw["attempts"]),
+        last=raw["last"],
+        version=raw["version"],
+    )
+
+
+def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
+    return Attempt(
+        run_id=raw["run_id"],
+        driver=Process(**raw["driver"]),
+        worker=None if raw["worker"] is None else Process(**raw["worker"]),
+        executor=raw["executor"],
+        started=raw["started"],
+        ended=raw["ended"],
+        outcome=None if raw["outcome"] is None else State(raw["outcome"]),
+        error=None if raw["error"] is None else ErrorNote(**raw["error"]),
+        rows=int(raw["rows"]),
+    )
