@@ -1,9 +1,10 @@
-"""A pool of processes whose workers die in every way, and whose driver does: nothing is lost, nothing hangs or is left."""
+"""A pool of processes whose workers die in every way, and its driver too: nothing is lost, nothing hangs or is left."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -112,7 +114,7 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# -------------------------------------------------------------------------------------------------- functions to call
+# --------------------------------------------------------------------------------------------------- functions to call
 
 
 def end_by(number: int) -> None:
@@ -121,6 +123,7 @@ def end_by(number: int) -> None:
 
 
 def fall() -> None:
+    faulthandler.disable()  # pytest's would write to the terminal
     ctypes.string_at(0)
 
 
@@ -248,7 +251,7 @@ def test_what_a_dead_worker_started_is_gone_when_its_call_has_ended(mode: str, h
         assert pool.submit(double, 4).result(LIMIT_S) == 8
 
 
-# ---------------------------------------------------------------------------------------------------- calls that are killed
+# ----------------------------------------------------------------------------------------------- calls that are killed
 
 
 @pytest.mark.parametrize("function", [resist, spin])
@@ -308,7 +311,7 @@ def test_killing_the_workers_ends_every_call_and_the_pool(mode: str, tmp_path: P
             pool.submit(double, 1)
 
 
-# -------------------------------------------------------------------------------------------- workers that do not come up
+# ----------------------------------------------------------------------------------------- workers that do not come up
 
 
 def refuse() -> None:
@@ -358,7 +361,7 @@ def test_an_initializer_that_cannot_be_sent_fails_the_calls() -> None:
         assert "pickle" in str(error)
 
 
-# ------------------------------------------------------------------------------------------------- many random schedules
+# ----------------------------------------------------------------------------------------------- many random schedules
 
 
 def scheduled(kind: str, folder: Path, number: int) -> int:
@@ -374,6 +377,10 @@ def scheduled(kind: str, folder: Path, number: int) -> int:
     if kind == "hangs":
         time.sleep(60)
     return number
+
+
+def count(endings: Counter[int], number: int, _: object) -> None:
+    endings[number] += 1
 
 
 @pytest.mark.slow
@@ -394,7 +401,7 @@ def test_in_a_thousand_random_schedules_every_call_ends_once(mode: str, tmp_path
             for number in range(choose.randrange(1, 16)):
                 kind = choose.choice(kinds)
                 future = pool.submit(scheduled, kind, folder, number)
-                future.add_done_callback(lambda _, number=number: endings.update([number]))  # type: ignore[misc]
+                future.add_done_callback(partial(count, endings, number))
                 calls.append((kind, number, future, choose.choice(("leave", "leave", "leave", "cancel", "kill"))))
             killed, cancelled = set(), set()
             for kind, number, future, action in choose.sample(calls, len(calls)):
@@ -424,7 +431,7 @@ def test_in_a_thousand_random_schedules_every_call_ends_once(mode: str, tmp_path
     assert schedules == 500, f"only {schedules} were done in time"
 
 
-# ------------------------------------------------------------------------------------------------- drivers that end
+# ---------------------------------------------------------------------------------------------------- drivers that end
 
 DRIVER = """
 import multiprocessing, os, signal, subprocess, sys, time
