@@ -1,5 +1,6 @@
 """Functions that tests submit: of a module that every worker can import."""
 
+import asyncio
 import os
 import random
 import signal
@@ -110,3 +111,26 @@ def double_unless_three(number: int) -> int:
 
 def unsendable_if(condition: bool) -> object:
     return threading.Lock() if condition else None
+
+
+def use_asyncio(number: int) -> int:
+    async def main() -> int:
+        await asyncio.sleep(0)
+        return 2 * number
+
+    loop = main()
+    try:
+        return asyncio.run(loop)
+    finally:
+        loop.close()
+
+
+class AwkwardError(Exception):
+    """Pickle cannot build it again: it keeps other arguments than it takes."""
+
+    def __init__(self, left: str, right: str) -> None:
+        super().__init__(f"{left} and {right}")
+
+
+def fail_awkwardly() -> None:
+    raise AwkwardError("left", "right")

@@ -1025,6 +1025,27 @@ def test_an_argument_that_cannot_be_sent_is_named_where_it_is_submitted(pickling
     journal.assert_every_call_ended_once()
 
 
+def test_a_function_may_run_a_loop_of_its_own(scheduler: Scheduler) -> None:
+    results: list[int] = []
+    scheduler.on_future_result(lambda _, result: results.append(result))
+    scheduler.on_start(lambda: scheduler.submit(calls.use_asyncio, 1))
+    assert scheduler.run() == ExitState(Code.EXHAUSTED)
+    assert results == [2]
+
+
+def test_an_exception_of_an_awkward_class_is_one_of_its_call_alone(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.fail_awkwardly)
+    journal = Journal(scheduler, task)
+    errors: list[str] = []
+    task.on_exception(lambda _, error: errors.append(str(error)))
+    scheduler.on_start(lambda: [task.submit(), *(scheduler.submit(calls.double, number) for number in range(5))])
+    assert scheduler.run(on_exception="continue") == ExitState(Code.EXHAUSTED)
+    assert len(errors) == 1
+    assert "left and right" in errors[0]
+    assert journal.counts["on_future_result"] == 5
+    journal.assert_every_call_ended_once()
+
+
 def test_a_result_that_cannot_be_sent_is_an_exception_of_its_call(pickling_backend: Backend) -> None:
     scheduler = pickling_backend.scheduler()
     task = scheduler.task(calls.unsendable)

@@ -9,6 +9,7 @@ import threading
 import traceback
 import weakref
 from concurrent.futures import CancelledError, Executor, Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -371,6 +372,23 @@ def test_the_trace_of_a_callback_is_short_and_names_what_failed(
     assert "plot" in trace[-1]
     assert "'on-result' of task abs" in trace[-1]
     assert "<call 1 of abs, finished>" in trace[-1]
+
+
+def test_an_exception_that_takes_no_notes_is_still_the_one_that_is_raised(scheduler: Scheduler) -> None:
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        number: int
+
+    told: list[str] = []
+
+    def fail() -> None:
+        raise Frozen(1)
+
+    scheduler.on_start(fail)
+    scheduler.on_start(lambda: told.append("the other callback"))
+    with pytest.raises(Frozen):
+        scheduler.run()
+    assert told == ["the other callback"]
 
 
 def test_an_exception_of_when_is_treated_as_one_of_its_callback(scheduler: Scheduler) -> None:

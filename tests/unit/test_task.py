@@ -172,6 +172,14 @@ def test_what_is_no_function_is_refused(scheduler: Scheduler) -> None:
         scheduler.task(3)  # type: ignore[arg-type]
 
 
+def test_an_async_function_is_refused(scheduler: Scheduler) -> None:
+    async def train() -> int:
+        return 1
+
+    with pytest.raises(TypeError, match=r"train.*async"):
+        scheduler.task(train)
+
+
 def test_its_events_are_those_of_amltk() -> None:
     assert [Task.SUBMITTED, Task.DONE, Task.RESULT, Task.EXCEPTION, Task.CANCELLED] == [
         "on-submitted",
