@@ -27,6 +27,7 @@ __all__ = [
     "dump_call",
     "dump_exception",
     "dump_result",
+    "exception_parts",
     "load_exception",
     "pickled_by_value",
 ]
@@ -87,6 +88,7 @@ class CallFuture(Future[Any]):
 
     def _expect_wait(self) -> None:
         """Get a condition of its own. It has the same lock as the shared one, so that it may take its place."""
+        self.crew.expect_answers()
         shared = self.crew.condition
         with shared:
             if self._condition is shared and not self.done():
@@ -230,7 +232,12 @@ def dump_result(value: object, fn: Any) -> bytes | Large:
 
 
 def dump_exception(error: BaseException) -> bytes | Large:
-    """Pickle an exception so that as much of it arrives as possible: type, message and traceback in words at least."""
+    """Pickle an exception for `load_exception`."""
+    return dump(exception_parts(error))
+
+
+def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
+    """What of an exception can travel: itself if it pickles in any way, and type, message and traceback in words."""
     tail = error.__traceback__.tb_next if error.__traceback__ else None  # without the worker's own frame
     text = "".join(traceback.format_exception(type(error), error, tail))
     described = (type(error).__qualname__, _message(error), text)
@@ -244,10 +251,10 @@ def dump_exception(error: BaseException) -> bytes | Large:
             try:
                 blob = dumps(attempt(), protocol=5)
                 if isinstance(pickle.loads(blob), BaseException):  # a constructor with other arguments fails only here
-                    return dump((blob, *described))
+                    return (blob, *described)
             except Exception:
                 continue
-    return dump((None, *described))
+    return (None, *described)
 
 
 def load_exception(body: tuple[bytes | None, str, str, str], name: str) -> BaseException:

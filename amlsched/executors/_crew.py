@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import multiprocessing.util  # registers its own exit: see the end
 import os
 import select
 import threading
@@ -99,6 +98,8 @@ class Crew:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._queued.append(call)
             self._dispatch(endings)
+            if self._loop is not None and self._loop.is_closed():
+                self._ensure_served()
         if endings:
             _run(endings)
         return call
@@ -205,6 +206,12 @@ class Crew:
 
     # ------------------------------------------------------------------------------------------------ who serves
 
+    def expect_answers(self) -> None:
+        """Somebody is going to wait for a call: a loop that was closed without `detach` will not bring its answer."""
+        if self._loop is not None and self._loop.is_closed():
+            with self._lock:
+                self._ensure_served()
+
     def attach(self, loop: AbstractEventLoop) -> None:
         """Be served by this loop, in whose thread this is called."""
         self.detach()
@@ -227,7 +234,7 @@ class Crew:
     def _ensure_served(self) -> None:
         if self._loop is not None and self._loop.is_closed():
             self._loop = None
-        if self._loop is None and self._thread is None:
+        if self._loop is None and self._thread is None and not self.ended.is_set():
             self._thread = threading.Thread(target=self._serve_in_thread, name="amlsched-processes", daemon=True)
             self._thread.start()
 

@@ -527,36 +527,28 @@ def test_a_call_that_waits_costs_little_more_than_its_pickle(pool: ProcessPool, 
 # ------------------------------------------------------------------------------------------------- who serves
 
 
-def test_a_loop_serves_the_pool_while_attached_and_a_thread_before_and_after(pool: ProcessPool) -> None:
-    def serving_thread() -> int:
-        served: Future[int] = Future()
-        pool.submit(double, 1).add_done_callback(lambda _: served.set_result(threading.get_ident()))
-        return served.result(LIMIT_S)
+def thread_that_completes(pool: ProcessPool, folder: Path) -> Future[int]:
+    """In which thread a future is completed; the call ends only after its callback is there."""
+    release, told = folder / f"release {time.monotonic_ns()}", Future[int]()
+    future = pool.submit(until_released, release.with_suffix(".started"), release)
+    future.add_done_callback(lambda _: told.set_result(threading.get_ident()))
+    release.touch()
+    return told
 
+
+def test_a_loop_serves_the_pool_while_attached_and_a_thread_before_and_after(pool: ProcessPool, tmp_path: Path) -> None:
     async def within_loop() -> set[int]:
-        loop = asyncio.get_running_loop()
-        idents = set()
-        pool.attach(loop)
+        pool.attach(asyncio.get_running_loop())
         try:
-            for _ in range(20):
-                told = loop.create_future()
-                pool.submit(double, 1).add_done_callback(lambda _, told=told: told.set_result(threading.get_ident()))  # type: ignore[misc]
-                idents.add(await asyncio.wait_for(told, LIMIT_S))
-            # From another thread, too, it is the loop that completes.
-            told = loop.create_future()
-            await asyncio.to_thread(
-                lambda: pool.submit(time.sleep, 0.05).add_done_callback(
-                    lambda _: told.set_result(threading.get_ident())
-                )
-            )
-            idents.add(await asyncio.wait_for(told, LIMIT_S))
+            told = [thread_that_completes(pool, tmp_path) for _ in range(5)]
+            told += [await asyncio.to_thread(thread_that_completes, pool, tmp_path) for _ in range(5)]
+            return {await asyncio.wait_for(asyncio.wrap_future(ident), LIMIT_S) for ident in told}
         finally:
             pool.detach()
-        return idents
 
     for _ in range(3):
         assert asyncio.run(within_loop()) == {threading.get_ident()}
-        assert serving_thread() != threading.get_ident()
+        assert thread_that_completes(pool, tmp_path).result(LIMIT_S) != threading.get_ident()
     assert "amlsched-processes" in {thread.name for thread in threading.enumerate()}
 
 
@@ -581,8 +573,8 @@ def test_calls_outlive_the_loop_that_served_them(pool: ProcessPool, tmp_path: Pa
     future = asyncio.run(submit())  # never detached; the loop is closed
     until((tmp_path / "started").exists)
     (tmp_path / "release").touch()
-    assert pool.submit(double, 2).result(LIMIT_S) == 4
     assert future.result(LIMIT_S) == "released"
+    assert pool.submit(double, 2).result(LIMIT_S) == 4
 
 
 @pytest.mark.parametrize("end", [ProcessPool.shutdown, ProcessPool.kill_workers])
