@@ -9,6 +9,7 @@ export NO_MKDOCS_2_WARNING := 1
 BIN := .venv/bin
 PY := $(BIN)/python
 DEMO := results/digits
+MKDOCS := $(PY) -m mkdocs build --strict # not --quiet: that would hide the warnings from --strict
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,11 +36,11 @@ check: .venv/.ready-dev ## Lint, format, types, layers and docs, without running
 	@echo "mypy";         $(PY) -m mypy --no-error-summary
 	@echo "pyright";      PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --level error >.venv/pyright.log 2>&1 || { cat .venv/pyright.log; exit 1; }
 	@echo "import-linter"; $(BIN)/lint-imports --no-cache >.venv/layers.log 2>&1 || { cat .venv/layers.log; exit 1; }
-	@echo "mkdocs";       $(PY) -m mkdocs build --strict --quiet
+	@echo "mkdocs";       $(MKDOCS) >.venv/mkdocs.log 2>&1 || { cat .venv/mkdocs.log; exit 1; }
 	@echo "make check: all well"
 
 docs: .venv/.ready-dev ## Build the documentation into site/
-	@$(PY) -m mkdocs build --strict --quiet
+	@$(MKDOCS) >.venv/mkdocs.log 2>&1 || { cat .venv/mkdocs.log; exit 1; }
 	@echo "Documentation: site/index.html"
 
 bench: .venv-bench/.ready ## Measure speed as ratios in one run; make bench ARGS="threads --rounds 7" runs a part
