@@ -296,8 +296,10 @@ class Channel:
     def _better_reason(self, reason: BaseException) -> BaseException:
         """What became of the call, where that is known already."""
         future = self.future
-        if future is None or not future.done() or future.cancelled():
+        if future is None or not future.done():
             return reason
+        if future.cancelled():
+            return asyncio.CancelledError(f"{future!r} was cancelled")
         return future.exception() or reason
 
     def __repr__(self) -> str:

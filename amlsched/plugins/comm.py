@@ -169,7 +169,7 @@ class CommPlugin(Plugin):
     def _cancelled(self, future: Future[Any]) -> None:
         channel = self._channels.pop(future, None)
         if channel is not None:
-            channel.end("the call was cancelled", asyncio.CancelledError(f"{future!r} was cancelled"))
+            channel.end("the call was cancelled", asyncio.CancelledError())
 
     def _finishing(self) -> None:
         for channel in self._channels.values():
