@@ -33,8 +33,8 @@ def _is_number(cell: str) -> bool:
 
 
 def number(value: float) -> str:
-    """A number with four digits that count."""
-    if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
+    """A whole number as it is, another with four digits that count."""
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return str(int(value))
     return f"{value:.4g}"
 

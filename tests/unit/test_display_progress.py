@@ -135,7 +135,15 @@ def test_a_table_may_have_no_rows() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (3.0, "3"), (0.123456, "0.1235"), (1e-9, "1e-09"), (1234567.0, "1.235e+06"), (float("nan"), "nan")],
+    [
+        (0.0, "0"),
+        (3.0, "3"),
+        (0.123456, "0.1235"),
+        (1e-9, "1e-09"),
+        (3757552657.0, "3757552657"),
+        (1234567.8, "1.235e+06"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_a_number_has_four_digits_that_count(value: float, text: str) -> None:
     assert number(value) == text
