@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.batch import BatchedCall, Part, run_batch
 from amlsched.executors.capabilities import capabilities_of, kill_call, worker_count
-from amlsched.executors.pickled import pickled_call, run_pickled
+from amlsched.executors.pickled import pickled_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,16 +136,21 @@ class Admission:
     def _send(self, future: Future[Any]) -> None:
         function, args, kwargs = future.function, future.args, future.kwargs
         if self._capabilities.prepickle is None:
-            future.work = self._executor.submit(function, *args, **kwargs)
+            future.work = work = self._executor.submit(function, *args, **kwargs)
         else:
             call = pickled_call(function, args, kwargs, by_value=self._by_value)
-            future.work = self._executor.submit(run_pickled, call)
+            work = self._executor.submit(run_batch, [call])
+            future.work = Part(work, 0, alone=True)
         if self._depth is not None:
             self._sent.add(future)
-        future.work.add_done_callback(partial(self._work_done, future))
+        work.add_done_callback(partial(self._work_done, future))
 
     def _work_done(self, future: Future[Any], _work: Work[Any]) -> None:
         self._finished(future)
+
+    def _batch_done(self, futures: Sequence[Future[Any]], _work: Work[Any]) -> None:
+        for future in futures:
+            self._finished(future)
 
     def _collect(self, task: Task[..., Any], future: Future[Any]) -> None:
         call: BatchedCall = (future.function, future.args, future.kwargs)
@@ -168,7 +173,7 @@ class Admission:
             self._refuse(futures, error)
             return
         for index, future in enumerate(futures):
-            future.work = Part(work, index)
+            future.work = Part(work, index, alone=len(futures) == 1)
         if self._depth is not None:
             self._sent.update(futures)
         work.add_done_callback(partial(self._batch_done, futures))
@@ -177,10 +182,6 @@ class Admission:
         """End calls that the executor refuses; who submitted them is long gone."""
         for future in futures:
             future.work = _Refused(error)
-            self._finished(future)
-
-    def _batch_done(self, futures: Sequence[Future[Any]], _work: Work[Any]) -> None:
-        for future in futures:
             self._finished(future)
 
 

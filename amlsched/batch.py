@@ -1,13 +1,11 @@
-"""Several small calls sent to a worker as one, each of which still ends on its own."""
+"""Calls on their way to a worker in one parcel, each of which still ends on its own."""
 
 from __future__ import annotations
 
-import pickle
-import traceback
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from amlsched.errors import NotPicklableError
+from amlsched.executors.pickled import load_outcome, run_pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["BatchedCall", "Part", "run_batch"]
 
 BatchedCall = bytes | tuple["Callable[..., Any]", tuple[Any, ...], "Mapping[str, Any]"]
-"""A call, pickled where it travels: one that cannot be loaded fails alone."""
+"""A call; pickled where it travels, so that one that cannot be loaded fails alone."""
+
+_Outcome = bytes | tuple[Any, BaseException | None]
 
 
 class Part:
@@ -25,13 +25,16 @@ class Part:
     Args:
         work: The executor's future of the batch.
         index: Which of its calls this is.
+        alone: Whether it is the only one.
     """
 
-    __slots__ = ("_index", "_work")
+    __slots__ = ("_alone", "_index", "_loaded", "_work")
 
-    def __init__(self, work: Work[Any], index: int) -> None:
+    def __init__(self, work: Work[Any], index: int, alone: bool) -> None:
         self._work = work
         self._index = index
+        self._alone = alone
+        self._loaded: tuple[Any, BaseException | None] | None = None
 
     def exception(self) -> BaseException | None:
         """What the call raised, or what the entire batch died of; `None` where it returned.
@@ -48,8 +51,8 @@ class Part:
         return self._outcome()[0]
 
     def cancel(self) -> bool:
-        """False: the other calls of the batch go on."""
-        return False
+        """Whether the call never starts: not where others in its batch may have."""
+        return self._alone and self._work.cancel()
 
     def done(self) -> bool:
         """Whether the batch has ended."""
@@ -60,19 +63,15 @@ class Part:
         return self._work.running()
 
     def _outcome(self) -> tuple[Any, BaseException | None]:
-        outcome: bytes | tuple[Any, BaseException | None] = self._work.result()[self._index]
-        if not isinstance(outcome, bytes):
-            return outcome
-        try:
-            result, error = pickle.loads(outcome)
-        except Exception as reason:  # whatever the user's classes raise while they are loaded
-            return None, NotPicklableError("a call of a batch", "its outcome", repr(reason))
-        return result, error
+        if self._loaded is None:
+            outcome: _Outcome = self._work.result()[self._index]
+            self._loaded = load_outcome(outcome) if isinstance(outcome, bytes) else outcome
+        return self._loaded
 
 
-def run_batch(calls: Sequence[BatchedCall]) -> list[bytes | tuple[Any, BaseException | None]]:
+def run_batch(calls: Sequence[BatchedCall]) -> list[_Outcome]:
     """The outcome of each call, in their order; pickled where the call was. Runs in the worker."""
-    return [_run_pickled(call) if isinstance(call, bytes) else _run(*call) for call in calls]
+    return [run_pickled(call) if isinstance(call, bytes) else _run(*call) for call in calls]
 
 
 def _run(
@@ -82,20 +81,3 @@ def _run(
         return function(*args, **kwargs), None
     except BaseException as error:  # each call of a batch ends on its own
         return None, error
-
-
-def _run_pickled(call: bytes) -> bytes:
-    name = "a call"
-    try:
-        function, args, kwargs = pickle.loads(call)
-    except Exception as reason:
-        return pickle.dumps((None, NotPicklableError(name, "an argument", f"its worker cannot load it: {reason!r}")))
-    name = getattr(function, "__name__", repr(function))
-    result, error = _run(function, args, kwargs)
-    if error is not None:  # a traceback does not travel
-        error.add_note("in the worker:\n" + "".join(traceback.format_exception(error)))
-    try:
-        return pickle.dumps((result, error))
-    except Exception as reason:
-        what = "the result" if error is None else f"the exception {error!r}"
-        return pickle.dumps((None, NotPicklableError(name, what, repr(reason))))

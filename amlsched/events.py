@@ -16,6 +16,7 @@ import asyncio
 import inspect
 import reprlib
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -24,7 +25,7 @@ from amlsched.errors import CallbackError, EventNotKnownError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-__all__ = ["Dispatcher", "Emitter", "Event", "Handler", "Subscriber"]
+__all__ = ["Dispatcher", "Emitter", "Event", "Handler", "Subscriber", "add_note"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -218,7 +219,7 @@ class Subscriber(Generic[P, R]):
             try:
                 call(*args, **kwargs)
             except BaseException as error:
-                error.add_note(self._note(call, args))
+                add_note(error, self._note(call, args))
                 if self.emitter.dispatcher is not None:
                     self.emitter.dispatcher.callback_failed(error)
                 else:
@@ -371,6 +372,12 @@ class Emitter:
     def _reset_counts(self) -> None:
         for subscriber in self._subscribers.values():
             subscriber.count = 0
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, unless it takes none, as a frozen dataclass."""
+    with suppress(Exception):
+        error.add_note(note)
 
 
 def _name(callback: Callable[..., object]) -> str:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from concurrent.futures import CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError
 from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
+from amlsched.events import add_note
 from amlsched.executors.capabilities import served_by
 from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
@@ -179,6 +180,8 @@ class RunLoop:
         if not self.accepting:
             name = getattr(function, "__name__", repr(function))
             raise SchedulerNotRunningError(f"{name} cannot be submitted: the run is ending")
+        if get_ident() != self._thread:
+            raise RuntimeError("submit in callbacks, or elsewhere in the loop's thread: this is another thread")
         future = Future(self, task, function, args, kwargs or _NO_KWARGS)
         future.number = self._submitted + 1
         self._admission.take(future)
@@ -353,11 +356,13 @@ class RunLoop:
         """Run a call of an inline executor, here and now."""
         result, error = None, None
         self.executing = True
+        asyncio._set_running_loop(None)  # the function may run a loop of its own, as it may in any worker
         try:
             result = self._admission.execute(future)
-        except BaseException as raised:
+        except BaseException as raised:  # it belongs to the call; the policy decides what it does
             error = raised
         finally:
+            asyncio._set_running_loop(self.loop)
             self.executing = False
         if error is not None and error is self.interruption:
             future.mark_cancelled()
@@ -372,6 +377,8 @@ class RunLoop:
                 result, error = self._admission.outcome(future)
             except CancelledError:
                 future.mark_cancelled()
+        if self.interruption is not None and isinstance(error, (KeyboardInterrupt, BrokenExecutor)):
+            future.mark_cancelled()  # a worker that got the Ctrl-C too told of it before our own handler acted
         self._admission.forget(future)
         if future in self._calls:  # else it was cancelled while it ran, and told so
             self._conclude(future, result, error)
@@ -439,7 +446,7 @@ class RunLoop:
     def _spawned_ended(self, callback: asyncio.Task[Any], *, note: str) -> None:
         self._spawned.discard(callback)
         if not callback.cancelled() and (error := callback.exception()) is not None:
-            error.add_note(note)
+            add_note(error, note)
             self.callback_failed(error)
         self._wake()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
@@ -34,7 +35,7 @@ class Plugin:
         """Called once, when the plugin is attached: the place to keep the task and to register callbacks."""
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None:
         """The function and the arguments to submit, or `None` to refuse the call. Called at each `task.submit`."""
         return fn, args, kwargs
@@ -94,6 +95,11 @@ class Task(Emitter, Generic[P, R]):
     ) -> None:
         if not callable(function):
             raise TypeError(f"a task needs a function, not {function!r}")
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(
+                f"a task needs a function that a worker can call, and {function.__name__} is async: "
+                "call asyncio.run(…) in a plain function, or make it a callback"
+            )
         super().__init__(name=f"task {getattr(function, '__name__', None) or repr(function)}")
         self.function = function
         self.scheduler = scheduler

@@ -139,11 +139,9 @@ class CallFuture(Future[Any]):
             return
         error = error or load_exception(body, self.name)
         if kind == Kind.NOT_LOADED:
-            reason, error = (
-                error,
-                NotPicklableError(self.name, "the call", f"its worker cannot load it: {describe(error)}"),
-            )
-            error.__cause__ = reason
+            cause = error
+            error = NotPicklableError(self.name, "the call", f"its worker cannot load it: {describe(cause)}")
+            error.__cause__ = cause
         self.set_exception(error)
 
 

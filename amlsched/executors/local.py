@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import MissingExtraError
@@ -86,4 +88,12 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
         raise MissingExtraError("with_loky", "loky", "loky") from error
     for name in ("reuse", "kill_workers"):
         options.pop(name, None)
+    options["initializer"] = partial(_leave_ctrl_c_to_the_driver, options.pop("initializer", None))
     return pool(max_workers, timeout=timeout, **options)
+
+
+def _leave_ctrl_c_to_the_driver(initializer: Callable[..., object] | None, *args: Any) -> None:
+    """Ctrl-C in a terminal goes to the workers too: the driver decides what becomes of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if initializer is not None:
+        initializer(*args)

@@ -1,7 +1,8 @@
-"""Calls pickled where they are submitted.
+"""Calls pickled where they are submitted, and outcomes pickled where they arise.
 
 The standard library's and loky's pools of processes pickle a call in a thread of theirs: what cannot be pickled is
-found out late, without the name of the argument, and what becomes of an argument meanwhile changes the call.
+found out late, without the name of the argument, and what becomes of an argument meanwhile changes the call. And an
+exception that cannot be loaded breaks the whole pool.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
+from amlsched.errors import NotPicklableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["pickled_call", "run_pickled"]
+__all__ = ["load_outcome", "pickled_call", "run_pickled"]
 
 
 def pickled_call(
@@ -45,7 +48,38 @@ def pickled_call(
         raise
 
 
-def run_pickled(call: bytes) -> Any:
-    """What the function returns. Runs in the worker."""
-    function, args, kwargs = pickle.loads(call)
-    return function(*args, **kwargs)
+def run_pickled(call: bytes) -> bytes:
+    """Run a call in the worker; what `load_outcome` makes a result or an exception of."""
+    from amlsched.executors._calls import call_name, describe, exception_parts, pickled_by_value
+
+    name = "the call"
+    error: BaseException
+    try:
+        function, args, kwargs = pickle.loads(call)
+    except Exception as reason:
+        error = NotPicklableError(name, "an argument", f"its worker cannot load it: {describe(reason)}")
+        return pickle.dumps((name, None, exception_parts(error)))
+    name = call_name(function)
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as raised:  # the driver decides what it does
+        return pickle.dumps((name, None, exception_parts(raised)))
+    try:
+        return pickle.dumps((name, result, None), protocol=5)
+    except Exception:
+        try:
+            return pickled_by_value((name, result, None), protocol=5)
+        except Exception as reason:
+            error = NotPicklableError(name, "the result", describe(reason))
+            return pickle.dumps((name, None, exception_parts(error)))
+
+
+def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
+    """Result or exception of a call that `run_pickled` ran."""
+    from amlsched.executors._calls import describe, load_exception
+
+    try:
+        name, result, parts = pickle.loads(outcome)
+    except Exception as reason:  # whatever the user's classes raise while they are loaded
+        return None, NotPicklableError("the call", "the result", describe(reason))
+    return (result, None) if parts is None else (None, load_exception(parts, name))

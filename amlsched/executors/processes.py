@@ -88,6 +88,7 @@ class ProcessPool(Executor):
             _crew,
         )  # ctypes and multiprocessing's reduction: not for `import amlsched`
 
+        self.max_workers = max_workers
         context = multiprocessing.get_context() if mp_context is None else mp_context
         self._crew = _crew.Crew(max_workers, context, initializer, initargs, max_tasks_per_child)
         self._call_name, self._dump_call = _calls.call_name, _calls.dump_call
