@@ -8,6 +8,10 @@
     ├── SchedulerNotRunningError (RuntimeError)
     ├── CallRefusedError (RuntimeError)        a plugin refused a call that somebody wants to await
     ├── CommError (RuntimeError)               the channel between a call and its driver cannot be used
+    ├── LimitError                             a call was ended because it passed one of its limits
+    │   ├── CpuTimeLimitError (TimeoutError)   of CPU time
+    │   ├── MemoryLimitError (MemoryError)     of memory
+    │   └── WalltimeLimitError (TimeoutError)  of time
     ├── NotPicklableError (TypeError)          something cannot travel to a worker or back
     ├── MissingExtraError (ImportError)        an optional package is needed
     └── WorkerLostError (BrokenExecutor)       the place failed, not the work
@@ -29,12 +33,16 @@ __all__ = [
     "CallbackError",
     "CommError",
     "ConfigError",
+    "CpuTimeLimitError",
     "EventNotKnownError",
     "ExperimentError",
     "ExperimentSurrender",
+    "LimitError",
+    "MemoryLimitError",
     "MissingExtraError",
     "NotPicklableError",
     "SchedulerNotRunningError",
+    "WalltimeLimitError",
     "WorkerExitedError",
     "WorkerKilledError",
     "WorkerLostError",
@@ -147,6 +155,64 @@ class CommError(AmlschedError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.call}: {self.problem}"
+
+
+class LimitError(AmlschedError):
+    """A call passed a limit that its task sets, and was ended with all that it had started; see `Limits`."""
+
+
+class CpuTimeLimitError(LimitError, TimeoutError):
+    """A call used more CPU time than it may.
+
+    Args:
+        call: The call.
+        limit_s: What it may use.
+        used_s: What it and the processes below it had used when it was ended.
+    """
+
+    def __init__(self, call: str, limit_s: float, used_s: float) -> None:
+        super().__init__()
+        self.args = (call, limit_s, used_s)  # TimeoutError would take three arguments for those of an OSError
+        self.call, self.limit_s, self.used_s = call, limit_s, used_s
+
+    def __str__(self) -> str:
+        return f"{self.call} was ended: it used {self.used_s:.2f} s of CPU time, and its limit is {self.limit_s:g} s"
+
+
+class MemoryLimitError(LimitError, MemoryError):
+    """A call used more memory than it may.
+
+    Args:
+        call: The call.
+        limit_bytes: What it may use beyond what its worker had before.
+        used_bytes: What it and the processes below it had used of that when it was ended.
+    """
+
+    def __init__(self, call: str, limit_bytes: int, used_bytes: int) -> None:
+        super().__init__(call, limit_bytes, used_bytes)
+        self.call, self.limit_bytes, self.used_bytes = call, limit_bytes, used_bytes
+
+    def __str__(self) -> str:
+        used, limit = self.used_bytes / 2**20, self.limit_bytes / 2**20
+        return f"{self.call} was ended: it used {used:.1f} MiB of memory, and its limit is {limit:.1f} MiB"
+
+
+class WalltimeLimitError(LimitError, TimeoutError):
+    """A call took longer than it may.
+
+    Args:
+        call: The call.
+        limit_s: What it may take from the start of the function.
+        used_s: What it had taken when it was ended.
+    """
+
+    def __init__(self, call: str, limit_s: float, used_s: float) -> None:
+        super().__init__()
+        self.args = (call, limit_s, used_s)
+        self.call, self.limit_s, self.used_s = call, limit_s, used_s
+
+    def __str__(self) -> str:
+        return f"{self.call} was ended: it took {self.used_s:.2f} s, and its limit is {self.limit_s:g} s"
 
 
 class NotPicklableError(AmlschedError, TypeError):

@@ -1,0 +1,78 @@
+"""Amounts with their units, as people write them."""
+
+import math
+import re
+
+__all__ = ["parse_memory", "parse_seconds"]
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_MEMORY = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
+_PREFIXES = "kmgtp"
+_BYTES = {
+    "b": 1,
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate(_PREFIXES, 1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate(_PREFIXES, 1)},
+}
+_PART = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
+_CLOCK = re.compile(r"\s*(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d(?:\.\d*)?)\s*")
+_SECONDS = {
+    **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of an amount of memory.
+
+    Args:
+        text: Number and unit, such as `"1.5 GiB"` (powers of 1024) or `"6 GB"` (powers of 1000).
+
+    Returns:
+        The amount in bytes, at least 1.
+
+    Raises:
+        ValueError: The unit is missing or unknown, or the amount is less than a byte.
+
+    Sources:
+        Slurm reads a bare number as MiB (sbatch, `--mem`), dask as bytes; so a bare number is refused. Slurm's `K`, `M`
+        and `G` are powers of 1024, those of others powers of 1000; so they are refused, too.
+    """
+    found = _MEMORY.fullmatch(text) if isinstance(text, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    if found is None or found[2].lower() not in _BYTES:
+        raise ValueError(f"{text!r} is no amount of memory: write number and unit, such as '6 GB' or '1.5 GiB'")
+    amount = int(float(found[1]) * _BYTES[found[2].lower()])
+    if amount < 1:
+        raise ValueError(f"{text!r} is less than one byte")
+    return amount
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of a length of time.
+
+    Args:
+        text: Number and unit, such as `"90 s"`, `"10 min"`, `"1 h 30 min"` or `"2 days"`; or hours, minutes and
+            seconds, `"1:30:00"`, with days before them, `"1-12:00:00"`.
+
+    Returns:
+        The seconds, at least 0.
+
+    Raises:
+        ValueError: The unit is missing or unknown.
+
+    Sources:
+        Slurm reads a bare number as minutes (sbatch, `--time`), most else as seconds; so it is refused. `1:30` is
+        minutes and seconds there, and hours and minutes elsewhere; so it is refused, too.
+    """
+    remedy = "write number and unit, such as '90 s', '10 min' or '1.5 h', or hours, minutes and seconds, '1:30:00'"
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"{text!r} is no length of time: {remedy}")
+    if clock := _CLOCK.fullmatch(text):
+        days, hours, minutes, seconds = clock.groups(default="0")
+        return int(days) * 86400.0 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    parts = _PART.findall(text)
+    if not parts or _PART.sub("", text) or any(unit.lower() not in _SECONDS for _, unit in parts):
+        raise ValueError(f"{text!r} is no length of time: {remedy}")
+    return math.fsum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
