@@ -9,7 +9,6 @@ import threading
 import traceback
 import weakref
 from concurrent.futures import CancelledError, Executor, Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -375,14 +374,14 @@ def test_the_trace_of_a_callback_is_short_and_names_what_failed(
 
 
 def test_an_exception_that_takes_no_notes_is_still_the_one_that_is_raised(scheduler: Scheduler) -> None:
-    @dataclass(frozen=True)
     class Frozen(Exception):
-        number: int
+        def add_note(self, note: str) -> None:
+            raise AttributeError("cannot assign to field '__notes__'")  # as a frozen dataclass does
 
     told: list[str] = []
 
     def fail() -> None:
-        raise Frozen(1)
+        raise Frozen
 
     scheduler.on_start(fail)
     scheduler.on_start(lambda: told.append("the other callback"))
