@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from amlsched.plugins.comm import Comm
     from amlsched.plugins.emissions import EmissionsTrackerPlugin
     from amlsched.plugins.limiter import Limiter
+    from amlsched.plugins.limits import Limits, PynisherPlugin
     from amlsched.plugins.threadpoolctl import ThreadPoolCTLPlugin
     from amlsched.plugins.wandb import WandbPlugin
     from amlsched.plugins.warning_filter import WarningFilter
@@ -16,7 +17,9 @@ __all__ = [
     "Comm",
     "EmissionsTrackerPlugin",
     "Limiter",
+    "Limits",
     "Plugin",
+    "PynisherPlugin",
     "ThreadPoolCTLPlugin",
     "WandbPlugin",
     "WarningFilter",
@@ -26,7 +29,9 @@ _HOMES = {
     "Comm": "amlsched.plugins.comm",
     "EmissionsTrackerPlugin": "amlsched.plugins.emissions",
     "Limiter": "amlsched.plugins.limiter",
+    "Limits": "amlsched.plugins.limits",
     "Plugin": "amlsched.task",
+    "PynisherPlugin": "amlsched.plugins.limits",
     "ThreadPoolCTLPlugin": "amlsched.plugins.threadpoolctl",
     "WandbPlugin": "amlsched.plugins.wandb",
     "WarningFilter": "amlsched.plugins.warning_filter",

@@ -1,0 +1,277 @@
+"""The process in which limited calls are told to have passed a limit: its warden, and children that run calls."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from amlsched.plugins import _limits_warden as warden
+from amlsched.plugins._limits_call import Bounds, Watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from concurrent.futures import Future as Work
+
+    Handler = Callable[[int, bytes, float], object]
+
+__all__ = ["InChild", "KEYS", "Listener", "end_children", "listen"]
+
+logger = logging.getLogger(__name__)
+
+KEYS = 1 << 40
+"""How many calls a listener can tell apart."""
+
+
+class Listener:
+    """Who is told of calls that have passed a limit.
+
+    Attributes:
+        base: The keys of its calls are this plus a number below `KEYS`.
+        address: Where workers tell the warden of them.
+    """
+
+    def __init__(self, host: _Warden, base: int) -> None:
+        self._warden = host
+        self.base = base
+        self.address = host.address
+
+    @property
+    def up(self) -> bool:
+        """Whether the warden still runs; if not, listen anew."""
+        return self._warden.up
+
+    def close(self) -> None:
+        """Listen no longer; without listeners the warden ends."""
+        with _lock:
+            self._warden.handlers.pop(self.base, None)
+            if not self._warden.handlers:
+                self._warden.end()
+
+
+class _Warden:
+    """The warden's process, as its host knows it."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[int, Handler] = {}
+        self.up = True
+        # In the abstract name space: there is no file to be left behind. The warden hears only its own user.
+        self.address = f"\0amlsched-{secrets.token_hex(16)}".encode()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self.address)
+            listener.listen(512)
+            fd = listener.fileno()
+            command = [sys.executable, "-I", "-S", warden.__file__, str(fd)]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(fd,), start_new_session=True
+            )
+        threading.Thread(target=self._read, name="amlsched-limits", daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        while report := os.read(fd, warden.REPORT.size):
+            key, which, used = warden.REPORT.unpack(report)
+            number = key % KEYS
+            handler = self.handlers.get(key - number)
+            if handler is not None:
+                try:
+                    handler(number, which, used)
+                except Exception:
+                    logger.exception("a call has passed its limit, and could not be ended")
+        if self.up:
+            self.up = False
+            logger.error("the process that watches limits has ended; calls that run now are not limited any more")
+        self._process.stdout.close()
+        self._process.wait()
+
+    def end(self) -> None:
+        """End its process."""
+        self.up = False
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def forget(self) -> None:
+        """In a process forked from its host: it is the parent's."""
+        self.up = False
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self._process.returncode = 0  # not a child of this process: nobody shall wait for it
+
+
+_lock = threading.RLock()
+_warden: _Warden | None = None
+_bases = itertools.count(KEYS, KEYS)
+
+
+def listen(handler: Handler) -> Listener:
+    """Have a function called, in a thread, when a call has passed a limit.
+
+    Args:
+        handler: Gets the number of the call, which limit, and how much was used.
+    """
+    global _warden
+    with _lock:
+        if _warden is None or not _warden.up:
+            _warden = _Warden()
+        base = next(_bases)
+        _warden.handlers[base] = handler
+        return Listener(_warden, base)
+
+
+class InChild:
+    """Runs a function in a child of the worker, under limits. Children are kept for the next calls.
+
+    Args:
+        function: The function.
+        bounds: What it may use.
+        run: Whose calls these are, for `end_children`.
+    """
+
+    def __init__(self, function: Callable[..., Any], bounds: Bounds, run: str) -> None:
+        self.function, self.bounds, self.run = function, bounds, run
+        self.__name__ = getattr(function, "__name__", None) or type(function).__name__
+        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _child(self.run) as child:
+            return child.call(self.function, self.bounds, args, kwargs)
+
+
+class _Child:
+    """A process that runs one call at a time."""
+
+    def __init__(self) -> None:
+        from amlsched.executors.processes import ProcessPool
+
+        # Not forked from here: there may be threads, whose locks would stay locked in the child.
+        self.pool = ProcessPool(1, multiprocessing.get_context("forkserver"))
+        self._numbers = itertools.count()
+        self._listener = listen(self._passed)
+        self._call: tuple[int, Work[Any], Bounds, str] | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self._listener.up
+
+    def call(self, function: Callable[..., Any], bounds: Bounds, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the function returns.
+
+        Raises:
+            LimitError: It has passed a limit, and was ended.
+        """
+        number = next(self._numbers)
+        watched = Watched(function, bounds, self._listener.base + number, self._listener.address)
+        with _may_have_children():
+            work = self.pool.submit(watched, *args, **kwargs)
+        self._call = number, work, bounds, watched.__qualname__
+        try:
+            return work.result()
+        except BaseException:
+            if not work.done():  # interrupted
+                self.pool.kill_call(work, grace_s=bounds.grace_s)
+            raise
+        finally:
+            self._call = None
+
+    def _passed(self, number: int, which: bytes, used: float) -> None:
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            call = self._call
+            if call is not None and call[0] == number:
+                _, work, bounds, name = call
+                self.pool.kill_call(work, bounds.error(name, which, used), grace_s=bounds.grace_s)
+                return
+            if call is not None and call[0] > number:
+                return
+            time.sleep(0.001)  # its thread has not come to note it
+
+    def begin_to_leave(self) -> None:
+        self._listener.close()
+        self.pool.shutdown(wait=False)
+
+    def end(self) -> None:
+        self._listener.close()
+        self.pool.kill_workers()
+
+
+_idle: list[_Child] = []
+_busy: dict[_Child, str] = {}
+
+
+@contextlib.contextmanager
+def _child(run: str) -> Generator[_Child]:
+    with _lock:
+        child = _idle.pop() if _idle else None
+        if child is not None and not child.usable:
+            child.end()
+            child = None
+        if child is None:
+            child = _Child()
+        _busy[child] = run
+    try:
+        yield child
+    finally:
+        with _lock:
+            if _busy.pop(child, None) is not None:
+                _idle.append(child)
+
+
+def end_children(run: str) -> None:
+    """End the children that this process has: at once those that still run calls of a run, and those that are idle."""
+    with _lock:
+        busy = [child for child, owner in _busy.items() if owner == run]
+        for child in busy:
+            del _busy[child]
+        idle = _idle[:]
+        _idle.clear()
+    for child in idle:
+        child.begin_to_leave()
+    for child in busy:
+        child.end()
+    for child in idle:
+        child.pool.shutdown(wait=True)
+
+
+@contextlib.contextmanager
+def _may_have_children() -> Generator[None]:
+    """Let a daemonic process, such as a worker of dask, start a child.
+
+    multiprocessing forbids it, since such a process may be ended without a chance to end its children. Ours end by
+    themselves then.
+    """
+    process = multiprocessing.current_process()
+    if not process.daemon:
+        yield
+        return
+    with _lock:
+        process.daemon = False
+        try:
+            yield
+        finally:
+            process.daemon = True
+
+
+def _begin_anew() -> None:
+    """In a forked process: all there is belongs to the parent."""
+    global _warden, _lock
+    _lock = threading.RLock()
+    if _warden is not None:
+        _warden.forget()
+        _warden = None
+    _idle.clear()
+    _busy.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

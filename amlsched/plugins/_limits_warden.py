@@ -1,0 +1,314 @@
+"""A process that watches limited calls: what they use, and when they have used too much.
+
+It is a process because a thread of the driver would have to wait for the interpreter lock, which a callback may hold
+for seconds while a call takes a gigabyte in a fraction of one. It is run as a file, without amlsched and without any
+installed package, so that it starts within some 20 ms. It ends with the process that started it.
+
+A worker connects to it and says when a limited function begins and ends, and what its process used before. A call that
+passes a limit is told to the process that started the warden, which ends the call. Should that take too long, because
+something blocks that process, and memory grows on, the warden stops the call's processes (SIGSTOP) until they are ended.
+
+What belongs to a call is the process tree below the parent of the worker, its keeper, to which orphans come, too.
+
+Sources: proc(5), unix(7).
+"""
+
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+__all__ = ["CPUTIME", "MEMORY", "REPORT", "WALLTIME", "begin_message", "end_message", "proportional"]
+
+REPORT = struct.Struct("<Qcd")  # key of the call, which limit, how much was used
+WALLTIME, MEMORY, CPUTIME = b"W", b"M", b"C"
+
+_BEGIN = struct.Struct("<QdddQQQd")
+_END = struct.Struct("<Q")
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+_GROWTH = 8e9  # bytes a second that calls are thought to take at most; measured: about 4e9 for one thread
+_SHARE = 6  # a look that costs 1 ms is followed by one not before 6 ms
+_STOP_AT = 1.08  # of the memory limit
+_FORGET_S = 1.0
+
+
+def begin_message(
+    key: int,
+    started: float,
+    walltime_s: float,
+    cputime_s: float,
+    memory_bytes: int,
+    resident: int,
+    shared: int,
+    cpu_s: float,
+) -> bytes:
+    """What a worker sends before the function.
+
+    Args:
+        key: Of the call.
+        started: Monotonic clock.
+        walltime_s: Limit; infinite for none.
+        cputime_s: Limit; infinite for none.
+        memory_bytes: Limit; 0 for none.
+        resident: Bytes that the worker has.
+        shared: As many of these belong to other processes that share them.
+        cpu_s: What the worker has used so far.
+    """
+    return _BEGIN.pack(key, started, walltime_s, cputime_s, memory_bytes, resident, shared, cpu_s)
+
+
+def end_message(key: int) -> bytes:
+    """What a worker sends after the function."""
+    return _END.pack(key)
+
+
+class _Call:
+    """A call that runs.
+
+    Attributes:
+        pid: Of its worker.
+        look_at: When it is to be looked at, on the monotonic clock.
+        stopped: The processes that were stopped.
+    """
+
+    def __init__(self, pid, message):
+        self.pid = pid
+        (self.key, self.started, walltime_s, self.cputime_s, self.memory, self.resident, self.shared, self.cpu_s) = (
+            _BEGIN.unpack(message)
+        )
+        self.deadline = self.started + walltime_s
+        self.uses = bool(self.memory) or self.cputime_s != float("inf")
+        # Nothing is looked at before: most calls with limits are over by then, or take long.
+        self.look_at = min(self.deadline, time.monotonic() + 0.002 if self.uses else self.deadline)
+        self.walltime_s = walltime_s
+        self.keeper = 0
+        self.tree = {pid}
+        self.told = False
+        self.stopped = set()
+
+    def get_to_know(self, processes):
+        """Add to what the worker had before what is there besides: what former calls have left behind.
+
+        Raises:
+            ProcessLookupError: The worker has ended.
+        """
+        self.keeper = _stat(self.pid)[0]
+        if not self.keeper:
+            raise ProcessLookupError
+        self.tree = processes.below(self.keeper, {self.pid})
+        for pid in self.tree - {self.pid}:
+            self.resident += _resident(pid)
+        if self.cputime_s != float("inf"):
+            self.cpu_s += self._cpu_s() - _stat(self.pid)[1]
+
+    def look(self, now, processes):
+        """Which limit is passed, and by how much; nothing if none is.
+
+        Raises:
+            ProcessLookupError: The worker has ended.
+        """
+        if not self.keeper and self.uses:
+            self.get_to_know(processes)
+        wait = self.deadline - now
+        if wait <= 0:
+            return WALLTIME, now - self.started
+        if self.uses:
+            self.tree = processes.below(self.keeper, self.tree)
+            if self.pid not in self.tree:
+                raise ProcessLookupError
+        if self.memory:
+            used = self.used_bytes()
+            if used > self.memory:
+                return MEMORY, used
+            wait = min(wait, 0.05, (self.memory - used) / _GROWTH)
+        if self.cputime_s != float("inf"):
+            used = self._cpu_s() - self.cpu_s
+            if used > self.cputime_s:
+                return CPUTIME, used
+            wait = min(wait, 0.2, max(0.01, (self.cputime_s - used) / (os.cpu_count() or 1)))
+        self.look_at = now + wait
+        return None
+
+    def used_bytes(self):
+        """Resident memory of the tree beyond what there was before the function."""
+        used = sum(map(_resident, self.tree)) - self.resident
+        if used > self.memory and len(self.tree) > 1:
+            # Forked processes share memory, and here it is counted for each. Now take the time to count it once.
+            used = min(used, sum(map(proportional, self.tree)) + self.shared - self.resident)
+        return used
+
+    def _cpu_s(self):
+        return sum(_stat(pid)[1] for pid in self.tree) + _stat(self.keeper)[2]
+
+    def stop(self):
+        """Let no process of it run until it is ended."""
+        for pid in self.tree - self.stopped:
+            _signal(pid, signal.SIGSTOP)
+            self.stopped.add(pid)
+
+    def resume(self):
+        """It was over already."""
+        for pid in self.stopped:
+            _signal(pid, signal.SIGCONT)
+
+
+class _Processes:
+    """The process tree. What is once known not to be in a tree never comes to be in it, unless its id is used again."""
+
+    def __init__(self):
+        self.others = {}
+        self.forget_at = 0.0
+
+    def below(self, keeper, known):
+        """The processes below a keeper, which were these before."""
+        now = time.monotonic()
+        if now > self.forget_at:
+            self.others, self.forget_at = {}, now + _FORGET_S
+        others = self.others.setdefault(keeper, set())
+        there = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+        tree = known & there
+        new = there - tree - others
+        parents = {pid: _stat(pid)[0] for pid in new}
+        grows = True
+        while grows:
+            children = {pid for pid in new if parents[pid] == keeper or parents[pid] in tree}
+            tree |= children
+            new -= children
+            grows = bool(children)
+        others |= {pid for pid in new if parents[pid]}
+        return tree
+
+
+def _stat(pid):
+    """Parent, CPU seconds with those of its dead children, and of these alone; zeros for a process that has ended."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb", 0) as file:  # noqa: UP031
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0, 0.0, 0.0
+    of_children = int(fields[13]) + int(fields[14])
+    return int(fields[1]), (int(fields[11]) + int(fields[12]) + of_children) * _TICK_S, of_children * _TICK_S
+
+
+def _resident(pid):
+    try:
+        with open("/proc/%d/statm" % pid, "rb", 0) as file:  # noqa: UP031
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0
+
+
+def proportional(pid):
+    """Resident memory, of which what is shared by several processes counts for each in part."""
+    try:
+        with open("/proc/%d/smaps_rollup" % pid, "rb", 0) as file:  # noqa: UP031
+            for line in file.read().splitlines():
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return _resident(pid)
+
+
+def _signal(pid, number):
+    try:
+        os.kill(pid, number)
+    except OSError:  # it has ended, or changed its user
+        pass
+
+
+class _Warden:
+    def __init__(self, listener):
+        self.listener = listener
+        self.poll = select.epoll()
+        self.poll.register(listener, select.EPOLLIN)
+        self.poll.register(0, select.EPOLLIN)
+        self.workers = {}  # by descriptor: connection, process id
+        self.calls = {}  # by process id of the worker
+        self.processes = _Processes()
+
+    def watch(self):
+        """Return when the process that started this one has ended."""
+        while True:
+            soonest = min((call.look_at for call in self.calls.values()), default=float("inf"))
+            wait = -1.0 if soonest == float("inf") else max(0.0, soonest - time.monotonic())
+            for fd, _ in self.poll.poll(wait):
+                if fd == 0:
+                    return
+                if fd == self.listener.fileno():
+                    self.accept()
+                else:
+                    self.hear(fd)
+            now = time.monotonic()
+            for call in list(self.calls.values()):
+                if now >= call.look_at:
+                    self.look(call, now)
+
+    def accept(self):
+        connection, _ = self.listener.accept()
+        size = struct.calcsize("3i")
+        pid, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        if user != os.getuid():
+            connection.close()
+            return
+        connection.setblocking(False)
+        self.workers[connection.fileno()] = connection, pid
+        self.poll.register(connection, select.EPOLLIN)
+
+    def hear(self, fd):
+        connection, pid = self.workers[fd]
+        while True:
+            try:
+                message = connection.recv(256)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if len(message) == _BEGIN.size:
+                self.calls[pid] = _Call(pid, message)
+            elif len(message) == _END.size:
+                call = self.calls.pop(pid, None)
+                if call is not None:
+                    call.resume()
+            else:
+                self.poll.unregister(fd)
+                del self.workers[fd]
+                self.calls.pop(pid, None)
+                connection.close()
+                return
+
+    def look(self, call, now):
+        try:
+            if call.told:
+                self.look_again(call, now)
+                return
+            passed = call.look(now, self.processes)
+        except ProcessLookupError:
+            self.calls.pop(call.pid, None)
+            return
+        if passed is not None:
+            os.write(1, REPORT.pack(call.key, passed[0], passed[1]))
+            call.told = True
+            call.look_at = now if call.memory else float("inf")
+            return
+        done = time.monotonic()
+        call.look_at = max(call.look_at, done + max(0.001, _SHARE * (done - now)))
+
+    def look_again(self, call, now):
+        """It is being ended. Until then its memory must not grow."""
+        call.tree = self.processes.below(call.keeper, call.tree)
+        if call.pid not in call.tree:
+            raise ProcessLookupError
+        if call.stopped or call.used_bytes() > _STOP_AT * call.memory:
+            call.stop()
+        call.look_at = now + 0.002
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Warden(socket.socket(fileno=int(sys.argv[1]))).watch()

@@ -1,0 +1,292 @@
+"""Limits of what a call may use: time, memory, CPU time."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from weakref import WeakValueDictionary
+
+from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
+from amlsched.events import Event
+from amlsched.executors.capabilities import capabilities_of
+from amlsched.task import Plugin
+from amlsched.units import parse_memory, parse_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from multiprocessing.context import BaseContext
+
+    from amlsched.future import Future
+    from amlsched.plugins._limits_host import Listener
+    from amlsched.task import Task
+
+__all__ = ["Limits", "PynisherPlugin"]
+
+
+class Limits(Plugin):
+    """Ends calls of the task that use too much, each with all processes that it has started; on every executor.
+
+    The call ends with `WalltimeLimitError`, `MemoryLimitError` or `CpuTimeLimitError`, which say how much it used.
+    Other calls are not disturbed: the worker is replaced.
+
+    Over `with_processes` the worker runs the call itself and is ended with it. On every other executor, also
+    `with_sequential`, the call runs in a child of the worker, which is kept for the next one. Its arguments and its
+    result are pickled then, and a debugger in the function does not reach the terminal.
+
+    A limit is given with its unit in the text, or as a number by the name that tells the unit; not both.
+
+    Args:
+        walltime: How long a call may take from the start of its function, such as `"10 min"`; `None` for no limit.
+        memory: How much resident memory its process and all below it may take beyond what the process had when the
+            function started, such as `"6 GB"`; what they share counts once. `None` for no limit.
+        cputime: How much CPU time they may take from the start of the function; `None` for no limit.
+        address_space: The most address space that the process may have; Python raises MemoryError beyond it, which
+            becomes a `MemoryLimitError`. Libraries reserve far more than they use; so this is no measure of memory.
+        grace: How long they have between SIGTERM and SIGKILL; a call that takes more memory meanwhile is stopped.
+        walltime_s: The same as `walltime`, in seconds.
+        memory_bytes: The same as `memory`.
+        cputime_s: The same as `cputime`, in seconds.
+        address_space_bytes: The same as `address_space`.
+        grace_s: The same as `grace`, in seconds.
+
+    Raises:
+        ValueError: A limit has no unit or an unknown one, is zero or less, or is given twice.
+        NotImplementedError: This is not Linux.
+    """
+
+    name: ClassVar[str] = "limits"
+
+    task: Task[..., Any]
+
+    def __init__(
+        self,
+        walltime: str | None = None,
+        memory: str | None = None,
+        cputime: str | None = None,
+        *,
+        address_space: str | None = None,
+        grace: str | None = None,
+        walltime_s: float | None = None,
+        memory_bytes: int | None = None,
+        cputime_s: float | None = None,
+        address_space_bytes: int | None = None,
+        grace_s: float | None = None,
+    ) -> None:
+        if sys.platform != "linux":
+            raise NotImplementedError("Limits needs Linux: it reads what processes use from /proc")
+        from amlsched.plugins._limits_call import Bounds
+
+        wait_s = _amount("grace", grace, "grace_s", grace_s, parse_seconds, least=0)
+        memory_limit = _amount("memory", memory, "memory_bytes", memory_bytes, parse_memory)
+        space = _amount("address_space", address_space, "address_space_bytes", address_space_bytes, parse_memory)
+        self._bounds = Bounds(
+            walltime_s=_amount("walltime", walltime, "walltime_s", walltime_s, parse_seconds),
+            memory_bytes=None if memory_limit is None else int(memory_limit),
+            cputime_s=_amount("cputime", cputime, "cputime_s", cputime_s, parse_seconds),
+            address_space_bytes=None if space is None else int(space),
+            grace_s=1.0 if wait_s is None else wait_s,
+        )
+        self._forget()
+
+    def attach_task(self, task: Task[..., Any]) -> None:
+        """Keep the task, and learn of its calls."""
+        self.task = task
+        task.on_submitted.register(self._submitted, hidden=True)
+        task.scheduler.on_finished.register(self._run_ended, hidden=True)
+
+    def pre_submit(
+        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """The call, its function under the limits."""
+        bounds = self._bounds
+        if not bounds.watched and bounds.address_space_bytes is None:
+            return fn, args, kwargs
+        from amlsched.plugins import _limits_call, _limits_host
+
+        if self._in_worker is None:
+            self._in_worker = self.task.batch_size == 1 and _ends_calls(self.task.scheduler.executor)
+        if not self._in_worker:
+            return _limits_host.InChild(fn, bounds, self._run), args, kwargs
+        if self._listener is None or not self._listener.up:
+            self._listener = _limits_host.listen(self._passed)
+        # The call gets this number among the calls of the task in this run, unless a plugin after this one refuses it.
+        key = self._listener.base + self.task.n_submitted
+        return _limits_call.Watched(fn, bounds, key, self._listener.address), args, kwargs
+
+    def reset(self) -> None:
+        """Forget the calls of the run before."""
+        self._run_ended()
+
+    def _forget(self) -> None:
+        self._run = secrets.token_hex(8)
+        self._in_worker: bool | None = None
+        self._listener: Listener | None = None
+        self._n_seen = 0
+        self._futures: WeakValueDictionary[int, Future[Any]] = WeakValueDictionary()
+        self._early: dict[int, tuple[bytes, float]] = {}
+
+    def _submitted(self, future: Future[Any], *_args: Any, **_kwargs: Any) -> None:
+        number, self._n_seen = self._n_seen, self._n_seen + 1
+        if self._in_worker:
+            self._futures[number] = future
+            if number in self._early:
+                self._passed(number, *self._early.pop(number))
+
+    def _passed(self, number: int, which: bytes, used: float) -> None:
+        """A call has passed a limit. In a thread of its own, or in the loop's."""
+        future = self._futures.get(number)
+        if future is None:  # the loop has not come to tell of its submission
+            self._early[number] = which, used
+            future = self._futures.get(number)
+        work = None if future is None else future.work
+        if future is None or work is None:
+            return
+        error = self._bounds.error(future.function.__name__, which, used)
+        executor: Any = self.task.scheduler.executor
+        executor.kill_call(work, error, grace_s=self._bounds.grace_s)
+
+    def _run_ended(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._in_worker is False:
+            from amlsched.plugins._limits_host import end_children
+
+            end_children(self._run)
+        self._forget()
+
+    def __str__(self) -> str:
+        bounds = self._bounds
+        parts: list[str] = []
+        if bounds.walltime_s is not None:
+            parts.append(f"walltime {bounds.walltime_s:g} s")
+        if bounds.memory_bytes is not None:
+            parts.append(f"memory {bounds.memory_bytes / 2**20:.0f} MiB")
+        if bounds.cputime_s is not None:
+            parts.append(f"CPU time {bounds.cputime_s:g} s")
+        if bounds.address_space_bytes is not None:
+            parts.append(f"address space {bounds.address_space_bytes / 2**20:.0f} MiB")
+        return f"{self.name}: {', '.join(parts) or 'none'}"
+
+
+class PynisherPlugin(Limits):
+    """Limits under the names of amltk's plugin, with its events.
+
+    Args:
+        memory_limit: Bytes, or a number with one of the units `"B"`, `"KB"`, `"MB"`, `"GB"`, which are powers of 1024
+            here, as in pynisher. Resident memory is meant, as in `Limits`, where pynisher limits the address space.
+        cputime_limit: Seconds, or a number with one of the units `"s"`, `"m"`, `"h"`.
+        walltime_limit: The same.
+        context: Not used: how processes start is the executor's matter.
+        disable_trial_handling: Not used: the exception goes to `on_exception`, as with `True` in amltk.
+
+    Raises:
+        ValueError: The unit is unknown, or a limit is zero or less.
+    """
+
+    name: ClassVar[str] = "pynisher-plugin"
+
+    TIMEOUT: ClassVar[Event[..., Any]] = Event("pynisher-timeout", ("exception",))
+    """A call was ended by the limit of its time or of its CPU time; with the exception."""
+    MEMORY_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("pynisher-memory-limit", ("exception",))
+    """A call was ended by the limit of its memory; with the exception."""
+    CPU_TIME_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("pynisher-cputime-limit", ("exception",))
+    """A call was ended by the limit of its CPU time; with the exception."""
+    WALL_TIME_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("pynisher-walltime-limit", ("exception",))
+    """A call was ended by the limit of its time; with the exception."""
+
+    PynisherException: TypeAlias = LimitError
+    TimeoutException: TypeAlias = TimeoutError
+    MemoryLimitException: TypeAlias = MemoryLimitError
+    CpuTimeoutException: TypeAlias = CpuTimeLimitError
+    WallTimeoutException: TypeAlias = WalltimeLimitError
+
+    def __init__(
+        self,
+        *,
+        memory_limit: int | tuple[float, str] | None = None,
+        cputime_limit: float | tuple[float, str] | None = None,
+        walltime_limit: float | tuple[float, str] | None = None,
+        context: BaseContext | None = None,
+        disable_trial_handling: bool = False,
+    ) -> None:
+        memory = _with_unit("memory_limit", memory_limit, _PYNISHER_BYTES)
+        super().__init__(
+            memory_bytes=None if memory is None else int(memory),
+            cputime_s=_with_unit("cputime_limit", cputime_limit, _PYNISHER_SECONDS),
+            walltime_s=_with_unit("walltime_limit", walltime_limit, _PYNISHER_SECONDS),
+        )
+        self.context = context
+        self.disable_trial_handling = disable_trial_handling
+
+    @classmethod
+    def supports(cls, kind: str) -> bool:
+        """Whether this kind of limit can be used here: `"memory"`, `"cpu_time"` or `"wall_time"`."""
+        return sys.platform == "linux" and kind in ("memory", "cpu_time", "wall_time")
+
+    def attach_task(self, task: Task[..., Any]) -> None:
+        """Keep the task, and emit the events."""
+        super().attach_task(task)
+        task.on_exception.register(self._tell, hidden=True)
+
+    def _tell(self, future: Future[Any], exception: BaseException) -> None:
+        if isinstance(exception, MemoryLimitError):
+            self.task.emit(self.MEMORY_LIMIT_REACHED, exception)
+        elif isinstance(exception, LimitError):
+            self.task.emit(self.TIMEOUT, exception)
+            is_cpu = isinstance(exception, CpuTimeLimitError)
+            self.task.emit(self.CPU_TIME_LIMIT_REACHED if is_cpu else self.WALL_TIME_LIMIT_REACHED, exception)
+
+
+_PYNISHER_BYTES = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
+_PYNISHER_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _ends_calls(executor: Executor) -> bool:
+    """Whether one running call can be ended with an exception, by a process of this machine."""
+    capabilities = capabilities_of(executor)
+    if not capabilities.kills_calls or capabilities.remote:
+        return False
+    return {"exception", "grace_s"} <= {*inspect.signature(getattr(executor, "kill_call")).parameters}  # noqa: B009
+
+
+def _amount(
+    name: str,
+    text: str | None,
+    number_name: str,
+    number: float | None,
+    parse: Callable[[str], float],
+    least: float | None = None,
+) -> float | None:
+    """A limit, however it is given; `None` for none."""
+    if text is not None and number is not None:
+        raise ValueError(f"{name}={text!r} and {number_name}={number!r}: give one of them")
+    if text is not None:
+        try:
+            number = parse(text)
+        except ValueError as error:
+            hint = "" if isinstance(text, str) else f"; or {number_name}={text!r}"  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"{name}: {error}{hint}") from None
+        number_name = name
+    if number is None:
+        return None
+    good = isinstance(number, int | float) and not isinstance(number, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not good or not (number > 0 or number == least) or number == float("inf"):
+        raise ValueError(
+            f"{number_name}={number if text is None else text!r}: must be more than 0, or None for no limit"
+        )
+    return number
+
+
+def _with_unit(name: str, given: float | tuple[float, str] | None, units: dict[str, int]) -> float | None:
+    if given is None:
+        return None
+    number, unit = given if isinstance(given, tuple) else (given, next(iter(units)))
+    known = {key.lower(): factor for key, factor in units.items()}
+    if not isinstance(unit, str) or unit.lower() not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"{name}={given!r}: the unit must be one of {', '.join(units)}")
+    if not number > 0:
+        raise ValueError(f"{name}={given!r}: must be more than 0, or None for no limit")
+    return number * known[unit.lower()]
