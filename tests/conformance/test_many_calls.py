@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amlsched import ExitState, Scheduler
+from amlsched import ExitState, Future, Scheduler
 from tests import calls
 from tests.journal import Journal
 
@@ -68,6 +69,16 @@ def test_map_takes_from_its_input_as_results_are_taken(scheduler: Scheduler) -> 
     assert all(n_taken <= index + 1 + 3 for index, n_taken in enumerate(seen))
     journal.assert_every_call_ended_once()
     assert not scheduler.running()
+
+
+def test_map_keeps_no_more_calls_than_are_in_flight(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.double)
+    for result in task.map(itertools.count(), max_in_flight=4):
+        if result == 1000:
+            gc.collect()
+            assert sum(isinstance(found, Future) for found in gc.get_objects()) <= 4 + 2
+            break
+    assert task.event_counts[task.RESULT] >= 501
 
 
 def test_map_raises_an_exception_where_its_result_would_be(scheduler: Scheduler) -> None:

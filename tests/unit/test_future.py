@@ -144,6 +144,18 @@ def test_an_exception_of_a_call_that_nobody_awaits_is_one_of_the_run(executor: B
         _in_a_run(executor, lambda *_: executor.fail(0, ValueError("no luck")))
 
 
+def test_an_exception_of_a_call_made_to_be_awaited_is_not_lost_where_nobody_does() -> None:
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(int)
+
+    @scheduler.on_start
+    def forget() -> None:
+        task("x")
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        scheduler.run()
+
+
 def test_calls_are_numbered_from_one_in_each_run(executor: ByHand) -> None:
     scheduler = Scheduler.with_sequential()
     numbers: list[int] = []
