@@ -31,6 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+_NO_KWARGS: dict[str, Any] = {}
 _SHORT = reprlib.Repr()
 _SHORT.maxother = _SHORT.maxstring = 120
 
@@ -200,14 +201,20 @@ class Subscriber(Generic[P, R]):
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call the callbacks: now, or while a scheduler runs, as soon as no other callback runs."""
-        if not self._calls:
+        if self._calls:
+            self.emit_packed(args, kwargs)
+        else:
             self.count += 1
-        elif (dispatcher := self.emitter.dispatcher) is None:
-            self.deliver(*args, **kwargs)
+
+    def emit_packed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The same as `emit`, for arguments that are a tuple and a dict already."""
+        dispatcher = self.emitter.dispatcher
+        if dispatcher is None:
+            self.deliver(args, kwargs)
         else:
             dispatcher.post(self, args, kwargs)
 
-    def deliver(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def deliver(self, args: tuple[Any, ...], kwargs: dict[str, Any] = _NO_KWARGS) -> None:
         """Call the callbacks now, each of them, also when one raises.
 
         Raises:
@@ -345,8 +352,11 @@ class Emitter:
         Raises:
             EventNotKnownError: A bare name that is not known here; an `Event` becomes known.
         """
-        subscriber = self._subscribers.get(event)
-        (self._known(event) if subscriber is None else subscriber).emit(*args, **kwargs)
+        subscriber = self._subscribers.get(event) or self._known(event)
+        if subscriber.handlers:
+            subscriber.emit_packed(args, kwargs)
+        else:  # an event that nobody listens to costs no further call
+            subscriber.count += 1
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
         """Run an async callback as the task returned: of the dispatcher, or else of the running loop."""

@@ -13,10 +13,9 @@ import logging
 import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError
-from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
@@ -47,8 +46,7 @@ _GRACE_S = 2.0
 _NO_KWARGS: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class _Ending:
+class _Ending(NamedTuple):
     """Why the run ends, and what the caller of `run` gets."""
 
     code: ExitState.Code
@@ -329,7 +327,7 @@ class RunLoop:
         while True:
             if posted:
                 subscriber, args, kwargs = posted.popleft()
-                subscriber.deliver(*args, **kwargs)
+                subscriber.deliver(args, kwargs)
             elif inbox:
                 self._complete(inbox.popleft())
             elif self._admission.inline and not self._over() and (future := self._admission.next_inline()):
@@ -400,24 +398,24 @@ class RunLoop:
         if task is not None:
             task.n_running -= 1
         if future.cancelled():
-            scheduler.on_future_cancelled.deliver(future)
+            scheduler.on_future_cancelled.deliver((future,))
             if task is not None:
-                task.on_cancelled.deliver(future)
+                task.on_cancelled.deliver((future,))
             self._call_cancelled(future)
         elif error is None:
             future.set_result(result)
-            scheduler.on_future_done.deliver(future)
-            scheduler.on_future_result.deliver(future, result)
+            scheduler.on_future_done.deliver((future,))
+            scheduler.on_future_result.deliver((future, result))
             if task is not None:
-                task.on_done.deliver(future)
-                task.on_result.deliver(future, result)
+                task.on_done.deliver((future,))
+                task.on_result.deliver((future, result))
         else:
             self._set_exception(future, error)
-            scheduler.on_future_done.deliver(future)
-            scheduler.on_future_exception.deliver(future, error)
+            scheduler.on_future_done.deliver((future,))
+            scheduler.on_future_exception.deliver((future, error))
             if task is not None:
-                task.on_done.deliver(future)
-                task.on_exception.deliver(future, error)
+                task.on_done.deliver((future,))
+                task.on_exception.deliver((future, error))
             if not isinstance(error, Exception) or future.awaited is False:
                 self.fail(error, f"{future!r} raised {type(error).__name__}")
             elif future.awaited is None:

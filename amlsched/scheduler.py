@@ -17,7 +17,6 @@ from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import local
 from amlsched.executors.capabilities import kill_workers
 from amlsched.exit_state import ExitState, Policy, check_mode
-from amlsched.run_loop import RunLoop
 from amlsched.signals import event_loop, handled
 from amlsched.task import Plugin, Task
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from amlsched.exit_state import CancelledMode, ExceptionMode
     from amlsched.future import Future
+    from amlsched.run_loop import RunLoop
 
 __all__ = ["Scheduler"]
 
@@ -253,6 +253,8 @@ class Scheduler(Emitter):
             raise ValueError(f"order={order!r}: must be 'completion' or 'submission'")
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout={timeout!r}: must be a number of seconds, or None")
+        from amlsched.run_loop import RunLoop  # and with it a fifth of what `import amlsched` would take
+
         run = RunLoop(
             self,
             self.executor,

@@ -19,6 +19,7 @@ __all__ = [
     "kill_call",
     "kill_workers",
     "served_by",
+    "thread_queue_depth",
     "worker_count",
 ]
 
@@ -95,6 +96,8 @@ def capabilities_of(executor: Executor) -> Capabilities:
     for key in _module_and_name(executor):
         if key in _KNOWN:
             return _KNOWN[key]
+        if key == ("concurrent.futures.thread", "ThreadPoolExecutor"):
+            return Capabilities(queue_depth=thread_queue_depth(worker_count(executor) or 1))
     return Capabilities()
 
 
@@ -119,6 +122,15 @@ def kill_workers(executor: Executor) -> None:
     executor.shutdown(wait=False, cancel_futures=True)
     for process in processes.values():
         process.kill()
+
+
+def thread_queue_depth(max_workers: int) -> int:
+    """How many calls a pool of threads is best given at a time.
+
+    Enough that no thread waits while the loop is busy with callbacks; a call that waits in the pool costs ten times
+    what it costs in the scheduler.
+    """
+    return max_workers + 64
 
 
 def worker_count(executor: Executor) -> int | None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import MissingExtraError
 from amlsched.executors.sequential import SequentialExecutor
-from amlsched.executors.threads import ThreadPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from amlsched.executors.processes import ProcessPool
+    from amlsched.executors.threads import ThreadPool
 
 __all__ = ["loky", "processes", "sequential", "threads"]
 
@@ -41,6 +41,8 @@ def threads(
         initializer: Called once in each thread, before its first call.
         initargs: Arguments of the initializer.
     """
+    from amlsched.executors.threads import ThreadPool
+
     return ThreadPool(max_workers, initializer, initargs)
 
 

@@ -7,7 +7,6 @@ exception that cannot be loaded breaks the whole pool.
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import NotPicklableError
@@ -33,6 +32,8 @@ def pickled_call(
     Raises:
         NotPicklableError: It names the argument.
     """
+    import pickle  # here and below: not for `import amlsched`
+
     call = (function, args, dict(kwargs))
     if not by_value:
         try:
@@ -50,6 +51,8 @@ def pickled_call(
 
 def run_pickled(call: bytes) -> bytes:
     """Run a call in the worker; what `load_outcome` makes a result or an exception of."""
+    import pickle
+
     from amlsched.executors._calls import call_name, describe, exception_parts, pickled_by_value
 
     name = "the call"
@@ -76,6 +79,8 @@ def run_pickled(call: bytes) -> bytes:
 
 def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
     """Result or exception of a call that `run_pickled` ran."""
+    import pickle
+
     from amlsched.executors._calls import describe, load_exception
 
     try:

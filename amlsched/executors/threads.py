@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from amlsched.errors import WorkerStartError
-from amlsched.executors.capabilities import Capabilities
+from amlsched.executors.capabilities import Capabilities, thread_queue_depth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,9 +50,7 @@ class ThreadPool(Executor):
         if max_workers < 1:
             raise ValueError(f"max_workers={max_workers!r}: must be at least 1")
         self.max_workers = max_workers
-        # Enough that no thread waits while the loop is busy with callbacks; a call that waits in here costs ten times
-        # what it costs in the scheduler.
-        self.capabilities = Capabilities(queue_depth=max_workers + 64)
+        self.capabilities = Capabilities(queue_depth=thread_queue_depth(max_workers))
         self._initializer = initializer
         self._initargs = initargs
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()

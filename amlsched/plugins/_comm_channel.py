@@ -266,7 +266,7 @@ class Channel:
         delivery = _Delivery(self.task, event)
         dispatcher = self.task.dispatcher
         if self._inline or dispatcher is None:
-            delivery.deliver(msg)
+            delivery.deliver((msg,))
             return
         dispatcher.post(delivery, (msg,), {})
         if self._undelivered == _MANY and self._peer is not None:
@@ -313,18 +313,19 @@ class _Delivery(Subscriber[[Msg[Any]], Any]):
 
     __slots__ = ()
 
-    def deliver(self, msg: Msg[Any]) -> None:
+    def deliver(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        (msg,) = args
         emitter = self.emitter
         subscriber = emitter.subscriber(self.event)
         dispatcher = emitter.dispatcher
         if msg.kind is not MsgKind.REQUEST or dispatcher is None:
-            subscriber.deliver(msg)
+            subscriber.deliver((msg,))
         else:
             if not subscriber.handlers:
                 msg.fail(f"{emitter.name} has no callback of {str(REQUEST)!r}, so that nobody answers")
             emitter.dispatcher = watch = _Watch(dispatcher, msg)
             try:
-                subscriber.deliver(msg)
+                subscriber.deliver((msg,))
             finally:
                 emitter.dispatcher = dispatcher
             if not watch.goes_on:
