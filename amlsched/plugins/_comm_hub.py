@@ -16,7 +16,7 @@ import threading
 from functools import partial
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 from amlsched.plugins._comm_channel import Channel
@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 
 _PROOF_S = 5.0  # how long a peer may take to prove that it holds the key
-_MOST_STRANGERS = 64  # peers that have not proved it yet; one more drives the oldest away
+_MOST_STRANGERS = 64  # peers that have not proved it yet; one more drives the oldest away,
+_PATIENCE_S = 0.25  # which has had this long at least
 _BACKLOG = 512
 _PAUSE_S = 0.5  # when no connection can be accepted, for want of file descriptors
 
@@ -45,6 +46,14 @@ def outward_address() -> str:
         except OSError:
             return LOOPBACK
         return str(probe.getsockname()[0])
+
+
+class _Stranger(NamedTuple):
+    """A peer that has not proved itself yet."""
+
+    proof: Connection[Any, Any]  # a second descriptor of the connection, for the thread that asks for the proof
+    came: float
+    timer: asyncio.TimerHandle
 
 
 class Hub:
@@ -73,10 +82,10 @@ class Hub:
         self._listening = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
         self._listening.setblocking(False)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
-        self._strangers: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._strangers: dict[socket.socket, _Stranger] = {}
         self._admissions: set[asyncio.Task[Any]] = set()
         self.peers: dict[_Peer, socket.socket] = {}
-        self._closed = False
+        self.closed = False
         loop.add_reader(self._listening, self._accept)
         _hubs.add(self)
 
@@ -87,13 +96,13 @@ class Hub:
 
     def close(self) -> None:
         """Close everything: calls that still want to say something are told."""
-        self._closed = True
+        self.closed = True
         self.loop.remove_reader(self._listening)
         self._listening.close()
         for channel in list(self.channels.values()):
             channel.end("the run is over", ConnectionAbortedError("the run is over"))
-        for stranger in tuple(self._strangers):
-            self._drive_away(stranger)
+        for connection in tuple(self._strangers):
+            self._drive_away(connection)
         for admission in tuple(self._admissions):
             admission.cancel()
         for peer in tuple(self.peers):
@@ -103,69 +112,87 @@ class Hub:
         """In a forked worker: keep no connection of the driver open, which nobody would read."""
         for connection in (self._listening, *self._strangers, *self.peers.values()):
             connection.close()
+        for stranger in self._strangers.values():
+            stranger.proof.close()
 
     def _accept(self) -> None:
+        if len(self._strangers) >= _MOST_STRANGERS:
+            oldest = next(iter(self._strangers))
+            if self.loop.time() < self._strangers[oldest].came + _PATIENCE_S:
+                self._pause(_PATIENCE_S / 10)
+                return
+            self._drive_away(oldest)
         try:
-            stranger, _ = self._listening.accept()
+            connection, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            logger.warning("the channel of %s cannot take a connection: %s", self._task.name, error)
-            self.loop.remove_reader(self._listening)
-            self.loop.call_later(_PAUSE_S, self._accept_again)
+            self._without_descriptors(error)
             return
-        if len(self._strangers) >= _MOST_STRANGERS:
-            self._drive_away(next(iter(self._strangers)))
-        self._strangers[stranger] = self.loop.call_later(_PROOF_S, self._drive_away, stranger)
-        threading.Thread(target=self._prove, args=(stranger,), name="amlsched-comm", daemon=True).start()
+        try:
+            connection.setblocking(True)
+            proof: Connection[Any, Any] = Connection(os.dup(connection.fileno()))
+        except OSError as error:
+            connection.close()
+            self._without_descriptors(error)
+            return
+        timer = self.loop.call_later(_PROOF_S, self._drive_away, connection)
+        self._strangers[connection] = _Stranger(proof, self.loop.time(), timer)
+        threading.Thread(target=self._prove, args=(connection, proof), name="amlsched-comm", daemon=True).start()
+
+    def _without_descriptors(self, error: OSError) -> None:
+        logger.warning("the channel of %s cannot take a connection: %s", self._task.name, error)
+        self._pause(_PAUSE_S)
+
+    def _pause(self, seconds: float) -> None:
+        """Leave connections waiting for a while; they would wake up the loop all the time."""
+        self.loop.remove_reader(self._listening)
+        self.loop.call_later(seconds, self._accept_again)
 
     def _accept_again(self) -> None:
-        if not self._closed:
+        if not self.closed:
             self.loop.add_reader(self._listening, self._accept)
 
-    def _prove(self, stranger: socket.socket) -> None:
-        """In a thread of its own: does the peer hold the key?"""
+    def _prove(self, connection: socket.socket, proof: Connection[Any, Any]) -> None:
+        """In a thread of its own, with a descriptor of its own: does the peer hold the key?"""
         known = False
         try:
-            stranger.setblocking(True)
-            connection: Connection[Any, Any]
-            with Connection(os.dup(stranger.fileno())) as connection:
-                prove_to_worker(connection, self.key)
+            with proof:
+                prove_to_worker(proof, self.key)
             known = True
         except (AuthenticationError, EOFError, OSError, AssertionError) as error:
             logger.debug("a peer of %s did not prove itself: %r", self._task.name, error)
         finally:
-            try:
-                self.loop.call_soon_threadsafe(self._proved, stranger, known)
-            except RuntimeError:  # the run is over, and its loop closed
-                stranger.close()
+            with contextlib.suppress(RuntimeError):  # the run is over, and its loop closed
+                self.loop.call_soon_threadsafe(self._proved, connection, known)
 
-    def _proved(self, stranger: socket.socket, known: bool) -> None:
-        timer = self._strangers.pop(stranger, None)
-        if timer is not None:
-            timer.cancel()
-        if timer is None or not known or self._closed:
-            stranger.close()
+    def _proved(self, connection: socket.socket, known: bool) -> None:
+        if connection not in self._strangers:  # it was too late
             return
-        stranger.setblocking(False)
-        admission = self.loop.create_task(self.loop.connect_accepted_socket(lambda: _Peer(self, stranger), stranger))
+        self._strangers.pop(connection).timer.cancel()
+        if not known:
+            connection.close()
+            return
+        connection.setblocking(False)
+        admission = self.loop.create_task(
+            self.loop.connect_accepted_socket(lambda: _Peer(self, connection), connection)
+        )
         self._admissions.add(admission)
-        admission.add_done_callback(partial(self._admitted, stranger))
+        admission.add_done_callback(partial(self._admitted, connection))
 
-    def _admitted(self, stranger: socket.socket, admission: asyncio.Task[Any]) -> None:
+    def _admitted(self, connection: socket.socket, admission: asyncio.Task[Any]) -> None:
         self._admissions.discard(admission)
         if admission.cancelled():
-            stranger.close()
+            connection.close()
         elif (error := admission.exception()) is not None:
-            stranger.close()
+            connection.close()
             logger.warning("a worker of %s could not be connected: %s", self._task.name, error)
 
-    def _drive_away(self, stranger: socket.socket) -> None:
-        timer = self._strangers.pop(stranger, None)
-        if timer is not None:
-            timer.cancel()
-            with contextlib.suppress(OSError):  # its thread, which waits for it, wakes up and ends
-                stranger.shutdown(socket.SHUT_RDWR)
+    def _drive_away(self, connection: socket.socket) -> None:
+        self._strangers.pop(connection).timer.cancel()
+        with contextlib.suppress(OSError):  # its thread, which waits for it, wakes up and ends
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 class _Peer(asyncio.Protocol):
@@ -185,6 +212,8 @@ class _Peer(asyncio.Protocol):
         self._transport = transport
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._hub.peers[self] = self._connection
+        if self._hub.closed:
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections import deque
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,16 +43,7 @@ class SocketLink:
 
     def __init__(self, call: str, address: tuple[str, int], key: bytes) -> None:
         self._call = call
-        connection = socket.create_connection(address, timeout=_CONNECT_S)
-        connection.setblocking(True)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._connection: Connection[Any, Any] = Connection(connection.detach())
-        try:
-            prove_to_driver(self._connection, key)
-        except BaseException:
-            self._connection.close()
-            raise
+        self._connection = _connect(address, key)
         self._incoming = Seal(key, FROM_DRIVER)
         self._outgoing = Seal(key, FROM_WORKER)
 
@@ -71,6 +63,31 @@ class SocketLink:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _connect(address: tuple[str, int], key: bytes) -> Connection[Any, Any]:
+    """A connection whose ends both hold the key. A driver that many strangers crowd upon may need several attempts."""
+    until = time.monotonic() + _CONNECT_S
+    patience = 0.05
+    while True:
+        stream = socket.create_connection(address, timeout=_CONNECT_S)
+        stream.setblocking(True)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection: Connection[Any, Any] = Connection(stream.detach())
+        try:
+            prove_to_driver(connection, key)
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            connection.close()
+            if time.monotonic() + patience > until:
+                raise
+            time.sleep(patience)
+            patience = min(1.0, 2 * patience)
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
 
 
 class InlineLink:

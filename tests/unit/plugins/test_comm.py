@@ -241,6 +241,7 @@ def test_silent_peers_block_nobody_and_are_driven_away(monkeypatch: pytest.Monke
 
 def test_a_crowd_of_silent_peers_drives_away_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_comm_hub, "_MOST_STRANGERS", 4)
+    monkeypatch.setattr(_comm_hub, "_PATIENCE_S", 0.02)
 
     async def body(hub: Hub) -> None:
         peers = [socket.create_connection(hub.address) for _ in range(20)]
@@ -325,6 +326,21 @@ def test_a_worker_tells_a_driver_without_the_key() -> None:
         assert not thread.is_alive()
 
 
+def test_a_worker_that_was_driven_away_comes_again() -> None:
+    async def body(hub: Hub) -> None:
+        drive_away = hub._accept
+        hub.loop.remove_reader(hub._listening)
+
+        def drive_first_away() -> None:
+            hub._listening.accept()[0].close()
+            hub.loop.add_reader(hub._listening, drive_away)
+
+        hub.loop.add_reader(hub._listening, drive_first_away)
+        await say_hello(hub)
+
+    assert with_hub(body) == HELLO
+
+
 def test_a_driver_that_is_gone_is_an_error_that_says_where_it_was() -> None:
     with socket.create_server((LOOPBACK, 0)) as listening:
         address = listening.getsockname()[:2]
@@ -346,9 +362,10 @@ def test_a_forked_worker_keeps_no_connection_of_the_driver_open() -> None:
         link = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
         await eventually(lambda: len(hub.peers) == 1)
         ours = [hub._listening, *hub._strangers, *hub.peers.values()]
+        proofs = [stranger.proof for stranger in hub._strangers.values()]
         child = os.fork()
         if child == 0:
-            os._exit(0 if [s.fileno() for s in ours] == [-1, -1, -1] else 1)
+            os._exit(0 if [s.fileno() for s in ours] == [-1, -1, -1] and proofs[0].closed else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert -1 not in [s.fileno() for s in ours]
         link.close()
