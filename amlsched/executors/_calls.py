@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors._channel import Kind
@@ -30,7 +30,21 @@ __all__ = [
     "exception_parts",
     "load_exception",
     "pickled_by_value",
+    "shared_condition",
 ]
+
+
+_NOT_DONE = ("PENDING", "RUNNING")
+
+
+class _Unwatched(type(threading.RLock())):  # type: ignore[misc]
+    def notify_all(self) -> None:
+        pass
+
+
+def shared_condition() -> threading.Condition:
+    """A lock that passes for the condition of all futures for which nobody waits."""
+    return cast("threading.Condition", _Unwatched())
 
 
 class CallFuture(Future[Any]):
@@ -72,18 +86,45 @@ class CallFuture(Future[Any]):
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """As of any future."""
         with self._condition:
-            if not self._done_callbacks:
-                self._done_callbacks = []
+            if self._state in _NOT_DONE:
+                if self._done_callbacks:
+                    self._done_callbacks.append(fn)
+                else:
+                    self._done_callbacks = [fn]
+                return
         super().add_done_callback(fn)
+
+    def set_result(self, result: Any) -> None:
+        """As of any future."""
+        shared = self.crew.condition
+        with shared:
+            unwatched = self._condition is shared and self._watched_by is None and self._state in _NOT_DONE
+            if unwatched:
+                self._result = result
+                self._state = "FINISHED"
+        if unwatched:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        else:
+            super().set_result(result)
+
+    def done(self) -> bool:
+        """As of any future."""
+        return self._state not in _NOT_DONE
 
     def result(self, timeout: float | None = None) -> Any:
         """As of any future."""
-        self._expect_wait()
+        if self._state in _NOT_DONE:
+            self._expect_wait()
+        elif self._state == "FINISHED" and self._exception is None:
+            return self._result
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As of any future."""
-        self._expect_wait()
+        if self._state in _NOT_DONE:
+            self._expect_wait()
+        elif self._state == "FINISHED":
+            return self._exception
         return super().exception(timeout)
 
     def _expect_wait(self) -> None:
@@ -92,7 +133,7 @@ class CallFuture(Future[Any]):
         shared = self.crew.condition
         with shared:
             if self._condition is shared and not self.done():
-                self._condition = threading.Condition(self.crew.condition_lock)
+                self._condition = threading.Condition(cast("Any", shared))
 
     def cancel(self) -> bool:
         """Cancel the call unless a worker has begun it; one that waits in a worker's queue is taken back."""

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import multiprocessing.util  # noqa: F401  (registers its own exit: see the end)
 import os
 import select
 import threading
@@ -15,7 +16,7 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from amlsched.executors._calls import CallFuture, dump_by_value, load_exception
+from amlsched.executors._calls import CallFuture, dump_by_value, load_exception, shared_condition
 from amlsched.executors._channel import SLOTS, Answer, Kind
 from amlsched.executors._driven import State, Worker, start_error
 from amlsched.executors._payload import Large, Sheet, load
@@ -25,6 +26,8 @@ __all__ = ["Crew"]
 
 _START_ATTEMPTS = 3  # in a row, while no worker comes up
 _AHEAD_S = 0.002  # work that a worker is given ahead of time, as far as it can be foretold
+_TINY_S = 0.000_03  # where calls are shorter than it takes to wake a worker, a busy one is given several
+_PATIENCE_S = 0.001  # how long such a call may wait behind another while there is an idle worker
 _SHORT_S = 0.005  # only calls shorter than this are given ahead; one that lasts longer gives back what waits behind it
 _SPARE_SHEETS = 8
 
@@ -59,8 +62,7 @@ class Crew:
             Worker, context, Portable(initializer) if initializer else None, initargs, calls_left
         )
         self._lock = threading.Lock()
-        self.condition_lock = threading.RLock()  # of the futures
-        self.condition = threading.Condition(self.condition_lock)
+        self.condition = shared_condition()  # of the futures
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []  # the last to become idle is the first to get a call: its caches are warm
         self._queued: deque[CallFuture] = deque()
@@ -73,8 +75,10 @@ class Crew:
         self._thread: threading.Thread | None = None
         self._failed_starts = 0
         self._mean_s = float("inf")  # of the calls so far, the recent ones above all
-        self._full = False  # no worker has room for a call ahead of time
+        self._full = False  # no worker has room for another call
         self._looked = 0.0
+        self._restless = False  # calls wait behind others though a worker could have them
+        self._look_at = float("inf")  # when to see to that, on the monotonic clock
         self._spare: list[Sheet] = []
         self._in_doubt = 0  # calls that are with no worker and in no queue while they are pickled anew
         self._forgotten = False
@@ -97,6 +101,8 @@ class Crew:
             if self.closing:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._queued.append(call)
+            if self._full and len(self._queued) > 1:
+                return call
             self._dispatch(endings)
             if self._loop is not None and self._loop.is_closed():
                 self._ensure_served()
@@ -240,7 +246,7 @@ class Crew:
 
     def _serve_in_thread(self) -> None:
         while self._thread is threading.current_thread() and not self.ended.is_set():
-            self._serve(-1)
+            self._serve(-1 if self._look_at == float("inf") else _PATIENCE_S)
         if self.ended.is_set():
             self._let_go()
 
@@ -265,11 +271,21 @@ class Crew:
                 self._relieve()
             self._dispatch(endings)
         _run(endings)
-        if self._idle and not self.closing:
-            if self._loop is None:
+        if self._restless or self._some_wait():
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        """Have `_rebalance` called, but after the callbacks of what has just ended: they may submit."""
+        patience = _PATIENCE_S if self._mean_s < _TINY_S else 0.0
+        if self._loop is not None:
+            if self._look_at == float("inf"):
+                self._look_at = 0.0
+                self._loop.call_later(patience, self._rebalance)
+        else:
+            now = time.monotonic()
+            self._look_at = min(self._look_at, now + patience)
+            if now >= self._look_at:
                 self._rebalance()
-            else:  # after the callbacks of what has just ended: they may submit
-                self._loop.call_soon(self._rebalance)
 
     def _wake_up(self) -> None:
         """Let whoever serves look again. Only the small lock: a garbage collection may come here from anywhere."""
@@ -310,6 +326,7 @@ class Crew:
                 continue
             worker = self._worker_with_room(endings)
             if worker is None:
+                self._full = True
                 break
             try:
                 sent = worker.put(call, self._spare)
@@ -335,20 +352,26 @@ class Crew:
                 self._wake_up()
 
     def _worker_with_room(self, endings: _Endings) -> Worker | None:
+        mean, now = self._mean_s, time.monotonic()
+        if mean < _TINY_S and self._workers:
+            for worker in self._workers:
+                if worker.calls and len(worker.calls) * mean < _TINY_S and worker.can_queue(now - _PATIENCE_S):
+                    if not self._restless:  # nobody may come by to see that the first of them takes long
+                        self._restless = True
+                        self._wake_up()
+                    return worker
         if self._idle:
             return self._idle.pop()
         if len(self._workers) < self._size and self._failed_starts < _START_ATTEMPTS:
             return self._start(endings)
-        if self._full or self._mean_s > _SHORT_S:
+        if mean > _SHORT_S:
             return None
-        depth = max(2, min(SLOTS, int(_AHEAD_S / max(self._mean_s, 1e-9))))
-        slow = time.monotonic() - _SHORT_S
+        depth = max(2, min(SLOTS, int(_AHEAD_S / max(mean, 1e-9))))
         best = None
         for worker in self._workers:
             here = len(worker.calls)
-            if here < depth and worker.state is State.READY and worker.since > slow and worker.calls_left:
+            if here < depth and worker.can_queue(now - _SHORT_S):
                 best, depth = worker, here
-        self._full = best is None
         return best
 
     def _start(self, endings: _Endings) -> Worker | None:
@@ -368,6 +391,7 @@ class Crew:
     def _take_back(self, worker: Worker) -> None:
         """Queue again, ahead of all others, what a worker has not read."""
         if worker.calls:
+            self._full = False
             self._queued.extendleft(reversed(worker.take_back()))
             if not worker.calls and worker.state is State.READY and worker.calls_left:
                 self._idle.append(worker)
@@ -381,17 +405,31 @@ class Crew:
                 if len(worker.calls) > 1 and now - worker.since > _SHORT_S:
                     self._take_back(worker)
 
+    def _some_wait(self) -> bool:
+        """Whether calls wait at one worker while another could have them."""
+        may_start = len(self._workers) < self._size
+        for worker in self._workers:
+            if worker.state is State.READY and len(worker.calls) > 1 and (self._idle or may_start):
+                return True
+            if worker.state is State.STARTING and worker.calls and self._idle:
+                return True
+        return False
+
     def _rebalance(self) -> None:
         """Let idle workers have what waits behind the calls of others."""
         endings: _Endings = []
         with self._lock:
-            if self._queued or not self._idle:
-                return
-            for worker in self._workers:
-                if len(worker.calls) > (worker.state is State.READY):
-                    self._take_back(worker)
-            self._dispatch(endings)
+            self._restless, self._look_at = False, float("inf")
+            if not self._queued and self._some_wait():
+                tiny, now = self._mean_s < _TINY_S, time.monotonic()
+                for worker in self._workers:
+                    if worker.state is State.STARTING or not tiny or now - worker.since > _PATIENCE_S:
+                        self._take_back(worker)
+                self._dispatch(endings)
+                self._restless = tiny and self._some_wait()
         _run(endings)
+        if self._restless:
+            self._look_soon()
 
     def _listen(self, worker: Worker) -> None:
         """Take note of what a worker or its keeper says about itself."""

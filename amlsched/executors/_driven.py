@@ -120,6 +120,10 @@ class Worker:
         if self.state is State.READY:
             self.calls[0].start()
 
+    def can_queue(self, begun_after: float) -> bool:
+        """Whether a call may wait here, behind those that it has: the first of them must have begun after this."""
+        return self.since > begun_after and self.calls_left > 0 and self.state is State.READY and self.status is None
+
     def take_back(self) -> list[CallFuture]:
         """The calls that the worker has not begun; it will not see them."""
         unread = self.channel.take_back() if self.calls else 0
