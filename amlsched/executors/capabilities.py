@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,8 +24,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What differs between backends.
 
     An executor declares its own as the attribute `capabilities`; amlsched knows those of the standard library's
@@ -115,7 +114,12 @@ def kill_workers(executor: Executor) -> None:
         cast("_KillsWorkers", executor).kill_workers()
         return
     if any(module.startswith("loky.") for module, _ in _module_and_name(executor)):
-        cast("Any", executor).shutdown(wait=False, kill_workers=True)
+        pool = cast("Any", executor)
+        # Its own `kill_workers` acts later, in a thread: until then a worker may begin a call that was cancelled.
+        kill_tree = importlib.import_module("loky.backend.utils").kill_process_tree
+        for process in tuple((pool._processes or {}).values()):
+            kill_tree(process)
+        pool.shutdown(wait=False, kill_workers=True)
         return
     # Before Python 3.14 the standard library has no public way to end a ProcessPoolExecutor's processes.
     processes = dict(getattr(executor, "_processes", None) or {})

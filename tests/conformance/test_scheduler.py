@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from concurrent.futures import CancelledError
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,7 @@ def test_an_executor_declares_what_it_can_do(backend: Backend) -> None:
     executor = backend.scheduler().executor
     declared = capabilities_of(executor)
     # How calls are best given to it is its own affair.
-    assert replace(declared, queue_depth=None, prepickle=None) == backend.capabilities
+    assert declared._replace(queue_depth=None, prepickle=None) == backend.capabilities
     executor.shutdown()
 
 
