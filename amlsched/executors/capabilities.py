@@ -114,10 +114,11 @@ def kill_workers(executor: Executor) -> None:
         cast("_KillsWorkers", executor).kill_workers()
         return
     if any(module.startswith("loky.") for module, _ in _module_and_name(executor)):
-        pool = cast("Any", executor)
+        pool: Any = executor
         # Its own `kill_workers` acts later, in a thread: until then a worker may begin a call that was cancelled.
         kill_tree = importlib.import_module("loky.backend.utils").kill_process_tree
-        for process in tuple((pool._processes or {}).values()):
+        workers: dict[int, Any] = pool._processes or {}
+        for process in tuple(workers.values()):
             kill_tree(process)
         pool.shutdown(wait=False, kill_workers=True)
         return
