@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import secrets
 import socket
@@ -219,6 +220,7 @@ def _child(run: str) -> Generator[_Child]:
             child = None
         if child is None:
             child = _Child()
+            _end_children_at_exit()
         _busy[child] = run
     try:
         yield child
@@ -228,10 +230,14 @@ def _child(run: str) -> Generator[_Child]:
                 _idle.append(child)
 
 
-def end_children(run: str) -> None:
-    """End the children that this process has: at once those that still run calls of a run, and those that are idle."""
+def end_children(run: str | None = None) -> None:
+    """End the children that this process has: at once those that still run calls of a run, and those that are idle.
+
+    Args:
+        run: Which; `None` for all.
+    """
     with _lock:
-        busy = [child for child, owner in _busy.items() if owner == run]
+        busy = [child for child, owner in _busy.items() if run in (owner, None)]
         for child in busy:
             del _busy[child]
         idle = _idle[:]
@@ -244,29 +250,47 @@ def end_children(run: str) -> None:
         child.pool.shutdown(wait=True)
 
 
+_finalizer: multiprocessing.util.Finalize | None = None
+
+
+def _end_children_at_exit() -> None:
+    """Workers of process pools run no exit functions but multiprocessing's, which would wait for the children."""
+    global _finalizer
+    if _finalizer is None:
+        _finalizer = multiprocessing.util.Finalize(None, end_children, exitpriority=100)
+
+
 @contextlib.contextmanager
 def _may_have_children() -> Generator[None]:
-    """Let a daemonic process, such as a worker of dask, start a child.
+    """Let any process start a child through multiprocessing.
 
-    multiprocessing forbids it, since such a process may be ended without a chance to end its children. Ours end by
-    themselves then.
+    A daemonic process, such as a worker of dask, may not, since it may be ended without a chance to end its children.
+    Ours end by themselves then. And the child takes over the name of the start method, which it does not know where it
+    is not one of Python's, as in loky's workers.
     """
     process = multiprocessing.current_process()
-    if not process.daemon:
+    method = multiprocessing.get_start_method(allow_none=True)
+    foreign = method not in (None, "fork", "forkserver", "spawn")
+    if not process.daemon and not foreign:
         yield
         return
     with _lock:
-        process.daemon = False
+        daemon, process.daemon = process.daemon, False
+        if foreign:
+            multiprocessing.set_start_method("forkserver", force=True)
         try:
             yield
         finally:
-            process.daemon = True
+            process.daemon = daemon
+            if foreign:
+                multiprocessing.set_start_method(method, force=True)
 
 
 def _begin_anew() -> None:
     """In a forked process: all there is belongs to the parent."""
-    global _warden, _lock
+    global _warden, _lock, _finalizer
     _lock = threading.RLock()
+    _finalizer = None
     if _warden is not None:
         _warden.forget()
         _warden = None

@@ -6,7 +6,8 @@ installed package, so that it starts within some 20 ms. It ends with the process
 
 A worker connects to it and says when a limited function begins and ends, and what its process used before. A call that
 passes a limit is told to the process that started the warden, which ends the call. Should that take too long, because
-something blocks that process, and memory grows on, the warden stops the call's processes (SIGSTOP) until they are ended.
+something blocks that process, and memory grows on, the warden stops the call's processes (SIGSTOP) until they are
+ended.
 
 What belongs to a call is the process tree below the parent of the worker, its keeper, to which orphans come, too.
 
@@ -32,9 +33,9 @@ _END = struct.Struct("<Q")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _GROWTH = 8e9  # bytes a second that calls are thought to take at most; measured: about 4e9 for one thread
-_SHARE = 6  # a look that costs 1 ms is followed by one not before 6 ms
+_SHARE = 4  # a look that takes 1 ms is followed by none before 4 ms
 _STOP_AT = 1.08  # of the memory limit
-_FORGET_S = 1.0
+_FORGET_S = 3.0
 
 
 def begin_message(
@@ -73,6 +74,10 @@ class _Call:
     Attributes:
         pid: Of its worker.
         look_at: When it is to be looked at, on the monotonic clock.
+        twice: As many bytes were counted more than once when this was last found out.
+        count_at: When it is to be found out again.
+        counting_s: How long this took.
+        told: Whether its host knows that it has passed a limit.
         stopped: The processes that were stopped.
     """
 
@@ -88,6 +93,8 @@ class _Call:
         self.walltime_s = walltime_s
         self.keeper = 0
         self.tree = {pid}
+        self.twice = 0
+        self.count_at = self.counting_s = 0.0
         self.told = False
         self.stopped = set()
 
@@ -102,7 +109,7 @@ class _Call:
             raise ProcessLookupError
         self.tree = processes.below(self.keeper, {self.pid})
         for pid in self.tree - {self.pid}:
-            self.resident += _resident(pid)
+            self.resident += _sizes(pid)[0]
         if self.cputime_s != float("inf"):
             self.cpu_s += self._cpu_s() - _stat(self.pid)[1]
 
@@ -136,11 +143,32 @@ class _Call:
 
     def used_bytes(self):
         """Resident memory of the tree beyond what there was before the function."""
-        used = sum(map(_resident, self.tree)) - self.resident
-        if used > self.memory and len(self.tree) > 1:
-            # Forked processes share memory, and here it is counted for each. Now take the time to count it once.
-            used = min(used, sum(map(proportional, self.tree)) + self.shared - self.resident)
-        return used
+        sizes = {pid: _sizes(pid) for pid in self.tree}
+        used = sum(resident for resident, _ in sizes.values()) - self.resident
+        if used <= self.memory or len(self.tree) == 1:
+            return used
+        # Forked processes share memory, and so far it is counted for each. To count it once takes a millisecond for
+        # some 20 MB; so first look whether it is too much even if forked processes share all they can.
+        least = self._least_bytes(sizes)
+        if least > self.memory:
+            return least
+        began = time.monotonic()
+        if used - self.twice > self.memory or began > self.count_at:
+            once = sum(map(proportional, self.tree)) + self.shared - self.resident
+            self.twice = max(0, used - once)
+            self.counting_s = time.monotonic() - began
+            self.count_at = began + 10 * self.counting_s
+        return used - self.twice
+
+    def _least_bytes(self, sizes):
+        """What the tree takes at least: of processes forked from each other, the largest one alone."""
+        own = _stat(self.pid)[3]
+        largest = {own: sizes[self.pid][0] - self.resident}
+        for pid, (_, anonymous) in sizes.items():
+            image = _stat(pid)[3]
+            if image != own:
+                largest[image] = max(largest.get(image, 0), anonymous)
+        return sum(largest.values())
 
     def _cpu_s(self):
         return sum(_stat(pid)[1] for pid in self.tree) + _stat(self.keeper)[2]
@@ -185,22 +213,30 @@ class _Processes:
 
 
 def _stat(pid):
-    """Parent, CPU seconds with those of its dead children, and of these alone; zeros for a process that has ended."""
+    """What is known of a process; zeros for one that has ended.
+
+    Returns:
+        Its parent; CPU seconds with those of its dead children; these alone; the address of its stack, which is another
+        after each exec, and the same after a fork.
+    """
     try:
         with open("/proc/%d/stat" % pid, "rb", 0) as file:  # noqa: UP031
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
-        return 0, 0.0, 0.0
+        return 0, 0.0, 0.0, 0
     of_children = int(fields[13]) + int(fields[14])
-    return int(fields[1]), (int(fields[11]) + int(fields[12]) + of_children) * _TICK_S, of_children * _TICK_S
+    cpu_s = (int(fields[11]) + int(fields[12]) + of_children) * _TICK_S
+    return int(fields[1]), cpu_s, of_children * _TICK_S, int(fields[25])
 
 
-def _resident(pid):
+def _sizes(pid):
+    """Resident memory, and how much of it belongs to no file."""
     try:
         with open("/proc/%d/statm" % pid, "rb", 0) as file:  # noqa: UP031
-            return int(file.read().split()[1]) * _PAGE
+            _, resident, of_files, *_ = map(int, file.read().split())
     except OSError:
-        return 0
+        return 0, 0
+    return resident * _PAGE, (resident - of_files) * _PAGE
 
 
 def proportional(pid):
@@ -212,7 +248,7 @@ def proportional(pid):
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return _resident(pid)
+    return _sizes(pid)[0]
 
 
 def _signal(pid, number):
@@ -297,7 +333,8 @@ class _Warden:
             call.look_at = now if call.memory else float("inf")
             return
         done = time.monotonic()
-        call.look_at = max(call.look_at, done + max(0.001, _SHARE * (done - now)))
+        took_s, call.counting_s = done - now - call.counting_s, 0.0
+        call.look_at = max(call.look_at, done + max(0.001, _SHARE * took_s))
 
     def look_again(self, call, now):
         """It is being ended. Until then its memory must not grow."""
