@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from amlsched.executors._payload import PACKET_BYTES, Large, Payload, Sheet
 
-__all__ = ["SLOTS", "Answer", "DriverEnd", "Kind", "WorkerEnd", "tell"]
+__all__ = ["SLOTS", "Answer", "DriverEnd", "Kind", "WorkerEnd", "fits_slot", "tell"]
 
 SLOTS = 32
 _SLOT_BYTES = 4096
@@ -64,6 +64,11 @@ class Answer(NamedTuple):
     body: Payload
 
 
+def fits_slot(payload: Payload | None) -> bool:
+    """Whether a call can be handed out ahead of time."""
+    return isinstance(payload, bytes) and len(payload) <= _SLOT_BYTES
+
+
 class _Slots:
     def __init__(self, fd: int) -> None:
         view = memoryview(mmap.mmap(fd, SLOTS * _SLOT_BYTES))
@@ -91,7 +96,8 @@ class DriverEnd:
         self.packets_fd = self._socket.fileno()
         self._sent = self._heard = 0
         self._unposted = 0
-        self._early: deque[tuple[bytes, Sheet | None]] = deque()  # packets that came before their answers were counted
+        self._early: deque[tuple[bytes, Sheet | None]] = deque()  # packets whose answers have not been looked at
+        self._messages: list[tuple[bytes, bytes]] = []
 
     def fds(self) -> tuple[int, ...]:
         """What `WorkerEnd` is made of: copies, to be closed by the caller."""
@@ -106,7 +112,7 @@ class DriverEnd:
         slot = self._slots.all[self._sent % SLOTS]
         if self._sent - self._heard >= SLOTS:
             return False
-        if isinstance(payload, bytes) and len(payload) <= _SLOT_BYTES:
+        if isinstance(payload, bytes) and fits_slot(payload):
             slot[: len(payload)] = payload
         elif self._sent != self._heard:
             return False
@@ -167,7 +173,9 @@ class DriverEnd:
             if where == _IN_SLOT:
                 body: Payload = bytes(self._slots.bodies[place][:size])
             else:
-                packet, sheet = self._early.popleft() if self._early else _receive(self._socket)
+                if not self._early:
+                    self._read()
+                packet, sheet = self._early.popleft()
                 sheet = calls[index].payload if where == _ON_CALLS_SHEET else sheet
                 if sheet is not None:
                     sheet.sizes = packet[1:]
@@ -175,17 +183,25 @@ class DriverEnd:
             answers.append(Answer(kind, seconds, body))
         return answers
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether messages came along with answers."""
+        return bool(self._messages)
+
     def messages(self) -> list[tuple[bytes, bytes]]:
         """What the worker or its keeper says apart from answers: kind and body of each."""
-        found: list[tuple[bytes, bytes]] = []
+        self._read()
+        found, self._messages = self._messages, []
+        return found
+
+    def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 packet, sheet = _receive(self._socket)
                 if packet[:1] in _MESSAGES:
-                    found.append((packet[:1], packet[1:]))
+                    self._messages.append((packet[:1], packet[1:]))
                 else:
                     self._early.append((packet, sheet))
-        return found
 
     def close(self) -> None:
         """Close the descriptors."""

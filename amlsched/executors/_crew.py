@@ -2,7 +2,7 @@
 
 import atexit
 import contextlib
-import multiprocessing.util  # noqa: F401  (registers its own exit: see the end)
+import multiprocessing.util  # noqa: F401  # pyright: ignore[reportUnusedImport]  (see the end)
 import os
 import select
 import threading
@@ -17,7 +17,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from amlsched.executors._calls import CallFuture, dump_by_value, load_exception, shared_condition
-from amlsched.executors._channel import SLOTS, Answer, Kind
+from amlsched.executors._channel import SLOTS, Answer, Kind, fits_slot
 from amlsched.executors._driven import State, Worker, start_error
 from amlsched.executors._payload import Large, Sheet, load
 from amlsched.executors._worker import Portable
@@ -72,6 +72,7 @@ class Crew:
         self._wake_lock = threading.RLock()
         self._epoll.register(self._wake, select.EPOLLIN)
         self._loop: AbstractEventLoop | None = None
+        self._loop_thread: threading.Thread | None = None
         self._thread: threading.Thread | None = None
         self._failed_starts = 0
         self._mean_s = float("inf")  # of the calls so far, the recent ones above all
@@ -81,7 +82,7 @@ class Crew:
         self._look_at = float("inf")  # when to see to that, on the monotonic clock
         self._spare: list[Sheet] = []
         self._in_doubt = 0  # calls that are with no worker and in no queue while they are pickled anew
-        self._forgotten = False
+        self._forgotten = self._killed = False
         self.closing = False
         self.ended = threading.Event()
         _crews.add(self)
@@ -118,11 +119,10 @@ class Crew:
                 return False
             if call.worker is not None:
                 self._take_back(call.worker)
-            if call.worker is None:
-                call.over = True
+            withdrawn = call.over = call.worker is None
             self._dispatch(endings)
         _run(endings)
-        return call.over and call.worker is None
+        return withdrawn
 
     def kill_call(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> bool:
         """Whether the call is being ended early: as cancelled, or with the verdict."""
@@ -176,7 +176,7 @@ class Crew:
         """Take no more calls, end all workers at once and every call as cancelled."""
         endings: _Endings = []
         with self._lock:
-            self.closing = True
+            self.closing = self._killed = True
             self._idle.clear()
             for worker in self._workers:
                 self._take_back(worker)
@@ -191,9 +191,15 @@ class Crew:
         _run(endings)
 
     def wait(self) -> None:
-        """Return once every worker has left. Serves meanwhile: the loop that should do so may be the caller's own."""
+        """Return once every worker has left."""
+        me = threading.current_thread()
         while not self.ended.is_set():
-            self._serve(0.05)
+            in_loop = self._loop is not None and self._loop.is_running()
+            server = self._loop_thread if in_loop else self._thread
+            if server in (None, me):  # nobody else will
+                self._serve(0.05)
+            else:
+                self.ended.wait(0.05)
         self._let_go()
 
     def forget(self) -> None:
@@ -224,7 +230,9 @@ class Crew:
         with self._lock:
             if self.ended.is_set():
                 return
-            self._loop, self._thread = loop, None  # a thread that serves sees that it is not wanted any more
+            self._loop, self._loop_thread = loop, threading.current_thread()
+            self._thread = None  # one that serves sees that it is not wanted any more
+            self._look_at = float("inf")
             loop.add_reader(self._epoll.fileno(), self._serve, 0.0)
         self._wake_up()
 
@@ -232,6 +240,7 @@ class Crew:
         """Be served by a thread, as far as there is something to serve."""
         with self._lock:
             loop, self._loop = self._loop, None
+            self._look_at = float("inf")
             if loop is not None and not loop.is_closed() and not self._epoll.closed:
                 loop.remove_reader(self._epoll.fileno())
             if self._workers:
@@ -245,18 +254,34 @@ class Crew:
             self._thread.start()
 
     def _serve_in_thread(self) -> None:
-        while self._thread is threading.current_thread() and not self.ended.is_set():
-            self._serve(-1 if self._look_at == float("inf") else _PATIENCE_S)
+        me = threading.current_thread()
+        try:
+            while self._thread is me and not self.ended.is_set():
+                self._serve(-1 if self._look_at == float("inf") else _PATIENCE_S, me)
+        except BaseException:  # such as a SystemExit of a callback: somebody has to serve
+            with self._lock:
+                if self._thread is me:
+                    self._thread = None
+                    self._ensure_served()
+            raise
         if self.ended.is_set():
             self._let_go()
 
-    def _serve(self, timeout_s: float) -> None:
-        """Handle what has happened, or wait for it."""
-        if self._epoll.closed:
+    def _serve(self, timeout_s: float, thread: threading.Thread | None = None) -> None:
+        """Handle what has happened, or wait for it.
+
+        Args:
+            timeout_s: How long to wait; negative for ever.
+            thread: Who serves, if only as long as it is its turn.
+        """
+        try:
+            events = self._epoll.poll(timeout_s)
+        except ValueError:  # closed meanwhile
             return
-        events = self._epoll.poll(timeout_s)
         endings: _Endings = []
         with self._lock:
+            if thread is not None and self._thread is not thread:
+                return  # a loop has taken over meanwhile
             for fd, _ in events:
                 worker = self._by_fd.get(fd)
                 if worker is None:
@@ -324,7 +349,7 @@ class Crew:
             if call.over:
                 queued.popleft()
                 continue
-            worker = self._worker_with_room(endings)
+            worker = self._worker_with_room(fits_slot(call.payload), endings)
             if worker is None:
                 self._full = True
                 break
@@ -351,9 +376,15 @@ class Crew:
                 self.ended.set()
                 self._wake_up()
 
-    def _worker_with_room(self, endings: _Endings) -> Worker | None:
+    def _worker_with_room(self, can_wait: bool, endings: _Endings) -> Worker | None:
+        """Who shall have the next call.
+
+        Args:
+            can_wait: Whether it is one that a worker can be given ahead of time.
+            endings: Of calls that end by the way.
+        """
         mean, now = self._mean_s, time.monotonic()
-        if mean < _TINY_S and self._workers:
+        if mean < _TINY_S and can_wait:
             for worker in self._workers:
                 if worker.calls and len(worker.calls) * mean < _TINY_S and worker.can_queue(now - _PATIENCE_S):
                     if not self._restless:  # nobody may come by to see that the first of them takes long
@@ -364,7 +395,7 @@ class Crew:
             return self._idle.pop()
         if len(self._workers) < self._size and self._failed_starts < _START_ATTEMPTS:
             return self._start(endings)
-        if mean > _SHORT_S:
+        if mean > _SHORT_S or not can_wait:
             return None
         depth = max(2, min(SLOTS, int(_AHEAD_S / max(mean, 1e-9))))
         best = None
@@ -463,6 +494,8 @@ class Crew:
             else:
                 call.over = True
                 endings.append(partial(call.settle, answer.kind, answer.body))
+        if worker.channel.has_messages:
+            self._listen(worker)
         self._next_of(worker)
 
     def _next_of(self, worker: Worker) -> None:
@@ -535,7 +568,12 @@ class Crew:
         endings: _Endings = []
         with self._lock:
             self._in_doubt -= 1
-            if payload is not None and not call.over:
+            if call.over:
+                pass
+            elif self._killed:
+                call.over = True
+                endings.append(call.end_cancelled)
+            elif payload is not None:
                 call.payload, call.by_value = payload, True
                 self._queued.appendleft(call)
             self._dispatch(endings)
@@ -543,8 +581,13 @@ class Crew:
 
 
 def _run(endings: _Endings) -> None:
-    for ending in endings:
-        ending()
+    """End calls; what a callback of one raises does not keep the others from it."""
+    for index, ending in enumerate(endings):
+        try:
+            ending()
+        except BaseException:
+            _run(endings[index + 1 :])
+            raise
 
 
 _crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()

@@ -162,7 +162,8 @@ class Worker:
 
     def reap(self) -> int | None:
         """Exit code of the keeper, which has ended."""
-        self._process.join(1.0)
+        if self._process.exitcode is None:  # under forkserver it may take a moment
+            self._process.join(1.0)
         code: int | None = self._process.exitcode
         with contextlib.suppress(ValueError):
             self._process.close()
