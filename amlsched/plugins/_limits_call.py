@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import resource
 import socket
-import sys
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
 from amlsched.plugins import _limits_warden as warden
@@ -24,8 +21,7 @@ __all__ = ["Bounds", "Watched"]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """What a call may use; `None` for no limit.
 
     Attributes:
@@ -74,7 +70,11 @@ class Watched:
 
     def __init__(self, function: Callable[..., Any], bounds: Bounds, key: int, address: bytes) -> None:
         self.function, self.bounds, self.key, self.address = function, bounds, key, address
-        functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
+        self.__name__ = getattr(function, "__name__", None) or type(function).__name__
+        self.__qualname__: str = getattr(function, "__qualname__", self.__name__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Watched, (self.function, self.bounds, self.key, self.address)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with ExitStack() as limits:

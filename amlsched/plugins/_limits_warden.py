@@ -14,6 +14,7 @@ What belongs to a call is the process tree below the parent of the worker, its k
 Sources: proc(5), unix(7).
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -81,7 +82,15 @@ class _Call:
         stopped: The processes that were stopped.
     """
 
-    def __init__(self, pid, message):
+    key: int
+    started: float
+    cputime_s: float
+    memory: int
+    resident: int
+    shared: int
+    cpu_s: float
+
+    def __init__(self, pid: int, message: bytes) -> None:
         self.pid = pid
         (self.key, self.started, walltime_s, self.cputime_s, self.memory, self.resident, self.shared, self.cpu_s) = (
             _BEGIN.unpack(message)
@@ -90,15 +99,14 @@ class _Call:
         self.uses = bool(self.memory) or self.cputime_s != float("inf")
         # Nothing is looked at before: most calls with limits are over by then, or take long.
         self.look_at = min(self.deadline, time.monotonic() + 0.002 if self.uses else self.deadline)
-        self.walltime_s = walltime_s
         self.keeper = 0
         self.tree = {pid}
         self.twice = 0
         self.count_at = self.counting_s = 0.0
         self.told = False
-        self.stopped = set()
+        self.stopped: set[int] = set()
 
-    def get_to_know(self, processes):
+    def get_to_know(self, processes: "_Processes") -> None:
         """Add to what the worker had before what is there besides: what former calls have left behind.
 
         Raises:
@@ -113,7 +121,7 @@ class _Call:
         if self.cputime_s != float("inf"):
             self.cpu_s += self._cpu_s() - _stat(self.pid)[1]
 
-    def look(self, now, processes):
+    def look(self, now: float, processes: "_Processes") -> tuple[bytes, float] | None:
         """Which limit is passed, and by how much; nothing if none is.
 
         Raises:
@@ -134,14 +142,14 @@ class _Call:
                 return MEMORY, used
             wait = min(wait, 0.05, (self.memory - used) / _GROWTH)
         if self.cputime_s != float("inf"):
-            used = self._cpu_s() - self.cpu_s
-            if used > self.cputime_s:
-                return CPUTIME, used
-            wait = min(wait, 0.2, max(0.01, (self.cputime_s - used) / (os.cpu_count() or 1)))
+            used_s = self._cpu_s() - self.cpu_s
+            if used_s > self.cputime_s:
+                return CPUTIME, used_s
+            wait = min(wait, 0.2, max(0.01, (self.cputime_s - used_s) / (os.cpu_count() or 1)))
         self.look_at = now + wait
         return None
 
-    def used_bytes(self):
+    def used_bytes(self) -> int:
         """Resident memory of the tree beyond what there was before the function."""
         sizes = {pid: _sizes(pid) for pid in self.tree}
         used = sum(resident for resident, _ in sizes.values()) - self.resident
@@ -154,32 +162,37 @@ class _Call:
             return least
         began = time.monotonic()
         if used - self.twice > self.memory or began > self.count_at:
-            once = sum(map(proportional, self.tree)) + self.shared - self.resident
+            once = self._once_bytes()
+            if once > self.memory:  # or a process has ended meanwhile, and its share was counted for others
+                once = min(once, self._once_bytes())
             self.twice = max(0, used - once)
             self.counting_s = time.monotonic() - began
             self.count_at = began + 10 * self.counting_s
         return used - self.twice
 
-    def _least_bytes(self, sizes):
+    def _once_bytes(self) -> int:
+        return sum(map(proportional, self.tree)) + self.shared - self.resident
+
+    def _least_bytes(self, sizes: dict[int, tuple[int, int]]) -> int:
         """What the tree takes at least: of processes forked from each other, the largest one alone."""
         own = _stat(self.pid)[3]
         largest = {own: sizes[self.pid][0] - self.resident}
         for pid, (_, anonymous) in sizes.items():
             image = _stat(pid)[3]
-            if image != own:
+            if image not in (own, 0):  # 0: it has ended
                 largest[image] = max(largest.get(image, 0), anonymous)
         return sum(largest.values())
 
-    def _cpu_s(self):
+    def _cpu_s(self) -> float:
         return sum(_stat(pid)[1] for pid in self.tree) + _stat(self.keeper)[2]
 
-    def stop(self):
+    def stop(self) -> None:
         """Let no process of it run until it is ended."""
         for pid in self.tree - self.stopped:
             _signal(pid, signal.SIGSTOP)
             self.stopped.add(pid)
 
-    def resume(self):
+    def resume(self) -> None:
         """It was over already."""
         for pid in self.stopped:
             _signal(pid, signal.SIGCONT)
@@ -188,11 +201,11 @@ class _Call:
 class _Processes:
     """The process tree. What is once known not to be in a tree never comes to be in it, unless its id is used again."""
 
-    def __init__(self):
-        self.others = {}
+    def __init__(self) -> None:
+        self.others: dict[int, set[int]] = {}
         self.forget_at = 0.0
 
-    def below(self, keeper, known):
+    def below(self, keeper: int, known: set[int]) -> set[int]:
         """The processes below a keeper, which were these before."""
         now = time.monotonic()
         if now > self.forget_at:
@@ -212,7 +225,7 @@ class _Processes:
         return tree
 
 
-def _stat(pid):
+def _stat(pid: int) -> tuple[int, float, float, int]:
     """What is known of a process; zeros for one that has ended.
 
     Returns:
@@ -229,7 +242,7 @@ def _stat(pid):
     return int(fields[1]), cpu_s, of_children * _TICK_S, int(fields[25])
 
 
-def _sizes(pid):
+def _sizes(pid: int) -> tuple[int, int]:
     """Resident memory, and how much of it belongs to no file."""
     try:
         with open("/proc/%d/statm" % pid, "rb", 0) as file:  # noqa: UP031
@@ -239,7 +252,7 @@ def _sizes(pid):
     return resident * _PAGE, (resident - of_files) * _PAGE
 
 
-def proportional(pid):
+def proportional(pid: int) -> int:
     """Resident memory, of which what is shared by several processes counts for each in part."""
     try:
         with open("/proc/%d/smaps_rollup" % pid, "rb", 0) as file:  # noqa: UP031
@@ -251,24 +264,22 @@ def proportional(pid):
     return _sizes(pid)[0]
 
 
-def _signal(pid, number):
-    try:
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(OSError):  # it has ended, or changed its user
         os.kill(pid, number)
-    except OSError:  # it has ended, or changed its user
-        pass
 
 
 class _Warden:
-    def __init__(self, listener):
+    def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
         self.poll = select.epoll()
         self.poll.register(listener, select.EPOLLIN)
         self.poll.register(0, select.EPOLLIN)
-        self.workers = {}  # by descriptor: connection, process id
-        self.calls = {}  # by process id of the worker
+        self.workers: dict[int, tuple[socket.socket, int]] = {}  # by descriptor: connection, process id
+        self.calls: dict[int, _Call] = {}  # by process id of the worker
         self.processes = _Processes()
 
-    def watch(self):
+    def watch(self) -> None:
         """Return when the process that started this one has ended."""
         while True:
             soonest = min((call.look_at for call in self.calls.values()), default=float("inf"))
@@ -285,7 +296,7 @@ class _Warden:
                 if now >= call.look_at:
                     self.look(call, now)
 
-    def accept(self):
+    def accept(self) -> None:
         connection, _ = self.listener.accept()
         size = struct.calcsize("3i")
         pid, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
@@ -296,29 +307,27 @@ class _Warden:
         self.workers[connection.fileno()] = connection, pid
         self.poll.register(connection, select.EPOLLIN)
 
-    def hear(self, fd):
+    def hear(self, fd: int) -> None:
         connection, pid = self.workers[fd]
-        while True:
-            try:
-                message = connection.recv(256)
-            except BlockingIOError:
-                return
-            except OSError:
-                message = b""
-            if len(message) == _BEGIN.size:
-                self.calls[pid] = _Call(pid, message)
-            elif len(message) == _END.size:
-                call = self.calls.pop(pid, None)
-                if call is not None:
-                    call.resume()
-            else:
-                self.poll.unregister(fd)
-                del self.workers[fd]
-                self.calls.pop(pid, None)
-                connection.close()
-                return
+        try:
+            message = connection.recv(256)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if len(message) == _BEGIN.size:
+            self.calls[pid] = _Call(pid, message)
+            return
+        call = self.calls.pop(pid, None)
+        if len(message) == _END.size:
+            if call is not None:
+                call.resume()
+            return
+        self.poll.unregister(fd)
+        del self.workers[fd]
+        connection.close()
 
-    def look(self, call, now):
+    def look(self, call: _Call, now: float) -> None:
         try:
             if call.told:
                 self.look_again(call, now)
@@ -336,7 +345,7 @@ class _Warden:
         took_s, call.counting_s = done - now - call.counting_s, 0.0
         call.look_at = max(call.look_at, done + max(0.001, _SHARE * took_s))
 
-    def look_again(self, call, now):
+    def look_again(self, call: _Call, now: float) -> None:
         """It is being ended. Until then its memory must not grow."""
         call.tree = self.processes.below(call.keeper, call.tree)
         if call.pid not in call.tree:

@@ -60,6 +60,8 @@ class Limits(Plugin):
     name: ClassVar[str] = "limits"
 
     task: Task[..., Any]
+    _in_worker: bool | None
+    _listener: Listener | None
 
     def __init__(
         self,
@@ -122,8 +124,8 @@ class Limits(Plugin):
 
     def _forget(self) -> None:
         self._run = secrets.token_hex(8)
-        self._in_worker: bool | None = None
-        self._listener: Listener | None = None
+        self._in_worker = None
+        self._listener = None
         self._n_seen = 0
         self._futures: WeakValueDictionary[int, Future[Any]] = WeakValueDictionary()
         self._early: dict[int, tuple[bytes, float]] = {}
@@ -253,12 +255,7 @@ def _ends_calls(executor: Executor) -> bool:
 
 
 def _amount(
-    name: str,
-    text: str | None,
-    number_name: str,
-    number: float | None,
-    parse: Callable[[str], float],
-    least: float | None = None,
+    name: str, text: Any, number_name: str, number: Any, parse: Callable[[str], float], least: float | None = None
 ) -> float | None:
     """A limit, however it is given; `None` for none."""
     if text is not None and number is not None:
@@ -267,17 +264,15 @@ def _amount(
         try:
             number = parse(text)
         except ValueError as error:
-            hint = "" if isinstance(text, str) else f"; or {number_name}={text!r}"  # pyright: ignore[reportUnnecessaryIsInstance]
+            hint = "" if isinstance(text, str) else f"; or {number_name}={text!r}"
             raise ValueError(f"{name}: {error}{hint}") from None
-        number_name = name
     if number is None:
         return None
-    good = isinstance(number, int | float) and not isinstance(number, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not good or not (number > 0 or number == least) or number == float("inf"):
-        raise ValueError(
-            f"{number_name}={number if text is None else text!r}: must be more than 0, or None for no limit"
-        )
-    return number
+    good = isinstance(number, int | float) and not isinstance(number, bool) and number < float("inf")
+    if not good or not (number > 0 or number == least):
+        given = f"{number_name}={number!r}" if text is None else f"{name}={text!r}"
+        raise ValueError(f"{given}: must be more than 0, or None for no limit")
+    return float(number)
 
 
 def _with_unit(name: str, given: float | tuple[float, str] | None, units: dict[str, int]) -> float | None:
@@ -285,7 +280,7 @@ def _with_unit(name: str, given: float | tuple[float, str] | None, units: dict[s
         return None
     number, unit = given if isinstance(given, tuple) else (given, next(iter(units)))
     known = {key.lower(): factor for key, factor in units.items()}
-    if not isinstance(unit, str) or unit.lower() not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if unit.lower() not in known:
         raise ValueError(f"{name}={given!r}: the unit must be one of {', '.join(units)}")
     if not number > 0:
         raise ValueError(f"{name}={given!r}: must be more than 0, or None for no limit")

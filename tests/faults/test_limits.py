@@ -1,0 +1,488 @@
+"""Calls that use too much are ended in time, with all that they started, on every executor."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from amlsched import CpuTimeLimitError, LimitError, MemoryLimitError, Scheduler, WalltimeLimitError
+from amlsched.plugins import Limits
+from tests.backends import BACKENDS, Backend
+from tests.faults import greedy
+from tests.faults.greedy import MiB
+from tests.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [
+    pytest.mark.timeout(90),
+    pytest.mark.skipif(sys.platform != "linux", reason="Limits needs Linux"),
+]
+
+ROOT = Path(__file__).parents[2]
+GRACE_S = 0.5
+LATE_S = 1.0
+LOCAL = [backend.parameter() for backend in BACKENDS if not backend.capabilities.remote]
+
+
+def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
+    deadline = time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{condition} did not come true within {limit_s} s"
+        time.sleep(0.005)
+    return value
+
+
+def marked(marker: str) -> list[int]:
+    """Processes that inherited a variable of the environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if marker.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture
+def marker(monkeypatch: pytest.MonkeyPatch) -> str:
+    """In the environment of every process that the test starts."""
+    value = uuid4().hex
+    monkeypatch.setenv("AMLSCHED_TEST_MARKER", value)
+    return value
+
+
+@pytest.fixture(params=LOCAL)
+def local(request: pytest.FixtureRequest) -> Backend:
+    backend: Backend = request.param
+    backend.skip_if_absent()
+    return backend
+
+
+class Outcome:
+    """What became of one limited call among others.
+
+    Attributes:
+        error: What it ended with.
+        seconds: From the submission to the end.
+        innocent: Results of the other calls, sorted.
+    """
+
+    def __init__(self, scheduler: Scheduler, limits: Limits, function: Callable[..., Any], *args: Any) -> None:
+        greedy_task = scheduler.task(function, plugins=limits)
+        innocent = scheduler.task(greedy.double)
+        limited_innocent = scheduler.task(
+            greedy.double, plugins=Limits(walltime="60 s", memory="8 GiB", cputime="60 s")
+        )
+        journal = Journal(scheduler, greedy_task, innocent)
+        self.error: Any = None
+        self.result: Any = None
+        self.seconds = 0.0
+        results: list[int] = []
+
+        @scheduler.on_start
+        def submit() -> None:
+            for number in range(4):
+                innocent.submit(number)
+            limited_innocent.submit(4)
+            self.seconds = -time.monotonic()
+            greedy_task.submit(*args)
+            for number in range(5, 8):
+                innocent.submit(number)
+
+        @greedy_task.on_exception
+        def keep_error(_: Any, error: BaseException) -> None:
+            self.seconds += time.monotonic()
+            self.error = error
+
+        @greedy_task.on_result
+        def keep_result(_: Any, result: object) -> None:
+            self.result = result
+
+        innocent.on_result(lambda _, result: results.append(result))
+        limited_innocent.on_result(lambda _, result: results.append(result))
+        scheduler.run(on_exception="continue", timeout=60)
+        journal.assert_every_call_ended_once()
+        self.innocent = sorted(results)
+
+
+INNOCENT = [2 * number for number in range(8)]
+
+
+# -------------------------------------------------------------------------------------------------------- walltime
+
+
+@pytest.mark.parametrize(
+    ("function", "deaf"),
+    [
+        (greedy.sleep, False),
+        (greedy.burn, False),
+        (greedy.burn_in_c, False),
+        (greedy.sleep_deaf_to_sigterm, True),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_call_that_takes_too_long_is_ended_in_time(local: Backend, function: Any, deaf: bool) -> None:
+    args = () if function is greedy.burn_in_c else (60,)
+    outcome = Outcome(local.scheduler(), Limits(walltime="1 s", grace_s=GRACE_S), function, *args)
+    assert isinstance(outcome.error, WalltimeLimitError)
+    assert outcome.error.call == function.__name__
+    assert outcome.error.limit_s == 1.0
+    assert 1.0 <= outcome.error.used_s < 1.0 + LATE_S
+    assert outcome.innocent == INNOCENT
+
+
+def test_the_walltime_counts_from_the_start_of_the_function(local: Backend) -> None:
+    """Not from the submission: here calls wait for each other for longer than one of them may take."""
+    scheduler = Scheduler.from_name(local.name, **dict.fromkeys(local.options, 1))
+    task = scheduler.task(greedy.sleep, plugins=Limits(walltime="1 s"))
+    scheduler.on_start(lambda: [task.submit(0.4) for _ in range(5)])
+    scheduler.run()
+    assert task.on_result.count == 5
+
+
+def test_a_daemon_that_a_call_has_left_is_ended_with_it(local: Backend, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    outcome = Outcome(local.scheduler(), Limits(walltime="1 s", grace_s=GRACE_S), greedy.daemonize, str(pid_file), 60)
+    assert isinstance(outcome.error, WalltimeLimitError)
+    assert not Path(f"/proc/{pid_file.read_text()}").exists()
+    assert outcome.innocent == INNOCENT
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+class Peak:
+    """The most resident memory that one process below a given one had."""
+
+    def __init__(self, root: int) -> None:
+        self.largest = 0
+        self._root = psutil.Process(root)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            with contextlib.suppress(psutil.Error):
+                for process in self._root.children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        self.largest = max(self.largest, process.memory_info().rss)
+
+
+def own_size() -> int:
+    """What a worker has at most before it runs anything; some are forked from this process."""
+    size: int = psutil.Process().memory_info().rss
+    return size + 32 * MiB
+
+
+@pytest.mark.parametrize(
+    "function",
+    [greedy.grow, greedy.grow_at_once, greedy.grow_in_a_grandchild, greedy.grow_deaf_to_sigterm],
+    ids=lambda function: function.__name__,
+)
+def test_a_call_that_takes_too_much_memory_is_ended_before_it_has_a_fifth_more(local: Backend, function: Any) -> None:
+    limit = 640 * MiB
+    with Peak(os.getpid()) as peak:
+        outcome = Outcome(local.scheduler(), Limits(memory="640 MiB", grace_s=GRACE_S), function, 640 + 1024)
+    assert isinstance(outcome.error, MemoryLimitError)
+    assert outcome.error.limit_bytes == limit
+    assert limit < outcome.error.used_bytes <= 1.2 * limit
+    assert limit / 2 < peak.largest <= 1.2 * limit + own_size()
+    assert outcome.innocent == INNOCENT
+
+
+def test_memory_that_processes_share_counts_once(local: Backend) -> None:
+    outcome = Outcome(local.scheduler(), Limits(memory="256 MiB"), greedy.share_with_children, 200, 3)
+    assert outcome.error is None
+    assert outcome.result == 200 * MiB
+
+
+def test_what_a_worker_had_before_does_not_count(local: Backend) -> None:
+    scheduler = Scheduler.from_name(local.name, **dict.fromkeys(local.options, 1))
+    plain = scheduler.task(greedy.keep)
+    limited = scheduler.task(greedy.grow, plugins=Limits(memory="200 MiB"))
+    scheduler.on_start(lambda: plain.submit(300))
+    plain.on_result(lambda *_: limited.submit(50, 0.1))
+    scheduler.run()
+    assert limited.on_result.count == 1
+
+
+def test_a_driver_that_is_stuck_does_not_let_a_call_take_the_memory(tmp_path: Path) -> None:
+    """Its processes are stopped until the driver can end the call."""
+    program = """
+        import re, sys
+        from amlsched import MemoryLimitError, Scheduler
+        from amlsched.plugins import Limits
+        from tests.faults import greedy
+
+        if __name__ == "__main__":
+            scheduler = Scheduler.with_processes(1)
+            warm = scheduler.task(greedy.double)
+            task = scheduler.task(greedy.grow, plugins=Limits(memory="512 MiB"))
+            scheduler.on_start(lambda: warm.submit(1))
+
+            @warm.on_result
+            def block(*_):
+                task.submit(512 + 1024)
+                scheduler.call_later(0.02, lambda: re.match(r"(a+)+$", "a" * 24 + "b"))
+
+            @task.on_exception
+            def tell(_, error):
+                assert isinstance(error, MemoryLimitError)
+                print(error.used_bytes / error.limit_bytes)
+
+            scheduler.run(on_exception="continue")
+    """
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(program))
+    with (
+        subprocess.Popen(
+            [sys.executable, path],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as driver,
+        Peak(driver.pid) as peak,
+    ):
+        output, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 0, errors
+    assert 1 < float(output) <= 1.2
+    assert peak.largest <= 1.2 * 512 * MiB + own_size()
+
+
+# -------------------------------------------------------------------------------------------------------- CPU time
+
+
+@pytest.mark.parametrize(
+    "function", [greedy.burn, greedy.burn_in_c, greedy.burn_in_children], ids=lambda function: function.__name__
+)
+def test_a_call_that_uses_too_much_cpu_time_is_ended(local: Backend, function: Any) -> None:
+    outcome = Outcome(local.scheduler(), Limits(cputime="0.5 s"), function)
+    assert isinstance(outcome.error, CpuTimeLimitError)
+    assert outcome.error.limit_s == 0.5
+    assert 0.5 < outcome.error.used_s < 0.5 + LATE_S
+    assert outcome.innocent == INNOCENT
+
+
+def test_a_call_that_waits_uses_no_cpu_time(local: Backend) -> None:
+    outcome = Outcome(local.scheduler(), Limits(cputime="0.3 s"), greedy.sleep, 1.0)
+    assert outcome.error is None
+
+
+def test_the_cpu_time_of_former_calls_of_the_worker_does_not_count(local: Backend) -> None:
+    scheduler = Scheduler.from_name(local.name, **dict.fromkeys(local.options, 1))
+    task = scheduler.task(greedy.burn, plugins=Limits(cputime="0.5 s"))
+    scheduler.on_start(lambda: [task.submit(0.25) for _ in range(5)])
+    scheduler.run()
+    assert task.on_result.count == 5
+
+
+# --------------------------------------------------------------------------------------------------- address space
+
+
+def test_a_limit_of_the_address_space_is_held(local: Backend) -> None:
+    outcome = Outcome(local.scheduler(), Limits(address_space="8 GiB"), greedy.grow_at_once, 16384)
+    assert isinstance(outcome.error, MemoryLimitError)
+    assert outcome.error.limit_bytes == 8192 * MiB
+    assert outcome.innocent == INNOCENT
+
+
+# ------------------------------------------------------------------------------------------------- what is left over
+
+
+PROGRAM = """
+    import sys
+    from amlsched import Scheduler
+    from amlsched.plugins import Limits
+    from tests.faults import greedy
+
+    if __name__ == "__main__":
+        scheduler = Scheduler.from_name({name!r}, **{options!r})
+        task = scheduler.task(greedy.daemonize, plugins=Limits({walltime!r}, "4 GiB", "60 s", grace="0.1 s"))
+        scheduler.on_start(lambda: task.submit({pid_file!r}, 60))
+        try:
+            scheduler.run(on_exception="continue", wait={wait}, timeout={timeout})
+        finally:
+            print("over", flush=True)
+            sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def program(
+    local: Backend, folder: Path, walltime: str, *, wait: bool = True, timeout: float | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A program whose one call leaves a daemon; it waits when its run is over."""
+    text = PROGRAM.format(
+        name=local.name,
+        options=dict(local.options),
+        walltime=walltime,
+        pid_file=str(folder / "pid"),
+        wait=wait,
+        timeout=timeout,
+    )
+    path = folder / "program.py"
+    path.write_text(textwrap.dedent(text))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, path], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def is_over(process: subprocess.Popen[str]) -> bool:
+    assert process.stdout is not None
+    return process.stdout.readline() == "over\n"
+
+
+def is_pythons_own(pid: int) -> bool:
+    """Python's server of processes and its tracker of resources stay until the program ends."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return True
+    return "forkserver" in command or "resource_tracker" in command
+
+
+def left(marker: str, process: subprocess.Popen[str]) -> list[int]:
+    return [pid for pid in marked(marker) if pid != process.pid and not is_pythons_own(pid)]
+
+
+def test_no_process_is_left_after_a_run(local: Backend, marker: str, tmp_path: Path) -> None:
+    with program(local, tmp_path, "0.5 s") as process:
+        assert is_over(process)
+        assert (tmp_path / "pid").exists()
+        until(lambda: not left(marker, process), limit_s=5)
+        process.communicate("")
+        assert process.returncode == 0
+        until(lambda: not marked(marker), limit_s=5)
+
+
+def test_no_process_is_left_when_the_driver_is_killed(local: Backend, marker: str, tmp_path: Path) -> None:
+    with program(local, tmp_path, "60 s") as process:
+        until((tmp_path / "pid").exists)
+        process.kill()
+        until(lambda: not marked(marker), limit_s=5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_process_is_left_when_the_run_is_interrupted(
+    local: Backend, number: signal.Signals, marker: str, tmp_path: Path
+) -> None:
+    with program(local, tmp_path, "60 s") as process:
+        until((tmp_path / "pid").exists)
+        process.send_signal(number)
+        assert is_over(process)
+        until(lambda: not left(marker, process), limit_s=5)
+
+
+def test_no_process_is_left_after_a_run_that_does_not_wait(
+    concurrent_backend: Backend, marker: str, tmp_path: Path
+) -> None:
+    with program(concurrent_backend, tmp_path, "60 s", wait=False, timeout=2.5) as process:
+        assert is_over(process)
+        assert (tmp_path / "pid").exists()
+        until(lambda: not left(marker, process), limit_s=5)
+
+
+# ----------------------------------------------------------------------------------------------------- other places
+
+
+@pytest.fixture
+def given_pool() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool:
+        yield pool
+
+
+def test_limits_hold_on_an_executor_that_is_given(given_pool: ProcessPoolExecutor) -> None:
+    outcome = Outcome(Scheduler(given_pool), Limits(walltime="1 s"), greedy.sleep, 60)
+    assert isinstance(outcome.error, WalltimeLimitError)
+    assert outcome.innocent == INNOCENT
+    assert given_pool.submit(greedy.double, 2).result(20) == 4
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_limits_hold_under_every_start_method(method: str) -> None:
+    scheduler = Scheduler.with_processes(2, multiprocessing.get_context(method))
+    outcome = Outcome(scheduler, Limits(memory="256 MiB"), greedy.grow, 1280)
+    assert isinstance(outcome.error, MemoryLimitError)
+    assert outcome.innocent == INNOCENT
+
+
+def in_a_daemonic_process(connection: Any) -> None:
+    outcome = Outcome(Scheduler.with_threads(2), Limits(walltime="1 s"), greedy.sleep, 60)
+    connection.send((type(outcome.error), outcome.innocent))
+
+
+def test_limits_hold_in_a_daemonic_process() -> None:
+    """Which may not have children, as far as multiprocessing goes: dask's workers are such."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=in_a_daemonic_process, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    assert ours.poll(40)
+    assert ours.recv() == (WalltimeLimitError, INNOCENT)
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def test_limits_hold_for_each_call_of_a_batch() -> None:
+    scheduler = Scheduler.with_processes(2)
+    task = scheduler.task(greedy.sleep, plugins=Limits(walltime="1 s"), batch_size=4)
+    scheduler.on_start(lambda: [task.submit(seconds) for seconds in (0, 0, 60, 0)])
+    scheduler.run(on_exception="continue")
+    assert (task.on_result.count, task.on_exception.count) == (3, 1)
+
+
+def test_many_calls_that_pass_their_limit_end_each_with_its_own_error(local: Backend) -> None:
+    scheduler = local.scheduler()
+    task = scheduler.task(greedy.sleep, plugins=Limits(walltime="0.3 s", grace_s=0.1))
+    errors: list[BaseException] = []
+    task.on_exception(lambda _, error: errors.append(error))
+    scheduler.on_start(lambda: [task.submit(seconds) for seconds in (60, 0, 0, 60, 0, 60, 60, 0)])
+    scheduler.run(on_exception="continue")
+    assert (task.on_result.count, task.on_exception.count) == (4, 4)
+    assert all(isinstance(error, LimitError) for error in errors)
+
+
+def test_calls_that_end_as_their_time_runs_out_end_once(local: Backend) -> None:
+    scheduler = local.scheduler()
+    task = scheduler.task(greedy.sleep, plugins=Limits(walltime="0.1 s", grace_s=0.1))
+    journal = Journal(scheduler, task)
+    innocent = scheduler.task(greedy.double)
+    scheduler.on_start(lambda: [(task.submit(0.08 + number * 0.004), innocent.submit(number)) for number in range(12)])
+    scheduler.run(on_exception="continue")
+    journal.assert_every_call_ended_once()
+    assert task.on_result.count + task.on_exception.count == 12
+    assert innocent.on_result.count == 12
