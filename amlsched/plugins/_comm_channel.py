@@ -155,6 +155,7 @@ class Channel:
         self.task = task
         self.number = number
         self.future: Future[Any] | None = None  # known once the call was submitted, and before it can say anything
+        self.was_open = False
         self.on_gone: Callable[[], object] | None = None  # called when the channel is closed or broken
         self._loop = loop
         self._home = (os.getpid(), get_ident())
@@ -199,6 +200,7 @@ class Channel:
         if frame.kind is Kind.OPEN:
             # A call whose worker was lost may be run again, by executors that do so.
             self.end("the call was run again elsewhere", ConnectionResetError("the call was run again elsewhere"))
+            self.was_open = True
             self._peer, self._inline = peer, inline and self.future is not None
         elif peer is not self._peer:
             return
@@ -314,7 +316,7 @@ class _Delivery(Subscriber[[Msg[Any]], Any]):
     __slots__ = ()
 
     def deliver(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        (msg,) = args
+        msg: Msg[Any] = args[0]
         emitter = self.emitter
         subscriber = emitter.subscriber(self.event)
         dispatcher = emitter.dispatcher

@@ -23,6 +23,8 @@ from amlsched.plugins._comm_channel import Channel
 from amlsched.plugins._comm_wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, packet, packets, prove_to_worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from amlsched.task import Task
 
 __all__ = ["LOOPBACK", "Hub", "outward_address"]
@@ -93,6 +95,13 @@ class Hub:
         """The driver's end of the channel of a call that is about to be submitted."""
         self._made += 1
         return Channel(self.loop, self._task, self._made, self.channels)
+
+    async def all_arrived(self, until: Callable[[], bool]) -> None:
+        """Wait until every connection is taken up whose peer may be dead by now; or until something is so."""
+        for _ in range(2):  # connections that only the kernel knows are accepted
+            await asyncio.sleep(0)
+        while not until() and (self._strangers or self._admissions or any(peer.is_new for peer in self.peers)):
+            await asyncio.sleep(0.005)
 
     def close(self) -> None:
         """Close everything: calls that still want to say something are told."""
@@ -206,6 +215,11 @@ class _Peer(asyncio.Protocol):
         self._buffer = bytearray()
         self._incoming = Seal(hub.key, FROM_WORKER)
         self._outgoing = Seal(hub.key, FROM_DRIVER)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has said nothing yet."""
+        return self._channel is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

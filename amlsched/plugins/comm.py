@@ -29,6 +29,7 @@ import inspect
 import pickle
 import threading
 import time
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -161,10 +162,13 @@ class CommPlugin(Plugin):
         self._channels[future] = channel
 
     def _done(self, future: Future[Any]) -> None:
-        channel = self._channels.pop(future, None)
-        if channel is not None and channel.is_open:
+        channel, hub = self._channels.pop(future, None), self._hub
+        if channel is None or hub is None:
+            return
+        lost = isinstance(future.exception(), BrokenExecutor)
+        if channel.is_open or (lost and not channel.was_open):
             # Its worker was lost. What it had sent may be on its way; the run goes on until it has arrived.
-            channel.task.spawn(_drain(channel), f"in the channel of {future!r}")
+            channel.task.spawn(_drain(channel, hub), f"in the channel of {future!r}")
 
     def _cancelled(self, future: Future[Any]) -> None:
         channel = self._channels.pop(future, None)
@@ -398,12 +402,15 @@ class _WithComm:
             kwargs[self.parameter_name].end()
 
 
-async def _drain(channel: Channel) -> None:
+async def _drain(channel: Channel, hub: Hub) -> None:
     gone = asyncio.Event()
     channel.on_gone = gone.set
     try:
         with suppress(TimeoutError):
-            await asyncio.wait_for(gone.wait(), _LOST_S)
+            async with asyncio.timeout(_LOST_S):
+                await hub.all_arrived(until=lambda: channel.was_open)
+                if channel.is_open:
+                    await gone.wait()
     finally:
         channel.end("the call has ended", ConnectionResetError("the worker ended without closing its channel"))
 
