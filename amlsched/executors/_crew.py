@@ -1,14 +1,11 @@
 """The calls of a pool of processes: who gets which, and what becomes of them when a worker ends."""
 
 import atexit
-import contextlib
 import multiprocessing.util  # noqa: F401  # pyright: ignore[reportUnusedImport]  (see the end)
 import os
-import select
 import threading
 import time
 import weakref
-from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,10 +13,12 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from amlsched.executors._calls import CallFuture, dump_by_value, load_exception, shared_condition
+from amlsched.executors._calls import CallFuture, shared_condition
 from amlsched.executors._channel import SLOTS, Answer, Kind, fits_slot
 from amlsched.executors._driven import State, Worker, start_error
+from amlsched.executors._listener import Listener
 from amlsched.executors._payload import Large, Sheet, load
+from amlsched.executors._pickling import dump_by_value, load_exception
 from amlsched.executors._worker import Portable
 
 __all__ = ["Crew"]
@@ -37,8 +36,8 @@ _Endings = list[Callable[[], object]]
 class Crew:
     """Workers, and the calls that they run or wait for.
 
-    One lock guards it. Futures are completed outside of it, since their callbacks may submit. Whoever serves it reads
-    the answers: an event loop while attached, otherwise a thread.
+    One lock guards it. Futures are completed outside of it, since their callbacks may submit, in the thread of whoever
+    listens to the workers.
 
     Args:
         size: Number of workers at most.
@@ -67,24 +66,17 @@ class Crew:
         self._idle: list[Worker] = []  # the last to become idle is the first to get a call: its caches are warm
         self._queued: deque[CallFuture] = deque()
         self._by_fd: dict[int, Worker] = {}
-        self._epoll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wake_lock = threading.RLock()
-        self._epoll.register(self._wake, select.EPOLLIN)
-        self._loop: AbstractEventLoop | None = None
-        self._loop_thread: threading.Thread | None = None
-        self._thread: threading.Thread | None = None
+        self.listener = Listener(self._lock, self._handle)
         self._failed_starts = 0
         self._mean_s = float("inf")  # of the calls so far, the recent ones above all
         self._full = False  # no worker has room for another call
         self._looked = 0.0
         self._restless = False  # calls wait behind others though a worker could have them
-        self._look_at = float("inf")  # when to see to that, on the monotonic clock
         self._spare: list[Sheet] = []
         self._in_doubt = 0  # calls that are with no worker and in no queue while they are pickled anew
         self._forgotten = self._killed = False
         self.closing = False
-        self.ended = threading.Event()
+        self._ended = False
         _crews.add(self)
 
     @property
@@ -105,8 +97,8 @@ class Crew:
             if self._full and len(self._queued) > 1:
                 return call
             self._dispatch(endings)
-            if self._loop is not None and self._loop.is_closed():
-                self._ensure_served()
+            if self.listener.is_deaf:
+                self.listener.ensure()
         if endings:
             _run(endings)
         return call
@@ -190,153 +182,55 @@ class Crew:
             self._dispatch(endings)
         _run(endings)
 
-    def wait(self) -> None:
-        """Return once every worker has left."""
-        me = threading.current_thread()
-        while not self.ended.is_set():
-            in_loop = self._loop is not None and self._loop.is_running()
-            server = self._loop_thread if in_loop else self._thread
-            if server in (None, me):  # nobody else will
-                self._serve(0.05)
-            else:
-                self.ended.wait(0.05)
-        self._let_go()
-
     def forget(self) -> None:
         """Leave when the calls have ended. Takes no lock, so that a garbage collection can call it at any moment."""
         self._forgotten = True
-        self._wake_up()
+        self.listener.wake()
 
     def abandon(self) -> None:
         """In a process forked from the driver: let go of the workers, they are the parent's."""
         self._lock = threading.Lock()
         self.closing = True
         self._workers, self._idle, self._queued, self._by_fd = [], [], deque(), {}
-        self._loop = self._thread = None
-        self.ended.set()
-        self._let_go()
+        self._ended = True
+        self.listener.abandon(self._lock)
 
-    # ------------------------------------------------------------------------------------------------ who serves
+    def detach(self) -> None:
+        """Be listened to by a thread, as far as there is something to hear."""
+        self.listener.detach(needed=bool(self._workers))
 
     def expect_answers(self) -> None:
         """Somebody is going to wait for a call: a loop that was closed without `detach` will not bring its answer."""
-        if self._loop is not None and self._loop.is_closed():
+        if self.listener.is_deaf:
             with self._lock:
-                self._ensure_served()
+                self.listener.ensure()
 
-    def attach(self, loop: AbstractEventLoop) -> None:
-        """Be served by this loop, in whose thread this is called."""
-        self.detach()
-        with self._lock:
-            if self.ended.is_set():
-                return
-            self._loop, self._loop_thread = loop, threading.current_thread()
-            self._thread = None  # one that serves sees that it is not wanted any more
-            self._look_at = float("inf")
-            loop.add_reader(self._epoll.fileno(), self._serve, 0.0)
-        self._wake_up()
-
-    def detach(self) -> None:
-        """Be served by a thread, as far as there is something to serve."""
-        with self._lock:
-            loop, self._loop = self._loop, None
-            self._look_at = float("inf")
-            if loop is not None and not loop.is_closed() and not self._epoll.closed:
-                loop.remove_reader(self._epoll.fileno())
-            if self._workers:
-                self._ensure_served()
-
-    def _ensure_served(self) -> None:
-        if self._loop is not None and self._loop.is_closed():
-            self._loop = None
-        if self._loop is None and self._thread is None and not self.ended.is_set():
-            self._thread = threading.Thread(target=self._serve_in_thread, name="amlsched-processes", daemon=True)
-            self._thread.start()
-
-    def _serve_in_thread(self) -> None:
-        me = threading.current_thread()
-        try:
-            while self._thread is me and not self.ended.is_set():
-                self._serve(-1 if self._look_at == float("inf") else _PATIENCE_S, me)
-        except BaseException:  # such as a SystemExit of a callback: somebody has to serve
-            with self._lock:
-                if self._thread is me:
-                    self._thread = None
-                    self._ensure_served()
-            raise
-        if self.ended.is_set():
-            self._let_go()
-
-    def _serve(self, timeout_s: float, thread: threading.Thread | None = None) -> None:
-        """Handle what has happened, or wait for it.
-
-        Args:
-            timeout_s: How long to wait; negative for ever.
-            thread: Who serves, if only as long as it is its turn.
-        """
-        try:
-            events = self._epoll.poll(timeout_s)
-        except ValueError:  # closed meanwhile
-            return
+    def _handle(self, fds: list[int], due: bool, is_my_turn: Callable[[], bool]) -> float | None:
         endings: _Endings = []
         with self._lock:
-            if thread is not None and self._thread is not thread:
-                return  # a loop has taken over meanwhile
-            for fd, _ in events:
+            if not is_my_turn():
+                return None
+            self.closing = self.closing or self._forgotten
+            for fd in fds:
                 worker = self._by_fd.get(fd)
                 if worker is None:
-                    self._woken()
+                    pass  # a mere wake-up, or it was buried a moment ago
                 elif fd == worker.ended_fd:
                     self._bury(worker, endings)
                 elif fd == worker.channel.answers_fd:
                     self._hear(worker, endings)
                 else:
                     self._listen(worker)
-            if self._queued:
+            if due:
+                self._rebalance()
+            elif self._queued:
                 self._relieve()
             self._dispatch(endings)
         _run(endings)
-        if self._restless or self._some_wait():
-            self._look_soon()
-
-    def _look_soon(self) -> None:
-        """Have `_rebalance` called, but after the callbacks of what has just ended: they may submit."""
-        patience = _PATIENCE_S if self._mean_s < _TINY_S else 0.0
-        if self._loop is not None:
-            if self._look_at == float("inf"):
-                self._look_at = 0.0
-                self._loop.call_later(patience, self._rebalance)
-        else:
-            now = time.monotonic()
-            self._look_at = min(self._look_at, now + patience)
-            if now >= self._look_at:
-                self._rebalance()
-
-    def _wake_up(self) -> None:
-        """Let whoever serves look again. Only the small lock: a garbage collection may come here from anywhere."""
-        with self._wake_lock:
-            if self._wake >= 0:
-                os.eventfd_write(self._wake, 1)
-
-    def _woken(self) -> None:
-        if not self.ended.is_set():  # everyone who still waits shall see that it has ended
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
-        if self._forgotten:
-            self.closing = True
-
-    def _let_go(self) -> None:
-        """Close the descriptors, unless a thread still waits on them: it does it then."""
-        with self._lock:
-            if self._loop is not None and not self._loop.is_closed() and not self._epoll.closed:
-                self._loop.remove_reader(self._epoll.fileno())
-            self._loop = None
-            if self._thread in (None, threading.current_thread()):
-                self._epoll.close()
-                with self._wake_lock:
-                    if self._wake >= 0:
-                        os.close(self._wake)
-                    self._wake = -1
+        tiny = self._mean_s < _TINY_S
+        # Looked at only after the callbacks of what has just ended: they may submit.
+        self._restless = (tiny or not due) and self._some_wait()
+        return (_PATIENCE_S if tiny else 0.0) if self._restless else None
 
     # ------------------------------------------------------------------------------------------------ under the lock
 
@@ -367,14 +261,14 @@ class Crew:
             queued.popleft()
         for worker in touched:
             worker.channel.post()
-        if self.closing and not queued and not self._in_doubt and not self.ended.is_set():
+        if self.closing and not queued and not self._in_doubt and not self._ended:
             self._idle.clear()
             for worker in self._workers:
                 if not worker.calls and worker.state is not State.LEAVING:
                     worker.quit()
             if not self._workers:
-                self.ended.set()
-                self._wake_up()
+                self._ended = True
+                self.listener.end()
 
     def _worker_with_room(self, can_wait: bool, endings: _Endings) -> Worker | None:
         """Who shall have the next call.
@@ -389,7 +283,7 @@ class Crew:
                 if worker.calls and len(worker.calls) * mean < _TINY_S and worker.can_queue(now - _PATIENCE_S):
                     if not self._restless:  # nobody may come by to see that the first of them takes long
                         self._restless = True
-                        self._wake_up()
+                        self.listener.wake()
                     return worker
         if self._idle:
             return self._idle.pop()
@@ -415,8 +309,8 @@ class Crew:
         self._workers.append(worker)
         for fd in worker.fds():
             self._by_fd[fd] = worker
-            self._epoll.register(fd, select.EPOLLIN)
-        self._ensure_served()
+            self.listener.watch(fd)
+        self.listener.ensure()
         return worker
 
     def _take_back(self, worker: Worker) -> None:
@@ -448,19 +342,11 @@ class Crew:
 
     def _rebalance(self) -> None:
         """Let idle workers have what waits behind the calls of others."""
-        endings: _Endings = []
-        with self._lock:
-            self._restless, self._look_at = False, float("inf")
-            if not self._queued and self._some_wait():
-                tiny, now = self._mean_s < _TINY_S, time.monotonic()
-                for worker in self._workers:
-                    if worker.state is State.STARTING or not tiny or now - worker.since > _PATIENCE_S:
-                        self._take_back(worker)
-                self._dispatch(endings)
-                self._restless = tiny and self._some_wait()
-        _run(endings)
-        if self._restless:
-            self._look_soon()
+        if not self._queued and self._some_wait():
+            tiny, now = self._mean_s < _TINY_S, time.monotonic()
+            for worker in self._workers:
+                if worker.state is State.STARTING or not tiny or now - worker.since > _PATIENCE_S:
+                    self._take_back(worker)
 
     def _listen(self, worker: Worker) -> None:
         """Take note of what a worker or its keeper says about itself."""
@@ -515,7 +401,7 @@ class Crew:
         self._listen(worker)
         self._hear(worker, endings)
         for fd in worker.fds():
-            self._epoll.unregister(fd)
+            self.listener.unwatch(fd)
             del self._by_fd[fd]
         self._workers.remove(worker)
         if worker in self._idle:
@@ -601,7 +487,7 @@ def _abandon_all() -> None:
 def _end_all() -> None:
     for crew in list(_crews):
         crew.kill()
-        crew.wait()
+        crew.listener.wait()
 
 
 os.register_at_fork(after_in_child=_abandon_all)

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from amlsched.errors import WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
 from amlsched.executors import _keeper
-from amlsched.executors._calls import CallFuture, describe
+from amlsched.executors._calls import CallFuture
 from amlsched.executors._channel import DriverEnd
 from amlsched.executors._payload import Large, Sheet
+from amlsched.executors._pickling import describe
 from amlsched.executors._worker import Portable, main
 
 __all__ = ["State", "Worker"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors import _keeper
-from amlsched.executors._calls import dump_exception, dump_result, pickled_by_value
 from amlsched.executors._channel import Kind, WorkerEnd, tell
+from amlsched.executors._pickling import dump_exception, dump_result, pickled_by_value
 
 __all__ = ["Portable", "main", "tell_failed_start"]
 

@@ -83,15 +83,13 @@ class ProcessPool(Executor):
             raise ValueError(f"max_tasks_per_child must be at least 1 or None, not {max_tasks_per_child}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
-        from amlsched.executors import (
-            _calls,
-            _crew,
-        )  # ctypes and multiprocessing's reduction: not for `import amlsched`
+        # Here, since `import amlsched` shall not import ctypes, cloudpickle and the inner parts of multiprocessing.
+        from amlsched.executors import _crew, _pickling
 
         self.max_workers = max_workers
         context = multiprocessing.get_context() if mp_context is None else mp_context
         self._crew = _crew.Crew(max_workers, context, initializer, initargs, max_tasks_per_child)
-        self._call_name, self._dump_call = _calls.call_name, _calls.dump_call
+        self._call_name, self._dump_call = _pickling.call_name, _pickling.dump_call
         self._guarded = False
         weakref.finalize(self, self._crew.forget).atexit = False
 
@@ -149,7 +147,7 @@ class ProcessPool(Executor):
         """
         self._crew.close(cancel=cancel_futures)
         if wait:
-            self._crew.wait()
+            self._crew.listener.wait()
 
     def kill_call(self, future: Future[Any], exception: BaseException | None = None, *, grace_s: float = 0.5) -> bool:
         """End one call, and every process that it started.
@@ -173,11 +171,11 @@ class ProcessPool(Executor):
         Every call that has not ended ends as cancelled; the pool is shut down.
         """
         self._crew.kill()
-        self._crew.wait()
+        self._crew.listener.wait()
 
     def attach(self, loop: "AbstractEventLoop") -> None:
         """Be served by an event loop: futures are completed in its thread, in which this must be called."""
-        self._crew.attach(loop)
+        self._crew.listener.attach(loop)
 
     def detach(self) -> None:
         """Be served by a thread of the pool's own again."""
