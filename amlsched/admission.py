@@ -39,6 +39,8 @@ class Admission:
         self._depth = self._capabilities.queue_depth
         self._sent: set[Future[Any]] = set()  # what it has now, where there is a bound
         self._waiting: deque[Future[Any]] = deque()
+        self._submit: Callable[..., Work[Any]] = executor.submit
+        self._prepickle = self._capabilities.prepickle is not None
         self._by_value = self._capabilities.prepickle == "by value" or self._capabilities.remote
         self._batches: dict[Task[..., Any], list[tuple[Future[Any], BatchedCall]]] = {}
         self.inline = self._capabilities.inline
@@ -95,15 +97,20 @@ class Admission:
         Raises:
             concurrent.futures.CancelledError: The executor cancelled it.
         """
-        error = future.work.exception()
-        return (None if error is not None else future.work.result()), error
+        work = future.work
+        error = work.exception()
+        result = work.result() if error is None else None
+        self._let_go(future)
+        return result, error
 
     def forget(self, future: Future[Any]) -> None:
-        """Let go of a call that is told; where the executor is done with it too, there is room for another."""
-        if future.work is None or not future.work.done():
-            return
+        """Let go of a call that was cancelled, as far as the executor is done with it too."""
+        if future.work is not None and future.work.done():
+            self.given_up.discard(future)
+            self._let_go(future)
+
+    def _let_go(self, future: Future[Any]) -> None:
         future.work = None  # its callback refers to the handle: without this, each call would be a cycle for the gc
-        self.given_up.discard(future)
         if self._depth is not None:
             self._sent.discard(future)
             if self._waiting:
@@ -134,13 +141,12 @@ class Admission:
         return self._depth is not None and len(self._sent) >= self._depth
 
     def _send(self, future: Future[Any]) -> None:
-        function, args, kwargs = future.function, future.args, future.kwargs
-        if self._capabilities.prepickle is None:
-            future.work = work = self._executor.submit(function, *args, **kwargs)
-        else:
-            call = pickled_call(function, args, kwargs, by_value=self._by_value)
-            work = self._executor.submit(run_batch, [call])
+        if self._prepickle:
+            call = pickled_call(future.function, future.args, future.kwargs, by_value=self._by_value)
+            work = self._submit(run_batch, [call])
             future.work = Part(work, 0, alone=True)
+        else:
+            future.work = work = self._submit(future.function, *future.args, **future.kwargs)
         if self._depth is not None:
             self._sent.add(future)
         work.add_done_callback(partial(self._work_done, future))
@@ -168,7 +174,7 @@ class Admission:
         if not futures:
             return
         try:
-            work = self._executor.submit(run_batch, [call for _, call in batch])
+            work = self._submit(run_batch, [call for _, call in batch])
         except Exception as error:
             self._refuse(futures, error)
             return

@@ -201,15 +201,13 @@ class Subscriber(Generic[P, R]):
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call the callbacks: now, or while a scheduler runs, as soon as no other callback runs."""
-        if self._calls:
-            self.emit_packed(args, kwargs)
-        else:
-            self.count += 1
+        self.emit_packed(args, kwargs)
 
     def emit_packed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The same as `emit`, for arguments that are a tuple and a dict already."""
-        dispatcher = self.emitter.dispatcher
-        if dispatcher is None:
+        if not self._calls:
+            self.count += 1
+        elif (dispatcher := self.emitter.dispatcher) is None:
             self.deliver(args, kwargs)
         else:
             dispatcher.post(self, args, kwargs)
@@ -221,6 +219,8 @@ class Subscriber(Generic[P, R]):
             BaseException: The first exception of a callback, where no dispatcher takes it.
         """
         self.count += 1
+        if not self._calls:
+            return
         first: BaseException | None = None
         for call in self._calls:  # a tuple: registering meanwhile is safe
             try:

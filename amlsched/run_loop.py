@@ -25,7 +25,7 @@ from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
     from amlsched.events import Subscriber
@@ -43,7 +43,7 @@ Code = ExitState.Code
 _TURN_S = 0.002
 # How long async callbacks may take to end once they are cancelled.
 _GRACE_S = 2.0
-_NO_KWARGS: Mapping[str, Any] = {}
+_NO_KWARGS: dict[str, Any] = {}
 
 
 class _Ending(NamedTuple):
@@ -186,11 +186,11 @@ class RunLoop:
         self._submitted += 1
         self._calls[future] = None
         self._told_empty = False
-        self._scheduler.on_future_submitted.emit(future)
+        self._scheduler.on_future_submitted.emit_packed((future,), _NO_KWARGS)
         if task is not None:
             task.n_running += 1
             task.n_submitted += 1
-            task.on_submitted.emit(future, *args, **kwargs)
+            task.on_submitted.emit_packed((future, *args), kwargs)
         if not self._awake:
             self._wake()
         return future
@@ -375,9 +375,10 @@ class RunLoop:
                 result, error = self._admission.outcome(future)
             except CancelledError:
                 future.mark_cancelled()
-        if self.interruption is not None and isinstance(error, (KeyboardInterrupt, BrokenExecutor)):
-            future.mark_cancelled()  # a worker that got the Ctrl-C too told of it before our own handler acted
-        self._admission.forget(future)
+            if self.interruption is not None and isinstance(error, (KeyboardInterrupt, BrokenExecutor)):
+                future.mark_cancelled()  # a worker that got the Ctrl-C too told of it before our own handler acted
+        if future.done():
+            self._admission.forget(future)
         if future in self._calls:  # else it was cancelled while it ran, and told so
             self._conclude(future, result, error)
 

@@ -40,7 +40,7 @@ def pickled_call(
             return pickle.dumps(call, protocol=5)
         except Exception:  # whatever a __reduce__ raises: a lambda goes by value
             pass
-    from amlsched.executors._calls import dump_by_value, pickled_by_value
+    from amlsched.executors._pickling import dump_by_value, pickled_by_value
 
     try:
         return pickled_by_value(call, protocol=5)
@@ -53,38 +53,47 @@ def run_pickled(call: bytes) -> bytes:
     """Run a call in the worker; what `load_outcome` makes a result or an exception of."""
     import pickle
 
-    from amlsched.executors._calls import call_name, describe, exception_parts, pickled_by_value
-
-    name = "the call"
-    error: BaseException
+    function: Any = None
     try:
         function, args, kwargs = pickle.loads(call)
-    except Exception as reason:
-        error = NotPicklableError(name, "an argument", f"its worker cannot load it: {describe(reason)}")
-        return pickle.dumps((name, None, exception_parts(error)))
-    name = call_name(function)
-    try:
         result = function(*args, **kwargs)
-    except BaseException as raised:  # the driver decides what it does
-        return pickle.dumps((name, None, exception_parts(raised)))
+    except BaseException as error:  # the driver decides what it does
+        return _pickled_error(function, error)
     try:
-        return pickle.dumps((name, result, None), protocol=5)
+        return pickle.dumps((result, None), protocol=5)
     except Exception:
-        try:
-            return pickled_by_value((name, result, None), protocol=5)
-        except Exception as reason:
-            error = NotPicklableError(name, "the result", describe(reason))
-            return pickle.dumps((name, None, exception_parts(error)))
+        return _pickled_by_value(function, result)
 
 
 def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
     """Result or exception of a call that `run_pickled` ran."""
     import pickle
 
-    from amlsched.executors._calls import describe, load_exception
+    try:
+        result, failure = pickle.loads(outcome)
+    except Exception as reason:  # whatever the user's classes raise while they are loaded
+        return None, NotPicklableError("the call", "the result", f"{type(reason).__name__}: {reason}")
+    if failure is None:
+        return result, None
+    from amlsched.executors._pickling import load_exception
+
+    return None, load_exception(*failure)
+
+
+def _pickled_error(function: Callable[..., Any] | None, error: BaseException) -> bytes:
+    import pickle
+
+    from amlsched.executors._pickling import call_name, describe, exception_parts
+
+    if function is None:
+        error = NotPicklableError("the call", "an argument", f"its worker cannot load it: {describe(error)}")
+    return pickle.dumps((None, (exception_parts(error), call_name(function))))
+
+
+def _pickled_by_value(function: Callable[..., Any], result: object) -> bytes:
+    from amlsched.executors._pickling import call_name, describe, pickled_by_value
 
     try:
-        name, result, parts = pickle.loads(outcome)
-    except Exception as reason:  # whatever the user's classes raise while they are loaded
-        return None, NotPicklableError("the call", "the result", describe(reason))
-    return (result, None) if parts is None else (None, load_exception(parts, name))
+        return pickled_by_value((result, None), protocol=5)
+    except Exception as reason:
+        return _pickled_error(function, NotPicklableError(call_name(function), "the result", describe(reason)))
