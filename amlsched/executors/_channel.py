@@ -100,8 +100,8 @@ class DriverEnd:
         self._messages: list[tuple[bytes, bytes]] = []
 
     def fds(self) -> tuple[int, ...]:
-        """What `WorkerEnd` is made of: copies, to be closed by the caller."""
-        return tuple(map(os.dup, (self._far.fileno(), self._memory, self._tokens, self.answers_fd)))
+        """What `WorkerEnd` is made of: descriptors to be closed by the caller. To be called once."""
+        return (*map(os.dup, (self._far.fileno(), self._tokens, self.answers_fd)), self._memory)
 
     def put(self, payload: Payload) -> bool:
         """Hand over a call; to be posted.
@@ -207,10 +207,10 @@ class DriverEnd:
         """Close the descriptors."""
         self._socket.close()
         self._far.close()
-        for fd in (self._memory, self._tokens, self.answers_fd):
+        for fd in (self._tokens, self.answers_fd):
             if fd >= 0:
                 os.close(fd)
-        self._memory = self._tokens = self.answers_fd = -1
+        self._tokens = self.answers_fd = -1
 
 
 class WorkerEnd:
@@ -221,7 +221,7 @@ class WorkerEnd:
     """
 
     def __init__(self, fds: tuple[int, ...]) -> None:
-        end, memory, self._tokens, self._answers = fds
+        end, self._tokens, self._answers, memory = fds
         self.socket = socket.socket(fileno=end)
         self.socket.settimeout(None)
         self._slots = _Slots(memory)

@@ -1,7 +1,5 @@
 """The calls of a pool of processes: who gets which, and what becomes of them when a worker ends."""
 
-import atexit
-import multiprocessing.util  # noqa: F401  # pyright: ignore[reportUnusedImport]  (see the end)
 import os
 import threading
 import time
@@ -10,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from multiprocessing import util
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -77,6 +76,10 @@ class Crew:
         self._forgotten = self._killed = False
         self.closing = False
         self._ended = False
+        if not _crews:
+            # At the exit of this process, before multiprocessing waits for its children, the keepers. In processes
+            # that multiprocessing starts, atexit would do nothing.
+            util.Finalize(None, _end_all, exitpriority=100)
         _crews.add(self)
 
     @property
@@ -268,6 +271,7 @@ class Crew:
                     worker.quit()
             if not self._workers:
                 self._ended = True
+                self._spare.clear()
                 self.listener.end()
 
     def _worker_with_room(self, can_wait: bool, endings: _Endings) -> Worker | None:
@@ -439,7 +443,7 @@ class Crew:
 
     def recycle(self, sheet: Sheet) -> None:
         """Keep a sheet for the next large call."""
-        if len(self._spare) < _SPARE_SHEETS and sheet.can_be_kept():
+        if len(self._spare) < _SPARE_SHEETS and not self._ended and sheet.can_be_kept():
             self._spare.append(sheet)
 
     def _send_by_value(self, call: CallFuture, answer: Answer) -> None:
@@ -482,6 +486,7 @@ _crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
 def _abandon_all() -> None:
     for crew in list(_crews):
         crew.abandon()
+    _crews.clear()
 
 
 def _end_all() -> None:
@@ -491,5 +496,3 @@ def _end_all() -> None:
 
 
 os.register_at_fork(after_in_child=_abandon_all)
-# After multiprocessing's own, and so run before it: that one waits for the keepers.
-atexit.register(_end_all)

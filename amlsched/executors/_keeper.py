@@ -92,6 +92,7 @@ def part(lifeline: int, *ends: int) -> None:
     keeper = os.getpid()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)  # a forked driver's own handlers have no business here
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGCHLD))
     signal.set_wakeup_fd(-1)
     _channel = WorkerEnd(ends)
     wakes = os.pipe()

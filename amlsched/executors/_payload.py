@@ -12,7 +12,7 @@ __all__ = ["PACKET_BYTES", "Large", "Payload", "Sheet", "dump", "load"]
 PACKET_BYTES = 64 * 1024
 """What is larger goes on a sheet."""
 _MOST_BUFFERS = 500  # more parts than that are copied into one: their sizes must fit in a packet
-_KEPT_BYTES = 32 * 1024 * 1024
+_KEPT_BYTES = 8 * 1024 * 1024
 
 
 class Large(NamedTuple):

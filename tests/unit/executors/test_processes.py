@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pytest
 
-from amlsched.errors import NotPicklableError
+from amlsched.errors import NotPicklableError, WorkerExitedError
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, give_back, until_released
 
@@ -466,6 +467,40 @@ def test_a_process_forked_from_the_driver_cannot_use_the_pool(pool: ProcessPool)
         os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert pool.submit(double, 2).result(LIMIT_S) == 4
+
+
+def use_a_pool_of_its_own(end: bool) -> tuple[int, list[int]]:
+    pool = ProcessPool(2)
+    result = pool.submit(double, 2).result(LIMIT_S)
+    pids = pool.worker_pids()
+    if end:
+        pool.shutdown()
+    else:
+        _kept.append(pool)
+    return result, pids
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_call_may_have_a_pool_of_its_own(method: str) -> None:
+    with ProcessPool(1, multiprocessing.get_context(method)) as pool:
+        for end in (True, False):
+            result, pids = pool.submit(use_a_pool_of_its_own, end).result(LIMIT_S)
+            assert result == 4
+            assert any(map(alive, pids)) is not end
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 4  # it leaves by itself, and takes its own pool with it
+    assert not any(map(alive, pids))
+
+
+def test_signals_that_this_process_blocks_do_not_matter() -> None:
+    blocked = {signal.SIGTERM, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        with ProcessPool(1, FORK) as pool:
+            assert isinstance(pool.submit(os._exit, 3).exception(LIMIT_S), WorkerExitedError)
+            assert pool.submit(double, 2).result(LIMIT_S) == 4
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
 
 
 def test_a_pool_leaves_no_descriptor_open() -> None:
