@@ -156,8 +156,9 @@ class _Child:
     def __init__(self) -> None:
         from amlsched.executors.processes import ProcessPool
 
-        # Not forked from here: there may be threads, whose locks would stay locked in the child.
-        self.pool = ProcessPool(1, multiprocessing.get_context("forkserver"))
+        # Not forked from here: there may be threads, whose locks would stay locked in the child. And a server of forks
+        # that the driver had started could not be used in a process forked from the driver.
+        self.pool = ProcessPool(1, multiprocessing.get_context("spawn"))
         self._numbers = itertools.count()
         self._listener = listen(self._passed)
         self._call: tuple[int, Work[Any], Bounds, str] | None = None
@@ -277,7 +278,7 @@ def _may_have_children() -> Generator[None]:
     with _lock:
         daemon, process.daemon = process.daemon, False
         if foreign:
-            multiprocessing.set_start_method("forkserver", force=True)
+            multiprocessing.set_start_method("spawn", force=True)
         try:
             yield
         finally:

@@ -96,6 +96,8 @@ class Limits(Plugin):
     def attach_task(self, task: Task[..., Any]) -> None:
         """Keep the task, and learn of its calls."""
         self.task = task
+        function = task.function
+        self._call_name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
         task.on_submitted.register(self._submitted, hidden=True)
         task.scheduler.on_finished.register(self._run_ended, hidden=True)
 
@@ -146,7 +148,7 @@ class Limits(Plugin):
         work = None if future is None else future.work
         if future is None or work is None:
             return
-        error = self._bounds.error(future.function.__name__, which, used)
+        error = self._bounds.error(self._call_name, which, used)
         executor: Any = self.task.scheduler.executor
         executor.kill_call(work, error, grace_s=self._bounds.grace_s)
 
