@@ -205,12 +205,13 @@ class DriverEnd:
 
     def close(self) -> None:
         """Close the descriptors."""
+        # Forgotten before they are closed: a process forked in between must not close what then has these numbers.
+        fds, self._tokens, self.answers_fd = (self._tokens, self.answers_fd), -1, -1
         self._socket.close()
         self._far.close()
-        for fd in (self._tokens, self.answers_fd):
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self._tokens = self.answers_fd = -1
 
 
 class WorkerEnd:

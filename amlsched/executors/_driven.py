@@ -150,16 +150,15 @@ class Worker:
         """End it, and all below it, at once."""
         self.state = State.LEAVING
         if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+            _keeper.order_end(self._lifeline, 0.0, 0.0)
 
     def close(self) -> None:
         """Close the descriptors; safe in a process forked from the driver."""
+        fds, self._lifeline, self.ended_fd = (self._lifeline, self.ended_fd), -1, -1  # before: see DriverEnd.close
         self.channel.close()
-        for fd in (self._lifeline, self.ended_fd):
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self._lifeline = self.ended_fd = -1
 
     def reap(self) -> int | None:
         """Exit code of the keeper, which has ended."""

@@ -187,6 +187,6 @@ class Listener:
             if self._thread in (None, threading.current_thread()):
                 self._epoll.close()
                 with self._wake_lock:
-                    if self._wake >= 0:
-                        os.close(self._wake)
-                    self._wake = -1
+                    wake, self._wake = self._wake, -1  # before it is closed: see DriverEnd.close
+                    if wake >= 0:
+                        os.close(wake)
