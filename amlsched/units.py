@@ -40,7 +40,7 @@ def parse_memory(text: str) -> int:
         Slurm reads a bare number as MiB (sbatch, `--mem`), dask as bytes; so a bare number is refused. Slurm's `K`, `M`
         and `G` are powers of 1024, those of others powers of 1000; so they are refused, too.
     """
-    found = _MEMORY.fullmatch(text) if isinstance(text, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    found = _MEMORY.fullmatch(str(text))  # a number, which has no unit, is refused as its text is
     if found is None or found[2].lower() not in _BYTES:
         raise ValueError(f"{text!r} is no amount of memory: write number and unit, such as '6 GB' or '1.5 GiB'")
     amount = int(float(found[1]) * _BYTES[found[2].lower()])
@@ -67,12 +67,10 @@ def parse_seconds(text: str) -> float:
         minutes and seconds there, and hours and minutes elsewhere; so it is refused, too.
     """
     remedy = "write number and unit, such as '90 s', '10 min' or '1.5 h', or hours, minutes and seconds, '1:30:00'"
-    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"{text!r} is no length of time: {remedy}")
-    if clock := _CLOCK.fullmatch(text):
+    if clock := _CLOCK.fullmatch(str(text)):
         days, hours, minutes, seconds = clock.groups(default="0")
         return int(days) * 86400.0 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    parts = _PART.findall(text)
-    if not parts or _PART.sub("", text) or any(unit.lower() not in _SECONDS for _, unit in parts):
+    parts = _PART.findall(str(text))
+    if not parts or _PART.sub("", str(text)) or any(unit.lower() not in _SECONDS for _, unit in parts):
         raise ValueError(f"{text!r} is no length of time: {remedy}")
     return math.fsum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)

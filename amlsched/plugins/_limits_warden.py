@@ -34,6 +34,7 @@ _END = struct.Struct("<Q")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _GROWTH = 8e9  # bytes a second that calls are thought to take at most; measured: about 4e9 for one thread
+_REST_S = 0.1  # the longest time between two looks at memory
 _SHARE = 4  # a look that takes 1 ms is followed by none before 4 ms
 _STOP_AT = 1.08  # of the memory limit
 _FORGET_S = 3.0
@@ -140,7 +141,7 @@ class _Call:
             used = self.used_bytes()
             if used > self.memory:
                 return MEMORY, used
-            wait = min(wait, 0.05, (self.memory - used) / _GROWTH)
+            wait = min(wait, _REST_S, (self.memory - used) / _GROWTH)
         if self.cputime_s != float("inf"):
             used_s = self._cpu_s() - self.cpu_s
             if used_s > self.cputime_s:

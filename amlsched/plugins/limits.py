@@ -60,6 +60,7 @@ class Limits(Plugin):
     name: ClassVar[str] = "limits"
 
     task: Task[..., Any]
+    _executor: Any
     _in_worker: bool | None
     _listener: Listener | None
 
@@ -111,7 +112,8 @@ class Limits(Plugin):
         from amlsched.plugins import _limits_call, _limits_host
 
         if self._in_worker is None:
-            self._in_worker = self.task.batch_size == 1 and _ends_calls(self.task.scheduler.executor)
+            self._executor = self.task.scheduler.executor
+            self._in_worker = self.task.batch_size == 1 and _ends_calls(self._executor)
         if not self._in_worker:
             return _limits_host.InChild(fn, bounds, self._run), args, kwargs
         if self._listener is None or not self._listener.up:
@@ -127,6 +129,7 @@ class Limits(Plugin):
     def _forget(self) -> None:
         self._run = secrets.token_hex(8)
         self._in_worker = None
+        self._executor = None
         self._listener = None
         self._n_seen = 0
         self._futures: WeakValueDictionary[int, Future[Any]] = WeakValueDictionary()
@@ -145,11 +148,10 @@ class Limits(Plugin):
         if future is None:  # the loop has not come to tell of its submission
             self._early[number] = which, used
             future = self._futures.get(number)
-        work = None if future is None else future.work
-        if future is None or work is None:
+        work, executor = None if future is None else future.work, self._executor
+        if work is None or executor is None:
             return
         error = self._bounds.error(self._call_name, which, used)
-        executor: Any = self.task.scheduler.executor
         executor.kill_call(work, error, grace_s=self._bounds.grace_s)
 
     def _run_ended(self) -> None:
