@@ -201,7 +201,10 @@ class Subscriber(Generic[P, R]):
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call the callbacks: now, or while a scheduler runs, as soon as no other callback runs."""
-        self.emit_packed(args, kwargs)
+        if self._calls:
+            self.emit_packed(args, kwargs)
+        else:
+            self.count += 1
 
     def emit_packed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The same as `emit`, for arguments that are a tuple and a dict already."""
