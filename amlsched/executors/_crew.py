@@ -230,40 +230,28 @@ class Crew:
                 self._relieve()
             self._dispatch(endings)
         _run(endings)
-        tiny = self._mean_s < _TINY_S
-        # Looked at only after the callbacks of what has just ended: they may submit.
-        self._restless = (tiny or not due) and self._some_wait()
-        return (_PATIENCE_S if tiny else 0.0) if self._restless else None
+        with self._lock:  # only now, after the callbacks of what has just ended: they may submit
+            tiny = self._mean_s < _TINY_S
+            self._restless = (tiny or not due) and self._some_wait()
+            return (_PATIENCE_S if tiny else 0.0) if self._restless else None
 
     # ------------------------------------------------------------------------------------------------ under the lock
 
     def _dispatch(self, endings: _Endings) -> None:
         """Give calls to workers as far as there is room; let the workers leave if nothing can come any more."""
         queued = self._queued
-        touched: set[Worker] = set()
         while queued:
             call = queued[0]
             if call.over:
                 queued.popleft()
                 continue
-            worker = self._worker_with_room(fits_slot(call.payload), endings)
+            worker, limit = self._worker_with_room(fits_slot(call.payload), endings)
             if worker is None:
                 self._full = True
                 break
-            try:
-                sent = worker.put(call, self._spare)
-                touched.add(worker)
-            except (OSError, MemoryError) as error:  # no memory for a large call
-                sent, call.over = True, True
-                endings.append(partial(call.end, error))
-            if not worker.calls and worker.state is State.READY:
-                self._idle.append(worker)
-            if not sent:
+            if not self._fill(worker, limit, endings):
                 self._full = True
                 break
-            queued.popleft()
-        for worker in touched:
-            worker.channel.post()
         if self.closing and not queued and not self._in_doubt and not self._ended:
             self._idle.clear()
             for worker in self._workers:
@@ -274,34 +262,63 @@ class Crew:
                 self._spare.clear()
                 self.listener.end()
 
-    def _worker_with_room(self, can_wait: bool, endings: _Endings) -> Worker | None:
-        """Who shall have the next call.
+    def _fill(self, worker: Worker, limit: int, endings: _Endings) -> bool:
+        """Give a worker calls until it has as many as the limit; whether at least one is out of the queue."""
+        queued = self._queued
+        before = len(queued)
+        while queued:
+            call = queued[0]
+            if not call.over:
+                try:
+                    if not worker.put(call, self._spare):
+                        break
+                except (OSError, MemoryError) as error:  # no memory for a large call
+                    call.over = True
+                    endings.append(partial(call.end, error))
+            queued.popleft()
+            if len(worker.calls) >= limit or not worker.calls_left:
+                break
+        worker.channel.post()
+        if not worker.calls and worker.state is State.READY:
+            self._idle.append(worker)
+        return len(queued) < before
+
+    def _worker_with_room(self, can_wait: bool, endings: _Endings) -> tuple[Worker | None, int]:
+        """Who shall have the next call, and how many it may have then.
 
         Args:
-            can_wait: Whether it is one that a worker can be given ahead of time.
+            can_wait: Whether it is a call that a worker can be given ahead of time.
             endings: Of calls that end by the way.
         """
         mean, now = self._mean_s, time.monotonic()
+        several = 1
         if mean < _TINY_S and can_wait:
+            several = min(SLOTS, int(_TINY_S / max(mean, 1e-9)) + 1)
             for worker in self._workers:
-                if worker.calls and len(worker.calls) * mean < _TINY_S and worker.can_queue(now - _PATIENCE_S):
-                    if not self._restless:  # nobody may come by to see that the first of them takes long
-                        self._restless = True
-                        self.listener.wake()
-                    return worker
+                if 0 < len(worker.calls) < several and worker.can_queue(now - _PATIENCE_S):
+                    self._look_later()
+                    return worker, several
         if self._idle:
-            return self._idle.pop()
+            if several > 1 and len(self._queued) > 1:
+                self._look_later()
+            return self._idle.pop(), several
         if len(self._workers) < self._size and self._failed_starts < _START_ATTEMPTS:
-            return self._start(endings)
+            return self._start(endings), 1
         if mean > _SHORT_S or not can_wait:
-            return None
-        depth = max(2, min(SLOTS, int(_AHEAD_S / max(mean, 1e-9))))
+            return None, 0
+        depth = least = max(2, min(SLOTS, int(_AHEAD_S / max(mean, 1e-9))))
         best = None
         for worker in self._workers:
             here = len(worker.calls)
-            if here < depth and worker.can_queue(now - _SHORT_S):
-                best, depth = worker, here
-        return best
+            if here < least and worker.can_queue(now - _SHORT_S):
+                best, least = worker, here
+        return best, depth
+
+    def _look_later(self) -> None:
+        """Calls are going to wait behind others: somebody has to see it if the first of them takes long."""
+        if not self._restless:
+            self._restless = True
+            self.listener.wake()
 
     def _start(self, endings: _Endings) -> Worker | None:
         try:
