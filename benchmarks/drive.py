@@ -6,7 +6,7 @@ True. The work in the callbacks is the same for all, so that only the way differ
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, wait
 from typing import Any
 
@@ -22,12 +22,12 @@ def noop(*_: object) -> None:
     """The call whose cost is all overhead."""
 
 
-def through_scheduler(scheduler: Any, **run_options: Any) -> Way:
+def through_scheduler(scheduler: Any, task_options: Mapping[str, Any] | None = None, **run_options: Any) -> Way:
     """Ours or amltk's: they have the same names."""
 
     def way(function: Callable[..., Any], start: Start, on_result: OnResult) -> None:
         warm = scheduler.task(noop)
-        task = scheduler.task(function)
+        task = scheduler.task(function, **(task_options or {}))
         to_warm = iter(range(WARM_UP - 1))
 
         @scheduler.on_start
