@@ -67,20 +67,28 @@ class _Warden:
         self.up = True
         # In the abstract name space: there is no file to be left behind. The warden hears only its own user.
         self.address = f"\0amlsched-{secrets.token_hex(16)}".encode()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(self.address)
-            listener.listen(512)
-            fd = listener.fileno()
-            command = [sys.executable, "-I", "-S", warden.__file__, str(fd)]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(fd,), start_new_session=True
-            )
+        # Plain descriptors: a file object has a lock, which a thread may hold while another one forks.
+        its_lifeline, self._lifeline = os.pipe()
+        self._reports, its_reports = os.pipe()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                listener.bind(self.address)
+                listener.listen(512)
+                fd = listener.fileno()
+                command = [sys.executable, "-I", "-S", warden.__file__, str(fd)]
+                self._process = subprocess.Popen(
+                    command, stdin=its_lifeline, stdout=its_reports, pass_fds=(fd,), start_new_session=True
+                )
+        except BaseException:
+            self.let_go()
+            raise
+        finally:
+            os.close(its_lifeline)
+            os.close(its_reports)
         threading.Thread(target=self._read, name="amlsched-limits", daemon=True).start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
-        while report := os.read(fd, warden.REPORT.size):
+        while report := os.read(self._reports, warden.REPORT.size):
             key, which, used = warden.REPORT.unpack(report)
             number = key % KEYS
             handler = self.handlers.get(key - number)
@@ -90,24 +98,28 @@ class _Warden:
                 except Exception:
                     logger.exception("a call has passed its limit, and could not be ended")
         if self.up:
-            self.up = False
             logger.error("the process that watches limits has ended; calls that run now are not limited any more")
-        self._process.stdout.close()
+        with _lock:
+            self.let_go()
         self._process.wait()
 
     def end(self) -> None:
         """End its process."""
         self.up = False
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        fd, self._lifeline = self._lifeline, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def let_go(self) -> None:
+        """Close the descriptors."""
+        self.end()
+        fd, self._reports = self._reports, -1
+        if fd >= 0:
+            os.close(fd)
 
     def forget(self) -> None:
         """In a process forked from its host: it is the parent's."""
-        self.up = False
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(OSError):
-                pipe.close()
+        self.let_go()
         self._process.returncode = 0  # not a child of this process: nobody shall wait for it
 
 

@@ -276,6 +276,10 @@ class _Warden:
         self.poll = select.epoll()
         self.poll.register(listener, select.EPOLLIN)
         self.poll.register(0, select.EPOLLIN)
+        self.host = -1
+        with contextlib.suppress(OSError):  # Linux before 5.3
+            self.host = os.pidfd_open(os.getppid())  # should somebody else hold the other end of 0
+            self.poll.register(self.host, select.EPOLLIN)
         self.workers: dict[int, tuple[socket.socket, int]] = {}  # by descriptor: connection, process id
         self.calls: dict[int, _Call] = {}  # by process id of the worker
         self.processes = _Processes()
@@ -286,7 +290,7 @@ class _Warden:
             soonest = min((call.look_at for call in self.calls.values()), default=float("inf"))
             wait = -1.0 if soonest == float("inf") else max(0.0, soonest - time.monotonic())
             for fd, _ in self.poll.poll(wait):
-                if fd == 0:
+                if fd in (0, self.host):
                     return
                 if fd == self.listener.fileno():
                     self.accept()
