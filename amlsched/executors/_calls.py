@@ -63,6 +63,7 @@ class CallFuture(Future[Any]):
     def _waiters(self) -> list[Any]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         if self._watched_by is None:
             self._watched_by = []
+            self.crew.expect_answers()
         return self._watched_by
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:

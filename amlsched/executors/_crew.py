@@ -465,22 +465,21 @@ class Crew:
 
     def _send_by_value(self, call: CallFuture, answer: Answer) -> None:
         """Send a call again, with the functions of `__main__` in it: its worker could not load it by name."""
-        payload: bytes | Large | None = None
-        assert call.payload is not None
-        try:
-            payload = dump_by_value(*load(call.payload))
-        except Exception:  # then what the worker said stands
-            call.over = True
-            call.settle(answer.kind, answer.body)
+        former, payload = call.payload, None
+        if former is not None:  # otherwise it was killed meanwhile
+            try:
+                payload = dump_by_value(*load(former))
+            except Exception:  # then what the worker said stands
+                payload = None
         endings: _Endings = []
         with self._lock:
             self._in_doubt -= 1
             if call.over:
                 pass
-            elif self._killed:
+            elif self._killed or payload is None:
                 call.over = True
-                endings.append(call.end_cancelled)
-            elif payload is not None:
+                endings.append(call.end_cancelled if self._killed else partial(call.settle, answer.kind, answer.body))
+            else:
                 call.payload, call.by_value = payload, True
                 self._queued.appendleft(call)
             self._dispatch(endings)

@@ -600,7 +600,18 @@ def test_a_call_may_run_a_loop_of_its_own_whoever_serves(pool: ProcessPool) -> N
     assert pool.submit(run_a_loop).result(LIMIT_S) == 7
 
 
-def test_calls_outlive_the_loop_that_served_them(pool: ProcessPool, tmp_path: Path) -> None:
+def wait_for(future: Future[Any]) -> None:
+    assert wait([future], LIMIT_S).done
+
+
+def go_through(future: Future[Any]) -> None:
+    assert list(as_completed([future], LIMIT_S)) == [future]
+
+
+@pytest.mark.parametrize("expect", [lambda future: future.result(LIMIT_S), wait_for, go_through])
+def test_calls_outlive_the_loop_that_served_them(
+    pool: ProcessPool, tmp_path: Path, expect: Callable[[Future[Any]], None]
+) -> None:
     async def submit() -> Future[Any]:
         pool.attach(asyncio.get_running_loop())
         return pool.submit(until_released, tmp_path / "started", tmp_path / "release")
@@ -608,6 +619,7 @@ def test_calls_outlive_the_loop_that_served_them(pool: ProcessPool, tmp_path: Pa
     future = asyncio.run(submit())  # never detached; the loop is closed
     until((tmp_path / "started").exists)
     (tmp_path / "release").touch()
+    expect(future)
     assert future.result(LIMIT_S) == "released"
     assert pool.submit(double, 2).result(LIMIT_S) == 4
 
