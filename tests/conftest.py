@@ -1,8 +1,11 @@
 """What every test shares."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,20 @@ concurrent_backend = _over(lambda row: not row.capabilities.inline)
 process_backend = _over(lambda row: row.processes)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 robust_backend = _over(lambda row: row.capabilities.survives_lost_workers)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processes that tests kill leave their temporary folders behind: these lie in one that is removed."""
+    folder = tmp_path_factory.mktemp("left")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+    own = Path(get_temp_dir())  # of this process: multiprocessing removes it at the exit, and wants to find it then
+    for left in folder.iterdir():
+        if left != own:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

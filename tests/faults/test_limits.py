@@ -25,6 +25,7 @@ from tests.backends import BACKENDS, Backend
 from tests.faults import greedy
 from tests.faults.greedy import MiB
 from tests.journal import Journal
+from tests.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,14 +39,6 @@ ROOT = Path(__file__).parents[2]
 GRACE_S = 0.5
 LATE_S = 1.0
 LOCAL = [backend.parameter() for backend in BACKENDS if not backend.capabilities.remote]
-
-
-def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{condition} did not come true within {limit_s} s"
-        time.sleep(0.005)
-    return value
 
 
 def marked(marker: str) -> list[int]:

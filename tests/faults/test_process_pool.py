@@ -27,6 +27,7 @@ import pytest
 from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, until_released
+from tests.processes import alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,21 +40,6 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20.0
 METHODS = ("fork", "forkserver", "spawn")
-
-
-def until(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
-    deadline = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{condition} did not come true within {limit_s} s"
-        time.sleep(0.005)
-    return value
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def parent_of(pid: int) -> int:

@@ -26,6 +26,7 @@ import pytest
 from amlsched.errors import NotPicklableError, WorkerExitedError
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, give_back, until_released
+from tests.processes import alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,21 +46,6 @@ FORK = multiprocessing.get_context("fork")
 def pool() -> Iterator[ProcessPool]:
     with ProcessPool(2, FORK) as pool:
         yield pool
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + LIMIT_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{condition} did not come true"
-        time.sleep(0.005)
-    return value
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 # ------------------------------------------------------------------------------------------------- what travels

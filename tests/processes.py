@@ -1,0 +1,23 @@
+"""Looking at processes, and waiting for what they do."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
+    """What the condition gives once that is true; an assertion fails where it does not come true in time."""
+    deadline = time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{condition} did not come true within {limit_s} s"
+        time.sleep(0.005)
+    return value
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there and not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
