@@ -44,7 +44,7 @@ def declared_names(path: Path) -> list[str] | None:
 PUBLIC = {
     module_name(path): declared_names(path) or []
     for path in MODULES
-    if path.name == "__init__.py" or path.name in ("errors.py", "monitor.py", "testing.py")
+    if (path.name == "__init__.py" or path.name in ("errors.py", "monitor.py")) and path.parent.name != "cli"
 }
 
 

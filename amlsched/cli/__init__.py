@@ -1,0 +1,79 @@
+"""The command line: `amlsched run | status | results | plot`.
+
+A command is a module with `add_to(commands)`, which tells argparse of it. Each imports what it needs inside its
+functions, so that `amlsched --help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, cast
+
+from amlsched import __version__
+from amlsched.cli import plot, results, run, status
+from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
+from amlsched.errors import AmlschedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_LAST_WORDS_S = 1.5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Its words; `None` for those of this process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = _command(argv)
+    except SystemExit as ending:  # argparse has spoken, or a signal ended a run
+        code = ending.code if isinstance(ending.code, int) else OK if ending.code is None else SOME_FAILED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = SOME_FAILED
+    except (AmlschedError, OSError) as error:
+        say(f"amlsched: error: {error}")
+        code = BAD_INPUT
+    if argv is None:
+        _leave_threads(code)
+    return code
+
+
+def _leave_threads(code: int) -> None:
+    """After a signal, leave threads behind that still run a repetition: they cannot be ended, and Python would wait."""
+    if code in (OK, SOME_FAILED, BAD_INPUT):
+        return
+    deadline = time.monotonic() + _LAST_WORDS_S  # others still end their workers
+    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if not any(thread.is_alive() for thread in others):
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(
+        "amlsched", description="Run experiments of a config file, and look at the results."
+    )
+    parser.add_argument("--version", action="version", version=f"amlsched {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (run, status, results, plot):
+        module.add_to(commands)
+    arguments = parser.parse_args(argv)
+    return cast("int", arguments.command(arguments))

@@ -1,0 +1,129 @@
+"""`amlsched run`: run what is left of a config."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from amlsched.cli.told import OK, SOME_FAILED, tell, tell_interrupted
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.cli.told import Commands
+    from amlsched.experiments.expand import Debug
+    from amlsched.experiments.plan import Plan
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Tell argparse of the command."""
+    parser = commands.add_parser("run", help="run what is left of a config", description=run.__doc__)
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "target", metavar="TARGET", help="path/to/file.py:Class or package.module:Class; a function will do"
+    )
+    parser.add_argument("config", metavar="CONFIG", help="the YAML file")
+    add = parser.add_argument
+    add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
+    add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
+    text = "run these again too: failed, unknown, all, or names of experiments or runs"
+    add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
+    text = "processes (default), threads, sequential, loky"
+    add("--executor", metavar="NAME", default="processes", help=text)
+    add("--max-workers", metavar="N", type=int, help="how many repetitions run at a time; default: one per CPU")
+    text = "another option of the executor; may be given several times"
+    add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
+    add("--results", metavar="DIR", help="the folder for the results, instead of the config's `path`")
+    add("--dry-run", action="store_true", help="only list what would be run")
+    short = parser.add_mutually_exclusive_group()
+    text = "a short trial: the first run of each experiment, one repetition, one iteration"
+    short.add_argument("--debug", action="store_const", const="debug", dest="debug", default="", help=text)
+    text = "the same for every run"
+    short.add_argument("--debugall", action="store_const", const="debugall", dest="debug", help=text)
+    text = "print to the console, not to out.log and err.log (with --executor sequential a debugger works)"
+    add("--no-capture", action="store_true", help=text)
+    add("--metric", metavar="NAME", action="append", default=[], help="a column to show; may be given several times")
+    add("-q", "--quiet", action="store_true", help="show neither progress nor table")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`key=value`, the value as JSON if it is that, otherwise as text."""
+    from amlsched.errors import ExperimentError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ExperimentError(f"--executor-option {text}", "is not KEY=VALUE", "such as --executor-option timeout=60")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the repetitions of a config that are not done. Each has a folder with its results, output and record."""
+    from amlsched.display import progress_for
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.run import ExperimentRun
+    from amlsched.experiments.target import Target
+
+    target = Target.parse(arguments.target)
+    plan = Plan(
+        arguments.config,
+        select=arguments.experiments,
+        debug=cast("Debug", arguments.debug),
+        results=arguments.results,
+        rerun=[*arguments.rerun, *(["all"] if arguments.overwrite else [])],
+    )
+    if arguments.dry_run:
+        return _dry_run(plan)
+    options = dict(map(_option, arguments.executor_option))
+    if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
+        options["max_workers"] = arguments.max_workers
+    experiments = ExperimentRun(target, plan, executor=arguments.executor, capture=not arguments.no_capture, **options)
+    begun = time.monotonic()
+    try:
+        with progress_for(experiments, experiments.summary.total, arguments.metric, quiet=arguments.quiet):
+            summary = experiments.run()
+    except (KeyboardInterrupt, SystemExit):
+        tell_interrupted(experiments.summary)
+        raise
+    tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
+    return OK if summary.complete else SOME_FAILED
+
+
+def _dry_run(plan: Plan) -> int:
+    """Line by line, so that a long list can be looked at while it is made."""
+    todo = total = 0
+    write = sys.stdout.write
+    for path, one in plan.runs():
+        indices: list[int] = []
+        others: dict[str, int] = {}
+        for planned in plan.repetitions(one, path):
+            if planned.todo:
+                indices.append(planned.index)
+            else:
+                others[planned.known.state.value] = others.get(planned.known.state.value, 0) + 1
+        total += one.repetitions
+        todo += len(indices)
+        settings = ", ".join(f"{key}={value}" for key, value in one.overrides.items())
+        rest = "".join(f", {count} {state}" for state, count in others.items())
+        write(f"{one.name}  {settings + '  ' if settings else ''}to run: {_ranges(indices)}{rest}\n")
+    write(f"{total} repetitions, {todo} to run. Results: {', '.join(map(str, plan.paths))}\n")
+    return OK
+
+
+def _ranges(indices: list[int]) -> str:
+    """`rep 0-2, 5` for 0, 1, 2, 5."""
+    if not indices:
+        return "nothing"
+    spans: list[list[int]] = []
+    for index in indices:
+        if spans and spans[-1][1] == index - 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return "rep " + ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in spans)

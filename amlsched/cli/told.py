@@ -1,0 +1,121 @@
+"""What the commands tell: exit codes, tables, failures, notes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.summary import Summary
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+    """Where a command is added."""
+
+__all__ = [
+    "BAD_INPUT",
+    "Commands",
+    "INTERRUPTED",
+    "OK",
+    "SOME_FAILED",
+    "counts",
+    "say",
+    "tell",
+    "tell_failures",
+    "tell_interrupted",
+    "tell_notes",
+    "tell_table",
+]
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: all repetitions are done, some are not, bad input, Ctrl-C. SIGTERM gives 143."""
+_SHOWN_RUNS = 40
+"""A table of runs is cut here."""
+_SHOWN_FAILURES = 20
+
+
+def say(text: str) -> None:
+    """To the standard error."""
+    print(text, file=sys.stderr)
+
+
+def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, quiet: bool) -> None:
+    """What a run did, and what there is now."""
+    from amlsched.display.table import duration
+
+    if not quiet:
+        tell_table(summary, metrics)
+    tell_failures(summary)
+    tell_notes(summary)
+    if summary.ran:
+        head = f"{summary.ran} run in {duration(seconds)}. "
+    else:
+        head = "Nothing to run: all is done. " if summary.complete else "Nothing to run. "
+    print(f"{head}{counts(summary)} Results: {', '.join(map(str, plan.paths))}")
+
+
+def counts(summary: Summary) -> str:
+    """How many repetitions are in each state."""
+    told = ", ".join(f"{count} {state.value}" for state, count in summary.states.items() if count)
+    return f"{summary.total} repetitions: {told}."
+
+
+def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
+    """A row for each run."""
+    from amlsched.display.table import duration, mean_and_deviation, table
+
+    tallies = list(summary.tallies.values())
+    shown = tallies if everything else tallies[:_SHOWN_RUNS]
+    metrics = metrics or list(dict.fromkeys(name for tally in shown for name in tally.last))[:4]
+    rows = [
+        [
+            tally.name,
+            f"{tally.done}/{tally.total}",
+            *(mean_and_deviation(tally.last.get(metric, [])) for metric in metrics),
+            duration(tally.seconds) if tally.done else "",
+            ", ".join(f"{count} {state.value}" for state, count in tally.states.items() if not state.done),
+        ]
+        for tally in shown
+    ]
+    print(table(["run", "done", *metrics, "time", ""], rows))
+    if len(tallies) > len(shown):
+        print(f"… and {len(tallies) - len(shown)} more runs")
+
+
+def tell_failures(summary: Summary) -> None:
+    """What failed, and where to read more."""
+    from amlsched.experiments import layout
+
+    for name, folder, reason in summary.failed[:_SHOWN_FAILURES]:
+        say(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
+    if len(summary.failed) > _SHOWN_FAILURES:
+        say(f"… and {len(summary.failed) - _SHOWN_FAILURES} more")
+    if summary.failed:
+        say("--rerun failed runs them again")
+
+
+def tell_notes(summary: Summary) -> None:
+    """What else the user should know."""
+    for note in summary.notes[:_SHOWN_FAILURES]:
+        say(note)
+    if len(summary.notes) > _SHOWN_FAILURES:
+        say(f"… and {len(summary.notes) - _SHOWN_FAILURES} more such notes")
+
+
+def tell_interrupted(summary: Summary) -> None:
+    """What there is when a signal ends the run."""
+    told = ", ".join(
+        f"{count} {state.value}" for state, count in summary.states.items() if count and state != "pending"
+    )
+    say(f"Interrupted{f': {told}' if told else ''}. The same command takes up what is left.")
+
+
+def _near(path: Path) -> str:
+    """The path as seen from here, if it lies below."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
