@@ -17,7 +17,14 @@
     └── WorkerLostError (BrokenExecutor)       the place failed, not the work
         ├── WorkerKilledError                  by a signal
         ├── WorkerExitedError                  by its own exit
-        └── WorkerStartError                   it never came up
+        ├── WorkerOutOfMemoryError             there was no memory left: the kernel or the batch system ended it
+        ├── WorkerStartError                   it never came up
+        ├── PoolBrokenError                    another call may have done it: all that the pool had is lost
+        └── JobLostError                       with its job of the batch system
+            ├── JobCancelledError              somebody cancelled the job
+            ├── JobWalltimeError               the job reached its time limit
+            ├── NodeLostError                  its host failed
+            └── PreemptedError                 the job had to make room for another
     ExperimentSurrender (Exception)            not an error: an experiment ends itself early
 
 An error is built from positional arguments, so that it can cross processes, and keeps them as attributes.
@@ -37,15 +44,22 @@ __all__ = [
     "EventNotKnownError",
     "ExperimentError",
     "ExperimentSurrender",
+    "JobCancelledError",
+    "JobLostError",
+    "JobWalltimeError",
     "LimitError",
     "MemoryLimitError",
     "MissingExtraError",
+    "NodeLostError",
     "NotPicklableError",
+    "PoolBrokenError",
+    "PreemptedError",
     "SchedulerNotRunningError",
     "WalltimeLimitError",
     "WorkerExitedError",
     "WorkerKilledError",
     "WorkerLostError",
+    "WorkerOutOfMemoryError",
     "WorkerStartError",
 ]
 
@@ -257,7 +271,12 @@ class WorkerLostError(AmlschedError, BrokenExecutor):
         cause: What is known of the death, in words.
         pid: Process id of the worker, if known.
         host: Host of the worker, if known.
+
+    Attributes:
+        attempts: How often the call was run until it was given up; this error is of the last time.
     """
+
+    attempts = 1
 
     def __init__(self, call: str, cause: str, pid: int | None = None, host: str | None = None) -> None:
         super().__init__(call, cause, pid, host)
@@ -266,7 +285,8 @@ class WorkerLostError(AmlschedError, BrokenExecutor):
     def __str__(self) -> str:
         worker = "its worker" if self.pid is None else f"its worker (process {self.pid})"
         where = f" on {self.host}" if self.host else ""
-        return f"{self.call} was lost: {worker}{where} {self.cause}"
+        which = f" (attempt {self.attempts}, the last)" if self.attempts > 1 else ""
+        return f"{self.call} was lost{which}: {worker}{where} {self.cause}"
 
 
 class WorkerKilledError(WorkerLostError):
@@ -305,8 +325,103 @@ class WorkerExitedError(WorkerLostError):
         self.exitcode = exitcode
 
 
+class WorkerOutOfMemoryError(WorkerLostError):
+    """The worker was ended because no memory was left: by the kernel, or by the batch system.
+
+    A call that passed a limit of its own task ends with `MemoryLimitError` instead.
+
+    Args:
+        call: The call that was lost.
+        evidence: Who says so, such as `oom_kill of the cgroup / rose by 1` or `Slurm: OUT_OF_MEMORY`.
+        peak_bytes: The most resident memory that the worker's process had, if known.
+        limit_bytes: What it might have had, if known.
+        pid: Process id of the worker, if known.
+        host: Host of the worker, if known.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        evidence: str,
+        peak_bytes: int | None = None,
+        limit_bytes: int | None = None,
+        pid: int | None = None,
+        host: str | None = None,
+    ) -> None:
+        amounts = ((peak_bytes, "it had {:.0f} MiB"), (limit_bytes, "the limit is {:.0f} MiB"))
+        known = [text.format(amount / 2**20) for amount, text in amounts if amount is not None]
+        super().__init__(call, f"was ended for want of memory ({'; '.join((evidence, *known))})", pid, host)
+        self.args = (call, evidence, peak_bytes, limit_bytes, pid, host)
+        self.evidence, self.peak_bytes, self.limit_bytes = evidence, peak_bytes, limit_bytes
+
+
 class WorkerStartError(WorkerLostError):
     """No worker could be started: its process ended at once, or its initializer raised."""
+
+
+class PoolBrokenError(WorkerLostError):
+    """The pool broke, and with it every call that it had; which of them did it is not known.
+
+    Args:
+        call: The call that was lost.
+        pool: What broke, such as `ProcessPoolExecutor`.
+        reason: What is known of it, in words.
+    """
+
+    def __init__(self, call: str, pool: str, reason: str) -> None:
+        super().__init__(call, f"went down with the {pool}: {reason}")
+        self.args = (call, pool, reason)
+        self.pool, self.reason = pool, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}. One worker that dies takes all calls of a {self.pool} with it, and it takes no "
+            "more; Scheduler.with_processes() loses only the call that the worker ran, and goes on"
+        )
+
+
+class JobLostError(WorkerLostError):
+    """The job of the batch system ended that held the worker.
+
+    Args:
+        call: The call that was lost.
+        job: The batch system's id of the job.
+        state: How the batch system calls the end of the job, such as `NODE_FAIL`.
+        reason: What else it says; empty for nothing.
+        host: Host of the worker, if known.
+    """
+
+    _what = "ended"
+
+    def __init__(self, call: str, job: str, state: str, reason: str = "", host: str | None = None) -> None:
+        words = f"{state}: {reason}" if reason else state
+        super().__init__(call, f"is gone: its job {job} {self._what} ({words})", None, host)
+        self.args = (call, job, state, reason, host)
+        self.job, self.state, self.reason = job, state, reason
+
+
+class JobCancelledError(JobLostError):
+    """Somebody cancelled the job that held the worker."""
+
+    _what = "was cancelled"
+
+
+class JobWalltimeError(JobLostError):
+    """The job that held the worker reached its time limit."""
+
+    _what = "reached its time limit"
+
+
+class NodeLostError(JobLostError):
+    """The host failed on which the job ran that held the worker."""
+
+    _what = "lost its node"
+
+
+class PreemptedError(JobLostError):
+    """The job that held the worker had to make room for another."""
+
+    _what = "was preempted"
 
 
 class ExperimentSurrender(Exception):  # noqa: N818  (cw2's name)
