@@ -39,6 +39,7 @@ _FD_SPACE = socket.CMSG_SPACE(struct.calcsize("i"))
 class Kind:
     """What a worker, or its keeper, says."""
 
+    KEPT = b"K"
     READY = b"H"
     FAILED_TO_START = b"F"
     DIED = b"X"
@@ -47,7 +48,7 @@ class Kind:
     NOT_LOADED = b"V"
 
 
-_MESSAGES = (Kind.READY, Kind.FAILED_TO_START, Kind.DIED)
+_MESSAGES = (Kind.KEPT, Kind.READY, Kind.FAILED_TO_START, Kind.DIED)
 
 
 class Answer(NamedTuple):

@@ -28,6 +28,7 @@ _TINY_S = 0.000_03  # where calls are shorter than it takes to wake a worker, a 
 _PATIENCE_S = 0.001  # how long such a call may wait behind another while there is an idle worker
 _SHORT_S = 0.005  # only calls shorter than this are given ahead; one that lasts longer gives back what waits behind it
 _SPARE_SHEETS = 8
+_PATIENT_S = 2.0  # for a loop to hear that killed workers have ended
 
 _Endings = list[Callable[[], object]]
 
@@ -70,6 +71,7 @@ class Crew:
         self._mean_s = float("inf")  # of the calls so far, the recent ones above all
         self._full = False  # no worker has room for another call
         self._looked = 0.0
+        self._due_by = float("inf")  # when the next worker is overdue
         self._restless = False  # calls wait behind others though a worker could have them
         self._spare: list[Sheet] = []
         self._in_doubt = 0  # calls that are with no worker and in no queue while they are pickled anew
@@ -128,6 +130,7 @@ class Crew:
                 self._take_back(worker)
                 if worker.calls and call is worker.calls[-1]:
                     worker.doom(call, verdict, grace_s)
+                    self._set_alarm()
             doomed = not call.over
             if doomed and call.worker is None:
                 call.over = True
@@ -178,12 +181,18 @@ class Crew:
                 if worker.calls and worker.doomed is None:
                     worker.doomed = worker.calls[-1]
                 worker.kill()
+            self._set_alarm()
             for call in self._queued:
                 if not call.over:
                     call.over = True
                     endings.append(call.end_cancelled)
             self._dispatch(endings)
         _run(endings)
+
+    def kill_and_wait(self) -> None:
+        """Return when all workers have ended; those that nothing can end are left, with a warning."""
+        self.kill()
+        self.listener.wait(_PATIENT_S)
 
     def forget(self) -> None:
         """Leave when the calls have ended. Takes no lock, so that a garbage collection can call it at any moment."""
@@ -224,6 +233,9 @@ class Crew:
                     self._hear(worker, endings)
                 else:
                     self._listen(worker)
+            now = time.monotonic() if self._due_by < float("inf") else 0.0
+            if now >= self._due_by:
+                self._see_to_overdue(now, endings)
             if due:
                 self._rebalance()
             elif self._queued:
@@ -233,7 +245,9 @@ class Crew:
         with self._lock:  # only now, after the callbacks of what has just ended: they may submit
             tiny = self._mean_s < _TINY_S
             self._restless = (tiny or not due) and self._some_wait()
-            return (_PATIENCE_S if tiny else 0.0) if self._restless else None
+            if self._restless:
+                return _PATIENCE_S if tiny else 0.0
+            return max(0.0, self._due_by - now) if self._due_by < float("inf") else None
 
     # ------------------------------------------------------------------------------------------------ under the lock
 
@@ -257,6 +271,7 @@ class Crew:
             for worker in self._workers:
                 if not worker.calls and worker.state is not State.LEAVING:
                     worker.quit()
+                    self._set_alarm()
             if not self._workers:
                 self._ended = True
                 self._spare.clear()
@@ -332,6 +347,7 @@ class Crew:
             self._by_fd[fd] = worker
             self.listener.watch(fd)
         self.listener.ensure()
+        self._set_alarm()
         return worker
 
     def _take_back(self, worker: Worker) -> None:
@@ -369,10 +385,25 @@ class Crew:
                 if worker.state is State.STARTING or not tiny or now - worker.since > _PATIENCE_S:
                     self._take_back(worker)
 
+    def _set_alarm(self) -> None:
+        """Have the listener call in time for the worker that is overdue next."""
+        former, self._due_by = self._due_by, min((worker.due_by for worker in self._workers), default=float("inf"))
+        if self._due_by < former:
+            self.listener.wake()
+
+    def _see_to_overdue(self, now: float, endings: _Endings) -> None:
+        for worker in [worker for worker in self._workers if worker.due_by <= now]:
+            if worker.overdue():
+                self._bury(worker, endings)
+        self._set_alarm()
+
     def _listen(self, worker: Worker) -> None:
         """Take note of what a worker or its keeper says about itself."""
         for kind, body in worker.channel.messages():
-            if kind == Kind.READY:
+            if kind == Kind.KEPT:
+                worker.kept()
+                self._set_alarm()
+            elif kind == Kind.READY:
                 self._failed_starts = 0
                 worker.come_up(int(body))
                 self._next_of(worker)
@@ -414,6 +445,7 @@ class Crew:
             worker.begin()
         elif not worker.calls_left:
             worker.quit()
+            self._set_alarm()
         elif worker not in self._idle:
             self._idle.append(worker)
 
@@ -425,6 +457,7 @@ class Crew:
             self.listener.unwatch(fd)
             del self._by_fd[fd]
         self._workers.remove(worker)
+        self._set_alarm()
         if worker in self._idle:
             self._idle.remove(worker)
         self._queued.extendleft(reversed(worker.take_back()))
@@ -507,8 +540,7 @@ def _abandon_all() -> None:
 
 def _end_all() -> None:
     for crew in list(_crews):
-        crew.kill()
-        crew.listener.wait()
+        crew.kill_and_wait()
 
 
 os.register_at_fork(after_in_child=_abandon_all)

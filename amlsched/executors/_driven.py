@@ -1,11 +1,14 @@
 """The driver's side of one worker: start it, send it calls, take them back, hear its answers, end it."""
 
 import contextlib
+import logging
 import os
+import signal
 import time
 import weakref
 from collections import deque
 from enum import Enum
+from multiprocessing import process
 from multiprocessing.context import BaseContext
 from typing import Any, cast
 
@@ -19,8 +22,12 @@ from amlsched.executors._worker import Portable, main
 
 __all__ = ["State", "Worker"]
 
+logger = logging.getLogger(__name__)
+
 _QUIT_S = 5.0  # what a worker may take for its own exit: threads and children that its calls left behind
 _QUIT_GRACE_S = 0.5
+_START_S = 120.0  # until the worker has its keeper: nothing of the user's comes before
+_LATE_S = 3.0  # what a keeper, and then the kernel, may take beyond the time at which all is to be over
 
 
 class State(Enum):
@@ -49,6 +56,7 @@ class Worker:
         verdict: How that call shall end; `None` for cancelled.
         start_error: Why it could not come up, as far as it could tell.
         status: How it ended, as `os.waitpid` tells it and its keeper reports it.
+        due_by: When to call `overdue`, on the monotonic clock.
     """
 
     def __init__(
@@ -63,6 +71,8 @@ class Worker:
         self.verdict: BaseException | None = None
         self.start_error: BaseException | None = None
         self.status: int | None = None
+        self.due_by = self.since + _START_S
+        self._killed = False
         self.ended_fd = -1
         self.channel = DriverEnd()
         theirs, self._lifeline = os.pipe()
@@ -82,8 +92,14 @@ class Worker:
         except OSError:  # Linux before 5.3
             self.ended_fd = os.dup(self._process.sentinel)
 
+    def kept(self) -> None:
+        """It has its keeper; from here on it may take its time: main module and initializer are the user's."""
+        if self.state is State.STARTING and not self._killed:
+            self.due_by = float("inf")
+
     def come_up(self, pid: int) -> None:
         """It is ready."""
+        self.kept()
         self.pid = pid
         if self.state is State.STARTING:
             self.state = State.READY
@@ -139,18 +155,44 @@ class Worker:
         """Let it leave by itself, but not for ever. It must have no calls."""
         self.state = State.LEAVING
         self.channel.quit()
-        _keeper.order_end(self._lifeline, _QUIT_S, _QUIT_GRACE_S)
+        self._order_end(_QUIT_S, _QUIT_GRACE_S)
 
     def doom(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> None:
         """End it, and all below it, because of the call that it runs."""
         self.state, self.doomed, self.verdict = State.LEAVING, call, verdict
-        _keeper.order_end(self._lifeline, 0.0, grace_s)
+        self._order_end(0.0, grace_s)
 
     def kill(self) -> None:
         """End it, and all below it, at once."""
         self.state = State.LEAVING
         if self._lifeline >= 0:
-            _keeper.order_end(self._lifeline, 0.0, 0.0)
+            self._order_end(0.0, 0.0)
+
+    def _order_end(self, after_s: float, grace_s: float) -> None:
+        _keeper.order_end(self._lifeline, after_s, grace_s)
+        self.due_by = min(self.due_by, time.monotonic() + after_s + grace_s + _LATE_S)
+
+    def overdue(self) -> bool:
+        """Do what its keeper should have done by now; whether that was in vain before, and there is no end to wait for.
+
+        A keeper can be stopped (SIGSTOP), or stuck before it is one: a process forked from a program with threads may
+        wait for a lock for ever.
+        """
+        pid = self._process.pid
+        if self._killed:
+            logger.warning("process %s of a pool cannot be ended, and is left: %s", pid, _keeper.state_of(pid))
+            return True
+        if self.state is State.STARTING:
+            self.start_error = TimeoutError(
+                f"process {pid} has not begun to work within {_START_S:g} s: {_keeper.state_of(pid)}"
+            )
+        self._killed = True
+        self.due_by = time.monotonic() + _LATE_S
+        for below in _keeper.descendants(pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(below, signal.SIGKILL)
+        self._process.kill()  # only now: its children would come to somebody else
+        return False
 
     def close(self) -> None:
         """Close the descriptors; safe in a process forked from the driver."""
@@ -161,10 +203,12 @@ class Worker:
                 os.close(fd)
 
     def reap(self) -> int | None:
-        """Exit code of the keeper, which has ended."""
-        if self._process.exitcode is None:  # under forkserver it may take a moment
+        """Exit code of the keeper; `None` where it has not ended, though it should have."""
+        if self._process.exitcode is None and not self._killed:  # under forkserver it may take a moment
             self._process.join(1.0)
         code: int | None = self._process.exitcode
+        if code is None:  # at the exit of the program, multiprocessing would wait for it
+            cast("Any", process)._children.discard(self._process)
         with contextlib.suppress(ValueError):
             self._process.close()
         return code
@@ -200,11 +244,11 @@ def _start(context: BaseContext, fds: tuple[int, ...], initializer: Portable | N
     name = _keeper.KeptName("amlsched-worker")
     if not forks:
         name.fds = fds
-    process: Any = cast("Any", context).Process(
+    child: Any = cast("Any", context).Process(
         target=main, name=name, args=(fds if forks else None, initializer, initargs)
     )
-    process.start()
-    return process
+    child.start()
+    return child
 
 
 _held: "weakref.WeakSet[Worker]" = weakref.WeakSet()

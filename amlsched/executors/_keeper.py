@@ -29,7 +29,7 @@ from typing import Any
 
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 
-__all__ = ["KeptName", "order_end", "part", "take_channel"]
+__all__ = ["KeptName", "descendants", "order_end", "part", "state_of", "take_channel"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _ORDER = struct.Struct("<dd")
@@ -117,6 +117,8 @@ def part(lifeline: int, *ends: int) -> None:
     for fd in (lifeline, *wakes):
         os.close(fd)
     sys.excepthook = _report_failed_start
+    with contextlib.suppress(OSError):  # the driver has ended
+        tell(_channel.socket, Kind.KEPT, b"")
 
 
 def take_channel() -> WorkerEnd:
@@ -179,7 +181,7 @@ class _Keeper:
         self.alone = True
 
     def _signal_all(self, number: int) -> None:
-        for pid in _descendants(os.getpid()):
+        for pid in descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
@@ -214,7 +216,7 @@ class _Keeper:
         self.kill_at = min(self.kill_at, self.term_at + grace_s)
 
 
-def _descendants(root: int) -> Iterator[int]:
+def descendants(root: int) -> Iterator[int]:
     """Process ids below a process, parents first; those that only wait to be reaped are left out."""
     children: dict[int, list[tuple[int, bool]]] = {}
     for entry in os.listdir("/proc"):
@@ -231,6 +233,17 @@ def _descendants(root: int) -> Iterator[int]:
             front.append(pid)
             if not dead:
                 yield pid
+
+
+def state_of(pid: int) -> str:
+    """What a process does, in words."""
+    words = {"D": "it hangs in the kernel", "T": "it was stopped by a signal", "t": "a debugger has stopped it"}
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return "it has ended"
+    return words.get(state, f"its state is {state}")
 
 
 def _wake(*_: object) -> None:

@@ -111,11 +111,16 @@ class Listener:
         self._ended.set()
         self.wake()
 
-    def wait(self) -> None:
-        """Return after `end`. Listens meanwhile if nobody else does: the loop's thread may be the one that waits."""
+    def wait(self, patience_s: float = float("inf")) -> None:
+        """Return after `end`. Listens meanwhile if nobody else does: the loop's thread may be the one that waits.
+
+        Args:
+            patience_s: Seconds after which it listens in any case: who should may be stuck in a callback.
+        """
+        impatient_at = time.monotonic() + patience_s
         while not self._ended.is_set():
             listens = self._thread is not None and (self._loop is None or self._loop.is_running())
-            if listens and self._thread is not threading.current_thread():
+            if time.monotonic() < impatient_at and listens and self._thread is not threading.current_thread():
                 self._ended.wait(0.05)
             else:
                 self._handle(self._poll(0.05), True, lambda: True)
@@ -138,8 +143,14 @@ class Listener:
             self._timer = None
         loop = self._loop
         wish = self._handle([] if due else self._poll(0), due, lambda: True)
-        if wish is not None and self._timer is None and loop is not None and loop is self._loop:
-            self._timer = loop.call_later(wish, self._in_loop, True)
+        if wish is not None and loop is not None and loop is self._loop:
+            if self._timer is not None:
+                if self._timer.when() <= loop.time() + wish:
+                    wish = None
+                else:
+                    self._timer.cancel()
+            if wish is not None:
+                self._timer = loop.call_later(wish, self._in_loop, True)
         if self._ended.is_set():
             self._let_go()
 
@@ -154,8 +165,8 @@ class Listener:
                 wish = self._handle(fds, due, lambda: self._thread is me)
                 if wish is None:
                     due_at = float("inf")
-                elif due or due_at == float("inf"):
-                    due_at = now + wish
+                else:
+                    due_at = now + wish if due else min(due_at, now + wish)
         except BaseException:  # such as a SystemExit of a callback: somebody has to listen
             with self._lock:
                 if self._thread is me:

@@ -168,10 +168,10 @@ class ProcessPool(Executor):
     def kill_workers(self) -> None:
         """End all workers at once, with everything that they started.
 
-        Every call that has not ended ends as cancelled; the pool is shut down.
+        Every call that has not ended ends as cancelled; the pool is shut down. What nothing can end, because it
+        hangs in the kernel, is left after some seconds, with a warning in the log.
         """
-        self._crew.kill()
-        self._crew.listener.wait()
+        self._crew.kill_and_wait()
 
     def attach(self, loop: "AbstractEventLoop") -> None:
         """Be served by an event loop: futures are completed in its thread, in which this must be called."""

@@ -347,6 +347,95 @@ def test_an_initializer_that_cannot_be_sent_fails_the_calls() -> None:
         assert "pickle" in str(error)
 
 
+# ------------------------------------------------------------------------------ keepers that do not do what they should
+
+
+def keepers() -> list[int]:
+    """The processes that this one has started and that are no keepers' children."""
+    return [pid for pid in map(int, children_of(os.getpid())) if alive(pid)]
+
+
+def children_of(pid: int) -> list[str]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [child for task in tasks for child in (task / "children").read_text().split()]
+
+
+def never_comes_up(*_: object) -> None:
+    """As a process that was forked while another thread held a lock, such as that of an import."""
+    time.sleep(60)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amlsched.executors._driven._LATE_S", 0.3)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ["stuck before it is one", "killed", "stopped", "stopped while the initializer runs"])
+def test_workers_can_be_ended_whatever_their_keepers_do(
+    mode: str, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if how == "stuck before it is one":
+        monkeypatch.setattr("amlsched.executors._driven.main", never_comes_up)
+    others = set(keepers())
+    wait_in = start_family if how == "stopped while the initializer runs" else None
+    with pool_of(mode, 1, initializer=wait_in, initargs=(tmp_path,) if wait_in else ()) as pool:
+        future = pool.submit(double if wait_in else start_family, tmp_path)  # type: ignore[arg-type]
+        (keeper,) = until(lambda: set(keepers()) - others)
+        pids = [] if how in ("stuck before it is one", "killed") else family(tmp_path)
+        os.kill(keeper, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        begun = time.monotonic()
+        pool.kill_workers()
+        assert time.monotonic() - begun < 10
+        assert future.cancelled()
+        until(lambda: not any(map(alive, (keeper, *pids))), 5)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_call_is_ended_though_its_keeper_is_stopped(mode: str, tmp_path: Path) -> None:
+    with pool_of(mode) as pool:
+        future = pool.submit(start_family, tmp_path)
+        pids = family(tmp_path)
+        os.kill(parent_of(pids[-1]), signal.SIGSTOP)
+        assert pool.kill_call(future, TimeoutError("enough"), grace_s=0.1)
+        assert isinstance(future.exception(LIMIT_S), TimeoutError)
+        until(lambda: not any(map(alive, pids)), 5)
+        assert pool.submit(double, 4).result(LIMIT_S) == 8
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_whose_process_is_stuck_before_it_is_one_is_told(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amlsched.executors._driven._START_S", 0.2)
+    monkeypatch.setattr("amlsched.executors._driven.main", never_comes_up)
+    with pool_of(mode, 1) as pool:
+        future = pool.submit(double, 1)
+        assert isinstance(future.exception(LIMIT_S), WorkerStartError)
+        assert "has not begun to work within 0.2 s" in str(future.exception())
+        assert future.exception().__cause__ is not None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_nothing_can_end_is_left_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if it hung in the kernel."""
+    with pool_of("standalone", 1) as pool:
+        future = pool.submit(start_family, tmp_path)
+        pids = family(tmp_path)
+        keeper = parent_of(pids[-1])
+        os.kill(keeper, signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr("multiprocessing.process.BaseProcess.kill", lambda _: None)
+            patch.setattr("amlsched.executors._keeper.descendants", lambda _: ())
+            pool.kill_workers()
+        assert future.cancelled()
+        assert f"process {keeper} of a pool cannot be ended, and is left: it was stopped by a signal" in caplog.text
+        os.kill(keeper, signal.SIGKILL)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(keeper, 0)
+
+
 # ----------------------------------------------------------------------------------------------- many random schedules
 
 
