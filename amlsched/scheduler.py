@@ -390,7 +390,7 @@ class Scheduler(Emitter):
     def _showing(self, display: Display) -> AbstractContextManager[object]:
         if display is False:
             return nullcontext()
-        from amlsched.display.live import live  # the one import upwards: for the sake of `run(display=True)`
+        from amlsched.display.live import live  # only where it is asked for
 
         return live(self, display)
 

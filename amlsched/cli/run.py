@@ -65,8 +65,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the repetitions of a config that are not done. Each has a folder with its results, output and record."""
-    from amlsched.display import progress_for
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.progress import progress_for
     from amlsched.experiments.run import ExperimentRun
     from amlsched.experiments.target import Target
 

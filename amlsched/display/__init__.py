@@ -1,6 +1,5 @@
-"""What people see while experiments run. A display only subscribes to events."""
+"""What people see while calls run. A display only subscribes to events, or looks on."""
 
-from amlsched.display.progress import LiveProgress, PlainProgress, Progress, progress_for
 from amlsched.display.table import table
 
-__all__ = ["LiveProgress", "PlainProgress", "Progress", "progress_for", "table"]
+__all__ = ["table"]

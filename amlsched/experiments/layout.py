@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from amlsched.errors import ConfigError, MissingExtraError
+from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.expand import Debug, Run, debug_mode
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plain import copied
-from amlsched.experiments.records import replace_file
 from amlsched.experiments.resolve import Experiment
 from amlsched.experiments.yaml12 import write
 

@@ -10,7 +10,6 @@ Whoever runs a repetition writes `running` when it begins and how it ended when 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
@@ -18,12 +17,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from amlsched.experiments import layout
+from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.record import Attempt, ErrorNote, Record, State, decoded, encoded, now, restored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["begin", "end", "read", "replace_file", "write"]
+__all__ = ["begin", "end", "read", "write"]
 
 EARLIER = "earlier"
 
@@ -52,36 +52,6 @@ def write(folder: Path, record: Record) -> None:
         OSError: The folder cannot be written; the earlier record is untouched.
     """
     replace_file(folder / layout.RECORD, json.dumps(encoded(record), allow_nan=False, indent=1))
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Put this text in place of the file, so that whoever reads it, whenever, finds the old text or the new one.
-
-    Raises:
-        OSError: The folder cannot be written; the earlier file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder last; some network file systems do not know this, and need it less."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # A thread that could not be stopped may end its repetition while the driver writes that it was cancelled.

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from amlsched.display import LiveProgress, PlainProgress, progress, progress_for, table
+from amlsched.display import table
 from amlsched.display.table import duration, mean_and_deviation, number
-from amlsched.experiments import ExperimentRun
+from amlsched.experiments import ExperimentRun, progress
+from amlsched.experiments.progress import LiveProgress, PlainProgress, progress_for
 
 CONFIG = "{name: a, path: out, repetitions: 3, iterations: 7, params: {b: 1}}"
 
