@@ -29,6 +29,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("config", metavar="CONFIG", help="the YAML file")
     add = parser.add_argument
     add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
+    text = "only this job of the list, from 0; a job holds `reps_per_job` repetitions"
+    add("-j", "--job", metavar="K", type=int, help=text)
     add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
     text = "run these again too: failed, unknown, all, or names of experiments or runs"
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         debug=cast("Debug", arguments.debug),
         results=arguments.results,
         rerun=[*arguments.rerun, *(["all"] if arguments.overwrite else [])],
+        job=arguments.job,
     )
     if arguments.dry_run:
         return _dry_run(plan)

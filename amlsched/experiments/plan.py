@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import expand, layout, records
+from amlsched.experiments import expand, jobs, layout, records
 from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from amlsched.experiments.expand import Debug, Run
     from amlsched.experiments.resolve import Experiment
@@ -66,10 +66,11 @@ class Plan:
         debug: `""`, `"debug"` or `"debugall"`.
         results: The folder for the results, instead of the config's `path`.
         rerun: What to run again though it ended: states, `all`, or names of experiments or runs.
+        job: The number of the only job to plan, from 0; `None` for all.
 
     Raises:
         ConfigError: The file is wrong.
-        ExperimentError: A name in `rerun` is no state and no name.
+        ExperimentError: A name in `rerun` is no state and no name, or there is no such job.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Plan:
         debug: Debug = "",
         results: str | Path | None = None,
         rerun: Iterable[str] = (),
+        job: int | None = None,
     ) -> None:
         self.config = Path(config)
         self.debug: Debug = debug
@@ -87,7 +89,10 @@ class Plan:
         self.experiments: list[Experiment] = list(self.resolved.experiments)
         self._results = None if results is None else Path(results)
         self.rerun = frozenset(rerun)
+        self.bundle: jobs.Bundle | None = None
         self._check_rerun()
+        if job is not None:
+            self.bundle = jobs.bundle(self, job)
 
     def path(self, experiment: Experiment) -> Path:
         """The folder for the results of an experiment, as the user wrote it."""
@@ -101,12 +106,20 @@ class Plan:
     def runs(self) -> Iterator[tuple[Path, Run]]:
         """The runs, each with the folder for the results, absolute."""
         for experiment in self.experiments:
+            if self.bundle is not None and self.bundle.experiment != experiment.name:
+                continue
             path = self.path(experiment).resolve()
-            for run in expand.expand(experiment, self.debug):
+            for run in expand.expand(experiment, self.debug) if self.bundle is None else self.bundle.runs:
                 yield path, run
+
+    def indices(self, run: Run) -> Sequence[int]:
+        """The repetitions of a run that are planned, by their indices."""
+        return range(run.repetitions) if self.bundle is None else self.bundle.indices(run)
 
     def count(self) -> tuple[int, int]:
         """The number of runs and the number of repetitions."""
+        if self.bundle is not None:
+            return len(self.bundle.runs), len(self.bundle.members)
         n_runs = n_repetitions = 0
         for experiment in self.experiments:
             count = expand.count(experiment, self.debug)
@@ -118,10 +131,15 @@ class Plan:
         """The repetitions of a run, with what their records say now."""
         folder = layout.run_folder(path, run)
         begun = folder.is_dir()
-        for index in range(run.repetitions):
+        for index in self.indices(run):
             place = layout.repetition_folder(path, run, index)
             known = records.read(place) if begun else Record()
             yield self._planned(run, index, place, known)
+
+    def repetition(self, run: Run, index: int, path: Path) -> Planned:
+        """One repetition of a run, with what its record says now."""
+        place = layout.repetition_folder(path, run, index)
+        return self._planned(run, index, place, records.read(place))
 
     def _planned(self, run: Run, index: int, folder: Path, known: Record) -> Planned:
         asked = bool(self.rerun & {"all", known.state.value, run.experiment_name, run.name})

@@ -39,6 +39,8 @@ class Repetition:
         executor: Name of the executor.
         capture: Whether what it prints is caught.
         loggers: Told what it logs, beside the CSV file.
+        job: Number of the job that it belongs to.
+        reps_in_parallel: How many repetitions of that job run at a time.
     """
 
     target: Target
@@ -50,6 +52,8 @@ class Repetition:
     executor: str
     capture: bool = True
     loggers: tuple[AbstractLogger, ...] = ()
+    job: int = 0
+    reps_in_parallel: int = 1
 
     def __str__(self) -> str:
         run = self.record.run or self.record.name

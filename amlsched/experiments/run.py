@@ -7,7 +7,6 @@ import os
 import uuid
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +14,7 @@ from amlsched.errors import ConfigError, ExperimentError, SchedulerNotRunningErr
 from amlsched.events import Emitter, Event
 from amlsched.experiments import layout, records
 from amlsched.experiments.capture import per_thread
+from amlsched.experiments.jobs import Numbers, Turns
 from amlsched.experiments.plan import Plan, Planned, config_hash
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
@@ -101,7 +101,8 @@ class ExperimentRun(Emitter):
         self.running: dict[Future[Outcome], Repetition] = {}
         self.summary = Summary(self.plan.count()[1])
         self._driver = Process.this()
-        self._work: Iterator[Repetition] = iter(())
+        self._turns = Turns[Repetition](iter(()))
+        self._in_flight = 0
 
     def run(self) -> Summary:
         """Run what is left to run.
@@ -117,8 +118,8 @@ class ExperimentRun(Emitter):
         with per_thread() if self.capture else contextlib.nullcontext():
             self._check()
             self._write_configs()
-            self._work = self._repetitions()
-            first = next(self._work, None)
+            self._turns = Turns(self._repetitions())
+            first = self._turns.take()
             if first is not None:
                 self._schedule(first)
         return self.summary
@@ -155,13 +156,15 @@ class ExperimentRun(Emitter):
         task = scheduler.task(run_repetition)
         faults: list[Exception] = []
 
-        def submit(repetitions: Iterable[Repetition]) -> None:
+        def submit(repetition: Repetition | None = None) -> None:
             try:
-                for repetition in repetitions:
+                while repetition := repetition or self._next():
                     future = task.submit(repetition)
                     assert future is not None  # there is no plugin to refuse it
                     self.running[future] = repetition
+                    self._in_flight += 1
                     self.on_repetition_submitted.emit(repetition)
+                    repetition = None
             except SchedulerNotRunningError:
                 pass  # it is ending
             except BrokenExecutor as fault:
@@ -175,22 +178,24 @@ class ExperimentRun(Emitter):
 
         @scheduler.on_start
         def begin() -> None:  # pyright: ignore[reportUnusedFunction]
-            submit([first, *islice(self._work, self._in_flight() - 1)])
+            submit(first)
 
         @task.on_result
         def returned(future: Future[Outcome], outcome: Outcome) -> None:  # pyright: ignore[reportUnusedFunction]
-            self._ended(self.running.pop(future), Ended(outcome.state, outcome.last, outcome.seconds))
-            submit(islice(self._work, 1))
+            self._ended(self._landed(future), Ended(outcome.state, outcome.last, outcome.seconds))
+            submit()
 
         @task.on_exception
         def failed(future: Future[Outcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]
-            repetition = self.running.pop(future)
+            repetition = self._landed(future)
             self._ended(repetition, self._close(repetition, error))
-            submit(islice(self._work, 1))
+            submit()
 
         @task.on_cancelled
         def cancelled(future: Future[Outcome]) -> None:  # pyright: ignore[reportUnusedFunction]
-            submit(islice(self._work, 1))  # its record is written in the end, when no worker can write there any more
+            # Its record is written in the end, when no worker can write there any more.
+            self.running[future] = self._landed(future)
+            submit()
 
         try:
             scheduler.run(on_exception="continue", on_cancelled="continue")
@@ -199,7 +204,18 @@ class ExperimentRun(Emitter):
         if faults:
             raise faults[0]
 
-    def _in_flight(self) -> int:
+    def _next(self) -> Repetition | None:
+        """The next to submit; `None` if there are enough for now, or no job has room."""
+        return self._turns.take() if self._in_flight < self._enough() else None
+
+    def _landed(self, future: Future[Outcome]) -> Repetition:
+        """The repetition of a call that has ended."""
+        repetition = self.running.pop(future)
+        self._in_flight -= 1
+        self._turns.give_back(repetition)
+        return repetition
+
+    def _enough(self) -> int:
         """How many calls to hand to the executor at a time: enough that no worker waits for the next."""
         if self.executor == "sequential":
             return 1
@@ -247,12 +263,14 @@ class ExperimentRun(Emitter):
     def _repetitions(self) -> Iterator[Repetition]:
         """What is to be run, found as it is asked for; what is not is counted on the way."""
         stale = 0
+        numbers = Numbers(self.plan.bundle)
         for path, run in self.plan.runs():
-            self.summary.tallies[run.name] = Tally(run.name, run.repetitions)
+            self.summary.tallies[run.name] = Tally(run.name, len(self.plan.indices(run)))
+            numbers.enter(run)
             made_of = config_hash(run)
             for planned in self.plan.repetitions(run, path):
                 if planned.todo:
-                    yield self._repetition(planned, path, made_of)
+                    yield self._repetition(planned, path, made_of, numbers.job(planned.index))
                 else:
                     self._left(planned)
                     stale += planned.known.state.done and planned.known.config_hash != made_of
@@ -271,7 +289,7 @@ class ExperimentRun(Emitter):
         elif planned.note:
             self.summary.notes.append(f"{name}: {planned.note}")
 
-    def _repetition(self, planned: Planned, path: Path, made_of: str) -> Repetition:
+    def _repetition(self, planned: Planned, path: Path, made_of: str, job: int) -> Repetition:
         run, index = planned.run, planned.index
         seed = layout.repetition_seed(run, index)
         return Repetition(
@@ -284,6 +302,8 @@ class ExperimentRun(Emitter):
             executor=self.executor,
             capture=self.capture,
             loggers=self.loggers,
+            job=job,
+            reps_in_parallel=run.reps_in_parallel,
         )
 
 

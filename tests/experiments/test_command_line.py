@@ -354,3 +354,50 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_words_that_are_no_command_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sing"]) == 2
     assert "sing" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------ jobs
+
+BUNDLED = """
+name: sums
+path: results
+repetitions: 3
+iterations: 2
+reps_per_job: 4
+reps_in_parallel: 2
+params: {sleep: 0.1}
+grid: {a: [1, 2]}
+"""
+
+
+@EVERYWHERE
+def test_one_job_of_the_list_is_run_by_its_number(project: Project, executor: str) -> None:
+    project.config(BUNDLED)
+    done = project.run("--executor", executor, "-j", "0")
+    assert done.returncode == 0
+    assert list(project.records()) == [
+        *(f"sums/sums__a1/log/rep_0{index}" for index in range(3)),
+        "sums/sums__a2/log/rep_00",
+    ]
+    assert "2 run in" in project.run("-j", "1").stdout
+    assert project.completions() == [1] * 6
+
+
+def test_no_more_of_a_job_run_at_a_time_than_it_says(project: Project) -> None:
+    project.config(BUNDLED.replace("reps_per_job: 4", "reps_per_job: 6"))
+    assert project.call("run", "experiment.py:Sums", "config.yml", "--max-workers", "4").returncode == 0
+    times = []
+    for record in project.records().values():
+        [attempt] = record["attempts"]
+        times += [(attempt["started"], 1), (attempt["ended"], -1)]
+    running = peak = 0
+    for _, change in sorted(times):
+        running += change
+        peak = max(peak, running)
+    assert peak == 2
+
+
+def test_a_job_that_is_not_there_is_bad_input(project: Project) -> None:
+    done = project.run("-j", "9")
+    assert done.returncode == 2
+    assert "job 9: there is no such job (there are the jobs 0 to 3)" in done.stderr
