@@ -4,15 +4,16 @@ SHELL := /bin/bash
 export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs bench hooks clean
+.PHONY: help demo test check docs bench clusters-up clusters-down hooks clean
 
 BIN := .venv/bin
 PY := $(BIN)/python
 DEMO := results/digits
+SYSTEMS := slurm sge htcondor pbs
 MKDOCS := $(PY) -m mkdocs build --strict # not --quiet: that would hide the warnings from --strict
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # What is installed where: installed again only when one of these files changes.
 .venv/.ready-test: pyproject.toml scripts/bootstrap
@@ -45,6 +46,12 @@ docs: .venv/.ready-dev ## Build the documentation into site/
 
 bench: .venv-bench/.ready ## Measure speed as ratios in one run; make bench ARGS="threads --rounds 7" runs a part
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
+
+clusters-up: ## Bring up real batch systems on this host (root on Debian 12); SYSTEMS="slurm" brings up a part
+	@for system in $(SYSTEMS); do tests/clusters/systems/$$system.sh up </dev/null && echo "$$system is up" || exit 1; done
+
+clusters-down: ## End them, and the jobs in them; what was installed stays
+	@for system in $(SYSTEMS); do tests/clusters/systems/$$system.sh down </dev/null && echo "$$system is down" || exit 1; done
 
 hooks: .venv/.ready-dev ## Run the linters before each commit
 	@$(BIN)/pre-commit install
