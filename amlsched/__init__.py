@@ -2,6 +2,7 @@
 
 from amlsched.errors import (
     AmlschedError,
+    BatchSystemError,
     CallbackError,
     CallRefusedError,
     CommError,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmlschedError",
+    "BatchSystemError",
     "CallRefusedError",
     "CallbackError",
     "Capabilities",

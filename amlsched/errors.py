@@ -7,6 +7,7 @@
     ├── CallbackError (TypeError)              a callback cannot be called with what its event gives
     ├── SchedulerNotRunningError (RuntimeError)
     ├── CallRefusedError (RuntimeError)        a plugin refused a call that somebody wants to await
+    ├── BatchSystemError (RuntimeError)        a command of the batch system failed
     ├── CommError (RuntimeError)               the channel between a call and its driver cannot be used
     ├── LimitError                             a call was ended because it passed one of its limits
     │   ├── CpuTimeLimitError (TimeoutError)   of CPU time
@@ -36,6 +37,7 @@ from typing import Any
 
 __all__ = [
     "AmlschedError",
+    "BatchSystemError",
     "CallRefusedError",
     "CallbackError",
     "CommError",
@@ -153,6 +155,24 @@ class CallRefusedError(AmlschedError, RuntimeError):
         return (
             f"{self.task}: a plugin refused the call (plugins: {self.plugins}); use task.submit() to get None instead"
         )
+
+
+class BatchSystemError(AmlschedError, RuntimeError):
+    """A command of the batch system is missing, refused what was asked of it, or did not answer.
+
+    Args:
+        system: The batch system, such as `Slurm`.
+        command: The command, with its first words.
+        words: What it said, or why it could not be asked.
+        remedy: What to do about it; empty where its own words say so.
+    """
+
+    def __init__(self, system: str, command: str, words: str, remedy: str = "") -> None:
+        super().__init__(system, command, words, remedy)
+        self.system, self.command, self.words, self.remedy = system, command, words, remedy
+
+    def __str__(self) -> str:
+        return f"{self.system}: {self.command}: {self.words}" + (f" ({self.remedy})" if self.remedy else "")
 
 
 class CommError(AmlschedError, RuntimeError):

@@ -1,0 +1,132 @@
+"""Asks a batch system: one command at a time, each with an end, and in errors its own words."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from amlsched.arrays.job import Places, Stage, System
+from amlsched.errors import BatchSystemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["cancel", "ended", "largest", "query", "submit"]
+
+ANSWER_S = 30.0
+"""Seconds that a batch system may take for an answer."""
+SUBMIT_S = 120.0
+_SHOWN = 2000
+_AT_A_TIME = 500  # indices in one command: its line has an end
+
+
+def submit(system: System, script: Path) -> str:
+    """Submit an array.
+
+    Args:
+        system: The batch system.
+        script: The script, or the file that says what is asked for, as `System.submit` wants it.
+
+    Returns:
+        Its id.
+
+    Raises:
+        BatchSystemError: There is no such command here, or the array was refused.
+    """
+    text = _call(system, [*system.submit, str(script)], SUBMIT_S)
+    found = list(system.submitted.finditer(text))
+    if not found:
+        raise BatchSystemError(system.title, system.submit[0], f"did not say an id, but: {text.strip()[:_SHOWN]!r}")
+    return found[-1][1]
+
+
+def query(system: System, jobs: Sequence[str]) -> Places:
+    """What the batch system says of the elements of these arrays; those that it has forgotten are missing.
+
+    Raises:
+        BatchSystemError: It could not be asked.
+    """
+    return _asked(system, system.query(jobs), system.states, jobs) if jobs else {}
+
+
+def ended(system: System, jobs: Sequence[str]) -> Places:
+    """How elements ended that the queue has forgotten, as far as the batch system keeps accounts."""
+    if system.past is None or not jobs:
+        return {}
+    try:
+        found = _asked(system, system.past(jobs), system.past_states, jobs)
+    except BatchSystemError:  # not every site keeps them
+        return {}
+    return {place: element for place, element in found.items() if element.stage is Stage.ENDED}
+
+
+def cancel(system: System, elements: Mapping[str, Iterable[int]]) -> None:
+    """Cancel elements.
+
+    Args:
+        system: The batch system.
+        elements: The indices of those of each array.
+
+    Raises:
+        BatchSystemError: It refused.
+    """
+    for job, wanted in elements.items():
+        indices = sorted(wanted)
+        for first in range(0, len(indices), _AT_A_TIME):
+            try:
+                _call(system, system.cancel(job, indices[first : first + _AT_A_TIME]), ANSWER_S)
+            except BatchSystemError as error:
+                if not system.forgotten.search(error.words):  # they ended in the meantime
+                    raise
+
+
+def largest(system: System) -> int | None:
+    """How many elements an array may have; `None` if that is not known.
+
+    Raises:
+        BatchSystemError: The batch system could not be asked.
+    """
+    return None if system.largest is None else system.largest_of(_call(system, system.largest, ANSWER_S))
+
+
+def _asked(system: System, words: Sequence[str], read: Callable[[str], Places], jobs: Sequence[str]) -> Places:
+    try:
+        found = read(_call(system, words, ANSWER_S))
+    except BatchSystemError as error:
+        if system.forgotten.search(error.words):
+            return {}
+        raise
+    except (ValueError, KeyError, SyntaxError) as error:  # SyntaxError: of XML
+        raise BatchSystemError(system.title, words[0], f"its answer cannot be read: {error}") from error
+    wanted = frozenset(jobs)
+    return {place: element for place, element in found.items() if place[0] in wanted}
+
+
+def _call(system: System, words: Sequence[str], limit_s: float) -> str:
+    """What a command says to its standard output."""
+    name = words[0]
+    if shutil.which(name) is None:
+        remedy = f"run this on a login node of the cluster; is {system.title} its batch system?"
+        raise BatchSystemError(system.title, name, "there is no such command here", remedy)
+    try:
+        done = subprocess.run(
+            list(words),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=limit_s,
+            env=system.environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BatchSystemError(system.title, name, f"did not answer within {limit_s:g} s", "try again later") from None
+    except OSError as error:
+        raise BatchSystemError(system.title, name, f"cannot be started: {error.strerror}") from error
+    if done.returncode:
+        said = re.sub(r"\n+", "\n", f"{done.stderr}\n{done.stdout}".strip())
+        raise BatchSystemError(system.title, name, said[:_SHOWN] or f"ended with exit code {done.returncode}")
+    return done.stdout

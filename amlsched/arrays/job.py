@@ -1,0 +1,215 @@
+"""An array of jobs, and what there is to know of a batch system to submit, watch and cancel one.
+
+An array is many jobs under one id: its elements, each of which gets an index. Everything that differs between batch
+systems stands in a `System`; there is one for each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+__all__ = ["ArrayJob", "Element", "Places", "Stage", "System", "clock", "ranges", "written"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayJob:
+    """An array that is to be submitted.
+
+    Attributes:
+        name: What the queue shows.
+        command: The words that an element runs; its index is added as the last.
+        count: Number of elements.
+        folder: Where they run.
+        logs: The folder for what they print, one file of output and one of errors for each.
+        at_once: How many may run at a time; `None` for as many as there is room for.
+        partition: The partition or queue; `None` for the system's own choice.
+        account: Who pays; `None` for nobody in particular.
+        time_s: Time limit of an element; infinity for none, `None` for the system's own.
+        memory_bytes: Memory for each CPU; `None` for the system's own.
+        tasks: Processes of an element that the system makes room for.
+        cpus: CPUs of each of them.
+        requeue: Whether an element that the system ends early is started again.
+        warn_s: So long before its end an element is told of it.
+        options: Options of the submit command and their values; an option whose value is `None` or true has none.
+        directives: More directives, as they stand in a script.
+        lines: Lines of shell that run before the command.
+        after: Ids of arrays that have to end before this one begins.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    count: int
+    folder: Path
+    logs: Path
+    at_once: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    time_s: float | None = None
+    memory_bytes: int | None = None
+    tasks: int = 1
+    cpus: int = 1
+    requeue: bool = True
+    warn_s: int = 60
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    directives: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+class Stage(StrEnum):
+    """Where an element is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STUCK = "stuck"
+    """The system holds it, and will not start it before somebody does something."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """What a batch system says of an element.
+
+    Attributes:
+        stage: Where it is.
+        reason: In the system's words, why it waits, is stuck, or how it ended; empty if it says nothing.
+        host: Where it runs; empty if that is not known.
+    """
+
+    stage: Stage
+    reason: str = ""
+    host: str = ""
+
+
+Places = dict[tuple[str, int], Element]
+"""Elements, by the id of their array and their index."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """All that is to be known of a batch system.
+
+    Attributes:
+        name: What a config calls it.
+        title: What people call it.
+        index: The index of an element, in its shell.
+        first: The index of the first element.
+        directives: The lines that say what is asked for.
+        marker: What a directive begins with in a script; empty if they stand in a file of their own.
+        submit: The command that takes the script, or that file.
+        submitted: Finds the id of the array, as group 1, in what that says.
+        query: The command that shows all elements of these arrays.
+        states: Reads what that says.
+        cancel: The command that cancels these elements of an array.
+        too_many: Finds in a refusal that an array had too many elements, or the user has too many jobs.
+        forgotten: Finds in a refusal that there is no such job any more.
+        inside: The variable that says that this process is itself part of a job.
+        inherited: Variables of a job begin so; they would change the jobs that it submits.
+        kept: Those of them that are settings of the site.
+        past: The command that shows how elements ended that the queue has forgotten; `None` if there is none.
+        past_states: Reads what that says.
+        largest: The command that shows how many elements an array may have; `None` if there is none.
+        largest_of: Reads what that says.
+        logs: Names of the files with what an element prints and complains about.
+        own_logs: The id of the array in an element's shell, for a script that opens these files by itself; empty
+            where the batch system can name them.
+    """
+
+    name: str
+    title: str
+    index: str
+    directives: Callable[[ArrayJob], Iterable[str]]
+    marker: str
+    submit: tuple[str, ...]
+    submitted: re.Pattern[str]
+    query: Callable[[Sequence[str]], Sequence[str]]
+    states: Callable[[str], Places]
+    cancel: Callable[[str, Sequence[int]], Sequence[str]]
+    too_many: re.Pattern[str]
+    forgotten: re.Pattern[str]
+    inside: str
+    inherited: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    first: int = 0
+    past: Callable[[Sequence[str]], Sequence[str]] | None = None
+    past_states: Callable[[str], Places] = lambda text: {}
+    largest: tuple[str, ...] | None = None
+    largest_of: Callable[[str], int | None] = lambda text: None
+    logs: tuple[str, str] = ("out_{job}_{index}.log", "err_{job}_{index}.log")
+    own_logs: str = ""
+
+    def __str__(self) -> str:
+        return self.title
+
+    def log(self, folder: Path, job: str, index: int) -> tuple[Path, Path]:
+        """The files with what an element prints and complains about."""
+        out, err = (folder / name.format(job=job, index=index) for name in self.logs)
+        return out, err
+
+    def script(self, job: ArrayJob) -> str:
+        """The script of an array's elements."""
+        asked = [f"{self.marker} {line}" for line in job_lines(self, job)] if self.marker else []
+        if self.own_logs:
+            out, err = (shlex.quote(str(job.logs)) + f'/"{name}"' for name in self.logs)
+            files = f"exec >>{out} 2>>{err}".format(job=self.own_logs, index=self.index)
+            asked += ["", files]
+        words = " ".join(map(shlex.quote, job.command))
+        run = [f"cd {shlex.quote(str(job.folder))} || exit", *job.lines, f'exec {words} "{self.index}"']
+        return "\n".join(["#!/bin/bash", *asked, "", *run, ""])
+
+    def description(self, job: ArrayJob, script: Path) -> str:
+        """The file of its own that says what is asked for; empty if the script says that."""
+        return "" if self.marker else "\n".join([f"executable = {script}", *job_lines(self, job), "queue", ""])
+
+    def environment(self) -> dict[str, str]:
+        """The variables of this process that a job may inherit."""
+        if self.inside not in os.environ:
+            return dict(os.environ)
+        return {
+            key: value for key, value in os.environ.items() if key in self.kept or not key.startswith(self.inherited)
+        }
+
+
+def job_lines(system: System, job: ArrayJob) -> list[str]:
+    """The directives of an array.
+
+    Raises:
+        ValueError: One of them would be two lines.
+    """
+    lines = [*system.directives(job), *job.directives]
+    for line in lines:
+        if "\n" in line:
+            raise ValueError(f"a directive has two lines: {line!r}")
+    return lines
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, rounded up to a second."""
+    minutes, rest = divmod(int(-(-seconds // 1)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def written(value: object) -> str:
+    """A value in a directive, quoted if it has to be."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w@%+=:,./~-]+", text) else '"' + text.replace('"', '\\"') + '"'
+
+
+def ranges(indices: Iterable[int]) -> list[str]:
+    """`["0-2", "5"]` for 0, 1, 2, 5."""
+    spans: list[list[int]] = []
+    for index in sorted(indices):
+        if spans and spans[-1][1] == index - 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return [str(low) if low == high else f"{low}-{high}" for low, high in spans]
