@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import expand, jobs, layout, records
+from amlsched.experiments import claims, expand, jobs, layout, records
 from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.resolve import resolve
 
@@ -33,7 +33,7 @@ def config_hash(run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Planned:
     """A repetition of the plan.
 
@@ -144,11 +144,10 @@ class Plan:
     def _planned(self, run: Run, index: int, folder: Path, known: Record) -> Planned:
         asked = bool(self.rerun & {"all", known.state.value, run.experiment_name, run.name})
         todo, note = known.state is State.PENDING or asked, ""
-        if known.state is State.RUNNING and known.attempts:
-            attempt = known.attempts[-1]
-            todo = not attempt.seems_alive()
-            worker = attempt.worker or attempt.driver
-            note = "" if todo else f"runs now, in process {worker.pid} of {worker.host}"
+        if known.state is State.RUNNING:
+            owner = claims.holder(folder)
+            todo = owner is None
+            note = "" if owner is None else f"runs now, in process {owner.process.pid} of {owner.process.host}"
         elif known.state is State.CANCELLED:
             todo = True
         elif known.state is State.UNKNOWN and not todo:

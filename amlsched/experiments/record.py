@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import socket
@@ -46,22 +47,23 @@ class Process:
         host: Name of the host.
         pid: Process id.
         born: When it was started, in the host's clock ticks since boot; 0 where that is unknown.
+        space: Where its id counts: the boot of the host and the container. Empty where that is unknown.
     """
 
     host: str
     pid: int
     born: int = 0
+    space: str = ""
 
     @classmethod
     def this(cls) -> Process:
         """The calling process."""
-        pid = os.getpid()
-        return cls(socket.gethostname(), pid, _born(pid))
+        return _this(os.getpid())
 
-    def seems_alive(self) -> bool:
-        """Whether it lives, as far as can be told from here: a process of another host counts as alive."""
-        if self.host != socket.gethostname():
-            return True
+    def alive(self) -> bool | None:
+        """Whether it lives; `None` where that cannot be told from here: on another host, or in another container."""
+        if self.host != socket.gethostname() or self.space not in ("", _space()):
+            return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -69,6 +71,24 @@ class Process:
         except PermissionError:
             pass
         return not self.born or _born(self.pid) == self.born
+
+
+@functools.lru_cache(1)
+def _this(pid: int) -> Process:
+    return Process(socket.gethostname(), pid, _born(pid), _space())
+
+
+@functools.cache
+def _space() -> str:
+    """Which numbers of processes these are.
+
+    Sources:
+        proc(5): `/proc/sys/kernel/random/boot_id`; namespaces(7).
+    """
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
 
 
 def _born(pid: int) -> int:
@@ -139,12 +159,6 @@ class Attempt:
     outcome: State | None = None
     error: ErrorNote | None = None
     rows: int = 0
-
-    def seems_alive(self) -> bool:
-        """Whether someone still runs it, as far as can be told from here."""
-        if self.outcome is not None:
-            return False
-        return self.driver.seems_alive() if self.worker is None else self.worker.seems_alive()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,19 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amlsched.experiments import layout
+from amlsched.experiments import claims, layout
 from amlsched.experiments.atomic import replace_file
+from amlsched.experiments.claims import Claim
 from amlsched.experiments.record import Attempt, ErrorNote, Record, State, decoded, encoded, now, restored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["begin", "end", "read", "write"]
+__all__ = ["Begun", "begin", "end", "read", "write"]
 
 EARLIER = "earlier"
 
@@ -66,8 +68,20 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it at the fork
 
 
-def begin(folder: Path, fresh: Record, attempt: Attempt) -> Record | None:
-    """Write that the repetition runs.
+class Begun(NamedTuple):
+    """What `begin` gave.
+
+    Attributes:
+        record: The record as it stands now.
+        claim: To be released once the end is written; `None` if the repetition is to be left alone.
+    """
+
+    record: Record
+    claim: Claim | None
+
+
+def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None) -> Begun:
+    """Claim the repetition, and write that it runs.
 
     Output of an earlier attempt is put aside, in `earlier/<its number>/`.
 
@@ -75,17 +89,37 @@ def begin(folder: Path, fresh: Record, attempt: Attempt) -> Record | None:
         folder: The folder of the repetition; made if it is missing.
         fresh: Name, run, index, seed and config hash.
         attempt: The attempt that begins.
+        seen: How many attempts the record had when it was decided to run it: if another run made one since that has
+            ended, the repetition is left alone. `None`: whatever was there.
 
-    Returns:
-        The record as it stands now; `None` if another run works on this repetition, which is then to be left alone.
+    Raises:
+        OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = read(folder)
+    claim = claims.take(folder, attempt.run_id)
+    if not isinstance(claim, Claim):
+        known = read(folder)  # it may be about to write that it runs
+        return Begun(known if known.state is State.RUNNING else replace(fresh, state=State.RUNNING), None)
+    try:
+        known = read(folder)
+        if seen is not None and _ended_since(known, seen, attempt.run_id):
+            claim.release()
+            return Begun(known, None)
+        return Begun(_begun(folder, known, fresh, attempt), claim)
+    except BaseException:
+        claim.release()
+        raise
+
+
+def _ended_since(known: Record, seen: int, run_id: str) -> bool:
+    new = known.attempts[seen:]
+    return bool(new) and new[-1].run_id != run_id and (known.state.done or known.state is State.FAILED)
+
+
+def _begun(folder: Path, known: Record, fresh: Record, attempt: Attempt) -> Record:
     last = known.attempts[-1] if known.attempts else None
     attempts = known.attempts
     if last is not None and last.outcome is None:
-        if last.run_id != attempt.run_id and last.seems_alive():
-            return None
         lost = ErrorNote("WorkerLostError", "nobody was left to say how it ended")
         attempts = (*attempts[:-1], replace(last, outcome=State.FAILED, error=lost))
     _put_aside(folder, len(attempts))
@@ -117,6 +151,7 @@ def end(
     error: ErrorNote | None = None,
     last: dict[str, Any] | None = None,
     rows: int = 0,
+    claim: Claim | None = None,
 ) -> Record:
     """Write how the attempt of this run ended; the first to say so is right, a later one changes nothing.
 
@@ -127,16 +162,25 @@ def end(
         error: Why it failed.
         last: The last value of each column that was logged; `None` keeps what is there.
         rows: Number of rows that were logged.
+        claim: That of the attempt; `None` for one that cannot speak for itself, whose claim is then taken.
 
     Returns:
-        The record as it stands now. One without an attempt of this run is returned as it is: it was never begun.
+        The record as it stands now. It is as it was if it has no attempt of this run that is under way: the repetition
+        was never begun, it ended before, or another run took it over.
     """
-    with _ending:
+    if not _under_way(read(folder), run_id):
+        return read(folder)
+    with _ending, claims.claimed(folder, run_id) if claim is None else nullcontext(not claim.lost) as ours:
         record = read(folder)
-        if not record.attempts or record.attempts[-1].run_id != run_id or record.attempts[-1].outcome is not None:
+        if not ours or not _under_way(record, run_id):
             return record
         attempt = replace(record.attempts[-1], ended=now(), outcome=outcome, error=error, rows=rows)
         last = record.last if last is None else last
         record = replace(record, state=outcome, attempts=(*record.attempts[:-1], attempt), last=last)
         write(folder, record)
         return record
+
+
+def _under_way(record: Record, run_id: str) -> bool:
+    last = record.attempts[-1] if record.attempts else None
+    return last is not None and last.run_id == run_id and last.outcome is None

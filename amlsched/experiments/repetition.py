@@ -19,6 +19,7 @@ from amlsched.experiments.loggers import AbstractLogger, LoggerArray, Repetition
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 
 if TYPE_CHECKING:
+    from amlsched.experiments.claims import Claim
     from amlsched.experiments.experiment import Experiment
     from amlsched.experiments.target import Target
 
@@ -41,6 +42,7 @@ class Repetition:
         loggers: Told what it logs, beside the CSV file.
         job: Number of the job that it belongs to.
         reps_in_parallel: How many repetitions of that job run at a time.
+        seen: How many attempts it had when it was decided to run it; `None` to run it whatever others did since.
     """
 
     target: Target
@@ -54,6 +56,7 @@ class Repetition:
     loggers: tuple[AbstractLogger, ...] = ()
     job: int = 0
     reps_in_parallel: int = 1
+    seen: int | None = None
 
     def __str__(self) -> str:
         run = self.record.run or self.record.name
@@ -65,14 +68,16 @@ class Outcome:
     """How a repetition ended, told to the driver.
 
     Attributes:
-        state: Completed or surrendered; `running` if another run works on it, so that it was left alone.
+        state: Completed or surrendered; whatever another run made of it where it was left alone.
         last: The last value of each column that it logged.
         seconds: How long it took.
+        left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
     """
 
     state: State
     last: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
+    left: bool = False
 
 
 def run_repetition(repetition: Repetition) -> Outcome:
@@ -86,8 +91,19 @@ def run_repetition(repetition: Repetition) -> Outcome:
     """
     folder = repetition.folder
     attempt = Attempt(repetition.run_id, repetition.driver, Process.this(), repetition.executor, now())
-    if records.begin(folder, repetition.record, attempt) is None:
-        return Outcome(State.RUNNING)
+    known, claim = records.begin(folder, repetition.record, attempt, repetition.seen)
+    if claim is None:
+        return Outcome(known.state, known.last, known.seconds or 0.0, left=True)
+    try:
+        record = _run_claimed(repetition, claim)
+    finally:
+        claim.release()
+    return Outcome(record.state, record.last, record.seconds or 0.0)
+
+
+def _run_claimed(repetition: Repetition, claim: Claim) -> Record:
+    """Run it, now that nobody else does; its record afterwards."""
+    folder = repetition.folder
     loggers = copy.deepcopy(repetition.loggers)  # in threads they would be shared
     log = RepetitionLog(folder, repetition.record.rep, repetition.record.seed, loggers)
     state, note = State.FAILED, None
@@ -104,8 +120,9 @@ def run_repetition(repetition: Repetition) -> Outcome:
                 raise ExperimentError(str(repetition), f"the experiment called exit: {note}") from error
             raise
         finally:
-            record = records.end(folder, repetition.run_id, state, error=note, last=_plain(log.last), rows=log.rows)
-    return Outcome(record.state, record.last, record.seconds or 0.0)
+            last = _plain(log.last)
+            record = records.end(folder, repetition.run_id, state, error=note, last=last, rows=log.rows, claim=claim)
+    return record
 
 
 def perform(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ConfigError, ExperimentError, MissingExtraError
-from amlsched.experiments import layout, records
+from amlsched.experiments import claims, layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.record import Record, State
@@ -108,7 +108,7 @@ def tallied(found: Iterable[Found]) -> Summary:
     for one in found:
         summary.expect(one.run, 1)
         summary.count(one.run, one.record.state, one.record.last, one.record.seconds)
-        if one.record.state is State.RUNNING and not one.record.attempts[-1].seems_alive():
+        if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
             summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run takes it up")
         if one.record.state in (State.FAILED, State.UNKNOWN):
             summary.failed.append((f"{one.run} rep {one.rep}", one.folder, one.record.reason))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ __all__ = ["Ended", "ExperimentRun"]
 
 _IN_THIS_PROCESS = ("sequential", "threads")
 """Executors whose calls do not travel."""
+_ORPHANS_END_S = 10.0
+"""Workers whose driver was killed are gone by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,14 @@ class Ended:
         last: The last value of each column that it logged.
         seconds: How long it took, `None` if it never ran.
         error: Why it failed.
+        left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
     """
 
     state: State
     last: dict[str, Any]
     seconds: float | None = None
     error: ErrorNote | None = None
+    left: bool = False
 
 
 class ExperimentRun(Emitter):
@@ -103,6 +108,7 @@ class ExperimentRun(Emitter):
         self._driver = Process.this()
         self._turns = Turns[Repetition](iter(()))
         self._in_flight = 0
+        self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
 
     def run(self) -> Summary:
         """Run what is left to run.
@@ -118,10 +124,13 @@ class ExperimentRun(Emitter):
         with per_thread() if self.capture else contextlib.nullcontext():
             self._check()
             self._write_configs()
-            self._turns = Turns(self._repetitions())
-            first = self._turns.take()
-            if first is not None:
-                self._schedule(first)
+            for work in (self._repetitions(), self._orphans()):
+                self._turns = Turns(work)
+                first = self._turns.take()
+                if first is not None:
+                    self._schedule(first)
+            for planned in self._busy:
+                self._left(planned)
         return self.summary
 
     # ------------------------------------------------------------------------------------------------ before it starts
@@ -182,7 +191,8 @@ class ExperimentRun(Emitter):
 
         @task.on_result
         def returned(future: Future[Outcome], outcome: Outcome) -> None:  # pyright: ignore[reportUnusedFunction]
-            self._ended(self._landed(future), Ended(outcome.state, outcome.last, outcome.seconds))
+            ended = Ended(outcome.state, outcome.last, outcome.seconds, left=outcome.left)
+            self._ended(self._landed(future), ended)
             submit()
 
         @task.on_exception
@@ -238,13 +248,18 @@ class ExperimentRun(Emitter):
         folder, note = repetition.folder, ErrorNote.of(error)
         try:
             record = records.read(folder)
+            claim = None
             if not record.attempts or record.attempts[-1].run_id != self.run_id:
                 attempt = Attempt(self.run_id, self._driver, None, self.executor, now())
-                record = records.begin(folder, repetition.record, attempt) or record
+                record, claim = records.begin(folder, repetition.record, attempt, repetition.seen)
+                if claim is None:
+                    return _ended(record, left=True)
             if record.state is State.RUNNING:
                 with (folder / layout.ERR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as err:
                     err.write(f"{now()} {repetition} failed\n{note}\n")
-                record = records.end(folder, self.run_id, State.FAILED, error=note)
+                record = records.end(folder, self.run_id, State.FAILED, error=note, claim=claim)
+            if claim is not None:
+                claim.release()
         except OSError as problem:
             self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
             return Ended(State.FAILED, {}, error=note)
@@ -253,11 +268,11 @@ class ExperimentRun(Emitter):
     def _ended(self, repetition: Repetition, ended: Ended) -> None:
         record = repetition.record
         self.summary.count(record.run, ended.state, ended.last, ended.seconds)
-        self.summary.ran += ended.state is not State.RUNNING
+        self.summary.ran += not ended.left
         if ended.state is State.FAILED:
             self.summary.failed.append((str(repetition), repetition.folder, ended.error.line if ended.error else ""))
         elif ended.state is State.RUNNING:
-            self.summary.notes.append(f"{repetition}: is run by somebody else now")
+            self.summary.notes.append(f"{repetition}: is run by another run now")
         self.on_repetition_done.emit(repetition, ended)
 
     def _repetitions(self) -> Iterator[Repetition]:
@@ -271,6 +286,8 @@ class ExperimentRun(Emitter):
             for planned in self.plan.repetitions(run, path):
                 if planned.todo:
                     yield self._repetition(planned, path, made_of, numbers.job(planned.index))
+                elif planned.known.state is State.RUNNING:
+                    self._busy[planned] = path, numbers.job(planned.index)
                 else:
                     self._left(planned)
                     stale += planned.known.state.done and planned.known.config_hash != made_of
@@ -279,6 +296,28 @@ class ExperimentRun(Emitter):
                 f"{stale} repetitions were completed under another config of the same name, and are left as they are: "
                 "-o runs them again"
             )
+
+    def _orphans(self) -> Iterator[Repetition]:
+        """Those that others ran when this run began, and that nobody runs now.
+
+        When a driver was killed, its workers end soon: they are waited for.
+        """
+        deadline = time.monotonic() + _ORPHANS_END_S
+        for planned, (path, job) in list(self._busy.items()):
+            while True:
+                again = self.plan.repetition(planned.run, planned.index, path)
+                driver = again.known.attempts[-1].driver if again.known.attempts else self._driver
+                orphaned = again.known.state is State.RUNNING and not again.todo and driver.alive() is False
+                if not orphaned or time.monotonic() > deadline:
+                    break
+                time.sleep(_ORPHANS_END_S / 50)
+            if again.known.state is State.RUNNING and not again.todo:
+                continue
+            del self._busy[planned]
+            if again.todo:
+                yield self._repetition(again, path, config_hash(again.run), job)
+            else:
+                self._left(again)
 
     def _left(self, planned: Planned) -> None:
         known = planned.known
@@ -304,11 +343,12 @@ class ExperimentRun(Emitter):
             loggers=self.loggers,
             job=job,
             reps_in_parallel=run.reps_in_parallel,
+            seen=len(planned.known.attempts),
         )
 
 
-def _ended(record: Record) -> Ended:
-    return Ended(record.state, record.last, record.seconds, record.error)
+def _ended(record: Record, *, left: bool = False) -> Ended:
+    return Ended(record.state, record.last, record.seconds, record.error, left)
 
 
 def _check_writable(path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amlsched.experiments import records
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, decoded, encoded, now, restored
-from amlsched.experiments.records import begin, end, read
+from amlsched.experiments.records import end, read
 
 FRESH = Record("mlp", "mlp__lr0.1", 3, seed=7, params={"lr": 0.1, "opt": {"name": "sgd"}}, config_hash="abc")
 GONE = Process("nowhere.invalid", 1)
@@ -26,6 +27,14 @@ def attempt(run_id: str = "one", worker: Process | None = None) -> Attempt:
 def dead() -> Process:
     """A process that was born at another time than the one that has its number now."""
     return replace(Process.this(), born=1)
+
+
+def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None) -> Record | None:
+    """As a worker that dies at once, and that the driver sees die; `None` where it was not begun."""
+    record, claim = records.begin(folder, fresh, attempt, seen)
+    if claim is not None:
+        claim.release()
+    return record if claim is not None else None
 
 
 def test_a_folder_without_a_record_is_a_repetition_that_was_never_begun(tmp_path: Path) -> None:
@@ -131,9 +140,28 @@ def test_another_run_cannot_end_it(tmp_path: Path) -> None:
 
 
 def test_one_that_runs_is_left_alone(tmp_path: Path) -> None:
-    begin(tmp_path, FRESH, attempt("one"))
-    assert begin(tmp_path, FRESH, attempt("two")) is None
-    assert read(tmp_path).attempts[-1].run_id == "one"
+    claim = records.begin(tmp_path, FRESH, attempt("one")).claim
+    assert claim is not None
+    known, other = records.begin(tmp_path, FRESH, attempt("two"))
+    assert (other, known.attempts[-1].run_id) == (None, "one")
+    claim.release()
+    assert begin(tmp_path, FRESH, attempt("two")) is not None
+
+
+def test_one_that_another_run_has_ended_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    seen = len(read(tmp_path).attempts)
+    begin(tmp_path, FRESH, attempt("one"), seen)
+    end(tmp_path, "one", State.COMPLETED)
+    assert begin(tmp_path, FRESH, attempt("two"), seen) is None
+    assert [one.run_id for one in read(tmp_path).attempts] == ["one"]
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert begin(tmp_path, FRESH, attempt("two"), 1) is not None, "asked for, in the knowledge of the first"
+
+
+def test_one_that_another_run_has_given_up_meanwhile_is_run(tmp_path: Path) -> None:
+    begin(tmp_path, FRESH, attempt("one"), 0)
+    end(tmp_path, "one", State.CANCELLED)
+    assert begin(tmp_path, FRESH, attempt("two"), 0) is not None
 
 
 def test_one_whose_worker_died_is_taken_over(tmp_path: Path) -> None:
@@ -143,6 +171,16 @@ def test_one_whose_worker_died_is_taken_over(tmp_path: Path) -> None:
     assert [(one.run_id, one.outcome) for one in taken.attempts] == [("one", State.FAILED), ("two", None)]
     assert taken.attempts[0].error is not None
     assert taken.attempts[0].error.type == "WorkerLostError"
+
+
+def test_one_that_lost_its_claim_does_not_end_what_is_another_s_now(tmp_path: Path) -> None:
+    claim = records.begin(tmp_path, FRESH, attempt("one")).claim
+    assert claim is not None
+    (tmp_path / "claim.1").unlink()  # as who takes over does
+    begin(tmp_path, FRESH, attempt("two"))
+    assert claim.lost
+    assert end(tmp_path, "one", State.COMPLETED, claim=claim).state is State.RUNNING
+    claim.release()
 
 
 def test_the_same_run_may_begin_it_again(tmp_path: Path) -> None:
@@ -169,11 +207,17 @@ def test_output_of_earlier_attempts_is_put_aside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("process", "alive"),
-    [(Process.this(), True), (dead(), False), (Process(Process.this().host, 2**22 + 1), False), (GONE, True)],
-    ids=["this one", "another of this number", "none of this number", "on another host"],
+    [
+        (Process.this(), True),
+        (dead(), False),
+        (Process(Process.this().host, 2**22 + 1), False),
+        (GONE, None),
+        (replace(Process.this(), pid=2**22 + 1, space="another container"), None),
+    ],
+    ids=["this one", "another of this number", "none of this number", "on another host", "in another container"],
 )
-def test_whether_a_process_seems_alive(process: Process, alive: bool) -> None:
-    assert process.seems_alive() is alive
+def test_whether_a_process_is_alive(process: Process, alive: bool | None) -> None:
+    assert process.alive() is alive
 
 
 def test_an_error_is_noted_in_words() -> None:

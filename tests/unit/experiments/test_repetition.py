@@ -147,9 +147,10 @@ def test_one_that_another_run_works_on_is_left_alone(tmp_path: Path) -> None:
     from amlsched.experiments.records import begin
 
     one = repetition(tmp_path)
-    begin(one.folder, one.record, Attempt("other", Process.this(), Process.this(), "threads", now()))
+    begun = begin(one.folder, one.record, Attempt("other", Process.this(), Process.this(), "threads", now()))
+    assert begun.claim is not None
     assert run_repetition(one).state is State.RUNNING
-    assert [path.name for path in one.folder.iterdir()] == ["record.json"]
+    assert sorted(path.name for path in one.folder.iterdir()) == ["claim.1", "record.json"]
 
 
 def test_what_travels_to_a_worker_can(tmp_path: Path) -> None:

@@ -109,8 +109,11 @@ def test_a_name_that_is_not_there_cannot_be_run_again(folder: Path) -> None:
 )
 def test_what_is_left_to_run_is_what_the_record_says(folder: Path, state: State, alive: bool, todo: bool) -> None:
     place = folder / "out/second/log/rep_00"
-    worker = Process.this() if alive else Process(Process.this().host, Process.this().pid, born=1)
-    begin(place, Record("second", "second"), Attempt("other", worker, worker, "threads", now()))
+    worker = Process.this()
+    claim = begin(place, Record("second", "second"), Attempt("other", worker, worker, "threads", now())).claim
+    assert claim is not None
+    if not alive:
+        claim.release()
     if state is not State.RUNNING:
         end(place, "other", state)
     plan = Plan("config.yml", select=["second"])
