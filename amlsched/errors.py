@@ -3,6 +3,7 @@
     AmlschedError
     ├── ConfigError (ValueError)               an experiment file is wrong at a known place
     ├── ExperimentError (ValueError)           an experiment class or a results folder cannot be used
+    ├── CodeCopyError (ValueError)             a copy of the code cannot be made, or a job does not run from it
     ├── EventNotKnownError (ValueError)        a name that no event of this emitter has
     ├── CallbackError (TypeError)              a callback cannot be called with what its event gives
     ├── SchedulerNotRunningError (RuntimeError)
@@ -40,6 +41,7 @@ __all__ = [
     "BatchSystemError",
     "CallRefusedError",
     "CallbackError",
+    "CodeCopyError",
     "CommError",
     "ConfigError",
     "CpuTimeLimitError",
@@ -96,6 +98,16 @@ class ExperimentError(_ProblemError, ValueError):
 
     Args:
         where: The class, the target or the folder.
+        problem: What is wrong with it.
+        remedy: What to do about it.
+    """
+
+
+class CodeCopyError(_ProblemError, ValueError):
+    """A copy of the code cannot be made, or a job does not run from the copy that was made for it.
+
+    Args:
+        where: The folder.
         problem: What is wrong with it.
         remedy: What to do about it.
     """

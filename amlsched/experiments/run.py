@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.errors import ConfigError, ExperimentError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
-from amlsched.experiments import layout, records
+from amlsched.experiments import codecopy, layout, records
 from amlsched.experiments.capture import per_thread
 from amlsched.experiments.jobs import Numbers, Turns
 from amlsched.experiments.plan import Plan, Planned, config_hash
@@ -119,6 +119,7 @@ class ExperimentRun(Emitter):
         Raises:
             ExperimentError: The experiment cannot be imported or sent to workers, or a results folder cannot be
                 written; nothing was run.
+            CodeCopyError: A copy of the code was made for this job, and the experiment does not come from there.
             KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
         """
         with per_thread() if self.capture else contextlib.nullcontext():
@@ -137,6 +138,7 @@ class ExperimentRun(Emitter):
 
     def _check(self) -> None:
         """Find out what would go wrong in every repetition, before any starts."""
+        codecopy.check_runs_from(self.target.module())
         if is_iterative(self.target.load()):
             for experiment in self.plan.experiments:
                 if experiment.config.get("iterations") is None and not self.plan.debug:

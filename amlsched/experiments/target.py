@@ -114,7 +114,7 @@ class Target:
         Raises:
             ExperimentError: The import fails, or what is there is no experiment.
         """
-        return _factory(self, _found(self, self._module()))
+        return _factory(self, _found(self, self.module()))
 
     def check_picklable(self) -> None:
         """Make sure that a worker process can take it.
@@ -125,13 +125,14 @@ class Target:
         import pickle
 
         try:
-            pickle.dumps(_found(self, self._module()))
+            pickle.dumps(_found(self, self.module()))
         except Exception as error:
-            inside = "<locals>" in getattr(_found(self, self._module()), "__qualname__", "")
+            inside = "<locals>" in getattr(_found(self, self.module()), "__qualname__", "")
             reason = "it is defined inside a function" if inside else str(error)
             raise ExperimentError(str(self), f"cannot be pickled for another process: {reason}", _TOP_LEVEL) from error
 
-    def _module(self) -> ModuleType:
+    def module(self) -> ModuleType:
+        """The module that it is in, imported."""
         return _imported_file(self.place) if self.place.endswith(".py") else _imported_module(self)
 
 

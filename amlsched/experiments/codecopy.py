@@ -1,0 +1,332 @@
+"""A copy of the code for jobs that wait in a queue, so that what is edited meanwhile does not change what they run.
+
+A copy is made beside its place, synced, and renamed into it, with a marker that holds the hash of all files: a copy is
+there as a whole or not at all, and a job that starts can tell whether it runs from that copy and from nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amlsched.errors import CodeCopyError
+from amlsched.experiments.codefiles import code_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import ModuleType
+
+__all__ = ["MARKER", "MAX_BYTES", "CodeCopy", "check_runs_from", "copy_code", "zip_code"]
+
+MARKER = ".amlsched-copy.json"
+MAX_BYTES = 200_000_000
+"""A larger copy is refused, as by cw2: it mostly means that data or results lie among the code."""
+_FORMAT = 1
+_VARIABLE = "AMLSCHED_CODE_COPY"
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CodeCopy:
+    """A copy of the code that is complete.
+
+    Attributes:
+        source: The folder that was copied, absolute.
+        folder: The folder of the copy, absolute.
+        digest: Hash of the names and contents of all its files.
+        files: Their names, relative to the folder.
+        n_bytes: How large they are together.
+        made: When it was made: local time, ISO 8601.
+    """
+
+    source: Path
+    folder: Path
+    digest: str
+    files: tuple[str, ...]
+    n_bytes: int
+    made: str
+
+    @classmethod
+    def read(cls, folder: str | Path) -> CodeCopy:
+        """What the marker of a copy says.
+
+        Raises:
+            CodeCopyError: There is no complete copy.
+        """
+        place = Path(folder).resolve()
+        try:
+            raw = json.loads((place / MARKER).read_bytes())
+            if raw.pop("format") != _FORMAT:
+                raise ValueError("another format")
+            return cls(folder=place, source=Path(raw.pop("source")), files=tuple(raw.pop("files")), **raw)
+        except OSError as error:
+            raise CodeCopyError(str(place), f"is no complete code copy: {error.strerror}: {MARKER}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CodeCopyError(str(place / MARKER), f"is not the marker of a code copy ({error})") from error
+
+    def place(self, path: str | Path) -> Path:
+        """Where a file of the source lies in the copy; a path from elsewhere stays as it is, absolute."""
+        absolute = Path(path).resolve()
+        return self.folder / absolute.relative_to(self.source) if absolute.is_relative_to(self.source) else absolute
+
+    def environment(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The variables with which a job runs from the copy and makes sure of it.
+
+        Args:
+            environ: The variables of the process that submits it; `None` for those of this one.
+
+        Returns:
+            `PYTHONPATH`, with the source's folders replaced by the copy's, and the folder and the hash of the copy,
+            which `check_runs_from` reads.
+        """
+        environ = os.environ if environ is None else environ
+        paths = [str(self.place(path)) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        paths = list(dict.fromkeys([str(self.folder), *paths]))
+        return {"PYTHONPATH": os.pathsep.join(paths), _VARIABLE: f"{self.digest}:{self.folder}"}
+
+    def check(self, digest: str | None = None) -> None:
+        """Make sure that the files of the copy are those that were copied; new files beside them do not count.
+
+        Args:
+            digest: The hash that was noted when the job was submitted; `None` for the marker's.
+
+        Raises:
+            CodeCopyError: They are not.
+        """
+        remedy = "submit again, for a new copy, and leave alone the copies that jobs run from"
+        try:
+            found = _digest(self.folder, self.files)[0]
+        except OSError as error:
+            raise CodeCopyError(str(self.folder), f"is no longer complete: {error}", remedy) from error
+        if digest not in (None, self.digest):
+            raise CodeCopyError(str(self.folder), "holds other code now than when the job was submitted", remedy)
+        if found != self.digest:
+            raise CodeCopyError(str(self.folder), "its files were changed after it was made", remedy)
+
+
+def copy_code(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    max_bytes: int | None = MAX_BYTES,
+    replace: bool = False,
+    exclude: Iterable[str | Path] = (),
+) -> CodeCopy:
+    """Copy the code of a project; a copy of the same code that is there already is taken as it is.
+
+    Not copied: `.git`, what `.gitignore` names, compiled files, and what is in `exclude`.
+
+    Args:
+        source: The folder with the code.
+        destination: The folder of the copy; those above it are made.
+        max_bytes: A larger copy is refused; `None` for no limit.
+        replace: Whether a copy of other code is put aside, as `NAME.HASH`; if not, it is an error.
+        exclude: Files and folders that are left out too, such as the results.
+
+    Raises:
+        CodeCopyError: The source is missing, too large, or changes all the time; the destination lies in it, cannot be
+            written, or holds something else.
+    """
+    src, dst = Path(source).expanduser().resolve(), Path(destination).expanduser().resolve()
+    for _ in range(_ATTEMPTS):
+        files = code_files(src, [*map(Path, exclude), dst])
+        digest, n_bytes = _digest(src, files)
+        _check_size(src, files, n_bytes, max_bytes)
+        if (there := _same_copy(dst, digest, replace)) is not None:
+            return there
+        made = datetime.now().astimezone().isoformat(timespec="seconds")
+        try:
+            if _staged(CodeCopy(src, dst, digest, tuple(files), n_bytes, made)):
+                return CodeCopy.read(dst)
+        except FileNotFoundError as error:
+            if Path(error.filename or "").is_relative_to(src):
+                continue  # it was removed meanwhile
+            raise CodeCopyError(str(dst), f"the code cannot be copied there: {error}") from error
+        except OSError as error:
+            raise CodeCopyError(str(dst), f"the code cannot be copied there: {error}") from error
+    raise CodeCopyError(str(src), "its files changed while they were copied, again and again", "try again later")
+
+
+def zip_code(
+    source: str | Path, file: str | Path, *, max_bytes: int | None = MAX_BYTES, exclude: Iterable[str | Path] = ()
+) -> Path:
+    """Keep the code of a project in a zip file, which replaces one that is there.
+
+    Args:
+        source: The folder with the code.
+        file: The zip file; `.zip` is added if it is missing.
+        max_bytes: More than that is refused; `None` for no limit.
+        exclude: Files and folders that are left out.
+
+    Raises:
+        CodeCopyError: The source is missing or too large, or the file cannot be written.
+    """
+    import zipfile
+
+    src, target = Path(source).expanduser().resolve(), Path(file).expanduser().resolve()
+    if target.suffix != ".zip":
+        target = target.with_name(target.name + ".zip")
+    files = code_files(src, [*map(Path, exclude), target])
+    _check_size(src, files, sum((src / name).lstat().st_size for name in files), max_bytes)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+            for name in files:
+                if (src / name).is_file():
+                    archive.write(src / name, name)
+        temporary.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CodeCopyError(str(target), f"the code cannot be kept there: {error}") from error
+    return target
+
+
+def check_runs_from(module: ModuleType, environ: Mapping[str, str] | None = None) -> CodeCopy | None:
+    """Make sure that a job runs from the copy that was made for it, if one was made.
+
+    Args:
+        module: The module with the experiment.
+        environ: The variables of the job; `None` for those of this process.
+
+    Returns:
+        The copy; `None` if the job has none.
+
+    Raises:
+        CodeCopyError: The copy is not complete or was changed, or the module comes from elsewhere.
+    """
+    digest, _, folder = (os.environ if environ is None else environ).get(_VARIABLE, "").partition(":")
+    if not folder:
+        return None
+    copy = CodeCopy.read(folder)
+    copy.check(digest)
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).resolve().is_relative_to(copy.folder):
+        problem = f"{module.__name__} was imported from {file}, not from the copy"
+        remedy = (
+            "is the project installed in the environment? Take out PYTHONPATH and sys.path lines that lead elsewhere"
+        )
+        raise CodeCopyError(str(copy.folder), problem, remedy)
+    return copy
+
+
+# ------------------------------------------------------------------------------------------------------------ on disk
+
+
+def _same_copy(dst: Path, digest: str, replace: bool) -> CodeCopy | None:
+    """The copy that is there if it is one of the same code; what else is there is put aside, or an error."""
+    if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
+        return None
+    try:
+        there = CodeCopy.read(dst)
+    except CodeCopyError as error:
+        remedy = "choose another experiment_copy_dst, or remove that folder"
+        raise CodeCopyError(str(dst), "is there already, and is no code copy", remedy) from error
+    if there.digest == digest:
+        with contextlib.suppress(CodeCopyError):
+            there.check()
+            return there
+    elif not replace:
+        remedy = "-o replaces it, experiment_copy_auto_dst gives each copy a folder of its own, --nocodecopy makes none"
+        raise CodeCopyError(str(dst), "holds a copy of other code, which jobs may still run from", remedy)
+    _put_aside(dst, there.digest)
+    return None
+
+
+def _put_aside(dst: Path, digest: str) -> None:
+    aside = dst.with_name(f"{dst.name}.{digest[:12]}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = dst.with_name(f"{dst.name}.{digest[:12]}-{number}")
+    dst.rename(aside)
+
+
+def _staged(copy: CodeCopy) -> bool:
+    """Make the copy beside its place and rename it; whether its files are those that were looked at before."""
+    copy.folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{copy.folder.name}.", dir=copy.folder.parent))
+    try:
+        for name in copy.files:
+            _copy_file(copy.source, stage, name)
+        if _digest(stage, copy.files)[0] != copy.digest:
+            return False
+        marker = {"format": _FORMAT, "source": str(copy.source), "digest": copy.digest, "made": copy.made}
+        marker |= {"n_bytes": copy.n_bytes, "files": copy.files}
+        (stage / MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
+        stage.chmod(stat.S_IMODE(copy.source.stat().st_mode))
+        _sync(stage)
+        try:
+            stage.rename(copy.folder)
+        except OSError:
+            if CodeCopy.read(copy.folder).digest != copy.digest:  # else somebody else was faster
+                raise
+        _sync_one(copy.folder.parent)
+        return True
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _copy_file(source: Path, stage: Path, name: str) -> None:
+    origin, copied = source / name, stage / name
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    if not origin.is_symlink():
+        shutil.copy2(origin, copied)
+        return
+    link = os.readlink(origin)  # noqa: PTH115  (as it is written)
+    inside = not os.path.isabs(link) and origin.resolve().is_relative_to(source)  # noqa: PTH117
+    copied.symlink_to(link if inside else os.path.normpath(origin.parent / link))
+
+
+def _sync(folder: Path) -> None:
+    """Have all of a folder on disk."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(place, name)
+            if not path.is_symlink():
+                _sync_one(path)
+        _sync_one(Path(place))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot, and need it less
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(folder: Path, files: Iterable[str]) -> tuple[str, int]:
+    """Hash of the names and contents of files, and how large they are together."""
+    whole, n_bytes = hashlib.sha256(), 0
+    for name in sorted(files):
+        path = folder / name
+        if path.is_symlink():
+            kind, content = b"link", hashlib.sha256(b"").digest()  # where it leads differs in a copy
+        else:
+            kind = b"program" if path.stat().st_mode & stat.S_IXUSR else b"file"
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+            n_bytes += path.stat().st_size
+        whole.update(b"%s %s %s\0" % (kind, name.encode(errors="surrogateescape"), content))
+    return whole.hexdigest(), n_bytes
+
+
+def _check_size(source: Path, files: Sequence[str], n_bytes: int, max_bytes: int | None) -> None:
+    if max_bytes is None or n_bytes <= max_bytes:
+        return
+    sizes: list[tuple[int, Any]] = sorted(((source / name).lstat().st_size, name) for name in files)
+    largest = ", ".join(f"{name} ({size / 1e6:.0f} MB)" for size, name in reversed(sizes[-3:]))
+    problem = f"{n_bytes / 1e6:.0f} MB of code are more than {max_bytes / 1e6:.0f}; the largest files: {largest}"
+    raise CodeCopyError(str(source), problem, "name data and results in .gitignore, or allow it with --skipsizecheck")

@@ -1,0 +1,110 @@
+"""Which files of a folder are code: what git would add to a commit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amlsched.errors import CodeCopyError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pathspec import GitIgnoreSpec
+
+__all__ = ["code_files"]
+
+_NEVER = frozenset({".git", "__pycache__"})
+
+
+def code_files(source: Path, exclude: Iterable[Path] = ()) -> list[str]:
+    """The files of a project, as sorted paths relative to its folder.
+
+    Without `.git`, compiled files, and what the `.gitignore` files name: as git sees them where it is installed and the
+    folder belongs to a repository (tracked files and new ones), otherwise as the package pathspec reads them.
+
+    Args:
+        source: The folder, absolute.
+        exclude: Files and folders to leave out.
+
+    Raises:
+        CodeCopyError: There is no such folder, or it is one that is to be left out.
+        MissingExtraError: There is a `.gitignore`, and neither git nor pathspec to read it.
+    """
+    if not source.is_dir():
+        raise CodeCopyError(str(source), "there is no such folder", "check experiment_copy_src")
+    without = [path.expanduser().resolve() for path in exclude]
+    for path in without:
+        if path == source:
+            raise CodeCopyError(
+                str(path), "the code cannot be copied onto itself", "choose another folder for the copy"
+            )
+    names = _of_git(source)
+    if names is None:
+        names = list(_of_folder(source, "", []))
+    return sorted(name for name in names if _is_code(source, name, without))
+
+
+def _is_code(source: Path, name: str, without: Sequence[Path]) -> bool:
+    if not _NEVER.isdisjoint(Path(name).parts) or name.endswith((".pyc", ".pyo")):
+        return False
+    return not any((source / name).is_relative_to(path) for path in without)
+
+
+def _of_git(source: Path) -> list[str] | None:
+    """What git lists, `None` if it is not there or the folder belongs to no repository."""
+    command = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    found: list[str] = []
+    for name in dict.fromkeys(os.fsdecode(done.stdout).split("\0")):
+        path = source / name
+        if name and path.is_dir() and not path.is_symlink():  # a repository within this one
+            found += [str(Path(name, below)) for below in _of_git(path) or _of_folder(path, "", [])]
+        elif name and os.path.lexists(path):  # else it is deleted, and that is not committed yet
+            found.append(name)
+    return found
+
+
+_Ignored = tuple[str, "GitIgnoreSpec"]
+
+
+def _of_folder(source: Path, below: str, ignored: Sequence[_Ignored]) -> Iterator[str]:
+    """The files below a folder that no `.gitignore` names."""
+    ignored = [*ignored, *_gitignore(source, below)]
+    with os.scandir(source / below) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name = f"{below}{entry.name}"
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.name in _NEVER or _is_ignored(f"{name}/" if is_folder else name, ignored):
+                continue
+            if is_folder:
+                yield from _of_folder(source, f"{name}/", ignored)
+            elif entry.is_symlink() or entry.is_file():
+                yield name
+
+
+def _gitignore(source: Path, below: str) -> list[_Ignored]:
+    file = source / below / ".gitignore"
+    if not file.is_file():
+        return []
+    try:
+        from pathspec import GitIgnoreSpec
+    except ImportError:
+        raise MissingExtraError(f"reading {file} without git", "pathspec", "experiments") from None
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [(below, GitIgnoreSpec.from_lines(lines))]
+
+
+def _is_ignored(name: str, ignored: Sequence[_Ignored]) -> bool:
+    """The deepest `.gitignore` that says anything about it counts."""
+    for below, spec in reversed(ignored):
+        verdict = spec.check_file(name.removeprefix(below)).include
+        if verdict is not None:
+            return verdict
+    return False
