@@ -254,7 +254,7 @@ def test_a_file_is_imported_once_and_its_neighbours_can_be(tmp_path: Path, monke
     path.write_text("import neighbour_of_it\ndef f(params, rep, log):\n    return {'v': neighbour_of_it.VALUE}\n")
     target = Target.parse(f"{path}:f")
     target.load()
-    assert sys.modules["written_here"] is target._module()
+    assert sys.modules["written_here"] is target.module()
     one = Repetition(target, {}, Record("f", "f"), tmp_path / "rep", "run", Process.this(), "sequential")
     assert run_repetition(one).last["v"] == 3
 
