@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from amlsched.cli.told import OK, SOME_FAILED, tell, tell_interrupted
+from amlsched.cli.told import OK, SOME_FAILED, add_set, tell, tell_interrupted
 
 if TYPE_CHECKING:
     import argparse
@@ -31,6 +31,7 @@ def add_to(commands: Commands) -> None:
     add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
     text = "only this job of the list, from 0; a job holds `reps_per_job` repetitions"
     add("-j", "--job", metavar="K", type=int, help=text)
+    add_set(parser)
     add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
     text = "run these again too: failed, unknown, all, or names of experiments or runs"
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         select=arguments.experiments,
         debug=cast("Debug", arguments.debug),
         results=arguments.results,
+        overrides=arguments.overrides,
         rerun=[*arguments.rerun, *(["all"] if arguments.overwrite else [])],
         job=arguments.job,
     )

@@ -21,6 +21,7 @@ __all__ = [
     "INTERRUPTED",
     "OK",
     "SOME_FAILED",
+    "add_set",
     "counts",
     "say",
     "tell",
@@ -35,6 +36,12 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _SHOWN_RUNS = 40
 """A table of runs is cut here."""
 _SHOWN_FAILURES = 20
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Adds `--set KEY=VALUE`, for the commands that read a config."""
+    text = "a value that wins over the config's, such as params.lr=0.1 or 'grid.lr=[0.1, 0.2]'; may be repeated"
+    parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help=text)
 
 
 def say(text: str) -> None:

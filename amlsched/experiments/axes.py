@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlsched.errors import ConfigError
+from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.keys import Place, expansion_kind, shown
 from amlsched.experiments.names import digest, setting_label
 from amlsched.experiments.plain import is_list, is_mapping
@@ -36,7 +37,7 @@ class Axis:
     alternatives: tuple[Alternative, ...]
 
 
-def axes_of(config: Mapping[str, Any], place: Place) -> tuple[Axis, ...]:
+def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) -> tuple[Axis, ...]:
     """The axes of an experiment, in the order in which cw2 expands them.
 
     Each path of a `grid` is an axis; a `list` is one axis, value i of all its paths together; an `ablative` is one
@@ -46,9 +47,7 @@ def axes_of(config: Mapping[str, Any], place: Place) -> tuple[Axis, ...]:
     Args:
         config: A merged experiment.
         place: Gives the place of a key path as text.
-
-    Raises:
-        ConfigError: An expansion that is no mapping, a value that is no list, an empty list, a value that stands
+        report: Told of an expansion that is no mapping, a value that is no list, an empty list, a value that stands
             twice, a `list` of unequal lengths, or a path that leads through a value that is no mapping.
     """
     axes: list[Axis] = []
@@ -56,30 +55,31 @@ def axes_of(config: Mapping[str, Any], place: Place) -> tuple[Axis, ...]:
         kind = expansion_kind(key)
         if kind is None or value is None:
             continue
-        paths = _paths(key, value, place)
+        paths = _paths(key, value, place, report)
         if not paths:
             continue
         if kind == "grid":
             axes += [Axis(key, _choices(path, values)) for path, values in paths.items()]
         elif kind == "list":
-            axes.append(Axis(key, _rows(key, paths, place)))
+            axes.append(Axis(key, _rows(key, paths, place, report)))
         else:
             single = [choice for path, values in paths.items() for choice in _choices(path, values)]
             baseline = [Alternative((), "baseline")] if config.get("ablative_baseline") else []
             axes.append(Axis(key, (*baseline, *single)))
     for axis in axes:
-        _refuse_doubles(axis, place)
-    _refuse_blocked_paths(config.get("params") or {}, axes, place)
+        _refuse_doubles(axis, place, report)
+    _refuse_blocked_paths(config.get("params"), axes, place, report)
     return tuple(axes)
 
 
-def _paths(key: str, section: Any, place: Place) -> dict[Path, list[Any]]:
+def _paths(key: str, section: Any, place: Place, report: Report) -> dict[Path, list[Any]]:
     """The lists of a section by their path, in order."""
     if not is_mapping(section):
         remedy = f"write {key}: {{lr: [0.1, 0.2]}}; a key that begins with grid, list or ablative expands"
         if key != expansion_kind(key):
             remedy += "; if it is a setting of yours, move it below params"
-        raise ConfigError(place(key), f"{key} is {shown(section)}, not a mapping of names to lists", remedy)
+        report(ConfigError(place(key), f"{key} is {shown(section)}, not a mapping of names to lists", remedy))
+        return {}
     found: dict[Path, list[Any]] = {}
 
     def collect(prefix: Path, mapping: dict[Key, Any]) -> None:
@@ -89,9 +89,10 @@ def _paths(key: str, section: Any, place: Place) -> dict[Path, list[Any]]:
                 collect(path, value)
             elif not is_list(value):
                 remedy = f"write a list: {name}: [{shown(value)}]" if value is not None else "write a list of values"
-                raise ConfigError(place(key, *path), f"{shown(value)} in a {key} is not a list", remedy)
+                report(ConfigError(place(key, *path), f"{shown(value)} in a {key} is not a list", remedy))
             elif not value:
-                raise ConfigError(place(key, *path), "the list is empty, so there is nothing to run", "add a value")
+                problem = "the list is empty, so there is nothing to run"
+                report(ConfigError(place(key, *path), problem, "add a value"))
             else:
                 found[path] = value
 
@@ -103,19 +104,19 @@ def _choices(path: Path, values: Sequence[Any]) -> tuple[Alternative, ...]:
     return tuple(Alternative(((path, value),), setting_label(path, value)) for value in values)
 
 
-def _rows(key: str, paths: Mapping[Path, list[Any]], place: Place) -> tuple[Alternative, ...]:
+def _rows(key: str, paths: Mapping[Path, list[Any]], place: Place, report: Report) -> tuple[Alternative, ...]:
     lengths = {".".join(map(str, path)): len(values) for path, values in paths.items()}
     if len(set(lengths.values())) > 1:
         problem = f"the lists of {key} have unequal lengths: {', '.join(f'{n} has {c}' for n, c in lengths.items())}"
-        raise ConfigError(place(key), problem, "give all the same length, or use grid for all combinations")
-    rows = zip(*(_choices(path, values) for path, values in paths.items()), strict=True)
+        report(ConfigError(place(key), problem, "give all the same length, or use grid for all combinations"))
+    rows = zip(*(_choices(path, values) for path, values in paths.items()), strict=False)
     return tuple(
         Alternative(tuple(setting for one in row for setting in one.settings), "_".join(one.label for one in row))
         for row in rows
     )
 
 
-def _refuse_doubles(axis: Axis, place: Place) -> None:
+def _refuse_doubles(axis: Axis, place: Place, report: Report) -> None:
     seen: set[str] = set()
     for alternative in axis.alternatives:
         one = digest(alternative.settings, 32)
@@ -123,11 +124,11 @@ def _refuse_doubles(axis: Axis, place: Place) -> None:
             settings = ", ".join(f"{'.'.join(map(str, path))} = {shown(value)}" for path, value in alternative.settings)
             path = alternative.settings[0][0] if len(alternative.settings) == 1 else ()
             remedy = "remove one; to run it several times, use repetitions"
-            raise ConfigError(place(axis.key, *path), f"{settings} stands twice", remedy)
+            report(ConfigError(place(axis.key, *path), f"{settings} stands twice", remedy))
         seen.add(one)
 
 
-def _refuse_blocked_paths(params: Mapping[Key, Any], axes: Sequence[Axis], place: Place) -> None:
+def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, report: Report) -> None:
     """A path of an axis may lead through mappings only, be they from `params` or set by an axis before."""
     set_before: dict[Path, tuple[str, Any]] = {}
     for axis in axes:
@@ -139,14 +140,15 @@ def _refuse_blocked_paths(params: Mapping[Key, Any], axes: Sequence[Axis], place
                     continue
                 name = ".".join(map(str, path[:depth]))
                 problem = f"{name} is {shown(value)} by {origin}, so that nothing can be set below it"
-                raise ConfigError(place(axis.key, *path), problem, f"make {name} a mapping, or expand {name} itself")
+                remedy = f"make {name} a mapping, or expand {name} itself"
+                report(ConfigError(place(axis.key, *path), problem, remedy))
         for path, value in settings:
             if path not in set_before or isinstance(set_before[path][1], dict):
                 set_before[path] = (axis.key, value)
 
 
-def _found(mapping: Mapping[Key, Any], path: Path) -> Any:
-    value: Any = mapping
+def _found(mapping: Any, path: Path) -> Any:
+    value = mapping
     for key in path:
         if not is_mapping(value):
             return None  # a shorter part of the path has been reported, or is null

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from amlsched.errors import ConfigError
+from amlsched.experiments.environment import filled
+from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.keys import (
     EXPERIMENT_KEYS,
     SHARE,
@@ -19,7 +21,7 @@ from amlsched.experiments.keys import (
     text_rule,
 )
 from amlsched.experiments.load import Document
-from amlsched.experiments.plain import is_list, is_mapping
+from amlsched.experiments.plain import copied, is_list, is_mapping
 
 __all__ = ["check_cluster", "cluster_for", "slurm_seconds"]
 
@@ -92,16 +94,18 @@ _RULES: dict[str, Rule] = {
 }
 
 
-def check_cluster(section: Document) -> None:
+def check_cluster(section: Document, report: Report = refuse) -> None:
     """Refuses a batch system's section with unknown keys or values of the wrong kind.
 
     A key may be left out here: what is needed depends on what is done with the section.
 
-    Raises:
-        ConfigError: On the first such key.
+    Args:
+        section: The section.
+        report: Told of each.
     """
-    check_rules(section.data, _RULES, frozenset(_RULES) - {"name"}, section.place)
-    extra: list[str] = section.data.get("extra_keys") or []
+    check_rules(section.data, _RULES, frozenset(_RULES) - {"name"}, section.place, report)
+    extra: Any = section.data.get("extra_keys")
+    extra = extra if is_list(extra) else []
     for key in section.data:
         if key in _RULES or key.startswith(("_", "x-")) or key in extra:
             continue
@@ -110,10 +114,10 @@ def check_cluster(section: Document) -> None:
         remedy += "options of sbatch stand below sbatch_args"
         if key in EXPERIMENT_KEYS or expansion_kind(key):
             remedy = "a name that begins with SLURM_ makes it a section for a host; give the experiment another name"
-        raise ConfigError(section.place(key), f"the key {key} is not known in a SLURM section", remedy)
+        report(ConfigError(section.place(key), f"the key {key} is not known in a SLURM section", remedy))
 
 
-def cluster_for(sections: Sequence[Document], host: str) -> dict[str, Any] | None:
+def cluster_for(sections: Sequence[Document], host: str, report: Report = refuse) -> dict[str, Any] | None:
     """The section for a host: the one whose hint fits best, else the plain `SLURM`, else `None`.
 
     The hint of `SLURM_xxx` is `xxx`; it fits a host whose name contains it, in any case. A hint of one or two letters
@@ -124,9 +128,8 @@ def cluster_for(sections: Sequence[Document], host: str) -> dict[str, Any] | Non
     Args:
         sections: The file's sections for batch systems.
         host: Name of the host.
-
-    Raises:
-        ConfigError: Two sections for the same hosts.
+        report: Told of two sections for the same hosts, and of what is wrong with the environment variables that the
+            chosen one asks for.
     """
     chosen: tuple[float, Document] | None = None
     names: dict[str, Document] = {}
@@ -134,12 +137,17 @@ def cluster_for(sections: Sequence[Document], host: str) -> dict[str, Any] | Non
         hint = section.name.lower()[len("slurm_") :]
         if hint in names:
             problem = f"a second section {section.name}; the first is {names[hint].place()}"
-            raise ConfigError(section.place("name"), problem, "join the two, or rename one")
+            report(ConfigError(section.place("name"), problem, "join the two, or rename one"))
         names[hint] = section
         rank = len(hint) if not hint or _fits(hint, host.lower()) else -math.inf
         if rank >= 0 and (chosen is None or rank > chosen[0]):
             chosen = (rank, section)
-    return {**chosen[1].data, "name": "SLURM"} if chosen else None
+    if chosen is None:
+        return None
+    section = chosen[1]
+    data: dict[str, Any] = filled(copied(section.data), section.place, report)
+    check_rules(data, _RULES, frozenset(_RULES) - {"name"}, section.place, report)
+    return {**data, "name": "SLURM"}
 
 
 def _fits(hint: str, host: str) -> bool:

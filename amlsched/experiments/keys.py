@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlsched.errors import ConfigError
+from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.plain import is_list, is_mapping
+from amlsched.experiments.yaml12 import Unread
 
-__all__ = ["EXPANSIONS", "EXPERIMENT_KEYS", "check_keys", "closest", "expansion_kind", "shown"]
+__all__ = ["EXPANSIONS", "EXPERIMENT_KEYS", "WRITTEN_KEYS", "check_keys", "closest", "expansion_kind", "shown"]
 
 EXPANSIONS = ("grid", "list", "ablative")
 
@@ -96,6 +98,8 @@ _RULES: dict[str, Rule] = {
 }
 
 EXPERIMENT_KEYS = frozenset(_RULES)
+WRITTEN_KEYS = frozenset(key for key in _RULES if key.startswith("_"))
+"""Keys that only cw2 and amlsched write."""
 _PUBLIC = tuple(key for key in _RULES if not key.startswith("_"))
 
 # Words that other tools use; too far from ours for a comparison of letters.
@@ -121,7 +125,7 @@ def expansion_kind(key: str) -> str | None:
     return next((kind for kind in EXPANSIONS if key.startswith(kind)), None)
 
 
-def check_keys(config: Mapping[str, Any], place: Place) -> None:
+def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse) -> None:
     """Refuses keys that nobody reads, and values of the wrong kind.
 
     A key is known if it is in cw2's or in amlsched's list, begins with `grid`, `list`, `ablative`, `_` or `x-`, or is
@@ -131,12 +135,11 @@ def check_keys(config: Mapping[str, Any], place: Place) -> None:
     Args:
         config: A merged experiment.
         place: Gives the place of a key path as text.
-
-    Raises:
-        ConfigError: On the first such key.
+        report: Told of each.
     """
-    check_rules(config, _RULES, _NULLABLE, place)
-    extra: list[str] = config.get("extra_keys") or []
+    check_rules(config, _RULES, _NULLABLE, place, report)
+    extra: Any = config.get("extra_keys")
+    extra = extra if is_list(extra) else []
     for key, value in config.items():
         known = key in _RULES or expansion_kind(key) or key.startswith(("_", "x-")) or key in extra
         if known:
@@ -148,16 +151,20 @@ def check_keys(config: Mapping[str, Any], place: Place) -> None:
         remedy = f"move it below params, or, if your code reads it here, allow it with extra_keys: [{key}]"
         if guess:
             remedy = f"did you mean {guess}? If not, {remedy}"
-        raise ConfigError(place(key), f"the key {key} is not known", remedy)
+        report(ConfigError(place(key), f"the key {key} is not known", remedy))
 
 
-def check_rules(config: Mapping[str, Any], rules: Mapping[str, Rule], nullable: Iterable[str], place: Place) -> None:
-    """Refuses the first value that its rule does not hold for."""
+def check_rules(
+    config: Mapping[str, Any], rules: Mapping[str, Rule], nullable: Iterable[str], place: Place, report: Report
+) -> None:
+    """Refuses the values that their rule does not hold for; one that asks for an environment variable may be any."""
     for key, rule in rules.items():
         if key not in config or (config[key] is None and key in nullable) or rule.holds(config[key]):
             continue
+        if isinstance(config[key], Unread):
+            continue
         problem = f"{key} is {shown(config[key])}, and must be {rule.words}"
-        raise ConfigError(place(key), problem, f"for example {key}: {rule.example}")
+        report(ConfigError(place(key), problem, f"for example {key}: {rule.example}"))
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

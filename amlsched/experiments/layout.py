@@ -17,6 +17,7 @@ from typing import Any
 
 from amlsched.errors import ConfigError, MissingExtraError
 from amlsched.experiments.atomic import replace_file
+from amlsched.experiments.environment import escaped
 from amlsched.experiments.expand import Debug, Run, debug_mode
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plain import copied
@@ -169,7 +170,7 @@ def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
     if isinstance(one, Run):
         config |= {"_experiment_name": one.name, "_nested_dir": _nested(one)}
     depth = len(resolved_config_folder(".", one, debug).parts)
-    config |= {"path": "/".join([".."] * depth), "_path_relative_to": "file"}
+    config = escaped(config) | {"path": "/".join([".."] * depth), "_path_relative_to": "file"}
     return config | ({"_debug": debug} if debug else {})
 
 

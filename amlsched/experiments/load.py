@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amlsched.errors import ConfigError
+from amlsched.experiments.environment import read_unread
+from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.plain import is_mapping
-from amlsched.experiments.yaml12 import Key, Places, Tree, read
+from amlsched.experiments.yaml12 import Key, Places, Tree, Unread, read
 
 __all__ = ["Document", "key_text", "load", "parse"]
+
+Kind = Literal["default", "cluster", "experiment", "override"]
 
 _CLUSTER = re.compile(r"slurm(_.+)?", re.IGNORECASE)
 
@@ -19,7 +23,8 @@ class Document:
     """One document of an experiment file.
 
     Args:
-        kind: What it is for: defaults of the others, a batch system, or an experiment.
+        kind: What it is for: defaults of the others, a batch system, an experiment, or a value of the command line
+            over those of the files.
         name: Its `name`, as written.
         data: All of it, in plain values; not to be changed.
         file: The file, as it was given.
@@ -28,7 +33,7 @@ class Document:
         lines: The line of each key and item, by its path.
     """
 
-    kind: Literal["default", "cluster", "experiment"]
+    kind: Kind
     name: str
     data: dict[str, Any]
     file: Path
@@ -46,6 +51,8 @@ class Document:
         Args:
             keys: The path of the key. For one that is not written here, the place of its nearest parent.
         """
+        if self.kind == "override":
+            return f"command line ({self.name})"
         known = keys
         while known and known not in self.lines:
             known = known[:-1]
@@ -58,11 +65,12 @@ def key_text(keys: tuple[Key, ...]) -> str:
     return ".".join(f'"{key}"' if isinstance(key, str) and "." in key else str(key) for key in keys)
 
 
-def load(path: str | Path) -> list[Document]:
+def load(path: str | Path, report: Report = refuse) -> list[Document]:
     """The documents of an experiment file, in order; empty ones are left out.
 
     Args:
         path: A YAML file in UTF-8.
+        report: Told of each fault, after which reading goes on if it can.
 
     Raises:
         ConfigError: The file cannot be read, is not YAML, or holds a document without a usable name.
@@ -80,19 +88,26 @@ def load(path: str | Path) -> list[Document]:
         raise ConfigError(where, "the text is not UTF-8", "save the file as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConfigError(str(file), f"the file cannot be read: {error}") from None
-    return parse(text, file)
+    return parse(text, file, report)
 
 
-def parse(text: str, file: str | Path) -> list[Document]:
+def parse(text: str, file: str | Path, report: Report = refuse) -> list[Document]:
     """The documents of an experiment file's text; see `load`.
 
     Args:
         text: All of the file.
         file: Its name, for messages and for what is relative to it.
+        report: Told of each fault.
     """
     file = Path(file)
-    trees = enumerate(read(text, str(file)), 1)
-    return [_document(tree, file, index) for index, tree in trees if tree.value is not None]
+    documents: list[Document] = []
+    for index, tree in enumerate(read(text, str(file), report), 1):
+        try:
+            if tree.value is not None:
+                documents.append(_document(tree, file, index))
+        except ConfigError as fault:
+            report(fault)
+    return documents
 
 
 def _document(tree: Tree, file: Path, index: int) -> Document:
@@ -109,6 +124,8 @@ def _document(tree: Tree, file: Path, index: int) -> Document:
     if data.get("name") is None:
         raise ConfigError(where, "this document has no name", "add name: NAME; a missing --- joins two documents")
     name = data["name"]
+    if isinstance(name, Unread):
+        name = data["name"] = read_unread(name, f"{file}:{tree.places[('name',)]} (document {index}, key name)")
     if not isinstance(name, str):
         line = f"{file}:{tree.places[('name',)]} (document {index}, key name)"
         raise ConfigError(line, f"the name is {name!r}, which is not text", f'put it in quotes: name: "{name}"')

@@ -67,6 +67,7 @@ class Plan:
         results: The folder for the results, instead of the config's `path`.
         rerun: What to run again though it ended: states, `all`, or names of experiments or runs.
         job: The number of the only job to plan, from 0; `None` for all.
+        overrides: Values that win over those of the file, as `amlsched run --set` takes them: `params.lr=0.1`.
 
     Raises:
         ConfigError: The file is wrong.
@@ -82,10 +83,12 @@ class Plan:
         results: str | Path | None = None,
         rerun: Iterable[str] = (),
         job: int | None = None,
+        overrides: Iterable[str] = (),
     ) -> None:
         self.config = Path(config)
         self.debug: Debug = debug
-        self.resolved = resolve(self.config, tuple(select))
+        self.overrides = tuple(overrides)
+        self.resolved = resolve(self.config, tuple(select), overrides=self.overrides)
         self.experiments: list[Experiment] = list(self.resolved.experiments)
         self._results = None if results is None else Path(results)
         self.rerun = frozenset(rerun)

@@ -10,15 +10,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from amlsched.errors import ConfigError, MissingExtraError
+from amlsched.experiments.faults import Report, refuse
 
-__all__ = ["Key", "Places", "Tree", "read", "write"]
+__all__ = ["Key", "Places", "Tree", "Unread", "read", "resolve_scalar", "write"]
 
 Key = str | int | float | bool
 Places = dict[tuple[Key, ...], int]
 
+ASKS = "${env:"
 MAX_DEPTH = 64
 MAX_ALIASED_VALUES = 1_000_000
 
@@ -50,6 +52,25 @@ class Tree:
     line: int
 
 
+class Unread(str):
+    """A scalar that asks for an environment variable, as the file has it; `environment.filled` puts the value there.
+
+    It is left for later because a value that is not used (of another host's section, or overridden) may ask for what
+    this machine lacks.
+
+    Args:
+        text: The scalar.
+        read: What makes a value of the text once it is complete.
+    """
+
+    read: Callable[[str], Any]
+
+    def __new__(cls, text: str, read: Callable[[str], Any]) -> Self:  # noqa: D102
+        unread = super().__new__(cls, text)
+        unread.read = read
+        return unread
+
+
 @dataclass(slots=True)
 class _Node:
     kind: str  # "scalar", "list" or "mapping"
@@ -60,12 +81,13 @@ class _Node:
     is_open: bool = True
 
 
-def read(text: str, file: str) -> list[Tree]:
+def read(text: str, file: str, report: Report = refuse) -> list[Tree]:
     """The documents of a YAML text, in order, empty ones included (their value is `None`).
 
     Args:
         text: The whole file.
         file: Its name, for messages.
+        report: Told of each fault after which reading can go on; others are raised.
 
     Raises:
         ConfigError: It is not YAML, a key is written twice, a tag asks for an object, or it is nested or aliased beyond
@@ -76,7 +98,7 @@ def read(text: str, file: str) -> list[Tree]:
         YAML 1.2.2, 10.3.2 (core schema): `1e-3` is a float, `no` and `1:30:00` are strings, `010` is 10. `<<` merges
         mappings as in YAML 1.1, because configs rely on it.
     """
-    return [_Values(file).tree(root) for root in _compose(_events(text, file), file)]
+    return [_Values(file, report).tree(root) for root in _compose(_events(text, file), file, report)]
 
 
 def _events(text: str, file: str) -> Iterator[Any]:
@@ -96,7 +118,7 @@ def _events(text: str, file: str) -> Iterator[Any]:
         raise ConfigError(f"{file}:{line}", f"this is not YAML: {error.reason}", "remove the character") from None
 
 
-def _compose(events: Iterable[Any], file: str) -> Iterator[_Node]:
+def _compose(events: Iterable[Any], file: str, report: Report) -> Iterator[_Node]:
     """The root node of each document; iterative, so that no nesting can exhaust the stack."""
     anchors: dict[str, _Node] = {}
     stack: list[_Node] = []
@@ -112,7 +134,7 @@ def _compose(events: Iterable[Any], file: str) -> Iterator[_Node]:
         elif name == "AliasEvent":
             stack[-1].children.append(_aliased(anchors, event.anchor, f"{file}:{line}"))
         elif name in ("ScalarEvent", "SequenceStartEvent", "MappingStartEvent"):
-            node = _node(event, line, file)
+            node = _node(event, line, file, report)
             stack[-1].children.append(node)
             if event.anchor is not None:
                 anchors[event.anchor] = node
@@ -131,25 +153,26 @@ def _aliased(anchors: dict[str, _Node], name: str, where: str) -> _Node:
     return node
 
 
-def _node(event: Any, line: int, file: str) -> _Node:
+def _node(event: Any, line: int, file: str, report: Report) -> _Node:
     kind = {"ScalarEvent": "scalar", "SequenceStartEvent": "list", "MappingStartEvent": "mapping"}[type(event).__name__]
     tag: str | None = event.tag
     known = {"scalar": tuple(_SCALARS), "list": (_TAG + "seq",), "mapping": (_TAG + "map",)}[kind]
     if tag not in (None, "!") and tag not in known:
         short = str(tag).replace(_TAG, "!!")
         remedy = "write a list" if "tuple" in short else "write plain text, numbers, lists and mappings"
-        raise ConfigError(f"{file}:{line}", f"the tag {short} is not supported: a config holds data only", remedy)
+        report(ConfigError(f"{file}:{line}", f"the tag {short} is not supported: a config holds data only", remedy))
     if kind != "scalar":
         return _Node(kind, line)
     node = _Node(kind, line, is_open=False)
     text: str = event.value
     plain = tag is None and event.implicit[0]
     node.is_merge = plain and text == "<<"
+    read_as = resolve_scalar if plain else _SCALARS.get(tag, str)
     try:
-        node.value = resolve_scalar(text) if plain else _SCALARS[tag](text) if tag in _SCALARS else text
+        node.value = Unread(text, read_as) if ASKS in text else read_as(text)
     except ValueError as error:
         short = str(tag).replace(_TAG, "!!") if tag else "a number"
-        raise ConfigError(f"{file}:{line}", f"{text[:40]!r} cannot be read as {short}: {error}") from None
+        report(ConfigError(f"{file}:{line}", f"{text[:40]!r} cannot be read as {short}: {error}"))
     return node
 
 
@@ -192,8 +215,9 @@ _SCALARS: dict[str | None, Callable[[str], Any]] = {
 class _Values:
     """Turns nodes into values of their own, and notes their places."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, report: Report) -> None:
         self._file = file
+        self._report = report
         self._places: Places = {}
         self._seen: set[int] = set()
         self._aliased = 0
@@ -240,7 +264,8 @@ class _Values:
             if str(key) in lines:
                 where = f"{self._file}:{key_node.line}"
                 problem = f"the key {key!s} is written twice, first on line {lines[str(key)]}"
-                raise ConfigError(where, problem, "keep one of the two")
+                self._report(ConfigError(where, problem, "keep one of the two"))
+                continue
             lines[str(key)] = key_node.line
             own[key] = (key_node.line, child)
         if not merged:
@@ -258,6 +283,8 @@ class _Values:
         if node.kind != "scalar" or not isinstance(node.value, Key):
             what = "null" if node.kind == "scalar" else f"a {node.kind}"
             raise ConfigError(f"{self._file}:{node.line}", f"{what} cannot be a key", "put it in quotes")
+        if isinstance(node.value, Unread):
+            raise ConfigError(f"{self._file}:{node.line}", f"a key cannot come from the environment: {node.value}")
         return node.value
 
 
