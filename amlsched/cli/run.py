@@ -35,6 +35,8 @@ def add_to(commands: Commands) -> None:
     add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
     text = "run these again too: failed, unknown, all, or names of experiments or runs"
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
+    text = "leave repetitions as they are that were run with other settings under the same name (else this is refused)"
+    add("--keep-changed", action="store_true", help=text)
     text = "processes (default), threads, sequential, loky"
     add("--executor", metavar="NAME", default="processes", help=text)
     add("--max-workers", metavar="N", type=int, help="how many repetitions run at a time; default: one per CPU")
@@ -88,7 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
     options = dict(map(_option, arguments.executor_option))
     if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
         options["max_workers"] = arguments.max_workers
-    experiments = ExperimentRun(target, plan, executor=arguments.executor, capture=not arguments.no_capture, **options)
+    experiments = ExperimentRun(
+        target,
+        plan,
+        executor=arguments.executor,
+        capture=not arguments.no_capture,
+        keep_changed=arguments.keep_changed,
+        **options,
+    )
     begun = time.monotonic()
     try:
         with progress_for(experiments, experiments.summary.total, arguments.metric, quiet=arguments.quiet):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import claims, expand, jobs, layout, records
-from amlsched.experiments.record import Record, State, jsonable
+from amlsched.experiments.changes import config_hash, settings
+from amlsched.experiments.record import Record, State
 from amlsched.experiments.resolve import resolve
 
 if TYPE_CHECKING:
@@ -19,18 +18,9 @@ if TYPE_CHECKING:
     from amlsched.experiments.expand import Debug, Run
     from amlsched.experiments.resolve import Experiment
 
-__all__ = ["Plan", "Planned", "config_hash"]
+__all__ = ["Plan", "Planned"]
 
-# A config that differs in these alone gives the same repetitions.
-_NOT_HASHED = frozenset({"path", "repetitions", "reps_per_job", "reps_in_parallel", "extra_keys"})
 _KEYWORDS = ("all", "failed", "unknown", "cancelled", "completed", "surrendered")
-
-
-def config_hash(run: Run) -> str:
-    """A hash of all in the config of a run that its numbers may depend on."""
-    kept = {key: value for key, value in run.config.items() if key not in _NOT_HASHED and not key.startswith("_")}
-    text = json.dumps(jsonable(kept), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +34,7 @@ class Planned:
         known: What its record says.
         todo: Whether it is to be run now.
         note: Why it is left alone, where that deserves a word.
+        changed: Whether it was run with other settings than those of the config now.
     """
 
     run: Run
@@ -52,6 +43,7 @@ class Planned:
     known: Record
     todo: bool
     note: str = ""
+    changed: bool = False
 
 
 class Plan:
@@ -133,19 +125,26 @@ class Plan:
     def repetitions(self, run: Run, path: Path) -> Iterator[Planned]:
         """The repetitions of a run, with what their records say now."""
         folder = layout.run_folder(path, run)
-        begun = folder.is_dir()
+        begun, made_of = folder.is_dir(), ""
         for index in self.indices(run):
             place = layout.repetition_folder(path, run, index)
             known = records.read(place) if begun else Record()
-            yield self._planned(run, index, place, known)
+            if known.config_hash and not made_of:
+                made_of = config_hash(settings(run))
+            yield self._planned(run, index, place, known, made_of)
 
     def repetition(self, run: Run, index: int, path: Path) -> Planned:
         """One repetition of a run, with what its record says now."""
         place = layout.repetition_folder(path, run, index)
-        return self._planned(run, index, place, records.read(place))
+        return self._planned(run, index, place, records.read(place), config_hash(settings(run)))
 
-    def _planned(self, run: Run, index: int, folder: Path, known: Record) -> Planned:
-        asked = bool(self.rerun & {"all", known.state.value, run.experiment_name, run.name})
+    def asks_for(self, run: Run, state: State) -> bool:
+        """Whether `rerun` asks for the repetitions of a run that are in this state."""
+        return bool(self.rerun & {"all", state.value, run.experiment_name, run.name})
+
+    def _planned(self, run: Run, index: int, folder: Path, known: Record, made_of: str) -> Planned:
+        asked = self.asks_for(run, known.state)
+        changed = bool(known.config_hash) and known.config_hash != made_of
         todo, note = known.state is State.PENDING or asked, ""
         if known.state is State.RUNNING:
             owner = claims.holder(folder)
@@ -155,7 +154,9 @@ class Plan:
             todo = True
         elif known.state is State.UNKNOWN and not todo:
             note = known.problem
-        return Planned(run, index, folder, known, todo, note)
+        if changed and known.state is not State.RUNNING and not asked:
+            todo = bool(self.debug)  # a trial is run again when the config changes
+        return Planned(run, index, folder, known, todo, note, changed)
 
     def _check_rerun(self) -> None:
         names = self.rerun.difference(_KEYWORDS, (experiment.name for experiment in self.experiments))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amlsched import __version__
+from amlsched.experiments.code_version import Code
 
 __all__ = ["Attempt", "ErrorNote", "Process", "Record", "State", "decoded", "encoded", "jsonable", "now", "restored"]
 
@@ -148,6 +149,7 @@ class Attempt:
         outcome: The state in which it ended; `None` until then.
         error: Why it failed.
         rows: Number of rows that were logged.
+        code: The version of the experiment's code, `None` where git knows none.
     """
 
     run_id: str
@@ -159,6 +161,7 @@ class Attempt:
     outcome: State | None = None
     error: ErrorNote | None = None
     rows: int = 0
+    code: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +174,9 @@ class Record:
         rep: Index of the repetition.
         state: Its state.
         seed: Its seed.
-        params: The settings of its run.
-        config_hash: Of what its run is made of; a repetition whose hash differs was made by another config.
+        params: The parameters of its run.
+        config: What else of the config its numbers may depend on.
+        config_hash: Of the two; a repetition whose hash differs was run with other settings.
         attempts: The times it was begun, oldest first.
         last: The last value of each column that was logged, in the order of the columns.
         version: Of amlsched.
@@ -185,6 +189,7 @@ class Record:
     state: State = State.PENDING
     seed: int = 0
     params: dict[str, Any] = field(default_factory=dict[str, Any])
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
     config_hash: str = ""
     attempts: tuple[Attempt, ...] = ()
     last: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -219,7 +224,8 @@ def encoded(record: Record) -> dict[str, Any]:
     """The record as JSON has it."""
     raw = asdict(record)
     del raw["problem"]
-    raw["last"], raw["params"] = jsonable(record.last), jsonable(record.params)
+    for key in ("last", "params", "config"):
+        raw[key] = jsonable(raw[key])
     return {"format": FORMAT, **raw}
 
 
@@ -263,6 +269,7 @@ def decoded(raw: dict[str, Any]) -> Record:
         state=State(raw["state"]),
         seed=int(raw["seed"]),
         params=raw["params"],
+        config=raw.get("config", {}),
         config_hash=raw["config_hash"],
         attempts=tuple(_decoded_attempt(attempt) for attempt in raw["attempts"]),
         last=raw["last"],
@@ -281,4 +288,5 @@ def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
         outcome=None if raw["outcome"] is None else State(raw["outcome"]),
         error=None if raw["error"] is None else ErrorNote(**raw["error"]),
         rows=int(raw["rows"]),
+        code=Code(**code) if (code := raw.get("code")) else None,
     )

@@ -20,6 +20,7 @@ from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, Sta
 
 if TYPE_CHECKING:
     from amlsched.experiments.claims import Claim
+    from amlsched.experiments.code_version import Code
     from amlsched.experiments.experiment import Experiment
     from amlsched.experiments.target import Target
 
@@ -43,6 +44,7 @@ class Repetition:
         job: Number of the job that it belongs to.
         reps_in_parallel: How many repetitions of that job run at a time.
         seen: How many attempts it had when it was decided to run it; `None` to run it whatever others did since.
+        code: The version of its code.
     """
 
     target: Target
@@ -57,6 +59,7 @@ class Repetition:
     job: int = 0
     reps_in_parallel: int = 1
     seen: int | None = None
+    code: Code | None = None
 
     def __str__(self) -> str:
         run = self.record.run or self.record.name
@@ -90,7 +93,8 @@ def run_repetition(repetition: Repetition) -> Outcome:
         SystemExit: A signal ends this process; likewise.
     """
     folder = repetition.folder
-    attempt = Attempt(repetition.run_id, repetition.driver, Process.this(), repetition.executor, now())
+    driver, worker = repetition.driver, Process.this()
+    attempt = Attempt(repetition.run_id, driver, worker, repetition.executor, now(), code=repetition.code)
     known, claim = records.begin(folder, repetition.record, attempt, repetition.seen)
     if claim is None:
         return Outcome(known.state, known.last, known.seconds or 0.0, left=True)

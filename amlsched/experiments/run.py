@@ -15,8 +15,10 @@ from amlsched.errors import ConfigError, ExperimentError, SchedulerNotRunningErr
 from amlsched.events import Emitter, Event
 from amlsched.experiments import codecopy, layout, records
 from amlsched.experiments.capture import per_thread
+from amlsched.experiments.changes import check_unchanged, config_hash, settings
+from amlsched.experiments.code_version import Code, code_version
 from amlsched.experiments.jobs import Numbers, Turns
-from amlsched.experiments.plan import Plan, Planned, config_hash
+from amlsched.experiments.plan import Plan, Planned
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.summary import Summary, Tally
@@ -65,6 +67,8 @@ class ExperimentRun(Emitter):
         plan: The repetitions, or the config file that they come from.
         executor: Name of the executor: `processes`, `threads`, `sequential` or `loky`.
         capture: Whether what a repetition prints goes to its `out.log` and `err.log`, or to the console.
+        keep_changed: Whether repetitions that were run with other settings under the same name are left as they are.
+            Otherwise nothing is run where there are such.
         loggers: Told what the experiment logs, beside the CSV file; each repetition gets a copy.
         **options: For the executor, such as `max_workers`.
 
@@ -88,6 +92,7 @@ class ExperimentRun(Emitter):
         *,
         executor: str = "processes",
         capture: bool = True,
+        keep_changed: bool = False,
         loggers: Iterable[AbstractLogger] = (),
         **options: Any,
     ) -> None:
@@ -99,6 +104,7 @@ class ExperimentRun(Emitter):
         self.executor = executor
         self.options: Mapping[str, Any] = {key: value for key, value in options.items() if value is not None}
         self.capture = capture
+        self.keep_changed = keep_changed
         self.loggers = tuple(loggers)
         self.run_id = uuid.uuid4().hex[:16]
         self.on_repetition_submitted = self.subscriber(self.SUBMITTED)
@@ -106,6 +112,7 @@ class ExperimentRun(Emitter):
         self.running: dict[Future[Outcome], Repetition] = {}
         self.summary = Summary(self.plan.count()[1])
         self._driver = Process.this()
+        self._code: Code | None = None
         self._turns = Turns[Repetition](iter(()))
         self._in_flight = 0
         self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
@@ -117,8 +124,8 @@ class ExperimentRun(Emitter):
             What there is now, and what was done.
 
         Raises:
-            ExperimentError: The experiment cannot be imported or sent to workers, or a results folder cannot be
-                written; nothing was run.
+            ExperimentError: The experiment cannot be imported or sent to workers, a results folder cannot be written,
+                or repetitions were run with other settings under the same name; nothing was run.
             CodeCopyError: A copy of the code was made for this job, and the experiment does not come from there.
             KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
         """
@@ -148,8 +155,11 @@ class ExperimentRun(Emitter):
             self.target.check_picklable()
             for experiment in self.plan.experiments:
                 check_config_picklable(experiment.name, experiment.config)
+        if not self.plan.debug and not self.keep_changed:
+            check_unchanged(self.plan)
         for path in self.plan.paths:
             _check_writable(path)
+        self._code = code_version(self.target.folder)
 
     def _write_configs(self) -> None:
         """Beside the runs, so that the folder says what belongs to it."""
@@ -252,7 +262,7 @@ class ExperimentRun(Emitter):
             record = records.read(folder)
             claim = None
             if not record.attempts or record.attempts[-1].run_id != self.run_id:
-                attempt = Attempt(self.run_id, self._driver, None, self.executor, now())
+                attempt = Attempt(self.run_id, self._driver, None, self.executor, now(), code=self._code)
                 record, claim = records.begin(folder, repetition.record, attempt, repetition.seen)
                 if claim is None:
                     return _ended(record, left=True)
@@ -279,23 +289,22 @@ class ExperimentRun(Emitter):
 
     def _repetitions(self) -> Iterator[Repetition]:
         """What is to be run, found as it is asked for; what is not is counted on the way."""
-        stale = 0
+        changed = 0
         numbers = Numbers(self.plan.bundle)
         for path, run in self.plan.runs():
             self.summary.tallies[run.name] = Tally(run.name, len(self.plan.indices(run)))
             numbers.enter(run)
-            made_of = config_hash(run)
             for planned in self.plan.repetitions(run, path):
                 if planned.todo:
-                    yield self._repetition(planned, path, made_of, numbers.job(planned.index))
+                    yield self._repetition(planned, path, numbers.job(planned.index))
                 elif planned.known.state is State.RUNNING:
                     self._busy[planned] = path, numbers.job(planned.index)
                 else:
                     self._left(planned)
-                    stale += planned.known.state.done and planned.known.config_hash != made_of
-        if stale:
+                    changed += planned.changed
+        if changed:
             self.summary.notes.append(
-                f"{stale} repetitions were completed under another config of the same name, and are left as they are: "
+                f"{changed} repetitions were run with other settings under the same name, and are left as they are: "
                 "-o runs them again"
             )
 
@@ -317,7 +326,7 @@ class ExperimentRun(Emitter):
                 continue
             del self._busy[planned]
             if again.todo:
-                yield self._repetition(again, path, config_hash(again.run), job)
+                yield self._repetition(again, path, job)
             else:
                 self._left(again)
 
@@ -330,13 +339,21 @@ class ExperimentRun(Emitter):
         elif planned.note:
             self.summary.notes.append(f"{name}: {planned.note}")
 
-    def _repetition(self, planned: Planned, path: Path, made_of: str, job: int) -> Repetition:
+    def _repetition(self, planned: Planned, path: Path, job: int) -> Repetition:
         run, index = planned.run, planned.index
-        seed = layout.repetition_seed(run, index)
+        made_of = settings(run)
         return Repetition(
             target=self.target,
             config=layout.cw_config(run, index, path),
-            record=Record(run.experiment_name, run.name, index, seed=seed, params=run.params, config_hash=made_of),
+            record=Record(
+                run.experiment_name,
+                run.name,
+                index,
+                seed=layout.repetition_seed(run, index),
+                params=run.params,
+                config={key: value for key, value in made_of.items() if key != "params"},
+                config_hash=config_hash(made_of),
+            ),
             folder=planned.folder,
             run_id=self.run_id,
             driver=self._driver,
@@ -346,6 +363,7 @@ class ExperimentRun(Emitter):
             job=job,
             reps_in_parallel=run.reps_in_parallel,
             seen=len(planned.known.attempts),
+            code=self._code,
         )
 
 

@@ -108,6 +108,12 @@ class Target:
             )
         return cls(str(Path(file).resolve()), name)
 
+    @property
+    def folder(self) -> Path:
+        """The folder of its file."""
+        file = self.place if self.place.endswith(".py") else self.module().__file__
+        return Path(file or ".").parent
+
     def load(self) -> Callable[[], Experiment]:
         """What makes a new experiment when it is called.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,12 +71,73 @@ def test_more_repetitions_and_more_values_run_only_what_is_new(project: Project)
     assert project.completions() == [1] * 9
 
 
-def test_a_run_again_under_another_config_of_the_same_name_is_told(project: Project) -> None:
+CHANGED = "{name: sums, path: results, repetitions: 2, iterations: 4, params: {c: 1}, grid: {a: [1, 2, 3]}}"
+
+
+def test_other_settings_under_the_same_name_are_refused_and_shown(project: Project) -> None:
     project.run()
-    project.config("{name: sums, path: results, repetitions: 2, iterations: 3, params: {b: 99}, grid: {a: [1, 2]}}")
+    project.config(CHANGED)
+    before = {path: path.read_bytes() for path in (project.folder / "results").rglob("*") if path.is_file()}
     done = project.run()
-    assert "another config" in done.stderr
-    assert project.completions() == [1] * 4
+    assert done.returncode == 2
+    assert "4 repetitions were run with other settings under the same name" in done.stderr
+    assert "  sums__a1 and 1 more:\n" in done.stderr
+    for line in ("iterations: 3 → 4", "params.b: 2 → nothing", "params.c: nothing → 1"):
+        assert f"    {line}\n" in done.stderr
+    assert "params.a" not in done.stderr
+    assert "--keep-changed" in done.stderr
+    assert before == {path: path.read_bytes() for path in (project.folder / "results").rglob("*") if path.is_file()}
+
+
+def test_what_was_run_with_other_settings_can_be_kept(project: Project) -> None:
+    project.run()
+    project.config(CHANGED)
+    done = project.run("--keep-changed")
+    assert (done.returncode, "2 run in" in done.stdout) == (0, True)
+    assert "4 repetitions were run with other settings" in done.stderr
+    assert project.completions() == [1] * 6
+    assert [record["config"]["iterations"] for record in project.records().values()] == [3, 3, 3, 3, 4, 4]
+
+
+def test_what_was_run_with_other_settings_can_be_run_again(project: Project) -> None:
+    project.run()
+    project.config(CHANGED)
+    assert project.run("--rerun", "sums__a1").returncode == 2, "the other run has changed, too"
+    done = project.run("-o")
+    assert (done.returncode, "6 run in" in done.stdout) == (0, True)
+    assert {record["config"]["iterations"] for record in project.records().values()} == {4}
+
+
+def test_a_trial_is_run_again_when_the_settings_change(project: Project) -> None:
+    project.run("--debug")
+    assert "Nothing to run" in project.run("--debug").stdout
+    project.config(CHANGED)
+    assert "1 run in" in project.run("--debug").stdout
+
+
+def test_the_record_says_which_code_ran(project: Project) -> None:
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.invalid", "-c", "commit.gpgsign=false")
+        done = subprocess.run(
+            ["git", *identity, *words], cwd=project.folder, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def codes() -> list[dict[str, object]]:
+        return [record["attempts"][-1]["code"] for record in project.records().values()]
+
+    project.run("-e", "sums")
+    assert codes() == [None] * 4
+    git("init", "-q")
+    git("add", "experiment.py")
+    git("commit", "-qm", "first")
+    project.run("-o")
+    commit = git("rev-parse", "HEAD")
+    assert codes() == [{"commit": commit, "dirty": False}] * 4
+    with (project.folder / "experiment.py").open("a") as file:
+        file.write("# changed")
+    project.run("-o")
+    assert codes() == [{"commit": commit, "dirty": True}] * 4
 
 
 def test_overwriting_runs_all_again_and_keeps_what_was_there(project: Project) -> None:

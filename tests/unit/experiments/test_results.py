@@ -10,7 +10,7 @@ import pytest
 
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import ExperimentRun, Plan, iterations, load, results
-from amlsched.experiments.plan import config_hash
+from amlsched.experiments.changes import config_hash, settings
 from amlsched.experiments.record import Attempt, Process, Record, State, now
 from amlsched.experiments.records import begin, end
 from amlsched.experiments.summary import Summary
@@ -132,7 +132,7 @@ def test_a_plan_counts_without_expanding(folder: Path) -> None:
 def test_the_hash_of_a_config_changes_with_what_its_numbers_depend_on(folder: Path) -> None:
     def hashed(text: str) -> str:
         (folder / "config.yml").write_text(text)
-        return config_hash(next(run for _, run in Plan("config.yml").runs()))
+        return config_hash(settings(next(run for _, run in Plan("config.yml").runs())))
 
     base = hashed("{name: a, path: x, iterations: 2, repetitions: 1, params: {a: 1}}")
     assert base == hashed("{name: a, path: y, iterations: 2, repetitions: 9, params: {a: 1}}")

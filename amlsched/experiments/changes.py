@@ -1,0 +1,105 @@
+"""What the numbers of a run depend on, and what of it has changed since it was run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+from amlsched.errors import ExperimentError
+from amlsched.experiments import layout, records
+from amlsched.experiments.record import Record, State, jsonable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from amlsched.experiments.expand import Run
+    from amlsched.experiments.plan import Plan
+
+__all__ = ["check_unchanged", "config_hash", "differences", "settings"]
+
+# A config that differs in these alone gives the same repetitions.
+_NO_MATTER = frozenset({"path", "repetitions", "reps_per_job", "reps_in_parallel", "extra_keys"})
+_SHOWN = 5
+_SHOWN_DIFFERENCES = 20
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """All in the config of a run that its numbers may depend on, as JSON has it."""
+    return {
+        key: jsonable(value) for key, value in run.config.items() if key not in _NO_MATTER and not key.startswith("_")
+    }
+
+
+def config_hash(made_of: dict[str, Any]) -> str:
+    """A hash of settings."""
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_unchanged(plan: Plan) -> None:
+    """Refuse to go on with repetitions that were run with other settings under the same name.
+
+    Those that are to be run again anyway are not looked at.
+
+    Raises:
+        ExperimentError: There are such; shows what differs.
+    """
+    runs: dict[tuple[str, ...], list[str]] = {}
+    count = 0
+    for path, run in plan.runs():
+        for known in _changed(plan, path, run):
+            count += 1
+            names = runs.setdefault(tuple(differences(known, run)), [])
+            if run.name not in names[-1:]:
+                names.append(run.name)
+    if not runs:
+        return
+    lines = [f"{count} repetitions were run with other settings under the same name"]
+    for told, names in list(runs.items())[:_SHOWN]:
+        lines.append(f"  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}:")
+        lines += [f"    {line}" for line in told[:_SHOWN_DIFFERENCES]]
+    if len(runs) > _SHOWN:
+        lines.append(f"  … and {sum(map(len, list(runs.values())[_SHOWN:]))} more runs")
+    remedy = "-o runs them again, --keep-changed leaves them as they are, another name keeps both"
+    raise ExperimentError(str(plan.config), "\n".join(lines) + "\n", remedy)
+
+
+def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
+    if not layout.run_folder(path, run).is_dir():
+        return
+    made_of = config_hash(settings(run))
+    for index in plan.indices(run):
+        folder = layout.repetition_folder(path, run, index)
+        try:
+            if made_of.encode() in (folder / layout.RECORD).read_bytes():
+                continue  # without a closer look: 100,000 of them take seconds
+        except OSError:
+            continue
+        known = records.read(folder)
+        if known.state is not State.UNKNOWN and known.config_hash != made_of and not plan.asks_for(run, known.state):
+            yield known
+
+
+def differences(known: Record, run: Run) -> Iterator[str]:
+    """What differs between the settings that a repetition was run with and those of now: `key: old → new`."""
+    old = dict(_leaves(jsonable(known.config | {"params": known.params})))
+    new = dict(_leaves(settings(run)))
+    if not known.config:  # written by an earlier version, which kept the params alone
+        new = {key: value for key, value in new.items() if key.startswith("params.")}
+    same = True
+    for key in dict.fromkeys((*old, *new)):
+        before, after = (json.dumps(side[key]) if key in side else "nothing" for side in (old, new))
+        if before != after:
+            same = False
+            yield f"{key}: {before} → {after}"
+    if same:
+        yield "something that its record does not keep"
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, item in cast("dict[str, Any]", value).items():
+        yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
