@@ -14,9 +14,11 @@ import pytest
 from amlsched import Scheduler
 from tests.backends import BACKENDS, Backend
 from tests.expected_skips import ExpectedSkips
+from tests.systems import SYSTEMS, BatchSystems, environment
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(BatchSystems())
     if os.environ.get("CI"):
         config.pluginmanager.register(ExpectedSkips(Path(__file__).with_name("expected_skips.txt")))
 
@@ -52,6 +54,15 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for left in folder.iterdir():
         if left != own:
             shutil.rmtree(left, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _batch_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test of a batch system finds that one's commands first."""
+    for name in SYSTEMS:
+        if request.node.get_closest_marker(name):
+            for key, value in environment(name).items():
+                monkeypatch.setenv(key, value)
 
 
 @pytest.fixture(scope="session")

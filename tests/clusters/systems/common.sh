@@ -52,7 +52,6 @@ packages() {
     ((${#missing[@]})) || return 0
     say "apt-get install ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    # A policy that forbids starting services: the daemons are started below, with their own settings.
     local apt=(apt-get -q -y -o DPkg::Lock::Timeout=600)
     "${apt[@]}" install --no-install-recommends "${missing[@]}" >"$log" 2>&1 </dev/null && return
     { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null ||

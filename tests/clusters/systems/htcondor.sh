@@ -159,23 +159,26 @@ CONF
         program=$TREE/usr/bin/condor_$command
         [[ -e $program ]] || program=$TREE/usr/sbin/condor_$command
         [[ -e $program ]] || continue
-        printf '#!/bin/sh\nexport CONDOR_CONFIG=%s\nexec %s "$@"\n' "$POOL/condor_config" "$program" >"$POOL/bin/condor_$command"
-        chmod +x "$POOL/bin/condor_$command"
+        printf '#!/bin/sh\nexport CONDOR_CONFIG=%s\nexec %s %s "$@"\n' "$POOL/condor_config" "${AS_ACCOUNT[*]}" "$program" \
+            >"$POOL/bin/condor_$command.new"
+        chmod +x "$POOL/bin/condor_$command.new"
+        mv "$POOL/bin/condor_$command.new" "$POOL/bin/condor_$command"
     done
 }
 
-# HTCondor runs no job of root and refuses what root submits. In a user namespace root is shown to its daemons under
-# another number: they take themselves for somebody's personal pool, and their jobs keep root's access to files.
 bring_up() {
     unpack
     id $ACCOUNT >/dev/null 2>&1 || useradd -r -d "$POOL" -s /bin/sh $ACCOUNT
+    # HTCondor runs no job of root and refuses what root submits. In a user namespace root is shown to its programs under
+    # another number: they take themselves for somebody's personal pool, and their jobs keep root's access to files.
+    AS_ACCOUNT=(unshare --user --map-user="$(id -u $ACCOUNT)" --map-group="$(id -g $ACCOUNT)" --)
+    "${AS_ACCOUNT[@]}" true || fail "user namespaces are forbidden here"
     configure "$(id -u $ACCOUNT).$(id -g $ACCOUNT)"
     if ! alive "$(master_pid)" condor_master; then
         (
             cd /
             export CONDOR_CONFIG=$POOL/condor_config
-            exec setsid unshare --user --map-user="$(id -u $ACCOUNT)" --map-group="$(id -g $ACCOUNT)" -- \
-                "$TREE/usr/sbin/condor_master" -f </dev/null >"$POOL/log/master.out" 2>&1 9>&-
+            exec setsid "${AS_ACCOUNT[@]}" "$TREE/usr/sbin/condor_master" -f </dev/null >"$POOL/log/master.out" 2>&1 9>&-
         ) &
         echo $! >"$POOL/master.pid"
     fi

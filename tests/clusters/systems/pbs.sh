@@ -9,7 +9,8 @@ HERE=$(dirname "${BASH_SOURCE[0]}")
 TREE=$STATE/pbs
 BIN=$TREE/usr/bin
 
-is_up() { [[ -x $BIN/qsub ]] && "$HERE/slurm.sh" status && timeout 20 "$BIN/qstat" >/dev/null 2>&1; }
+# qstat is no test of it: it fails when there are no jobs.
+is_up() { [[ -x $BIN/qsub ]] && "$HERE/slurm.sh" status && timeout 20 "$BIN/qstat" -Q >/dev/null 2>&1; }
 
 bring_up() {
     "$HERE/slurm.sh" up
@@ -27,7 +28,7 @@ bring_up() {
     # The commands look for Slurm's beside themselves.
     local command
     for command in salloc sbatch scancel scontrol sinfo squeue srun; do ln -sf "/usr/bin/$command" "$BIN/$command"; done
-    is_up || fail "qstat does not answer"
+    is_up || fail "qstat -Q does not answer"
 }
 
 take_down() { :; } # it has no daemons; its jobs are Slurm's
