@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from concurrent.futures import Future as Work
 
-    from amlsched.executors.capabilities import InlineExecutor
+    from amlsched.executors.capabilities import InlineExecutor, PostingExecutor
     from amlsched.future import Future
     from amlsched.task import Task
 
@@ -40,6 +40,7 @@ class Admission:
         self._sent: set[Future[Any]] = set()  # what it has now, where there is a bound
         self._waiting: deque[Future[Any]] = deque()
         self._submit: Callable[..., Work[Any]] = executor.submit
+        self._post = cast("PostingExecutor", executor).post if self._capabilities.posts else None
         self._prepickle = self._capabilities.prepickle is not None
         self._by_value = self._capabilities.prepickle == "by value" or self._capabilities.remote
         self._batches: dict[Task[..., Any], list[tuple[Future[Any], BatchedCall]]] = {}
@@ -141,6 +142,10 @@ class Admission:
         return self._depth is not None and len(self._sent) >= self._depth
 
     def _send(self, future: Future[Any]) -> None:
+        if self._post is not None:
+            future.work = self._post(future.function, future.args, future.kwargs, self._finished, future)
+            self._sent.add(future)
+            return
         if self._prepickle:
             call = pickled_call(future.function, future.args, future.kwargs, by_value=self._by_value)
             work = self._submit(run_batch, [call])
@@ -149,10 +154,8 @@ class Admission:
             future.work = work = self._submit(future.function, *future.args, **future.kwargs)
         if self._depth is not None:
             self._sent.add(future)
-        work.add_done_callback(partial(self._work_done, future))
-
-    def _work_done(self, future: Future[Any], _work: Work[Any]) -> None:
-        self._finished(future)
+        # A method, not a partial: what a queued call is made of is what the garbage collector goes through.
+        work.add_done_callback(future.work_done)
 
     def _batch_done(self, futures: Sequence[Future[Any]], _work: Work[Any]) -> None:
         for future in futures:

@@ -24,6 +24,8 @@ class _Run(Protocol):
 
     def cancel(self, future: Future[Any]) -> bool: ...
 
+    def finished(self, future: Future[Any]) -> None: ...
+
 
 class Future(asyncio.Future[R]):
     """The handle of one call: an `asyncio.Future` whose result the run loop sets.
@@ -73,6 +75,10 @@ class Future(asyncio.Future[R]):
     def mark_cancelled(self) -> None:
         """For the run loop, which knows that the call is over: end as cancelled, and ask nobody."""
         super().cancel()
+
+    def work_done(self, _work: object) -> None:
+        """For the executor's own future, in any thread: tell the run that the call is over."""
+        self._run.finished(self)
 
     def running(self) -> bool:
         """Whether the call has started, as far as the executor tells, and has not ended."""

@@ -23,6 +23,7 @@ from amlsched.events import add_note
 from amlsched.executors.capabilities import served_by
 from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
+from amlsched.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -83,7 +84,7 @@ class RunLoop:
         self.accepting = False
         self._scheduler = scheduler
         self._executor = executor
-        self._admission = Admission(executor, self._finished)
+        self._admission = Admission(executor, self.finished)
         self._policy = policy
         self._on_cancelled = on_cancelled
         self._end_on_empty = end_on_empty
@@ -96,6 +97,7 @@ class RunLoop:
         self._unclaimed: list[Future[Any]] = []  # failed, and somebody is still expected to await them
         self._spawned: set[asyncio.Task[Any]] = set()  # async callbacks that have not ended
         self._awake = False  # a turn is scheduled or under way
+        self._waker = Waker(self.loop, self._turn)
         self._told_empty = False
 
         self._ordered = order == "submission"
@@ -128,7 +130,7 @@ class RunLoop:
         scheduler = self._scheduler
         interrupted: asyncio.CancelledError | None = None
         timer = None
-        with served_by(self._executor, self.loop):
+        with self._waker, served_by(self._executor, self.loop):
             self.accepting = True
             if timeout is not None:
                 self._deadline = time.monotonic() + timeout
@@ -238,7 +240,7 @@ class RunLoop:
         self._cancel_unstarted()
         for future in tuple(self._calls):
             future.mark_cancelled()
-            self._finished(future)
+            self.finished(future)
         for callback in tuple(self._spawned):
             callback.cancel()
         if self._spawned:
@@ -299,13 +301,15 @@ class RunLoop:
         if self._awake:
             return
         self._awake = True
-        schedule = self.loop.call_soon if get_ident() == self._thread else self.loop.call_soon_threadsafe
+        if get_ident() == self._thread:
+            self.loop.call_soon(self._turn)
+            return
         try:
-            schedule(self._turn)
+            self._waker.wake()
         except RuntimeError:  # the loop is closed: work that was given up ends after its run
             self._awake = False
 
-    def _finished(self, future: Future[Any]) -> None:
+    def finished(self, future: Future[Any]) -> None:
         """Called in any thread, when the executor is done with a call or the call was cancelled."""
         self._inbox.append(future)
         if not self._awake:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Capabilities",
     "InlineExecutor",
+    "PostingExecutor",
     "capabilities_of",
     "kill_call",
     "kill_workers",
@@ -41,6 +42,7 @@ class Capabilities(NamedTuple):
             less; `None` for all of them, as where an executor scales with its queue.
         prepickle: Calls are pickled before they are given to it, so that an argument that cannot be is an error of
             `submit`: functions and classes of the main module by reference where workers import it, or by value.
+        posts: It has `post`, which does what `submit` does for less; see `PostingExecutor`.
     """
 
     inline: bool = False
@@ -50,6 +52,26 @@ class Capabilities(NamedTuple):
     pickles: bool = False
     queue_depth: int | None = None
     prepickle: Literal["by reference", "by value"] | None = None
+    posts: bool = False
+
+
+class PostingExecutor(Protocol):
+    """An executor that declares `posts`."""
+
+    def post(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        told: Callable[[Any], object],
+        handle: object,
+        /,
+    ) -> Any:
+        """What stands for the future of the call: it has its `exception, result, cancel, done, running`.
+
+        When the call has ended, in whatever way, `told(handle)` is called once, in any thread.
+        """
+        ...
 
 
 class InlineExecutor(Protocol):

@@ -35,11 +35,14 @@ def pickled_call(
     import pickle  # here and below: not for `import amlsched`
 
     call = (function, args, dict(kwargs))
-    if not by_value:
-        try:
-            return pickle.dumps(call, protocol=5)
-        except Exception:  # whatever a __reduce__ raises: a lambda goes by value
-            pass
+    try:
+        pickled = pickle.dumps(call, protocol=5)
+    except Exception:  # whatever a __reduce__ raises: a lambda goes by value
+        pass
+    else:
+        # cloudpickle takes five times as long, and differs only where the main module is referred to by its name.
+        if not by_value or b"__main__" not in pickled:
+            return pickled
     from amlsched.executors._pickling import dump_by_value, pickled_by_value
 
     try:

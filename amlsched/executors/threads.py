@@ -8,7 +8,7 @@ threads are daemons, and are started one for each of the first `max_workers` cal
 from __future__ import annotations
 
 import os
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -24,7 +24,120 @@ __all__ = ["ThreadPool"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_Item = tuple[Future[Any], "Callable[..., Any]", tuple[Any, ...], dict[str, Any]]
+
+class _FutureCall:
+    """A call with a future of the standard library."""
+
+    __slots__ = ("_args", "_function", "_kwargs", "future")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.future: Future[Any] = Future()
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+
+    def run(self) -> None:
+        if self.future.set_running_or_notify_cancel():
+            try:
+                result = self._function(*self._args, **self._kwargs)
+            except BaseException as error:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(result)
+
+    def cancel(self) -> bool:
+        return self.future.cancel() and not self.future.set_running_or_notify_cancel()
+
+    def refuse(self, pool: ThreadPool) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(pool.start_error(self._function))
+
+
+class PostedCall:
+    """A call whose end is told by a function, and that does without the locks of a `concurrent.futures.Future`.
+
+    It answers what the run loop asks of the future of a call.
+
+    Args:
+        function: What it runs.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        told: Called with `handle` when the call has ended: in its thread, or in the one that cancels it.
+        handle: What `told` is called with.
+    """
+
+    __slots__ = ("_args", "_error", "_function", "_handle", "_kwargs", "_result", "_state", "_told", "_unclaimed")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        told: Callable[[Any], object],
+        handle: object,
+    ) -> None:
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._told = told
+        self._handle = handle
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._state = "pending"
+        self._unclaimed = [True]  # who pops this may run the call, or cancel it: `pop` is atomic
+
+    def run(self) -> None:
+        if not self._claim():
+            return
+        self._state = "running"
+        try:
+            self._result = self._function(*self._args, **self._kwargs)
+        except BaseException as error:
+            self._error = error
+        self._state = "finished"
+        self._told(self._handle)
+
+    def cancel(self) -> bool:
+        """Whether the call ends as cancelled: it had not started."""
+        if not self._claim():
+            return False
+        self._state = "cancelled"
+        self._told(self._handle)
+        return True
+
+    def refuse(self, pool: ThreadPool) -> None:
+        if self._claim():
+            self._error = pool.start_error(self._function)
+            self._state = "finished"
+            self._told(self._handle)
+
+    def exception(self) -> BaseException | None:
+        """What the call raised; `None` where it returned.
+
+        Raises:
+            concurrent.futures.CancelledError: It was cancelled.
+        """
+        if self._state == "cancelled":
+            raise CancelledError
+        return self._error
+
+    def result(self) -> Any:
+        """What the call returned."""
+        return self._result
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return self._state in ("finished", "cancelled")
+
+    def running(self) -> bool:
+        """Whether the call has started and not ended."""
+        return self._state == "running"
+
+    def _claim(self) -> bool:
+        try:
+            return self._unclaimed.pop()
+        except IndexError:
+            return False
 
 
 class ThreadPool(Executor):
@@ -50,10 +163,10 @@ class ThreadPool(Executor):
         if max_workers < 1:
             raise ValueError(f"max_workers={max_workers!r}: must be at least 1")
         self.max_workers = max_workers
-        self.capabilities = Capabilities(queue_depth=thread_queue_depth(max_workers))
+        self.capabilities = Capabilities(queue_depth=thread_queue_depth(max_workers), posts=True)
         self._initializer = initializer
         self._initargs = initargs
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._queue: SimpleQueue[_FutureCall | PostedCall | None] = SimpleQueue()
         self._threads: list[Thread] = []
         self._lock = Lock()
         self._closed = False
@@ -66,18 +179,27 @@ class ThreadPool(Executor):
             RuntimeError: The pool was shut down.
             WorkerStartError: The initializer raised in a thread.
         """
-        future: Future[R] = Future()
-        with self._lock:
-            if self._broken is not None:
-                raise self._start_error(getattr(fn, "__name__", repr(fn)))
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._queue.put((future, fn, args, kwargs))
-            if len(self._threads) < self.max_workers:
-                thread = Thread(target=self._work, name=f"amlsched-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        return future
+        call = _FutureCall(fn, args, kwargs)
+        self._put(call, fn)
+        return call.future
+
+    def post(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        told: Callable[[Any], object],
+        handle: object,
+    ) -> PostedCall:
+        """The same for the run loop; see `PostedCall`.
+
+        Raises:
+            RuntimeError: The pool was shut down.
+            WorkerStartError: The initializer raised in a thread.
+        """
+        call = PostedCall(function, args, kwargs, told, handle)
+        self._put(call, function)
+        return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; those that were taken still run, unless they are cancelled.
@@ -89,9 +211,8 @@ class ThreadPool(Executor):
         with self._lock:
             self._closed = True
             if cancel_futures:
-                for future, *_ in self._drain():
-                    if future.cancel():
-                        future.set_running_or_notify_cancel()
+                for call in self._drain():
+                    call.cancel()
             for _ in self._threads:
                 self._queue.put(None)
         if wait:
@@ -102,6 +223,25 @@ class ThreadPool(Executor):
         """Names of the threads that have not ended."""
         return [thread.name for thread in self._threads if thread.is_alive()]
 
+    def start_error(self, function: Callable[..., Any]) -> WorkerStartError:
+        """What a call gets that cannot start, as the initializer raised."""
+        name = getattr(function, "__name__", repr(function))
+        error = WorkerStartError(name, f"did not start, its initializer raised {self._broken!r}")
+        error.__cause__ = self._broken
+        return error
+
+    def _put(self, call: _FutureCall | PostedCall, function: Callable[..., Any]) -> None:
+        with self._lock:
+            if self._broken is not None:
+                raise self.start_error(function)
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._queue.put(call)
+            if len(self._threads) < self.max_workers:
+                thread = Thread(target=self._work, name=f"amlsched-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
     def _work(self) -> None:
         try:
             if self._initializer is not None:
@@ -110,38 +250,24 @@ class ThreadPool(Executor):
             self._break(error)
             return
         get = self._queue.get
-        while (item := get()) is not None:
-            future, function, args, kwargs = item
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = function(*args, **kwargs)
-                except BaseException as error:
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-                    del result
-            del item, future, function, args, kwargs  # an idle thread keeps nothing alive
+        while (call := get()) is not None:
+            call.run()
+            del call  # an idle thread keeps nothing alive
 
-    def _drain(self) -> list[_Item]:
-        items: list[_Item] = []
+    def _drain(self) -> list[_FutureCall | PostedCall]:
+        calls: list[_FutureCall | PostedCall] = []
         while True:
             try:
-                item = self._queue.get_nowait()
+                call = self._queue.get_nowait()
             except Empty:
-                return items
-            if item is not None:
-                items.append(item)
+                return calls
+            if call is not None:
+                calls.append(call)
 
     def _break(self, error: BaseException) -> None:
         with self._lock:
             self._broken = error
-            for future, function, *_ in self._drain():
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(self._start_error(getattr(function, "__name__", repr(function))))
+            for call in self._drain():
+                call.refuse(self)
             for _ in self._threads:
                 self._queue.put(None)
-
-    def _start_error(self, call: str) -> WorkerStartError:
-        error = WorkerStartError(call, f"did not start, its initializer raised {self._broken!r}")
-        error.__cause__ = self._broken
-        return error

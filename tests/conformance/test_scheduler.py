@@ -69,7 +69,7 @@ def test_an_executor_declares_what_it_can_do(backend: Backend) -> None:
     executor = backend.scheduler().executor
     declared = capabilities_of(executor)
     # How calls are best given to it is its own affair.
-    assert declared._replace(queue_depth=None, prepickle=None) == backend.capabilities
+    assert declared._replace(queue_depth=None, prepickle=None, posts=False) == backend.capabilities
     executor.shutdown()
 
 
@@ -321,7 +321,8 @@ def test_a_chain_of_submissions_does_not_grow_the_stack(scheduler: Scheduler, ba
     scheduler.on_start(lambda: task.submit(1))
     scheduler.run()
     assert task.event_counts[task.RESULT] == length
-    assert len(depths) == 1
+    # One more where another thread woke the loop: what matters is that it does not grow.
+    assert max(depths) - min(depths) <= 1
 
 
 # How a run ends
