@@ -32,6 +32,12 @@ def add_to(commands: Commands) -> None:
     text = "only this job of the list, from 0; a job holds `reps_per_job` repetitions"
     add("-j", "--job", metavar="K", type=int, help=text)
     add_set(parser)
+    text = "submit what is left as an array of the batch system that the config's SLURM section describes, and return"
+    add("-s", "--slurm", action="store_true", help=text)
+    text = "the same, to this batch system: slurm, sge, pbs, torque, htcondor"
+    add("--submit", metavar="SYSTEM", choices=("slurm", "sge", "pbs", "torque", "htcondor"), help=text)
+    text = "stay with what was submitted, and show its progress; Ctrl-C leaves it running"
+    add("--wait", action="store_true", help=text)
     add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
     text = "run these again too: failed, unknown, all, or names of experiments or runs"
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
@@ -87,6 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.dry_run:
         return _dry_run(plan)
+    if arguments.slurm or arguments.submit or arguments.wait:
+        from amlsched.cli.arrays import submit_or_wait
+
+        return submit_or_wait(arguments, target, plan)
     options = dict(map(_option, arguments.executor_option))
     if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
         options["max_workers"] = arguments.max_workers

@@ -1,34 +1,85 @@
-"""`amlsched status`: what is done, what failed."""
+"""`amlsched status`: what is done, what failed, what is in the queue."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from amlsched.cli.told import OK, counts, tell_failures, tell_notes, tell_table
+from amlsched.cli.told import OK, counts, say, tell_failures, tell_notes, tell_table
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Iterator
 
     from amlsched.cli.told import Commands
+    from amlsched.experiments.overview import Overview, Submitted
+    from amlsched.experiments.results import Found
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "tell_queue"]
+
+_SHOWN = 20
 
 
 def add_to(commands: Commands) -> None:
     """Tell argparse of the command."""
-    parser = commands.add_parser("status", help="what is done, what failed", description=status.__doc__)
+    text = "what is done, what failed, what is in the queue"
+    parser = commands.add_parser("status", help=text, description=status.__doc__)
     parser.set_defaults(command=status)
     parser.add_argument("results", metavar="RESULTS", help="the folder for the results: the config's `path`")
     parser.add_argument("--all", action="store_true", help="show every run, not only the first")
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Show what became of each repetition in a folder of results, by the records there."""
+    """Show what became of each repetition in a folder of results, by the records there and the batch system's queue."""
+    from amlsched.experiments.overview import Overview
     from amlsched.experiments.results import survey, tallied
 
-    summary = tallied(survey(arguments.results))
+    unfinished: list[Found] = []
+
+    def passed(found: Iterable[Found]) -> Iterator[Found]:
+        for one in found:
+            if not one.record.state.done:
+                unfinished.append(one)
+            yield one
+
+    summary = tallied(passed(survey(arguments.results)))
     tell_table(summary, [], everything=arguments.all)
+    tell_queue(Overview.of(arguments.results, unfinished), everything=arguments.all)
     tell_failures(summary)
     tell_notes(summary)
     print(counts(summary))
     return OK
+
+
+def tell_queue(overview: Overview, *, everything: bool = False) -> None:
+    """What is in the queue, what runs, and what was lost there."""
+    if overview.problem:
+        say(f"{overview.problem}\nSo this is what the records say, and no more.")
+    for name, counted in overview.arrays.items():
+        print(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(counted.items()))}")
+    _listed([_running(one) for one in overview.running()], everything)
+    lost = list(overview.lost())
+    _listed([_lost(one) for one in lost], everything)
+    if lost:
+        print("amlsched run … -s submits again what was lost")
+
+
+def _listed(lines: list[str], everything: bool) -> None:
+    for line in lines if everything else lines[:_SHOWN]:
+        print(line)
+    if len(lines) > _SHOWN and not everything:
+        print(f"… and {len(lines) - _SHOWN} more")
+
+
+def _running(one: Submitted) -> str:
+    from amlsched.display.table import duration
+
+    begun = datetime.fromisoformat(one.found.record.attempts[-1].started)
+    since = duration((datetime.now(UTC) - begun).total_seconds())
+    words = (f"running  {one.found.run} rep {one.found.rep}", one.element.host, since, one.progress([]))
+    return "  ".join(word for word in words if word)
+
+
+def _lost(one: Submitted) -> str:
+    element = f" (element {one.place})" if one.place else ""
+    return f"lost     {one.found.run} rep {one.found.rep}{element}: {one.cause}"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from amlsched.experiments.yaml12 import Key
 
-__all__ = ["DEBUG_FOLDER", "Settings", "digest", "distinct_name", "name_problem", "setting_label"]
+__all__ = ["ARRAYS_FOLDER", "DEBUG_FOLDER", "Settings", "digest", "distinct_name", "name_problem", "setting_label"]
 
 Settings = Iterable[tuple[tuple[Key, ...], Any]]
 
@@ -21,6 +21,7 @@ class HasSettings(Protocol):
         ...
 
 
+ARRAYS_FOLDER = "_arrays"
 DEBUG_FOLDER = "_debug"
 MAX_NAME_BYTES = 255  # of one folder, on every Linux file system in use
 MAX_EXPERIMENT_BYTES = 180  # leaves room for the settings and for files that are named after the experiment
@@ -89,6 +90,8 @@ def name_problem(name: str) -> str:
         return "contains a character that a file name cannot have"
     if name == DEBUG_FOLDER:
         return "is the folder of debug runs"
+    if name == ARRAYS_FOLDER:
+        return "is the folder of submitted arrays"
     if len(name.encode()) > MAX_EXPERIMENT_BYTES:
         return f"is longer than {MAX_EXPERIMENT_BYTES} bytes"
     return ""

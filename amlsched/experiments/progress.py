@@ -12,14 +12,17 @@ from amlsched.display.table import duration, number
 from amlsched.experiments import layout
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rich.console import RenderableType
 
+    from amlsched.events import Subscriber
     from amlsched.experiments.repetition import Repetition
-    from amlsched.experiments.run import Ended, ExperimentRun
+    from amlsched.experiments.run import Ended
+    from amlsched.experiments.summary import Summary
 
-__all__ = ["LiveProgress", "PlainProgress", "Progress", "progress_for"]
+__all__ = ["LiveProgress", "PlainProgress", "Progress", "Watched", "last_row", "progress_for"]
 
 FEW = 100
 """Up to so many repetitions, each gets its line."""
@@ -32,7 +35,31 @@ class Progress(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def progress_for(run: ExperimentRun, total: int, metrics: list[str], *, quiet: bool = False) -> Progress:
+class Watched(Protocol):
+    """What a progress looks at: a run, here or elsewhere."""
+
+    @property
+    def summary(self) -> Summary:
+        """What has ended so far."""
+        ...
+
+    @property
+    def running(self) -> Mapping[Any, Repetition]:
+        """What runs now."""
+        ...
+
+    @property
+    def capture(self) -> bool:
+        """Whether what repetitions print goes elsewhere."""
+        ...
+
+    @property
+    def on_repetition_done(self) -> Subscriber[[Repetition, Ended], Any]:
+        """A repetition ended."""
+        ...
+
+
+def progress_for(run: Watched, total: int, metrics: list[str], *, quiet: bool = False) -> Progress:
     """The display that suits where the output goes.
 
     Args:
@@ -63,7 +90,7 @@ def shown(last: dict[str, Any], metrics: list[str]) -> str:
 class PlainProgress:
     """A line for each repetition that ended; when there are many, a line a second, and one for each that failed."""
 
-    def __init__(self, run: ExperimentRun, total: int, metrics: list[str], stream: TextIO) -> None:
+    def __init__(self, run: Watched, total: int, metrics: list[str], stream: TextIO) -> None:
         self._run, self._total, self._metrics, self._stream = run, total, metrics, stream
         self._told = 0.0
         self._untold = 0
@@ -96,7 +123,7 @@ class PlainProgress:
 class LiveProgress:
     """A bar for all, and a line for each repetition that runs, with what it logged last."""
 
-    def __init__(self, run: ExperimentRun, total: int, metrics: list[str], stream: TextIO) -> None:
+    def __init__(self, run: Watched, total: int, metrics: list[str], stream: TextIO) -> None:
         from rich.console import Console
         from rich.live import Live
 
@@ -162,12 +189,13 @@ class LiveProgress:
             return "" if (repetition.folder / layout.RECORD).exists() else None
         known = self._tails.get(repetition.folder)
         if known is None or known[0] != size:
-            known = (size, _last_row(path, size, self._metrics, repetition.config.get("iterations")))
+            known = (size, last_row(path, size, self._metrics, repetition.config.get("iterations")))
             self._tails[repetition.folder] = known
         return known[1]
 
 
-def _last_row(path: Path, size: int, metrics: list[str], iterations: int | None) -> str:
+def last_row(path: Path, size: int, metrics: list[str], iterations: int | None) -> str:
+    """What the last row of a CSV file says: which iteration of how many, and the metrics; empty without a row."""
     import csv
 
     with contextlib.suppress(OSError, ValueError, csv.Error), path.open("rb") as file:

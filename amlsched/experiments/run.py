@@ -130,8 +130,7 @@ class ExperimentRun(Emitter):
             KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
         """
         with per_thread() if self.capture else contextlib.nullcontext():
-            self._check()
-            self._write_configs()
+            self.prepare()
             for work in (self._repetitions(), self._orphans()):
                 self._turns = Turns(work)
                 first = self._turns.take()
@@ -143,7 +142,18 @@ class ExperimentRun(Emitter):
 
     # ------------------------------------------------------------------------------------------------ before it starts
 
-    def _check(self) -> None:
+    def prepare(self) -> None:
+        """Find out what would go wrong in every repetition, and write the configs beside the runs.
+
+        Raises:
+            ConfigError: The config does not suit the experiment.
+            ExperimentError: The experiment cannot be imported or sent to workers, or a results folder cannot be
+                written.
+        """
+        self.check()
+        self._write_configs()
+
+    def check(self) -> None:
         """Find out what would go wrong in every repetition, before any starts."""
         codecopy.check_runs_from(self.target.module())
         if is_iterative(self.target.load()):

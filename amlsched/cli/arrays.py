@@ -1,0 +1,68 @@
+"""What `amlsched run -s` and `--wait` do and tell."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from amlsched.cli.told import OK, say
+from amlsched.errors import ExperimentError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.submit import Submitted
+    from amlsched.experiments.target import Target
+
+__all__ = ["submit_or_wait"]
+
+
+def submit_or_wait(arguments: argparse.Namespace, target: Target, plan: Plan) -> int:
+    """Submit what is left of a plan, or wait for what was submitted, or both."""
+    _refuse_others(arguments)
+    if arguments.slurm or arguments.submit:
+        from amlsched.experiments.submit import submit
+
+        capture = not arguments.no_capture
+        for done in submit(target, plan, system=arguments.submit, capture=capture, command=sys.argv):
+            _tell(done)
+    if arguments.wait:
+        from amlsched.cli.attach import attach
+
+        return attach(arguments, plan)
+    return OK
+
+
+def _refuse_others(arguments: argparse.Namespace) -> None:
+    for flag, given in (
+        ("-j", arguments.job is not None),
+        ("--max-workers", arguments.max_workers is not None),
+        ("--executor-option", bool(arguments.executor_option)),
+    ):
+        if given:
+            problem = "is about a run in this process, and goes with neither -s nor --submit nor --wait"
+            raise ExperimentError(flag, problem, "reps_per_job and reps_in_parallel in the config say what a job does")
+
+
+def _tell(done: Submitted) -> None:
+    queued = f"{done.queued} repetitions are in the queue already. " if done.queued else ""
+    one = done.submission
+    if one is None:
+        print(f"{queued}Nothing else to submit in {done.results}.")
+        if done.refused:
+            say(f"{done.refused}\nThe same command submits the rest later.")
+        return
+    parts = one.parts
+    count = sum(part.count for part in parts)
+    repetitions = sum(1 for work in one.work for _ in work.keys)
+    some = f", at most {one.at_once} at a time" if one.at_once else ""
+    ids = ", ".join(part.job for part in parts)
+    array = f"array {ids}" if len(parts) == 1 else f"arrays {ids}"
+    print(
+        f"{queued}Submitted {array} to {one.batch}: {count} elements{some}. {repetitions} repetitions in {one.folder}"
+    )
+    if count < len(one.work):
+        say(f"{len(one.work) - count} more elements wait to be submitted: {done.refused}")
+        say("They are submitted as others end; or by the same command again, or with --wait.")
+    print(f"amlsched status {done.results}   shows what becomes of it; amlsched cancel ends it")

@@ -1,0 +1,38 @@
+"""What `amlsched run --wait` shows."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from amlsched.cli.status import tell_queue
+from amlsched.cli.told import OK, SOME_FAILED, say, tell
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.experiments.plan import Plan
+
+__all__ = ["attach"]
+
+
+def attach(arguments: argparse.Namespace, plan: Plan) -> int:
+    """Wait for what is in the queue, with its progress; Ctrl-C leaves it there."""
+    from amlsched.experiments.attached import Attached
+    from amlsched.experiments.overview import Overview
+    from amlsched.experiments.progress import progress_for
+    from amlsched.experiments.results import survey
+
+    attached = Attached(plan)
+    begun = time.monotonic()
+    try:
+        with progress_for(attached, attached.summary.total, arguments.metric, quiet=arguments.quiet):
+            summary = attached.wait()
+    except KeyboardInterrupt:
+        say(f"Detached: the array goes on. amlsched status {plan.paths[0]} shows it, amlsched cancel ends it.")
+        raise
+    tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
+    if not summary.complete:
+        for path in plan.paths:
+            tell_queue(Overview.of(path, (one for one in survey(path) if not one.record.state.done)))
+    return OK if summary.complete else SOME_FAILED

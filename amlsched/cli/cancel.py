@@ -1,0 +1,49 @@
+"""`amlsched cancel`: end what was submitted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amlsched.cli.told import OK
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.cli.told import Commands
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Tell argparse of the command."""
+    parser = commands.add_parser("cancel", help="end what was submitted as arrays", description=cancel.__doc__)
+    parser.set_defaults(command=cancel)
+    parser.add_argument("results", metavar="RESULTS", help="the folder for the results: the config's `path`")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="only these experiments or runs; default: all")
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """Cancel elements of arrays that wait or run. What they ran is cancelled by its record; `run -s` takes it up."""
+    from amlsched.errors import ExperimentError
+    from amlsched.experiments import queue
+    from amlsched.experiments.submission import submissions
+
+    chosen = submissions(arguments.results)
+    if not chosen:
+        where, remedy = f"results folder {arguments.results}", "amlsched run … -s submits"
+        raise ExperimentError(where, "nothing was submitted for it", remedy)
+    wanted = set(arguments.names)
+    known = {name for one in chosen for work in one.work for name in (work.experiment, *work.repetitions)}
+    if unknown := sorted(wanted - known):
+        remedy = f"there are: {', '.join(sorted(known)[:20])}"
+        raise ExperimentError(f"amlsched cancel {' '.join(unknown)}", "nothing of this name was submitted", remedy)
+    count = 0
+    for one in chosen:
+        elements = [
+            number
+            for number, work in enumerate(one.work)
+            if not wanted or work.experiment in wanted or wanted & work.repetitions.keys()
+        ]
+        count += queue.cancel(one, elements)
+    print(f"Cancelled {count} elements." if count else "Nothing to cancel: all elements have ended.")
+    return OK

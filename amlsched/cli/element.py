@@ -1,0 +1,38 @@
+"""`amlsched element`: what a script of an array calls; not for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amlsched.cli.told import OK, SOME_FAILED, counts, tell_failures, tell_notes
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.cli.told import Commands
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Tell argparse of the command."""
+    parser = commands.add_parser("element", description=element.__doc__)
+    parser.set_defaults(command=element)
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    for name in ("first", "count", "index"):
+        parser.add_argument(name, metavar=name.upper(), type=int)
+
+
+def element(arguments: argparse.Namespace) -> int:
+    """Run one element of an array that was submitted by `amlsched run -s`."""
+    from amlsched.experiments.element import run_element
+
+    print(f"amlsched: element {arguments.index} of {arguments.folder}", flush=True)
+    summary = run_element(arguments.folder, arguments.first, arguments.count, arguments.index)
+    if summary is None:
+        return OK
+    tell_failures(summary)
+    tell_notes(summary)
+    print(counts(summary))
+    return OK if summary.complete else SOME_FAILED

@@ -1,0 +1,155 @@
+"""Stays with elements that a batch system runs, and tells what becomes of their repetitions."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from amlsched.arrays import Stage
+from amlsched.events import Emitter, Event
+from amlsched.experiments import records
+from amlsched.experiments.names import DEBUG_FOLDER
+from amlsched.experiments.queue import states
+from amlsched.experiments.record import Process, Record, State
+from amlsched.experiments.repetition import Repetition
+from amlsched.experiments.run import Ended
+from amlsched.experiments.submission import submissions
+from amlsched.experiments.submit import feed
+from amlsched.experiments.summary import Summary
+from amlsched.experiments.target import Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from amlsched.events import Subscriber
+    from amlsched.experiments.plan import Plan, Planned
+    from amlsched.experiments.submission import Key, Submission
+
+__all__ = ["Attached"]
+
+_LOOK_S = 1.0
+"""Seconds between two looks at the records of what runs."""
+_ASK_S, _ASK_AT_MOST_S = 2.0, 30.0
+"""Seconds until the queue is asked again: twice as many each time that nothing had changed."""
+
+
+class Attached(Emitter):
+    """What is in the queue of a plan, watched until it has ended.
+
+    Files are looked at first, and the queue is asked seldom.
+
+    Args:
+        plan: The repetitions.
+    """
+
+    DONE: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
+    """A repetition ended, in whatever way."""
+
+    on_repetition_done: Subscriber[[Repetition, Ended], Any]
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.on_repetition_done = self.subscriber(self.DONE)
+        self.capture = True
+        self.running: dict[Key, Repetition] = {}
+        self.summary = Summary(plan.count()[1])
+        self._chosen: list[Submission] = []
+        for path in dict.fromkeys(path.resolve() for path in plan.paths):
+            self._chosen += submissions(path / DEBUG_FOLDER if plan.debug else path)
+        self._stages: dict[Key, Stage] = {}
+        self._open: dict[Key, Planned] = {}
+        self._ask()
+        for path, run in plan.runs():
+            self._enter(plan, path, run)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something in the queue."""
+        return bool(self._open)
+
+    def wait(self) -> Summary:
+        """Wait until nothing is in the queue any more.
+
+        Returns:
+            What there is then.
+
+        Raises:
+            BatchSystemError: The batch system could not be asked.
+        """
+        pause = _ASK_S
+        due = time.monotonic() + pause
+        while self._open:
+            self._look()
+            time.sleep(_LOOK_S)
+            if time.monotonic() < due:
+                continue
+            pause = _ASK_S if self._ask() else min(2 * pause, _ASK_AT_MOST_S)
+            due = time.monotonic() + pause
+        return self.summary
+
+    def _enter(self, plan: Plan, path: Path, run: Any) -> None:
+        from amlsched.experiments.summary import Tally
+
+        self.summary.tallies[run.name] = Tally(run.name, len(plan.indices(run)))
+        for planned in plan.repetitions(run, path):
+            key = run.experiment_name, run.name, planned.index
+            if self._stages.get(key, Stage.ENDED) is Stage.ENDED:
+                self._count(planned, planned.known)
+            else:
+                self._open[key] = planned
+
+    def _ask(self) -> bool:
+        """Ask the queue, and submit what it did not take before; whether anything has changed."""
+        for one in self._chosen:
+            feed(one)
+        self._chosen, seen = list(self._chosen), states(self._chosen)
+        before, self._stages = self._stages, {}
+        for one in self._chosen:
+            for number, element in seen[str(one.folder)].items():
+                self._stages.update(dict.fromkeys(one.work[number].keys, element.stage))
+        self._chosen = [
+            one for one in self._chosen if any(e.stage is not Stage.ENDED for e in seen[str(one.folder)].values())
+        ]
+        return before != self._stages
+
+    def _look(self) -> None:
+        """Look at the records of what runs, and of what has left the queue."""
+        for key, planned in list(self._open.items()):
+            stage = self._stages.get(key, Stage.ENDED)
+            if stage is Stage.PENDING or stage is Stage.STUCK:
+                self.running.pop(key, None)
+                continue
+            record = records.read(planned.folder)
+            if (
+                len(record.attempts) > len(planned.known.attempts)
+                and (record.state.done or record.state is State.FAILED)
+            ) or stage is Stage.ENDED:
+                self._end(key, planned, record)
+            elif record.state is State.RUNNING and key not in self.running:
+                self.running[key] = _repetition(planned, record)
+
+    def _end(self, key: Key, planned: Planned, record: Record) -> None:
+        del self._open[key]
+        repetition = self.running.pop(key, None) or _repetition(planned, record)
+        self._count(planned, record)
+        self.summary.ran += 1
+        self.on_repetition_done.emit(repetition, Ended(record.state, record.last, record.seconds, record.error))
+
+    def _count(self, planned: Planned, record: Record) -> None:
+        self.summary.count(planned.run.name, record.state, record.last, record.seconds)
+        if record.state in (State.FAILED, State.UNKNOWN):
+            name = f"{planned.run.name} rep {planned.index}"
+            self.summary.failed.append((name, planned.folder, record.reason))
+
+
+def _repetition(planned: Planned, record: Record) -> Repetition:
+    """As the progress of a run wants it; it is not run here."""
+    return Repetition(
+        target=Target("", ""),
+        config={"iterations": planned.run.iterations},
+        record=Record(planned.run.experiment_name, planned.run.name, planned.index, seed=record.seed),
+        folder=planned.folder,
+        run_id="",
+        driver=Process.this(),
+        executor="",
+    )

@@ -1,0 +1,89 @@
+"""Runs an element of an array: the repetitions of one job, as the plan was when it was submitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amlsched.experiments import claims, submission
+from amlsched.experiments.claims import Owner
+from amlsched.experiments.plan import Plan, Planned
+from amlsched.experiments.record import Process, State
+from amlsched.experiments.run import ExperimentRun
+from amlsched.experiments.submit import feed_from_element
+from amlsched.experiments.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from amlsched.experiments.expand import Run
+    from amlsched.experiments.submission import Work
+    from amlsched.experiments.summary import Summary
+
+__all__ = ["ElementRun", "run_element"]
+
+
+class _ElementPlan(Plan):
+    """What is left of an element's work: also after it was started again, or while others work on the same config."""
+
+    def __init__(self, config: Path, work: Work) -> None:
+        super().__init__(config, job=work.job)
+        self._work = work
+
+    def repetitions(self, run: Run, path: Path) -> Iterator[Planned]:
+        return (self._mine(planned) for planned in super().repetitions(run, path))
+
+    def repetition(self, run: Run, index: int, path: Path) -> Planned:
+        return self._mine(super().repetition(run, index, path))
+
+    def _mine(self, planned: Planned) -> Planned:
+        name, known = planned.run.name, planned.known
+        if planned.index not in self._work.repetitions.get(name, ()):
+            return replace(planned, todo=False)
+        if planned.todo:
+            return planned
+        if known.state is State.RUNNING:
+            owner = claims.holder(planned.folder)
+            todo = owner is None or owner.gives_way_to(Owner("", Process.this()))  # this element, started before
+        else:
+            todo = self._work.is_run_again(name, planned.index, len(known.attempts))
+        return replace(planned, todo=todo)
+
+
+class ElementRun(ExperimentRun):
+    """Runs the repetitions of an element."""
+
+    def prepare(self) -> None:
+        """Only check: the configs beside the runs were written when the array was submitted."""
+        self.check()
+
+
+def run_element(folder: Path, first: int, count: int, index: int) -> Summary | None:
+    """Run an element.
+
+    Args:
+        folder: The folder of the submission.
+        first: The first element of its array.
+        count: How many elements the array has.
+        index: What the batch system calls the element.
+
+    Returns:
+        What became of its repetitions; `None` if there is no such element, or it was cancelled.
+
+    Raises:
+        ExperimentError: There is no such submission, or the experiment cannot be imported.
+        BaseException: A signal ended it.
+    """
+    one = submission.read(folder)
+    number = first + index - one.batch.first
+    if number >= first + count or number in one.dropped:
+        return None
+    work = one.work[number]
+    plan = _ElementPlan(one.config, work)
+    assert plan.bundle is not None
+    target, parallel = Target.parse(one.target), plan.bundle.reps_in_parallel
+    run = ElementRun(target, plan, executor="processes", capture=one.capture, max_workers=parallel)
+    summary = run.run()
+    feed_from_element(one, number)
+    return summary

@@ -1,0 +1,171 @@
+"""Records and the queue, merged: what is known of repetitions that were submitted and are not done."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from amlsched.arrays import Element, Stage
+from amlsched.errors import BatchSystemError, ConfigError
+from amlsched.experiments import layout
+from amlsched.experiments.progress import last_row
+from amlsched.experiments.queue import explained, states
+from amlsched.experiments.record import State
+from amlsched.experiments.resolve import resolve
+from amlsched.experiments.submission import submissions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from amlsched.experiments.results import Found
+    from amlsched.experiments.submission import Key, Submission
+
+__all__ = ["Overview", "Submitted"]
+
+_ENDS_KNOWN = (State.FAILED, State.COMPLETED, State.SURRENDERED)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A repetition that is not done, and the element that was to run it.
+
+    Attributes:
+        found: The repetition, with its record.
+        submission: What it was last submitted with.
+        number: The element, of those of the submission.
+        element: What the batch system says of it.
+    """
+
+    found: Found
+    submission: Submission
+    number: int
+    element: Element
+
+    @property
+    def place(self) -> str:
+        """The element as the batch system calls it; empty if it is not submitted yet."""
+        for part in self.submission.parts:
+            if part.first <= self.number < part.first + part.count:
+                return "{}_{}".format(*self.submission.place(part, self.number))
+        return ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether it runs now, by its record and in the queue."""
+        return self.element.stage is Stage.RUNNING and self.found.record.state is State.RUNNING
+
+    @property
+    def lost(self) -> bool:
+        """Whether its element has ended, and nobody wrote how the repetition ended."""
+        return self.element.stage is Stage.ENDED and self.found.record.state not in _ENDS_KNOWN
+
+    @property
+    def cause(self) -> str:
+        """Why its element ended: in the words of the batch system, and the last that it printed."""
+        said = self.element.reason or "its element has left the queue"
+        line = self.last_line
+        return f"{said}: {line}" if line else said
+
+    @property
+    def logs(self) -> tuple[Path, Path] | None:
+        """The files with what the element printed and complained about; `None` if it is not submitted yet."""
+        job, _, index = self.place.partition("_")
+        return self.submission.batch.log(self.submission.logs, job, int(index)) if job else None
+
+    @property
+    def last_line(self) -> str:
+        """The last complaint of the element; empty for none."""
+        with contextlib.suppress(OSError):
+            if self.logs is not None:
+                with self.logs[1].open("rb") as file:
+                    file.seek(max(0, file.seek(0, 2) - 4096))
+                    lines = file.read().decode(errors="replace").split("\n")
+                return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return ""
+
+    def progress(self, metrics: list[str]) -> str:
+        """How far it is, and what it logged last."""
+        file = self.found.folder / layout.csv_name(self.found.rep)
+        with contextlib.suppress(OSError):
+            return last_row(file, file.stat().st_size, metrics, self._iterations())
+        return ""
+
+    def _iterations(self) -> int | None:
+        with contextlib.suppress(ConfigError, IndexError):
+            if self.submission.debug:
+                return 1
+            return resolve(self.submission.config, self.found.name).experiments[0].config.get("iterations")
+        return None
+
+
+@dataclass(slots=True)
+class Overview:
+    """What was submitted for a folder of results, and has not ended well.
+
+    Attributes:
+        repetitions: Those that are not done.
+        arrays: Elements that have not ended, by their stage and reason, for each array.
+        problem: Why the queue could not be asked; empty if it could.
+    """
+
+    repetitions: list[Submitted] = field(default_factory=list[Submitted])
+    arrays: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    problem: str = ""
+
+    @classmethod
+    def of(cls, results: str | Path, found: Iterable[Found]) -> Overview:
+        """Merge records with the queue, which is asked once for each batch system.
+
+        Args:
+            results: The folder for the results.
+            found: Repetitions that are not done.
+        """
+        made = cls()
+        latest: dict[Key, tuple[Submission, int]] = {}
+        chosen = submissions(results)
+        for one in chosen:
+            latest.update((key, (one, number)) for number, work in enumerate(one.work) for key in work.keys)
+        open_ones = [(one, latest[key]) for one in found if (key := (one.name, one.run, one.rep)) in latest]
+        asked = {str(one.folder): one for _, (one, _) in open_ones}
+        try:
+            seen = states(list(asked.values()))
+        except BatchSystemError as error:
+            made.problem = str(error)
+            return made
+        for folder, one in asked.items():
+            elements = seen[folder]
+            wanted = {n for _, (other, n) in open_ones if other is one}
+            unknown = [n for n in wanted if elements[n].stage is Stage.ENDED and not elements[n].reason]
+            elements.update(explained(one, unknown) if unknown else {})
+            made._count(one, elements)
+        made.repetitions += (Submitted(f, one, n, seen[str(one.folder)][n]) for f, (one, n) in open_ones)
+        return made
+
+    def _count(self, one: Submission, elements: dict[int, Element]) -> None:
+        submitted: set[int] = set()
+        for part in one.parts:
+            numbers = range(part.first, part.first + part.count)
+            submitted.update(numbers)
+            self._add(f"array {part.job} of {one.batch}", (elements[number] for number in numbers))
+        rest = (element for number, element in elements.items() if number not in submitted)
+        self._add(f"not submitted yet to {one.batch}", rest)
+
+    def _add(self, name: str, elements: Iterable[Element]) -> None:
+        counted: Counter[str] = Counter(_words(element) for element in elements if element.stage is not Stage.ENDED)
+        if counted:
+            self.arrays[name] = counted
+
+    def running(self) -> Iterator[Submitted]:
+        """Those that run now."""
+        return (one for one in self.repetitions if one.runs)
+
+    def lost(self) -> Iterator[Submitted]:
+        """Those whose element has ended, without a word on the repetition."""
+        return (one for one in self.repetitions if one.lost)
+
+
+def _words(element: Element) -> str:
+    return f"{element.stage.value} ({element.reason})" if element.reason else element.stage.value

@@ -1,0 +1,303 @@
+"""Hands the repetitions of a plan to a batch system, as arrays, and leaves them to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, System, commands
+from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
+from amlsched.experiments import layout, yaml12
+from amlsched.experiments.cluster import slurm_seconds
+from amlsched.experiments.jobs import Numbers
+from amlsched.experiments.names import DEBUG_FOLDER
+from amlsched.experiments.queue import UNSUBMITTED, in_queue, live_arrays, states
+from amlsched.experiments.record import State
+from amlsched.experiments.run import ExperimentRun
+from amlsched.experiments.submission import Part, Submission, Work, create, submissions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.submission import Key
+    from amlsched.experiments.target import Target
+
+__all__ = ["Submitted", "feed", "feed_from_element", "submit"]
+
+_MEMORY = re.compile(r"(\d+)\s*([KMGT]?)B?", re.IGNORECASE)
+_UNITS = {"K": 2**10, "": 2**20, "M": 2**20, "G": 2**30, "T": 2**40}
+_PATIENCE_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of an attempt to submit.
+
+    Attributes:
+        results: The folder for the results.
+        submission: What was submitted; `None` if nothing was left to submit.
+        queued: How many repetitions were left out because they are in the queue already.
+        refused: In the words of the batch system, why it did not take all elements now; empty if it did.
+    """
+
+    results: Path
+    submission: Submission | None
+    queued: int
+    refused: str = ""
+
+
+def submit(
+    target: Target, plan: Plan, *, system: str | None = None, capture: bool = True, command: Sequence[str] = ()
+) -> list[Submitted]:
+    """Submit what is left of a plan: what is neither done nor in the queue.
+
+    Args:
+        target: The experiment.
+        plan: The repetitions.
+        system: Name of the batch system; `None` for the one that the section of the config says.
+        capture: Whether what repetitions print is caught.
+        command: The command line that asked for this, to be noted.
+
+    Returns:
+        One for each folder for the results.
+
+    Raises:
+        ConfigError: The config is wrong, or has no section for the batch system of this host.
+        ExperimentError: The experiment cannot be imported, or the folder for the results cannot be written.
+        BatchSystemError: The batch system is not here, or refused.
+    """
+    section = plan.resolved.cluster
+    if section is None:
+        where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
+        raise ConfigError(where, "there is no SLURM section for this host", remedy)
+    batch = SYSTEMS[system or section.get("system", "slurm")]
+    array = asked(section, batch, plan)
+    commands.largest(batch)  # fails at once where there is none
+    ExperimentRun(target, plan, capture=capture).prepare()
+    done: list[Submitted] = []
+    for path in plan.paths:
+        results = path.resolve()
+        before = submissions(results / DEBUG_FOLDER if plan.debug else results)
+        refused = ""
+        for one in before:
+            refused = feed(one) or refused
+        queued = in_queue(before)
+        work = left(plan, results, queued)
+        made = None
+        if work:
+            made = create(
+                results,
+                frozen(plan, results),
+                system=batch.name,
+                target=str(target),
+                command=list(command) or sys.argv,
+                debug=bool(plan.debug),
+                capture=capture,
+                logs=Path(section["slurm_log"]).expanduser().resolve() if section.get("slurm_log") else None,
+                at_once=section.get("num_parallel_jobs"),
+                work=work,
+                array=array,
+            )
+            try:
+                refused = feed(made, live_arrays(before, batch.name) if made.at_once else ())
+            except (BatchSystemError, ConfigError):
+                if not made.parts:
+                    shutil.rmtree(made.folder, ignore_errors=True)
+                raise
+            _copy_script(made, section.get("slurm_output"))
+        done.append(Submitted(results, made, len(queued), refused))
+    return done
+
+
+def asked(section: Mapping[str, Any], batch: System, plan: Plan) -> dict[str, Any]:
+    """What the config's section asks for, as `ArrayJob` has it.
+
+    Raises:
+        ConfigError: Two keys do not go together.
+    """
+    where = str(plan.config)
+    if section.get("sbatch_args") and batch.name != "slurm":
+        remedy = f"write options of {batch} as they stand in a script, below directives"
+        raise ConfigError(where, f"sbatch_args are options of Slurm, and this is for {batch}", remedy)
+    time = section.get("time")
+    if time is not None:
+        time = slurm_seconds(time) or math.inf
+    options = dict(section.get("sbatch_args") or {})
+    memory = section.get("mem-per-cpu")
+    return {
+        "name": str(section.get("job-name") or plan.config.stem),
+        "folder": str(Path.cwd()),
+        "partition": _text(section.get("partition")),
+        "account": _text(section.get("account")),
+        "time_s": time,
+        "memory_bytes": None if memory is None else _bytes(memory, where),
+        "tasks": section.get("ntasks", 1),
+        "cpus": section.get("cpus-per-task", 1),
+        "requeue": section.get("requeue", True),
+        "warn_s": section.get("warn_s", 60),
+        "options": options,
+        "directives": section.get("directives") or [],
+        "lines": [*_activation(section.get("venv")), *(section.get("sh_lines") or [])],
+        "command": ["python" if section.get("venv") else sys.executable, "-m", "amlsched"],
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _bytes(value: int | str, where: str) -> int:
+    """Bytes of an amount of memory as Slurm reads it: a bare number is MiB, units are powers of 1024."""
+    found = _MEMORY.fullmatch(str(value).strip())
+    if found is None:
+        raise ConfigError(where, f"mem-per-cpu is {value!r}, which is no amount of memory to Slurm", "such as 2G")
+    return int(found[1]) * _UNITS[found[2].upper()]
+
+
+def _activation(venv: str | None) -> list[str]:
+    if venv is None:
+        return []
+    script = Path(venv).expanduser().resolve() / "bin" / "activate"
+    quoted = shlex.quote(str(script) if script.is_file() else venv)
+    return [f"source {quoted}" if script.is_file() else f"source activate {quoted}"]  # a name is one of conda
+
+
+def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
+    """What is to be done in a folder for the results, by jobs; what is in the queue is left out."""
+    numbers = Numbers()
+    found: dict[int, Work] = {}
+    for path, run in plan.runs():
+        if path != results:
+            continue
+        numbers.enter(run)
+        for planned in plan.repetitions(run, path):
+            if not planned.todo or (run.experiment_name, run.name, planned.index) in queued:
+                continue
+            job = numbers.job(planned.index)
+            work = found.setdefault(job, Work(job, run.experiment_name, {}, {}))
+            repetitions: Any = work.repetitions  # they are filled here, and never again
+            repetitions.setdefault(run.name, []).append(planned.index)
+            if planned.known.state.done or planned.known.state in (State.FAILED, State.UNKNOWN):
+                again: Any = work.again
+                again.setdefault(run.name, {})[str(planned.index)] = len(planned.known.attempts)
+    return list(found.values())
+
+
+def frozen(plan: Plan, results: Path) -> str:
+    """The config as it is now, for the folder of a submission."""
+    up = {"path": "../.."}
+    chosen = [one for one in plan.experiments if plan.path(one).resolve() == results]
+    return yaml12.write([layout.resolved_config(one, plan.debug) | up for one in chosen])
+
+
+def feed(one: Submission, after: Sequence[str] = (), patience_s: float = 0.0) -> str:
+    """Submit those elements of a submission that the batch system has not taken yet, as far as it takes them now.
+
+    Args:
+        one: The submission.
+        after: Ids of arrays that have to end before.
+        patience_s: How long to wait for somebody else who does the same.
+
+    Returns:
+        In the words of the batch system, why it did not take all of them; empty if it did.
+
+    Raises:
+        BatchSystemError: It refused for another reason than their number, or it could not be asked.
+    """
+    with one.feeding(patience_s) as ours:
+        return _fed(one, tuple(after)) if ours else ""
+
+
+def _fed(one: Submission, after: tuple[str, ...]) -> str:
+    parts = one.parts
+    first, total = sum(part.count for part in parts), len(one.work)
+    if one.dropped >= set(range(first, total)):
+        return ""
+    if parts and one.at_once:
+        after = (parts[-1].job,)
+    count = min(commands.largest(one.batch) or total, total - first)
+    while first < total:
+        count = min(count, total - first)
+        try:
+            job = _submitted(one, len(parts), first, count, after)
+        except BatchSystemError as error:
+            if not one.batch.too_many.search(error.words):
+                raise
+            if count == 1:
+                if not parts:
+                    raise
+                return error.words
+            count //= 2
+            continue
+        parts.append(Part(len(parts), first, count, job))
+        one.add(parts[-1])
+        first += count
+        if one.at_once:
+            after = (job,)
+    return ""
+
+
+def _submitted(one: Submission, number: int, first: int, count: int, after: tuple[str, ...]) -> str:
+    said = dict(one.array)
+    command = (*said.pop("command"), "element", str(one.folder), str(first), str(count))
+    folder, directives, lines = Path(said.pop("folder")), tuple(said.pop("directives")), tuple(said.pop("lines"))
+    job = ArrayJob(
+        command=command,
+        count=count,
+        folder=folder,
+        directives=directives,
+        lines=lines,
+        logs=one.logs,
+        at_once=one.at_once,
+        after=after,
+        **said,
+    )
+    script = one.folder / f"part_{number}.sh"
+    try:
+        script.write_text(one.batch.script(job), "utf-8")
+        script.chmod(0o755)
+        if described := one.batch.description(job, script):
+            script = script.with_suffix(".sub")
+            script.write_text(described, "utf-8")
+    except ValueError as error:
+        raise ConfigError(str(one.folder), str(error)) from error
+    return commands.submit(one.batch, script)
+
+
+def feed_from_element(one: Submission, element: int) -> None:
+    """Submit more, if there is more and the queue has run low: by an element, at its end."""
+    if sum(part.count for part in one.parts) >= len(one.work):
+        return
+    marks = one.folder / "ended"
+    marks.mkdir(exist_ok=True)
+    (marks / str(element)).touch()
+    with one.feeding(_PATIENCE_S) as ours:
+        if not ours:
+            return
+        parts = one.parts
+        ended = {int(path.name) for path in marks.iterdir()}
+        live = sum(1 for number, seen in states([one])[str(one.folder)].items() if _waits(seen) and number not in ended)
+        if live <= (0 if one.at_once else parts[-1].count // 2):
+            _fed(one, ())
+
+
+def _waits(seen: Element) -> bool:
+    return seen is not UNSUBMITTED and seen.stage is not Stage.ENDED
+
+
+def _copy_script(one: Submission, place: str | None) -> None:
+    if place is None:
+        return
+    path = Path(place).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((one.folder / "part_0.sh").read_bytes())
+    except OSError as error:
+        raise ExperimentError(f"slurm_output {path}", f"cannot be written: {error.strerror}") from error
