@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 __all__ = ["CancelledMode", "ExceptionMode", "ExitState", "Policy"]
 
@@ -14,8 +13,29 @@ CancelledMode = Literal["raise", "end", "continue"]
 _MODES = get_args(ExceptionMode)
 
 
-@dataclass(frozen=True)
-class ExitState:
+class _Code(Enum):
+    """The reasons for which a run ends."""
+
+    STOPPED = auto()
+    """`scheduler.stop()` was called."""
+    TIMEOUT = auto()
+    """The time given to `run(timeout=…)` was over."""
+    EXHAUSTED = auto()
+    """No call was left, and no callback submitted another."""
+    CANCELLED = auto()
+    """A call was cancelled, under `on_cancelled="end"`."""
+    EXCEPTION = auto()
+    """A call or a callback raised, under `on_exception="end"`."""
+    UNKNOWN = auto()
+    """None of these; not used, kept for code written for amltk."""
+
+
+class _Fields(NamedTuple):
+    code: _Code
+    exception: BaseException | None = None
+
+
+class ExitState(_Fields):
     """Why a run ended.
 
     Attributes:
@@ -23,24 +43,9 @@ class ExitState:
         exception: The exception that ended it, where one did.
     """
 
-    class Code(Enum):
-        """The reasons for which a run ends."""
+    __slots__ = ()
 
-        STOPPED = auto()
-        """`scheduler.stop()` was called."""
-        TIMEOUT = auto()
-        """The time given to `run(timeout=…)` was over."""
-        EXHAUSTED = auto()
-        """No call was left, and no callback submitted another."""
-        CANCELLED = auto()
-        """A call was cancelled, under `on_cancelled="end"`."""
-        EXCEPTION = auto()
-        """A call or a callback raised, under `on_exception="end"`."""
-        UNKNOWN = auto()
-        """None of these; not used, kept for code written for amltk."""
-
-    code: ExitState.Code
-    exception: BaseException | None = None
+    Code: TypeAlias = _Code
 
 
 class Policy:
