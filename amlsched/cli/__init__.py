@@ -1,4 +1,4 @@
-"""The command line: `amlsched run | status | cancel | results | plot`.
+"""The command line: `amlsched run | status | cancel | results | plot | config`.
 
 A command is a module with `add_to(commands)`, which tells argparse of it. Each imports what it needs inside its
 functions, so that `amlsched --help` is quick.
@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from amlsched import __version__
-from amlsched.cli import cancel, element, plot, results, run, status
+from amlsched.cli import cancel, config, element, plot, results, run, status
 from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
 from amlsched.errors import AmlschedError
 
@@ -73,7 +73,7 @@ def _command(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"amlsched {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (run, status, cancel, results, plot, element):
+    for module in (run, status, cancel, results, plot, config, element):
         module.add_to(commands)
     arguments = parser.parse_args(argv)
     return cast("int", arguments.command(arguments))

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from amlsched.cli.told import OK, SOME_FAILED, add_set, tell, tell_interrupted
+from amlsched.cli.told import OK, SOME_FAILED, add_set, ranges, tell, tell_interrupted
 
 if TYPE_CHECKING:
     import argparse
@@ -135,19 +135,6 @@ def _dry_run(plan: Plan) -> int:
         todo += len(indices)
         settings = ", ".join(f"{key}={value}" for key, value in one.overrides.items())
         rest = "".join(f", {count} {state}" for state, count in others.items())
-        write(f"{one.name}  {settings + '  ' if settings else ''}to run: {_ranges(indices)}{rest}\n")
+        write(f"{one.name}  {settings + '  ' if settings else ''}to run: {ranges(indices)}{rest}\n")
     write(f"{total} repetitions, {todo} to run. Results: {', '.join(map(str, plan.paths))}\n")
     return OK
-
-
-def _ranges(indices: list[int]) -> str:
-    """`rep 0-2, 5` for 0, 1, 2, 5."""
-    if not indices:
-        return "nothing"
-    spans: list[list[int]] = []
-    for index in indices:
-        if spans and spans[-1][1] == index - 1:
-            spans[-1][1] = index
-        else:
-            spans.append([index, index])
-    return "rep " + ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in spans)

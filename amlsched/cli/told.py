@@ -23,6 +23,7 @@ __all__ = [
     "SOME_FAILED",
     "add_set",
     "counts",
+    "ranges",
     "say",
     "tell",
     "tell_failures",
@@ -126,3 +127,16 @@ def _near(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def ranges(indices: list[int]) -> str:
+    """`rep 0-2, 5` for 0, 1, 2, 5."""
+    if not indices:
+        return "nothing"
+    spans: list[list[int]] = []
+    for index in indices:
+        if spans and spans[-1][1] == index - 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return "rep " + ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in spans)

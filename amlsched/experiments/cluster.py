@@ -23,7 +23,7 @@ from amlsched.experiments.keys import (
 from amlsched.experiments.load import Document
 from amlsched.experiments.plain import copied, is_list, is_mapping
 
-__all__ = ["check_cluster", "cluster_for", "slurm_seconds"]
+__all__ = ["RULES", "check_cluster", "cluster_for", "section_for", "slurm_seconds"]
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 SHORTEST_HINT = 3
@@ -66,18 +66,24 @@ def _is_flat(value: Any) -> bool:
     return value is None or (is_mapping(value) and not any(is_mapping(one) or is_list(one) for one in value.values()))
 
 
-_SCALAR = Rule(_is_text_or_number, "a text", "my-project")
-_PLAIN_VALUES = Rule(_is_flat, "a mapping of options of sbatch to single values", "{gres: gpu:1}")
-_RULES: dict[str, Rule] = {
+_TEXT_OR_NUMBER = {"type": ["string", "integer"], "minLength": 1}
+_SCALAR = Rule(_is_text_or_number, "a text", "my-project", _TEXT_OR_NUMBER)
+_PLAIN_VALUES = Rule(
+    _is_flat,
+    "a mapping of options of sbatch to single values",
+    "{gres: gpu:1}",
+    {"type": ["object", "null"], "additionalProperties": {"type": ["string", "number", "boolean", "null"]}},
+)
+RULES: dict[str, Rule] = {
     "name": text_rule("SLURM"),
     "partition": _SCALAR,
     "job-name": _SCALAR,
     "num_parallel_jobs": count_rule(10),
     "ntasks": count_rule(1),
     "cpus-per-task": count_rule(4),
-    "time": Rule(_is_time, "a time as Slurm reads it (a whole number is minutes)", "1:30:00"),
+    "time": Rule(_is_time, "a time as Slurm reads it (a whole number is minutes)", "1:30:00", _TEXT_OR_NUMBER),
     "account": _SCALAR,
-    "mem-per-cpu": Rule(_is_text_or_number, "an amount of memory as Slurm reads it", "2G"),
+    "mem-per-cpu": Rule(_is_text_or_number, "an amount of memory as Slurm reads it", "2G", _TEXT_OR_NUMBER),
     "sbatch_args": _PLAIN_VALUES,
     "directives": TEXTS,
     "system": one_of("slurm", "sge", "pbs", "torque", "htcondor"),
@@ -107,13 +113,13 @@ def check_cluster(section: Document, report: Report = refuse) -> None:
         section: The section.
         report: Told of each.
     """
-    check_rules(section.data, _RULES, frozenset(_RULES) - {"name"}, section.place, report)
+    check_rules(section.data, RULES, frozenset(RULES) - {"name"}, section.place, report)
     extra: Any = section.data.get("extra_keys")
     extra = extra if is_list(extra) else []
     for key in section.data:
-        if key in _RULES or key.startswith(("_", "x-")) or key in extra:
+        if key in RULES or key.startswith(("_", "x-")) or key in extra:
             continue
-        guess = closest(key, _RULES)
+        guess = closest(key, RULES)
         remedy = f"did you mean {guess}? " if guess else ""
         remedy += "options of sbatch stand below sbatch_args"
         if key in EXPERIMENT_KEYS or expansion_kind(key):
@@ -135,6 +141,16 @@ def cluster_for(sections: Sequence[Document], host: str, report: Report = refuse
         report: Told of two sections for the same hosts, and of what is wrong with the environment variables that the
             chosen one asks for.
     """
+    section = section_for(sections, host, report)
+    if section is None:
+        return None
+    data: dict[str, Any] = filled(copied(section.data), section.place, report)
+    check_rules(data, RULES, frozenset(RULES) - {"name"}, section.place, report)
+    return {**data, "name": "SLURM"}
+
+
+def section_for(sections: Sequence[Document], host: str, report: Report = refuse) -> Document | None:
+    """The document that `cluster_for` takes."""
     chosen: tuple[float, Document] | None = None
     names: dict[str, Document] = {}
     for section in sections:
@@ -146,12 +162,7 @@ def cluster_for(sections: Sequence[Document], host: str, report: Report = refuse
         rank = len(hint) if not hint or _fits(hint, host.lower()) else -math.inf
         if rank >= 0 and (chosen is None or rank > chosen[0]):
             chosen = (rank, section)
-    if chosen is None:
-        return None
-    section = chosen[1]
-    data: dict[str, Any] = filled(copied(section.data), section.place, report)
-    check_rules(data, _RULES, frozenset(_RULES) - {"name"}, section.place, report)
-    return {**data, "name": "SLURM"}
+    return chosen[1] if chosen else None
 
 
 def _fits(hint: str, host: str) -> bool:

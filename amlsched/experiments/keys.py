@@ -11,7 +11,18 @@ from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.plain import is_list, is_mapping
 from amlsched.experiments.yaml12 import Unread
 
-__all__ = ["EXPANSIONS", "EXPERIMENT_KEYS", "WRITTEN_KEYS", "check_keys", "closest", "expansion_kind", "shown"]
+__all__ = [
+    "EXPANSIONS",
+    "EXPERIMENT_KEYS",
+    "NULLABLE",
+    "RULES",
+    "Rule",
+    "WRITTEN_KEYS",
+    "check_keys",
+    "closest",
+    "expansion_kind",
+    "shown",
+]
 
 EXPANSIONS = ("grid", "list", "ablative")
 
@@ -20,11 +31,12 @@ Place = Callable[..., str]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be: a test, the words for it, and an example."""
+    """What a value must be: a test, the words for it, an example, and the test as a JSON schema."""
 
     holds: Callable[[Any], bool]
     words: str
     example: str
+    schema: Mapping[str, Any]
 
 
 def _is_share(value: Any) -> bool:
@@ -43,7 +55,7 @@ def count_rule(example: int, least: int = 1) -> Rule:
     def holds(value: Any) -> bool:
         return type(value) is int and value >= least
 
-    return Rule(holds, f"a whole number of at least {least}", str(example))
+    return Rule(holds, f"a whole number of at least {least}", str(example), {"type": "integer", "minimum": least})
 
 
 def text_rule(example: str, *, empty: bool = False) -> Rule:
@@ -52,7 +64,7 @@ def text_rule(example: str, *, empty: bool = False) -> Rule:
     def holds(value: Any) -> bool:
         return isinstance(value, str) and "\0" not in value and (empty or value != "")
 
-    return Rule(holds, "a text", example)
+    return Rule(holds, "a text", example, {"type": "string", "minLength": 0 if empty else 1})
 
 
 def one_of(*choices: object) -> Rule:
@@ -62,14 +74,19 @@ def one_of(*choices: object) -> Rule:
     def holds(value: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in choices)
 
-    return Rule(holds, f"{', '.join(words[:-1])} or {words[-1]}", words[0])
+    return Rule(holds, f"{', '.join(words[:-1])} or {words[-1]}", words[0], {"enum": list(choices)})
 
 
-MAPPING = Rule(is_mapping, "a mapping of keys to values", "{lr: 0.1}")
-SHARE = Rule(_is_share, "a share of one between 0 and 1, or a whole number", "0.5")
-TEXTS = Rule(_is_texts, "a list of texts", "[verbosity]")
+MAPPING = Rule(is_mapping, "a mapping of keys to values", "{lr: 0.1}", {"type": "object"})
+SHARE = Rule(
+    _is_share,
+    "a share of one between 0 and 1, or a whole number",
+    "0.5",
+    {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "integer", "minimum": 1}]},
+)
+TEXTS = Rule(_is_texts, "a list of texts", "[verbosity]", {"type": "array", "items": {"type": "string"}})
 
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     "name": text_rule("digits"),
     "path": text_rule("results"),
     "repetitions": count_rule(5),
@@ -97,10 +114,10 @@ _RULES: dict[str, Rule] = {
     "_path_relative_to": one_of("file", "cwd"),
 }
 
-EXPERIMENT_KEYS = frozenset(_RULES)
-WRITTEN_KEYS = frozenset(key for key in _RULES if key.startswith("_"))
+EXPERIMENT_KEYS = frozenset(RULES)
+WRITTEN_KEYS = frozenset(key for key in RULES if key.startswith("_"))
 """Keys that only cw2 and amlsched write."""
-_PUBLIC = tuple(key for key in _RULES if not key.startswith("_"))
+_PUBLIC = tuple(key for key in RULES if not key.startswith("_"))
 
 # Words that other tools use; too far from ours for a comparison of letters.
 _SYNONYMS = {
@@ -114,8 +131,8 @@ _SYNONYMS = {
     "ablation": "ablative",
     "random_seed": "seed",
 }
-# Values of these may be null: nothing is said then, so that a document can take back what its DEFAULT says.
-_NULLABLE = frozenset(_RULES) - {"name", "path", "repetitions"}
+NULLABLE = frozenset(RULES) - {"name", "path", "repetitions"}
+"""Values of these may be null: nothing is said then, so that a document can take back what its DEFAULT says."""
 
 
 def expansion_kind(key: str) -> str | None:
@@ -137,11 +154,11 @@ def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse)
         place: Gives the place of a key path as text.
         report: Told of each.
     """
-    check_rules(config, _RULES, _NULLABLE, place, report)
+    check_rules(config, RULES, NULLABLE, place, report)
     extra: Any = config.get("extra_keys")
     extra = extra if is_list(extra) else []
     for key, value in config.items():
-        known = key in _RULES or expansion_kind(key) or key.startswith(("_", "x-")) or key in extra
+        known = key in RULES or expansion_kind(key) or key.startswith(("_", "x-")) or key in extra
         if known:
             continue
         guess = _SYNONYMS.get(key.lower()) or closest(key, (*_PUBLIC, *EXPANSIONS))

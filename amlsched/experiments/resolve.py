@@ -9,7 +9,7 @@ from typing import Any
 
 from amlsched.errors import ConfigError
 from amlsched.experiments.axes import Axis, axes_of
-from amlsched.experiments.cluster import check_cluster, cluster_for
+from amlsched.experiments.cluster import check_cluster, cluster_for, section_for
 from amlsched.experiments.environment import filled
 from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.imports import Files, Layers, known_names, of_kind, origin, place
@@ -61,11 +61,13 @@ class Resolved:
         experiments: The selected experiments, in the order of the file; at least one.
         cluster: The section for the batch system of this host; `None` if the file has none for it.
         file: The file.
+        section: The document of `cluster`.
     """
 
     experiments: list[Experiment]
     cluster: dict[str, Any] | None
     file: Path
+    section: Document | None = None
 
 
 def resolve(
@@ -99,14 +101,15 @@ def resolve(
     sections = of_kind(documents, "cluster")
     for section in sections:
         check_cluster(section, report)
-    cluster = cluster_for(sections, socket.gethostname() if host is None else host, report)
+    host = socket.gethostname() if host is None else host
+    cluster = cluster_for(sections, host, report)
     chosen = _selected(of_kind(documents, "experiment"), select, file, report)
     made = [_experiment(document, files, prefix, given, report) for document in chosen]
     experiments = [experiment for experiment in made if experiment is not None]
     if len(experiments) == len(chosen):
         refuse_futile(given, [(one.config, one.axes) for one in experiments], report)
     _refuse_shared_folders(experiments, report)
-    return Resolved(experiments, cluster, file)
+    return Resolved(experiments, cluster, file, section_for(sections, host, lambda _: None))
 
 
 def _selected(documents: list[Document], select: Sequence[str], file: Path, report: Report) -> list[Document]:

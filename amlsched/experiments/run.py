@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from amlsched.errors import ConfigError, ExperimentError, SchedulerNotRunningError
+from amlsched.errors import ExperimentError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
 from amlsched.experiments import codecopy, layout, records
 from amlsched.experiments.capture import per_thread
 from amlsched.experiments.changes import check_unchanged, config_hash, settings
+from amlsched.experiments.check import missing_iterations
 from amlsched.experiments.code_version import Code, code_version
 from amlsched.experiments.jobs import Numbers, Turns
 from amlsched.experiments.plan import Plan, Planned
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.summary import Summary, Tally
-from amlsched.experiments.target import Target, check_config_picklable, is_iterative
+from amlsched.experiments.target import Target, check_config_picklable
 from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -156,11 +157,10 @@ class ExperimentRun(Emitter):
     def check(self) -> None:
         """Find out what would go wrong in every repetition, before any starts."""
         codecopy.check_runs_from(self.target.module())
-        if is_iterative(self.target.load()):
-            for experiment in self.plan.experiments:
-                if experiment.config.get("iterations") is None and not self.plan.debug:
-                    problem = f"{self.target.name} is an IterativeExperiment, and there is no iterations"
-                    raise ConfigError(experiment.place(), problem, "add iterations: 10")
+        made = self.target.load()
+        if not self.plan.debug:
+            for fault in missing_iterations(made, self.plan.experiments):
+                raise fault
         if self.executor not in _IN_THIS_PROCESS:
             self.target.check_picklable()
             for experiment in self.plan.experiments:

@@ -1,0 +1,141 @@
+"""`amlsched config`: what a config file says, what is wrong with it, and its schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from amlsched.cli.told import BAD_INPUT, OK, add_set, ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from amlsched.cli.told import Commands
+    from amlsched.experiments.expand import Run
+    from amlsched.experiments.explain import Explained
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.resolve import Experiment
+
+__all__ = ["add_to"]
+
+_SHOWN = 20
+_LONGEST = 80
+
+
+def add_to(commands: Commands) -> None:
+    """Tell argparse of the command."""
+    text = "explain or check a config, or print its schema"
+    parser = commands.add_parser("config", help=text, description=text)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    text = "each value with its origin, the runs, the jobs and the folders"
+    shown = actions.add_parser("explain", help=text, description=explain.__doc__)
+    shown.set_defaults(command=explain)
+    _add_config(shown)
+    shown.add_argument("--all", action="store_true", help="every run and every job, not only the first")
+
+    text = "everything that would go wrong"
+    checked = actions.add_parser("check", help=text, description=check.__doc__)
+    checked.set_defaults(command=check)
+    _add_config(checked)
+    text = "the experiment too: path/to/file.py:Class or package.module:Class; it is imported"
+    checked.add_argument("target", metavar="TARGET", nargs="?", help=text)
+
+    schema = actions.add_parser("schema", help="a JSON schema for editors", description=print_schema.__doc__)
+    schema.set_defaults(command=print_schema)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="the YAML file")
+    text = "only these experiments"
+    parser.add_argument("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help=text)
+    add_set(parser)
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Show each value of a config with its file and line, and the runs, jobs and folders that the config makes."""
+    from amlsched.experiments.explain import explained, explained_section
+    from amlsched.experiments.plan import Plan
+
+    plan = Plan(arguments.config, select=arguments.experiments, overrides=arguments.overrides)
+    limit = None if arguments.all else _SHOWN
+    for experiment in plan.experiments:
+        print(f"{experiment.name}  ({experiment.place()})\n")
+        _tell_values(explained(experiment))
+        _tell_runs(plan, experiment, limit)
+    _tell_jobs(plan, limit)
+    section, cluster = plan.resolved.section, plan.resolved.cluster
+    if section is not None and cluster is not None:
+        print(f"\n{section.name}  ({section.place()}), for this host\n")
+        _tell_values(explained_section(section, cluster))
+    return OK
+
+
+def _tell_values(values: Iterable[Explained]) -> None:
+    from amlsched.display.table import table
+
+    print(table(["key", "value", "from"], [[one.key, _text(one.value), one.origin] for one in values]))
+
+
+def _text(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _tell_runs(plan: Plan, experiment: Experiment, limit: int | None) -> None:
+    from amlsched.display.table import table
+    from amlsched.experiments import expand, layout
+    from amlsched.experiments.explain import settings
+
+    number = expand.count(experiment, plan.debug)
+    first = next(expand.expand(experiment, plan.debug))
+    print(f"\n{number} runs × {first.repetitions} repetitions, seeds from {first.seed}:\n")
+
+    def row(run: Run) -> list[str]:
+        said = ", ".join(f"{key} = {_text(value)}" for key, value in settings(run).items())
+        return [run.name, said, str(layout.run_folder(plan.path(experiment), run))]
+
+    runs = islice(expand.expand(experiment, plan.debug), limit)
+    print(table(["run", "sets", "folder"], map(row, runs)))
+    if limit is not None and number > limit:
+        print(f"… and {number - limit} more runs")
+    print()
+
+
+def _tell_jobs(plan: Plan, limit: int | None) -> None:
+    from amlsched.experiments import jobs
+
+    number = jobs.count(plan)
+    print(f"{number} jobs:\n")
+    for bundle in islice(jobs.bundles(plan), limit):
+        said = ", ".join(f"{run.name} {ranges(bundle.indices(run))}" for run in bundle.runs)
+        at_a_time = f"  ({bundle.reps_in_parallel} at a time)" if len(bundle.members) > 1 else ""
+        print(f"job {bundle.index}: {said}{at_a_time}")
+    if limit is not None and number > limit:
+        print(f"… and {number - limit} more jobs")
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Find everything that would go wrong in a run of a config, without running anything. Exit code 2 if there is."""
+    from amlsched.experiments.check import check
+
+    found = check(arguments.config, arguments.target, select=arguments.experiments, overrides=arguments.overrides)
+    for fault in found.faults:
+        print(fault)
+    for note in found.notes:
+        print(f"note: {note}")
+    if found.faults:
+        print(f"{len(found.faults)} {'problems' if len(found.faults) > 1 else 'problem'}.")
+        return BAD_INPUT
+    print(f"No problem: {len(found.experiments)} experiments, {found.n_repetitions} repetitions, {found.n_jobs} jobs.")
+    return OK
+
+
+def print_schema(_: argparse.Namespace) -> int:
+    """Print a JSON schema of one document of a config, for editors."""
+    from amlsched.experiments.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return OK

@@ -1,0 +1,165 @@
+"""What would go wrong with a config, all of it, before anything runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amlsched.arrays import commands
+from amlsched.arrays.slurm import SLURM
+from amlsched.errors import AmlschedError, BatchSystemError, ConfigError, ExperimentError, NotPicklableError
+from amlsched.experiments import jobs, layout
+from amlsched.experiments.expand import expand
+from amlsched.experiments.resolve import resolve
+from amlsched.experiments.target import Target, check_config_picklable, is_iterative
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from amlsched.experiments.expand import Debug
+    from amlsched.experiments.resolve import Experiment
+
+__all__ = ["Checked", "check", "missing_iterations"]
+
+_MANY_RUNS = 100_000
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        faults: What would stop a run, each once.
+        notes: What will work, and deserves a look.
+        experiments: The experiments that have no fault of their own.
+    """
+
+    faults: list[AmlschedError] = field(default_factory=list[AmlschedError])
+    notes: list[str] = field(default_factory=list[str])
+    experiments: list[Experiment] = field(default_factory=list["Experiment"])
+    debug: Debug = ""
+
+    def report(self, fault: AmlschedError) -> None:
+        """Note a fault, unless it is known: one of a DEFAULT shows in all of its experiments."""
+        if str(fault) not in map(str, self.faults):
+            self.faults.append(fault)
+
+    @property
+    def n_jobs(self) -> int:
+        """How many jobs the experiments without a fault make."""
+        return jobs.count(self)
+
+    @property
+    def n_repetitions(self) -> int:
+        """How many repetitions the experiments without a fault have."""
+        return sum(len(bundle.members) for bundle in jobs.bundles(self))
+
+
+def check(
+    config: str | Path,
+    target: str | None = None,
+    *,
+    select: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Checked:
+    """Looks for all that would go wrong in a run of a config, without running or writing anything.
+
+    Args:
+        config: The config file.
+        target: The experiment, such as `train.py:Digits`, to be looked at too; it is imported.
+        select: Names of experiments; none for all.
+        overrides: Values that win over those of the file.
+
+    Raises:
+        MissingExtraError: PyYAML is not installed.
+    """
+    checked = Checked()
+    try:
+        resolved = resolve(config, select, overrides=overrides, report=checked.report)
+    except ConfigError as fault:  # one after which reading cannot go on
+        checked.report(fault)
+        return checked
+    checked.experiments = resolved.experiments
+    if target is not None:
+        _check_target(target, checked)
+    for folder in dict.fromkeys(map(layout.output_folder, resolved.experiments)):
+        if problem := _not_writable(folder):
+            checked.report(ExperimentError(f"results folder {folder}", problem, "set path in the config"))
+    for experiment in resolved.experiments:
+        checked.notes += _names_told_apart(experiment)
+    if resolved.cluster is not None:
+        checked.notes += _array_notes(checked.n_jobs)
+    return checked
+
+
+def missing_iterations(made: Callable[[], Any], experiments: Iterable[Experiment]) -> Iterator[ConfigError]:
+    """An error for each experiment without `iterations`, if the target iterates.
+
+    Args:
+        made: What `Target.load` gave.
+        experiments: The experiments.
+    """
+    if not is_iterative(made):
+        return
+    for experiment in experiments:
+        if experiment.config.get("iterations") is None:
+            problem = f"{getattr(made, '__name__', made)} is an IterativeExperiment, and there is no iterations"
+            yield ConfigError(experiment.place(), problem, "add iterations: 10")
+
+
+def _check_target(text: str, checked: Checked) -> None:
+    try:
+        target = Target.parse(text)
+        made = target.load()
+    except AmlschedError as fault:
+        checked.report(fault)
+        return
+    for missing in missing_iterations(made, checked.experiments):
+        checked.report(missing)
+    try:
+        target.check_picklable()
+        for experiment in checked.experiments:
+            check_config_picklable(experiment.name, experiment.config)
+    except (ExperimentError, NotPicklableError) as fault:
+        checked.report(fault)
+
+
+def _not_writable(folder: Path) -> str:
+    """Why nothing can be written to this folder, which need not be there yet; empty if it can."""
+    place = Path(os.path.abspath(folder))  # noqa: PTH100  (a symbolic link may point anywhere)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        return f"cannot be made: {place} is a file"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"cannot be written: no right to write to {place}"
+
+
+def _names_told_apart(experiment: Experiment) -> list[str]:
+    """A note if runs of an experiment do not have the name that cw2 would give them."""
+    changed: list[str] = []
+    for number, run in enumerate(expand(experiment)):
+        if number >= _MANY_RUNS:
+            break
+        plain = "_".join(choice.label for choice in run.choices)
+        if run.choices and not run.name.endswith(plain):
+            changed.append(run.name)
+    if not changed:
+        return []
+    text = f"{len(changed)} runs have a suffix, because their name is that of another run or cannot be a folder's"
+    return [f"{experiment.place()}: {text}: {changed[0]}" + (", …" if len(changed) > 1 else "")]
+
+
+def _array_notes(n_jobs: int) -> list[str]:
+    """A note if the batch system takes no array of so many jobs."""
+    if shutil.which(SLURM.submit[0]) is None:
+        return []
+    try:
+        most = commands.largest(SLURM)
+    except BatchSystemError as error:
+        return [f"the largest array is not known: {error}"]
+    if most is None or n_jobs <= most:
+        return []
+    return [f"{n_jobs} jobs are more than one array may have here ({most}): several will be submitted"]

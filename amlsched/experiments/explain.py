@@ -1,0 +1,99 @@
+"""Where the values of a config come from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from amlsched.experiments.expand import Run
+from amlsched.experiments.imports import Layers, origin
+from amlsched.experiments.keys import expansion_kind
+from amlsched.experiments.load import Document, key_text
+from amlsched.experiments.plain import is_list, is_mapping
+from amlsched.experiments.resolve import Experiment
+from amlsched.experiments.yaml12 import Key, Unread
+
+__all__ = ["Explained", "explained", "explained_section", "settings"]
+
+_BUILT_IN = {"repetitions": 1, "seed": 0, "reps_per_job": 1, "reps_in_parallel": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A value of a config.
+
+    Attributes:
+        key: Its path, such as `params.opt.lr`.
+        value: The value: anything but a mapping with keys of its own.
+        origin: File and line, and what the document is to the experiment; `command line`; or `built in`.
+    """
+
+    key: str
+    value: Any
+    origin: str
+
+
+def explained(experiment: Experiment) -> Iterator[Explained]:
+    """Each value of an experiment with its origin, in the order of the merged config; then those that nobody gave."""
+    config = {key: value for key, value in experiment.config.items() if key != "name"}
+    for path, value in _leaves(config):
+        text = _origin(experiment.layers, path)
+        if path[0] == "params" and (by := _replaced_by(experiment, path[1:])):
+            text += f"; replaced by {by}"
+        yield Explained(key_text(path), value, text)
+    for key, value in _BUILT_IN.items():
+        if config.get(key) is None:
+            yield Explained(key, value, "built in")
+
+
+def explained_section(section: Document, data: Mapping[str, Any]) -> Iterator[Explained]:
+    """Each value of a section for a batch system."""
+    config = {key: value for key, value in data.items() if key != "name"}
+    for path, value in _leaves(config):
+        yield Explained(key_text(path), value, _origin((section,), path))
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """What the expansions of a run set, by the path of the expansion: `{"grid.lr": 0.1}`."""
+    chosen = zip(run.experiment.axes, run.choices, strict=True)
+    return {key_text((axis.key, *path)): value for axis, choice in chosen for path, value in choice.settings}
+
+
+def _leaves(mapping: Mapping[Any, Any], prefix: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Any]]:
+    for key, value in mapping.items():
+        path = (*prefix, key)
+        if is_mapping(value) and value:
+            yield from _leaves(value, path)
+        else:
+            yield path, value
+
+
+def _origin(layers: Layers, path: tuple[Key, ...]) -> str:
+    archive = {"_import_path_archive": "import_path", "_import_exp_archive": "import_exp"}.get(str(path[0]))
+    path = (archive,) if archive else path
+    document = origin(layers, *path)
+    if document is None:
+        return "amlsched"
+    if document.kind == "override":
+        return f"command line, {document.name}"
+    text = f"{document.file}:{document.lines[path]}"
+    own = next(layer for layer in reversed(layers) if layer.kind != "override")
+    if document.file != own.file or (document is not own and document.kind != "default"):
+        text += f", imported from {document.name}"
+    elif document is not own:
+        text += f", {document.name}"
+    return text + (", with environment variables" if _asks(document.data, path) else "")
+
+
+def _asks(data: Any, path: tuple[Key, ...]) -> bool:
+    for key in path:
+        data = data[key]
+    return isinstance(data, Unread) or (is_list(data) and any(_asks(item, ()) for item in data))
+
+
+def _replaced_by(experiment: Experiment, path: tuple[Key, ...]) -> str:
+    """The expansion that sets this parameter in every run; empty if there is none."""
+    for axis in experiment.axes:
+        for setting, _ in axis.alternatives[0].settings if expansion_kind(axis.key) != "ablative" else ():
+            if path[: len(setting)] == setting:
+                return key_text((axis.key, *setting))
+    return ""

@@ -1,0 +1,78 @@
+"""A JSON schema of experiment files, for editors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from amlsched.experiments import cluster, keys
+
+__all__ = ["json_schema"]
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_ASKS = {"type": "string", "pattern": r"\$\{env:"}
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of one document of an experiment file: a DEFAULT, a section for a batch system, or an experiment.
+
+    An editor checks each document by itself, so what only the whole file tells is left out: whether there is a `path`
+    at last, and which further keys the `extra_keys` of a DEFAULT allow.
+
+    Sources:
+        JSON Schema, draft 2020-12. Its keywords here mean the same in draft 7, which editors read too.
+    """
+    section = {"type": "string", "pattern": "^[Ss][Ll][Uu][Rr][Mm](_.+)?$"}
+    nested = {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/lists"}}
+    lists = {"anyOf": [{"type": "array", "minItems": 1}, nested]}
+    return {
+        "$schema": _DIALECT,
+        "title": "A document of an experiment file of amlsched",
+        "type": ["object", "null"],
+        "required": ["name"],
+        "if": {"properties": {"name": section}},
+        "then": _section(),
+        "else": _experiment(),
+        "$defs": {"lists": lists},
+    }
+
+
+def _experiment() -> dict[str, Any]:
+    expansion = {
+        "description": "An expansion: names of parameters, nested as params are, each with a list of values.",
+        "type": ["object", "null"],
+        "additionalProperties": {"$ref": "#/$defs/lists"},
+    }
+    return {
+        "properties": _properties(keys.RULES, keys.NULLABLE),
+        "patternProperties": {
+            "^grid": expansion,
+            "^list": expansion,
+            "^ablative(?!_baseline$)": expansion,
+            "^(_|x-)": True,
+        },
+        **_closed(keys.RULES),
+    }
+
+
+def _section() -> dict[str, Any]:
+    rules = cluster.RULES
+    return {
+        "properties": _properties(rules, frozenset(rules) - {"name"}),
+        "patternProperties": {"^(_|x-)": True},
+        "additionalProperties": False,
+    }
+
+
+def _closed(rules: Mapping[str, keys.Rule]) -> dict[str, Any]:
+    """Other keys: the section of a logger; anything where the document names further keys."""
+    known = {"properties": dict.fromkeys(rules, True), "patternProperties": {"^(grid|list|ablative|_|x-)": True}}
+    logger = {"type": "object", "description": "The section of a logger."}
+    return {"if": {"required": ["extra_keys"]}, "then": True, "else": known | {"additionalProperties": logger}}
+
+
+def _properties(rules: Mapping[str, keys.Rule], nullable: frozenset[str]) -> dict[str, Any]:
+    return {key: _value(rule, null=key in nullable) for key, rule in rules.items()}
+
+
+def _value(rule: keys.Rule, *, null: bool) -> dict[str, Any]:
+    choices: list[Any] = [dict(rule.schema), _ASKS, *([{"type": "null"}] if null else [])]
+    return {"description": f"{rule.words[0].upper()}{rule.words[1:]}.", "examples": [rule.example], "anyOf": choices}
