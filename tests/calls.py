@@ -99,6 +99,27 @@ def announce_and_start_a_program(seconds: float) -> None:
     program.wait()
 
 
+def announce_with_family(seconds: float) -> None:
+    """Starts a child, a program with a session of its own, and a daemon whose parent has ended."""
+    if not os.fork():
+        time.sleep(seconds)
+        os._exit(0)
+    subprocess.Popen(["sleep", str(seconds)], start_new_session=True)
+    between = os.fork()
+    if not between:
+        os.setsid()
+        if not os.fork():
+            time.sleep(seconds)
+        os._exit(0)
+    os.waitpid(between, 0)
+    announce_and_sleep(seconds)
+
+
+def leave_a_program(seconds: float) -> None:
+    """Returns while a program with a session of its own goes on."""
+    subprocess.Popen(["sleep", str(seconds)], start_new_session=True).returncode = 0
+
+
 def add(left: int, right: int) -> int:
     return left + right
 

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
 
+from amlsched.executors import _watch
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 
 __all__ = ["KeptName", "descendants", "order_end", "part", "state_of", "take_channel"]
@@ -88,6 +89,7 @@ def part(lifeline: int, *ends: int) -> None:
     global _channel
     with contextlib.suppress(PermissionError):  # it leads a group already
         os.setsid()
+    _watch.let_go()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     keeper = os.getpid()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGQUIT):

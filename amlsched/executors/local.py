@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -74,7 +73,7 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
     """Calls run in loky's pool of processes, the one behind joblib.
 
     It is a pool of its own, not loky's reusable one, which all parts of a program share: one part that shuts it down
-    would take it from the others.
+    would take it from the others. On Linux its workers, and what they start, end with this process, however it ends.
 
     Args:
         max_workers: Number of processes; `None` for the number of CPUs.
@@ -85,13 +84,13 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
         MissingExtraError: loky is not installed.
     """
     try:
-        pool: Callable[..., Executor] = importlib.import_module("loky").ProcessPoolExecutor  # loky has no types
+        from amlsched.executors._loky import LokyPool
     except ModuleNotFoundError as error:
         raise MissingExtraError("with_loky", "loky", "loky") from error
     for name in ("reuse", "kill_workers"):
         options.pop(name, None)
     options["initializer"] = partial(_leave_ctrl_c_to_the_driver, options.pop("initializer", None))
-    return pool(max_workers, timeout=timeout, **options)
+    return LokyPool(max_workers, timeout=timeout, **options)
 
 
 def _leave_ctrl_c_to_the_driver(initializer: Callable[..., object] | None, *args: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class SequentialExecutor(Executor):
 
     def __init__(self) -> None:
         self._closed = False
+        self._unwatch: Callable[[], object] | None = None
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """A future that is already done, with what the function returned or raised.
@@ -36,7 +38,7 @@ class SequentialExecutor(Executor):
             KeyboardInterrupt: Ctrl-C was pressed while the function ran; it is not kept in the future.
         """
         future: Future[R] = Future()
-        self._refuse_if_closed()
+        self._begin()
         future.set_running_or_notify_cancel()
         try:
             result = fn(*args, **kwargs)
@@ -54,13 +56,17 @@ class SequentialExecutor(Executor):
         Raises:
             RuntimeError: The executor was shut down.
         """
-        self._refuse_if_closed()
+        self._begin()
         return function(*args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse calls from now on. There is never anything to wait for."""
         self._closed = True
+        if self._unwatch is not None:
+            self._unwatch()
 
-    def _refuse_if_closed(self) -> None:
+    def _begin(self) -> None:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._unwatch is None:
+            self._unwatch = watched(self)

@@ -7,19 +7,24 @@ threads are daemons, and are started one for each of the first `max_workers` cal
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from concurrent.futures import CancelledError, Executor, Future
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from amlsched.errors import WorkerStartError
+from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["ThreadPool"]
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -171,6 +176,7 @@ class ThreadPool(Executor):
         self._lock = Lock()
         self._closed = False
         self._broken: BaseException | None = None
+        self._unwatch: Callable[[], object] | None = None
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """A future that a thread will end.
@@ -218,6 +224,8 @@ class ThreadPool(Executor):
         if wait:
             for thread in self._threads:
                 thread.join()
+        if self._unwatch is not None and not self.running_threads():  # else when the last one has ended
+            self._unwatch()
 
     def running_threads(self) -> list[str]:
         """Names of the threads that have not ended."""
@@ -230,12 +238,39 @@ class ThreadPool(Executor):
         error.__cause__ = self._broken
         return error
 
+    def running_calls(self) -> dict[str, str]:
+        """Names of the functions that run, by the names of their threads."""
+        # Calls need not say when they begin and end for this.
+        frames: dict[int, Any] = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+        calls: dict[str, str] = {}
+        for thread in self._threads:
+            frame = frames.get(thread.ident or 0)
+            while frame is not None and frame.f_code is not ThreadPool._work.__code__:
+                frame = frame.f_back
+            call: _FutureCall | PostedCall | None = None if frame is None else frame.f_locals.get("call")
+            if call is not None:
+                function = call._function
+                calls[thread.name] = getattr(function, "__qualname__", None) or type(function).__qualname__
+        return calls
+
+    def kill_workers(self) -> None:
+        """Take no more calls, and wait for none. Those that run go on until they return, or the program ends.
+
+        They are named in a warning in the log.
+        """
+        self.shutdown(wait=False, cancel_futures=True)
+        if calls := self.running_calls():
+            named = ", ".join(f"{function} (thread {thread})" for thread, function in calls.items())
+            logger.warning("threads cannot be ended from outside, these calls go on while the program does: %s", named)
+
     def _put(self, call: _FutureCall | PostedCall, function: Callable[..., Any]) -> None:
         with self._lock:
             if self._broken is not None:
                 raise self.start_error(function)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            if self._unwatch is None:
+                self._unwatch = watched(self)
             self._queue.put(call)
             if len(self._threads) < self.max_workers:
                 thread = Thread(target=self._work, name=f"amlsched-{len(self._threads)}", daemon=True)

@@ -1,5 +1,7 @@
 """A program with a scheduler, which tests send signals to. It says on its standard output what happens.
 
+It ends by `os._exit(9)` when it gets SIGUSR1.
+
 Arguments: name of the executor, name of a function of `tests.calls`, keywords of `run` as JSON, of which
 `callback` is the name of one of the callbacks below.
 """
@@ -46,6 +48,7 @@ def main(name: str, function: str, options: dict[str, Any]) -> None:
     (backend,) = (backend for backend in BACKENDS if backend.name == name)
     scheduler = backend.scheduler()
     task = scheduler.task(getattr(calls, function))
+    signal.signal(signal.SIGUSR1, lambda *_: os._exit(9))
     former = [signal.getsignal(number) for number in HANDLED]
 
     if callback := options.pop("callback", None):

@@ -381,11 +381,8 @@ def test_no_process_is_left_after_a_run(local: Backend, marker: str, tmp_path: P
         until(lambda: not marked(marker), limit_s=5)
 
 
-# loky's workers themselves outlive a driver that is killed, with what they run.
-@pytest.mark.parametrize("name", ["sequential", "threads", "processes"])
-def test_no_process_is_left_when_the_driver_is_killed(name: str, marker: str, tmp_path: Path) -> None:
-    (backend,) = (backend for backend in BACKENDS if backend.name == name)
-    with program(backend, tmp_path, "60 s") as process:
+def test_no_process_is_left_when_the_driver_is_killed(local: Backend, marker: str, tmp_path: Path) -> None:
+    with program(local, tmp_path, "60 s") as process:
         until((tmp_path / "pid").exists)
         process.kill()
         until(lambda: not marked(marker), limit_s=5)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from amlsched import ExitState, Scheduler
@@ -152,6 +153,18 @@ def _hang_up(pid: int) -> None:
     os.kill(pid, signal.SIGHUP)
 
 
+def _close_the_terminal(pid: int) -> None:
+    os.killpg(pid, signal.SIGHUP)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _have_exit_at_once(pid: int) -> None:
+    os.kill(pid, signal.SIGUSR1)
+
+
 @pytest.mark.parametrize(
     ("send", "raised", "code"),
     [
@@ -179,13 +192,6 @@ def test_a_signal_ends_the_run_and_all_that_it_started(
     ]
     driver.close()
     assert driver.errors.count("Traceback (most recent call last)") <= 2, driver.errors
-
-
-def test_a_closed_terminal_ends_the_run(start: Callable[..., Driver]) -> None:
-    driver = start(_backend("sequential"))
-    driver.wait_for("running")
-    _hang_up(driver.process.pid)
-    assert driver.ends_within(LIMIT_S) == 128 + signal.SIGHUP
 
 
 @pytest.mark.parametrize("function", ["announce_and_resist", "announce_and_swallow", "announce_and_start_a_program"])
@@ -252,14 +258,58 @@ def test_after_a_run_that_did_not_wait_the_program_ends_at_once(
     assert driver.all_gone_within(LIMIT_S)
 
 
-def test_workers_end_when_the_driver_is_killed(robust_backend: Backend, start: Callable[..., Driver]) -> None:
-    driver = start(robust_backend)
+def test_threads_that_cannot_be_ended_are_named_and_do_not_keep_the_program(start: Callable[..., Driver]) -> None:
+    driver = start(_backend("threads"))
     driver.wait_for("running")
-    driver.process.kill()
+    _terminate(driver.process.pid)
+    assert driver.ends_within(LIMIT_S) == 128 + signal.SIGTERM
+    driver.close()
+    assert "these calls go on while the program does: announce_and_sleep (thread amlsched-0)" in driver.errors
+
+
+@pytest.mark.parametrize("function", ["announce_and_sleep", "announce_with_family"])
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [
+        pytest.param(_kill, -signal.SIGKILL, id="SIGKILL"),
+        pytest.param(_have_exit_at_once, 9, id="os._exit"),
+        pytest.param(_terminate, 128 + signal.SIGTERM, id="SIGTERM"),
+        pytest.param(_hang_up, 128 + signal.SIGHUP, id="SIGHUP to the driver"),
+        pytest.param(_close_the_terminal, 128 + signal.SIGHUP, id="SIGHUP to the group"),
+    ],
+)
+def test_however_the_driver_ends_nothing_is_left(
+    backend: Backend, start: Callable[..., Driver], send: Callable[[int], None], code: int, function: str
+) -> None:
+    driver = start(backend, function)
+    driver.wait_for("running")
+    send(driver.process.pid)
+    sent = time.monotonic()
+    assert driver.ends_within(LIMIT_S) == code
+    assert driver.all_gone_within(LIMIT_S - (time.monotonic() - sent))
+
+
+def test_what_calls_left_behind_ends_with_the_program(backend: Backend, start: Callable[..., Driver]) -> None:
+    driver = start(backend, "leave_a_program")
+    driver.wait_for("returned EXHAUSTED")
+    assert driver.ends_within(LIMIT_S) == 0
     assert driver.all_gone_within(LIMIT_S)
 
 
 # In this process
+
+
+def test_nothing_is_left_of_the_watch_over_a_run(concurrent_backend: Backend) -> None:
+    before = {*psutil.Process().children()}, dict(os.environ)
+    watched: list[bool] = []
+    scheduler = concurrent_backend.scheduler()
+    task = scheduler.task(abs)
+    scheduler.on_start(lambda: task.submit(-1))
+    task.on_result(lambda *_: watched.append(dict(os.environ) != before[1]))
+    scheduler.run()
+    assert watched == [not concurrent_backend.capabilities.kills_calls]  # else each worker has a keeper
+    after = {child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())}
+    assert (after - before[0], dict(os.environ)) == (set(), before[1])
 
 
 def test_outside_the_main_thread_no_handler_is_touched() -> None:
