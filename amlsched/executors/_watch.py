@@ -31,51 +31,60 @@ class _Watchman:
     """The process, as the driver knows it."""
 
     def __init__(self) -> None:
-        from amlsched.executors import _watchman
-
         self.mark = f"AMLSCHED_WATCHED_{os.urandom(8).hex()}"
         self.driver = os.getpid()
-        theirs, self.pipe = os.pipe()
-        self.inode = os.fstat(theirs).st_ino
-        command = [sys.executable, "-I", "-S", _watchman.__file__, str(self.driver), self.mark]
-        try:
-            nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
-            self.pid = os.posix_spawn(
-                sys.executable,
-                command,
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0), *nowhere],
-                setsid=True,  # a terminal's signals are not for it
-            )
-        except BaseException:
-            os.close(self.pipe)
-            raise
-        finally:
-            os.close(theirs)
+        self.pid: int | None = None
+        self.theirs, self.pipe = os.pipe()
 
-    def is_needed(self) -> bool:
-        """Whether something still runs that was started while the driver was watched, and does not end right now."""
-        from amlsched.executors._watchman import left_behind
+    def start(self) -> None:
+        """Have it watch."""
+        from amlsched.executors import _watchman
 
-        for _ in range(10):
-            if not left_behind(self.mark.encode(), self.inode, self.driver, self.pid):
-                return False
-            time.sleep(0.02)
-        return True
+        self.end()
+        nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+        self.pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", _watchman.__file__, str(self.driver), self.mark],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, self.theirs, 0), *nowhere],
+            setsid=True,  # a terminal's signals are not for it
+        )
+        os.environ[self.mark] = "1"
+
+    def stop(self, *, at_once: bool) -> None:
+        """Have it go: at once, or when nothing is left that was started meanwhile."""
+        from amlsched.executors._watchman import LINGER, left_behind
+
+        os.environ.pop(self.mark, None)
+        inode = os.fstat(self.pipe).st_ino
+        if self.pid is None or at_once or not left_behind(self.mark.encode(), inode, self.driver, self.pid):
+            self.end()
+        else:
+            os.write(self.pipe, LINGER)
 
     def end(self) -> None:
         """End it; it ends nothing then."""
-        os.close(self.pipe)
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # somebody has waited for any child
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        pid, self.pid = self.pid, None
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # somebody has waited for any child
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            os.set_blocking(self.theirs, False)
+            with contextlib.suppress(BlockingIOError):  # what it has not read
+                os.read(self.theirs, 16)
+            os.set_blocking(self.theirs, True)
+
+    def let_go(self) -> None:
+        """In a process forked from the driver."""
+        for fd in (self.theirs, self.pipe):
+            os.close(fd)
 
 
 _lock = threading.RLock()
 _watchman: _Watchman | None = None
 _owners = 0
 _since = 0.0
-_inherited: list[int] = []  # other ends of the pipes of watchmen that watch the process that this one was forked from
+_inherited: list[_Watchman] = []  # who watch the process that this one was forked from, and so this one
 
 
 def watched(owner: object) -> Callable[[], object]:
@@ -104,40 +113,38 @@ def _enter() -> None:
         _since = time.monotonic()
         try:
             _watchman = _watchman or _Watchman()
+            _watchman.start()
         except (OSError, NotImplementedError) as error:  # no more processes; a libc without sessions for spawned ones
             logger.warning("what calls start may outlive this program: it cannot be watched (%s)", error)
-            return
-        os.environ[_watchman.mark] = "1"
 
 
 def _leave(pid: int) -> None:
-    global _watchman, _owners
+    global _owners
     if sys.platform != "linux" or not sys.executable or pid != os.getpid():
         return
     with _lock:
         _owners -= 1
         if _owners or _watchman is None:
             return
-        os.environ.pop(_watchman.mark, None)
-        was_short = time.monotonic() - _since < _SHORT_S and not _has_children_but(_watchman.pid)
-        if was_short or not _watchman.is_needed():
-            _watchman.end()
-            _watchman = None
+        # To look at all processes takes milliseconds; after a short time at this one's children alone, which is enough
+        # unless one of them has become a daemon by then.
+        was_short = time.monotonic() - _since < _SHORT_S
+        _watchman.stop(at_once=was_short and not _has_children_but(_watchman.pid))
 
 
-def _has_children_but(pid: int) -> bool:
+def _has_children_but(pid: int | None) -> bool:
     children: set[bytes] = set()
     for task in os.listdir("/proc/self/task"):
         # Suppressed: the thread has ended; or a kernel without this file.
         with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children", "rb") as file:
             children |= {*file.read().split()}
-    return bool(children - {b"%d" % pid})
+    return bool(children - {str(pid).encode()})
 
 
 def let_go() -> None:
     """In a process forked from the driver that somebody else ends when the time has come: it is not watched."""
     while _inherited:
-        os.close(_inherited.pop())
+        _inherited.pop().let_go()
 
 
 def _begin_anew() -> None:
@@ -146,9 +153,9 @@ def _begin_anew() -> None:
     _lock = threading.RLock()
     if _watchman is not None:
         if _owners:
-            _inherited.append(_watchman.pipe)
+            _inherited.append(_watchman)
         else:
-            os.close(_watchman.pipe)
+            _watchman.let_go()
     _watchman, _owners = None, 0
 
 

@@ -1,7 +1,8 @@
 """A process that ends what a driver leaves behind, when the driver has ended in whatever way.
 
 `_watch` runs it as a file, without amlsched and without any installed package, so that it starts within some 20 ms. Its
-standard input is a pipe whose other end the driver holds.
+standard input is a pipe whose other end the driver holds. A byte from there says that the driver does nothing more that
+is to be watched: then it stays for as long as something is left.
 
 What the driver started while it was watched is known by one of two things, also after it has become an orphan with a
 session of its own: programs have a mark in their environment, and processes forked from the driver hold the other end
@@ -17,10 +18,13 @@ import signal
 import sys
 import time
 
-__all__ = ["left_behind"]
+__all__ = ["LINGER", "left_behind"]
+
+LINGER = b"l"
 
 _GRACE_S = 1.5  # between SIGTERM and SIGKILL
 _STUCK_S = 20.0
+_LOOK_S = 0.25
 # These end by themselves, and clean up behind others.
 _PYTHONS_OWN = (b"resource_tracker", b"multiprocessing.forkserver")
 
@@ -74,16 +78,24 @@ def _is_pythons_own(pid: int) -> bool:
     return any(name in command for name in _PYTHONS_OWN)
 
 
-def _wait_for_the_end_of(driver: int) -> None:
+def _wait_for_the_end_of(driver: int, mark: bytes) -> bool:
+    """Whether there may be something to be ended then."""
     poll = select.poll()
-    try:
+    poll.register(0, select.POLLIN)
+    with contextlib.suppress(OSError):  # Linux before 5.3: then until nobody holds the pipe; or it has ended
         poll.register(os.pidfd_open(driver), select.POLLIN)
-    except ProcessLookupError:
-        return
-    except OSError:  # Linux before 5.3: then until nobody holds the pipe
-        poll.register(0, select.POLLIN)
-    if os.getppid() == driver:
-        poll.poll()
+    wait_s = float("inf")
+    while os.getppid() == driver:
+        events = poll.poll(None if wait_s == float("inf") else 1000 * wait_s)
+        if [fd for fd, _ in events] == [0] and os.read(0, 1) == LINGER:
+            wait_s = _LOOK_S
+        elif events:
+            return True
+        elif not left_behind(mark, os.fstat(0).st_ino, driver, os.getpid()):
+            return False
+        else:
+            wait_s = min(2 * wait_s, 5.0)
+    return True
 
 
 def _end_all(mark: bytes, driver: int) -> None:
@@ -103,5 +115,6 @@ def _end_all(mark: bytes, driver: int) -> None:
 
 
 if __name__ == "__main__":
-    _wait_for_the_end_of(int(sys.argv[1]))
-    _end_all(sys.argv[2].encode(), int(sys.argv[1]))
+    _driver, _mark = int(sys.argv[1]), sys.argv[2].encode()
+    if _wait_for_the_end_of(_driver, _mark):
+        _end_all(_mark, _driver)

@@ -33,18 +33,18 @@ R = TypeVar("R")
 class _FutureCall:
     """A call with a future of the standard library."""
 
-    __slots__ = ("_args", "_function", "_kwargs", "future")
+    __slots__ = ("_args", "_kwargs", "function", "future")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.future: Future[Any] = Future()
-        self._function = function
+        self.function = function
         self._args = args
         self._kwargs = kwargs
 
     def run(self) -> None:
         if self.future.set_running_or_notify_cancel():
             try:
-                result = self._function(*self._args, **self._kwargs)
+                result = self.function(*self._args, **self._kwargs)
             except BaseException as error:
                 self.future.set_exception(error)
             else:
@@ -55,7 +55,7 @@ class _FutureCall:
 
     def refuse(self, pool: ThreadPool) -> None:
         if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(pool.start_error(self._function))
+            self.future.set_exception(pool.start_error(self.function))
 
 
 class PostedCall:
@@ -71,7 +71,7 @@ class PostedCall:
         handle: What `told` is called with.
     """
 
-    __slots__ = ("_args", "_error", "_function", "_handle", "_kwargs", "_result", "_state", "_told", "_unclaimed")
+    __slots__ = ("_args", "_error", "_handle", "_kwargs", "_result", "_state", "_told", "_unclaimed", "function")
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class PostedCall:
         told: Callable[[Any], object],
         handle: object,
     ) -> None:
-        self._function = function
+        self.function = function
         self._args = args
         self._kwargs = kwargs
         self._told = told
@@ -96,7 +96,7 @@ class PostedCall:
             return
         self._state = "running"
         try:
-            self._result = self._function(*self._args, **self._kwargs)
+            self._result = self.function(*self._args, **self._kwargs)
         except BaseException as error:
             self._error = error
         self._state = "finished"
@@ -112,7 +112,7 @@ class PostedCall:
 
     def refuse(self, pool: ThreadPool) -> None:
         if self._claim():
-            self._error = pool.start_error(self._function)
+            self._error = pool.start_error(self.function)
             self._state = "finished"
             self._told(self._handle)
 
@@ -177,6 +177,7 @@ class ThreadPool(Executor):
         self._closed = False
         self._broken: BaseException | None = None
         self._unwatch: Callable[[], object] | None = None
+        self._n_up = 0
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """A future that a thread will end.
@@ -224,8 +225,6 @@ class ThreadPool(Executor):
         if wait:
             for thread in self._threads:
                 thread.join()
-        if self._unwatch is not None and not self.running_threads():  # else when the last one has ended
-            self._unwatch()
 
     def running_threads(self) -> list[str]:
         """Names of the threads that have not ended."""
@@ -245,11 +244,11 @@ class ThreadPool(Executor):
         calls: dict[str, str] = {}
         for thread in self._threads:
             frame = frames.get(thread.ident or 0)
-            while frame is not None and frame.f_code is not ThreadPool._work.__code__:
+            while frame is not None and frame.f_code is not ThreadPool._run_calls.__code__:
                 frame = frame.f_back
             call: _FutureCall | PostedCall | None = None if frame is None else frame.f_locals.get("call")
             if call is not None:
-                function = call._function
+                function = call.function
                 calls[thread.name] = getattr(function, "__qualname__", None) or type(function).__qualname__
         return calls
 
@@ -275,9 +274,19 @@ class ThreadPool(Executor):
             if len(self._threads) < self.max_workers:
                 thread = Thread(target=self._work, name=f"amlsched-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
+                self._n_up += 1
                 thread.start()
 
     def _work(self) -> None:
+        try:
+            self._run_calls()
+        finally:
+            with self._lock:
+                self._n_up -= 1
+                if self._closed and not self._n_up and self._unwatch is not None:
+                    self._unwatch()
+
+    def _run_calls(self) -> None:
         try:
             if self._initializer is not None:
                 self._initializer(*self._initargs)

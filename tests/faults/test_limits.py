@@ -310,7 +310,7 @@ def test_a_limit_of_the_address_space_is_held(local: Backend) -> None:
 
 
 PROGRAM = """
-    import sys
+    import asyncio, os, sys
     from amlsched import Scheduler
     from amlsched.plugins import Limits
     from tests.faults import greedy
@@ -319,8 +319,16 @@ PROGRAM = """
         scheduler = Scheduler.from_name({name!r}, **{options!r})
         task = scheduler.task(greedy.daemonize, plugins=Limits({walltime!r}, "4 GiB", "60 s", grace="0.1 s"))
         scheduler.on_start(lambda: task.submit({pid_file!r}, 60))
+
+        async def stop_once_it_runs():
+            while not os.path.exists({pid_file!r}):
+                await asyncio.sleep(0.02)
+            scheduler.stop()
+
+        if not {wait}:
+            scheduler.on_start(stop_once_it_runs)
         try:
-            scheduler.run(on_exception="continue", wait={wait}, timeout={timeout})
+            scheduler.run(on_exception="continue", wait={wait})
         finally:
             print("over", flush=True)
             sys.stdin.read()
@@ -328,17 +336,17 @@ PROGRAM = """
 
 
 @contextlib.contextmanager
-def program(
-    local: Backend, folder: Path, walltime: str, *, wait: bool = True, timeout: float | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """A program whose one call leaves a daemon; it waits when its run is over."""
+def program(local: Backend, folder: Path, walltime: str, *, wait: bool = True) -> Iterator[subprocess.Popen[str]]:
+    """A program whose one call leaves a daemon, and that waits when its run is over.
+
+    The run waits for the call, or is stopped once the call runs.
+    """
     text = PROGRAM.format(
         name=local.name,
         options=dict(local.options),
         walltime=walltime,
         pid_file=str(folder / "pid"),
         wait=wait,
-        timeout=timeout,
     )
     path = folder / "program.py"
     path.write_text(textwrap.dedent(text))
@@ -402,7 +410,7 @@ def test_no_process_is_left_when_the_run_is_interrupted(
 def test_no_process_is_left_after_a_run_that_does_not_wait(
     concurrent_backend: Backend, marker: str, tmp_path: Path
 ) -> None:
-    with program(concurrent_backend, tmp_path, "60 s", wait=False, timeout=2.5) as process:
+    with program(concurrent_backend, tmp_path, "60 s", wait=False) as process:
         assert is_over(process)
         assert (tmp_path / "pid").exists()
         until(lambda: not left(marker, process), limit_s=5)
