@@ -9,7 +9,7 @@ from typing import Any, Literal
 from amlsched.experiments.axes import Alternative, Axis, Path
 from amlsched.experiments.keys import expansion_kind
 from amlsched.experiments.load import key_text
-from amlsched.experiments.names import distinct_name
+from amlsched.experiments.names import distinct_name, names_are_safe
 from amlsched.experiments.plain import copied, set_at
 from amlsched.experiments.resolve import Experiment
 
@@ -20,7 +20,7 @@ Debug = Literal["", "debug", "debugall"]
 _ONE_IN_DEBUG = ("repetitions", "iterations", "reps_in_parallel", "reps_per_job")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that would double the cost of each
 class Run:
     """One setting of the parameters of an experiment. It is small: all that its experiment says stays there.
 
@@ -71,7 +71,8 @@ class Run:
     @property
     def repetitions(self) -> int:
         """How often it is run, each time with another seed."""
-        return self._number("repetitions") or 1
+        number: int | None = 1 if self.debug else self.experiment.config.get("repetitions")
+        return number or 1
 
     @property
     def iterations(self) -> int | None:
@@ -115,10 +116,17 @@ def expand(experiment: Experiment, debug: Debug = "") -> Iterator[Run]:
         yield Run(experiment, experiment.config.get("_experiment_name") or experiment.name, (), debug)
         return
     start = experiment.name + ("_" if "__" in experiment.name else "__")
+    labels = [[choice.label for choice in axis.alternatives] for axis in axes]
+    safe = names_are_safe(start, labels)  # looked at once, as there may be very many runs
     taken: set[str] = set()
-    for choices in itertools.product(*(axis.alternatives for axis in axes)):
-        name = start + "_".join([choice.label for choice in choices])
-        yield Run(experiment, distinct_name(name, choices, taken), choices, debug)
+    every = itertools.product(*(axis.alternatives for axis in axes))
+    for choices, label in zip(every, map("_".join, itertools.product(*labels)), strict=True):
+        name = start + label
+        if safe and name not in taken:
+            taken.add(name)
+        else:
+            name = distinct_name(name, choices, taken)
+        yield Run(experiment, name, choices, debug)
 
 
 def count(experiment: Experiment, debug: Debug = "") -> int:

@@ -7,7 +7,16 @@ from typing import Any, Protocol
 
 from amlsched.experiments.yaml12 import Key
 
-__all__ = ["ARRAYS_FOLDER", "DEBUG_FOLDER", "Settings", "digest", "distinct_name", "name_problem", "setting_label"]
+__all__ = [
+    "ARRAYS_FOLDER",
+    "DEBUG_FOLDER",
+    "Settings",
+    "digest",
+    "distinct_name",
+    "name_problem",
+    "names_are_safe",
+    "setting_label",
+]
 
 Settings = Iterable[tuple[tuple[Key, ...], Any]]
 
@@ -78,6 +87,15 @@ def distinct_name(name: str, choices: Sequence[HasSettings], taken: set[str]) ->
         distinct = _suffixed(name, digest(_settings(choices), length))
     taken.add(distinct)
     return distinct
+
+
+def names_are_safe(start: str, labels: Iterable[Iterable[str]]) -> bool:
+    """Whether each name made of this start and one label of each group, joined by `_`, can be that of a folder."""
+    groups = [list(group) for group in labels]
+    longest = len(start.encode()) + sum(1 + max(len(label.encode(errors="replace")) for label in g) for g in groups)
+    return (
+        longest <= MAX_NAME_BYTES and _is_safe(start) and not any(_UNSAFE.search(label) for g in groups for label in g)
+    )
 
 
 def name_problem(name: str) -> str:
