@@ -63,21 +63,22 @@ def ended(system: System, jobs: Sequence[str]) -> Places:
     return {place: element for place, element in found.items() if element.stage is Stage.ENDED}
 
 
-def cancel(system: System, elements: Mapping[str, Iterable[int]]) -> None:
+def cancel(system: System, elements: Mapping[str, Iterable[int] | None]) -> None:
     """Cancel elements.
 
     Args:
         system: The batch system.
-        elements: The indices of those of each array.
+        elements: The indices of those of each array; `None` for all of it.
 
     Raises:
         BatchSystemError: It refused.
     """
     for job, wanted in elements.items():
-        indices = sorted(wanted)
-        for first in range(0, len(indices), _AT_A_TIME):
+        indices = sorted(wanted or ())
+        asked = [system.cancel(job, indices[n : n + _AT_A_TIME]) for n in range(0, len(indices), _AT_A_TIME)]
+        for words in [system.cancel_all(job)] if wanted is None else asked:
             try:
-                _call(system, system.cancel(job, indices[first : first + _AT_A_TIME]), ANSWER_S)
+                _call(system, words, ANSWER_S)
             except BatchSystemError as error:
                 if not system.forgotten.search(error.words):  # they ended in the meantime
                     raise

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["HTCONDOR"]
 
 _ATTRIBUTES = "ClusterId,ProcId,JobStatus,HoldReason,RemoveReason,RemoteHost,ExitCode,ExitBySignal,ExitSignal"
+_LATER = "JobMaterializeNextProcId,TotalSubmitProcs"
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD = 1, 2, 3, 4, 5
 
 
@@ -54,7 +55,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
 
 
 def _query(jobs: Sequence[str]) -> list[str]:
-    return ["condor_q", *jobs, "-json", "-attributes", _ATTRIBUTES]
+    return ["condor_q", *jobs, "-json", "-attributes", f"{_ATTRIBUTES},{_LATER}"]
 
 
 def _past(jobs: Sequence[str]) -> list[str]:
@@ -67,6 +68,9 @@ def _states(text: str) -> Places:
     for job in jobs:
         if "ProcId" in job:
             found[str(job["ClusterId"]), int(job["ProcId"])] = _element(job)
+    for job in jobs:  # with max_materialize, the others come into being as these end
+        for index in range(job.get("JobMaterializeNextProcId", 0), job.get("TotalSubmitProcs", 0)):
+            found.setdefault((str(job["ClusterId"]), index), Element(Stage.PENDING, "max_materialize"))
     return found
 
 
@@ -101,6 +105,7 @@ HTCONDOR = System(
     query=_query,
     states=_states,
     cancel=_cancel,
+    cancel_all=lambda job: ["condor_rm", job],
     past=_past,
     past_states=_states,
     too_many=re.compile(r"MAX_JOBS_(?:SUBMITTED|PER_OWNER|PER_SUBMISSION)|number of jobs", re.IGNORECASE),

@@ -6,6 +6,7 @@ systems stands in a `System`; there is one for each.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -110,6 +111,7 @@ class System:
         query: The command that shows all elements of these arrays.
         states: Reads what that says.
         cancel: The command that cancels these elements of an array.
+        cancel_all: The command that cancels a whole array.
         too_many: Finds in a refusal that an array had too many elements, or the user has too many jobs.
         forgotten: Finds in a refusal that there is no such job any more.
         inside: The variable that says that this process is itself part of a job.
@@ -134,6 +136,7 @@ class System:
     query: Callable[[Sequence[str]], Sequence[str]]
     states: Callable[[str], Places]
     cancel: Callable[[str, Sequence[int]], Sequence[str]]
+    cancel_all: Callable[[str], Sequence[str]]
     too_many: re.Pattern[str]
     forgotten: re.Pattern[str]
     inside: str
@@ -164,11 +167,17 @@ class System:
             asked += ["", files]
         words = " ".join(map(shlex.quote, job.command))
         run = [f"cd {shlex.quote(str(job.folder))} || exit", *job.lines, f'exec {words} "{self.index}"']
+        if job.time_s is not None and not math.isinf(job.time_s):
+            run.insert(0, f"export AMLSCHED_END_TIME=$(($(date +%s) + {int(job.time_s)}))")
         return "\n".join(["#!/bin/bash", *asked, "", *run, ""])
 
     def description(self, job: ArrayJob, script: Path) -> str:
         """The file of its own that says what is asked for; empty if the script says that."""
-        return "" if self.marker else "\n".join([f"executable = {script}", *job_lines(self, job), "queue", ""])
+        return (
+            ""
+            if self.marker
+            else "\n".join([f"executable = {script}", *job_lines(self, job), f"queue {job.count}", ""])
+        )
 
     def environment(self) -> dict[str, str]:
         """The variables of this process that a job may inherit."""

@@ -94,6 +94,7 @@ GRID_ENGINE = System(
     query=_query,
     states=_states,
     cancel=_cancel,
+    cancel_all=lambda job: ["qdel", job],
     too_many=re.compile(r"only .*(?:tasks|jobs)|exceed|max_u_jobs|max_aj_tasks|job limit", re.IGNORECASE),
     forgotten=re.compile(r"do(?:es)? not exist", re.IGNORECASE),
     inside="SGE_TASK_ID",

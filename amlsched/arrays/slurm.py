@@ -121,6 +121,7 @@ SLURM = System(
     query=_query,
     states=_states,
     cancel=_cancel,
+    cancel_all=lambda job: ["scancel", job],
     past=_past,
     past_states=_past_states,
     largest=("scontrol", "show", "config"),

@@ -25,6 +25,8 @@ def attach(arguments: argparse.Namespace, plan: Plan) -> int:
 
     attached = Attached(plan)
     begun = time.monotonic()
+    if attached.waits and not arguments.quiet:
+        print(f"Waiting for {', '.join(attached.arrays)}; Ctrl-C leaves them running", flush=True)
     try:
         with progress_for(attached, attached.summary.total, arguments.metric, quiet=arguments.quiet):
             summary = attached.wait()

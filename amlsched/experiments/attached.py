@@ -15,13 +15,14 @@ from amlsched.experiments.repetition import Repetition
 from amlsched.experiments.run import Ended
 from amlsched.experiments.submission import submissions
 from amlsched.experiments.submit import feed
-from amlsched.experiments.summary import Summary
+from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from amlsched.events import Subscriber
+    from amlsched.experiments.expand import Run
     from amlsched.experiments.plan import Plan, Planned
     from amlsched.experiments.submission import Key, Submission
 
@@ -63,6 +64,11 @@ class Attached(Emitter):
             self._enter(plan, path, run)
 
     @property
+    def arrays(self) -> list[str]:
+        """What is in the queue, such as `array 12 of Slurm`."""
+        return [f"array {part.job} of {one.batch}" for one in self._chosen for part in one.parts]
+
+    @property
     def waits(self) -> bool:
         """Whether there is something in the queue."""
         return bool(self._open)
@@ -87,9 +93,7 @@ class Attached(Emitter):
             due = time.monotonic() + pause
         return self.summary
 
-    def _enter(self, plan: Plan, path: Path, run: Any) -> None:
-        from amlsched.experiments.summary import Tally
-
+    def _enter(self, plan: Plan, path: Path, run: Run) -> None:
         self.summary.tallies[run.name] = Tally(run.name, len(plan.indices(run)))
         for planned in plan.repetitions(run, path):
             key = run.experiment_name, run.name, planned.index
@@ -102,7 +106,7 @@ class Attached(Emitter):
         """Ask the queue, and submit what it did not take before; whether anything has changed."""
         for one in self._chosen:
             feed(one)
-        self._chosen, seen = list(self._chosen), states(self._chosen)
+        seen = states(self._chosen)
         before, self._stages = self._stages, {}
         for one in self._chosen:
             for number, element in seen[str(one.folder)].items():

@@ -93,10 +93,11 @@ def cancel(one: Submission, elements: Iterable[int]) -> int:
     seen = states([one])[str(one.folder)]
     live = [number for number in elements if seen[number].stage is not Stage.ENDED]
     one.drop(live)
-    places: dict[str, list[int]] = {}
+    dropped = one.dropped
+    places: dict[str, list[int] | None] = {}
     for part in one.parts:
-        for number in _of(part.first, part.count, live):
-            job, index = one.place(part, number)
-            places.setdefault(job, []).append(index)
+        if wanted := _of(part.first, part.count, live):
+            whole = dropped.issuperset(range(part.first, part.first + part.count))
+            places[part.job] = None if whole else [one.place(part, number)[1] for number in wanted]
     commands.cancel(one.batch, places)
     return len(live)

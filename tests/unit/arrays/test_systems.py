@@ -1,0 +1,340 @@
+"""What batch systems are told, and how what they say is read."""
+
+from __future__ import annotations
+
+import math
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from amlsched import BatchSystemError, ConfigError
+from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, commands
+from amlsched.arrays.job import clock, ranges
+
+JOB = ArrayJob(
+    name="digits",
+    command=("/opt/my python/bin/python", "-m", "amlsched", "element", "/data/results/_arrays/0001", "0", "20"),
+    count=20,
+    folder=Path("/home/ada/my code"),
+    logs=Path("/data/logs"),
+    at_once=4,
+    partition="gpu",
+    account="p1",
+    time_s=5400,
+    memory_bytes=2 * 2**30,
+    cpus=3,
+    lines=("module load cuda",),
+    after=("11", "12"),
+)
+
+
+def lines(name: str, job: ArrayJob = JOB) -> list[str]:
+    return SYSTEMS[name].script(job).splitlines()
+
+
+def test_slurm_is_told_everything() -> None:
+    assert lines("slurm") == [
+        "#!/bin/bash",
+        "#SBATCH --job-name=digits",
+        "#SBATCH --array=0-19%4",
+        '#SBATCH --chdir="/home/ada/my code"',
+        "#SBATCH --output=/data/logs/out_%A_%a.log",
+        "#SBATCH --error=/data/logs/err_%A_%a.log",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --ntasks=1",
+        "#SBATCH --cpus-per-task=3",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --account=p1",
+        "#SBATCH --time=1:30:00",
+        "#SBATCH --mem-per-cpu=2048M",
+        "#SBATCH --signal=B:USR1@60",
+        "#SBATCH --dependency=afterany:11:12",
+        "#SBATCH --requeue",
+        "",
+        "export AMLSCHED_END_TIME=$(($(date +%s) + 5400))",
+        "cd '/home/ada/my code' || exit",
+        "module load cuda",
+        "exec '/opt/my python/bin/python' -m amlsched element /data/results/_arrays/0001 0 20 \"$SLURM_ARRAY_TASK_ID\"",
+    ]
+
+
+def test_what_is_not_asked_for_is_not_told() -> None:
+    told = lines("slurm", ArrayJob("x", ("true",), 1, Path("/a"), Path("/b"), warn_s=0, requeue=False))
+    words = ("partition", "account", "time", "mem-per-cpu", "signal", "dependency")
+    assert not [line for line in told if line.startswith(tuple(f"#SBATCH --{word}" for word in words))]
+    assert "#SBATCH --array=0-0" in told
+    assert "#SBATCH --no-requeue" in told
+
+
+def test_options_of_sbatch_stand_in_place_of_ours() -> None:
+    options = {"gres": "gpu:1", "exclusive": None, "signal": "B:USR1@5", "comment": "two words", "spread-job": False}
+    told = lines("slurm", ArrayJob("x", ("true",), 1, Path("/a"), Path("/b"), time_s=math.inf, options=options))
+    assert "#SBATCH --gres=gpu:1" in told
+    assert "#SBATCH --exclusive" in told
+    assert '#SBATCH --comment="two words"' in told
+    assert "#SBATCH --time=UNLIMITED" in told
+    assert [line for line in told if "signal" in line or "spread" in line] == ["#SBATCH --signal=B:USR1@5"]
+
+
+def test_grid_engine_is_told_everything() -> None:
+    assert lines("sge")[1:16] == [
+        "#$ -N digits",
+        "#$ -t 1-20",
+        "#$ -tc 4",
+        '#$ -wd "/home/ada/my code"',
+        "#$ -o /data/logs/out_$JOB_ID.$TASK_ID.log",
+        "#$ -e /data/logs/err_$JOB_ID.$TASK_ID.log",
+        "#$ -V",
+        "#$ -notify",
+        "#$ -r y",
+        "#$ -q gpu",
+        "#$ -P p1",
+        "#$ -l h_rt=1:30:00",
+        "#$ -l h_vmem=2048M",
+        "#$ -pe smp 3",
+        "#$ -hold_jid 11,12",
+    ]
+
+
+def test_pbs_and_torque_are_told_everything_in_their_dialects() -> None:
+    assert "#PBS -J 0-19%4" in lines("pbs")
+    assert "#PBS -l select=1:ncpus=3:mem=6144mb" in lines("pbs")
+    assert "#PBS -W depend=afterany:11[]:12[]" in lines("pbs")
+    assert "#PBS -t 0-19%4" in lines("torque")
+    assert "#PBS -l nodes=1:ppn=3" in lines("torque")
+    assert "#PBS -W depend=afteranyarray:11[]:12[]" in lines("torque")
+    for name in ("pbs", "torque"):
+        assert "#PBS -l walltime=1:30:00" in lines(name)
+        assert [line for line in lines(name) if line.startswith('exec >>/data/logs/"out_${PBS_JOBID%%[*}_')]
+
+
+def test_an_array_of_one_has_two_elements_where_one_is_refused() -> None:
+    assert "#PBS -J 0-1" in lines("pbs", ArrayJob("x", ("true",), 1, Path("/a"), Path("/b")))
+
+
+def test_htcondor_is_told_everything_in_a_file_of_its_own() -> None:
+    job = ArrayJob("x", ("true",), 20, Path("/a"), Path("/b"), at_once=4, time_s=60, cpus=3, memory_bytes=2**30)
+    assert not [line for line in lines("htcondor", job) if line.startswith("#") and line != "#!/bin/bash"]
+    told = SYSTEMS["htcondor"].description(job, Path("/c/part_0.sh")).splitlines()
+    assert told[0] == "executable = /c/part_0.sh"
+    assert told[-1] == "queue 20"
+    assert {"arguments = $(Process)", "max_materialize = 4", "request_cpus = 3", "request_memory = 3072M"} <= set(told)
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_scripts_are_shell(name: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text(SYSTEMS[name].script(JOB))
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_a_value_with_a_line_break_is_refused() -> None:
+    with pytest.raises(ValueError, match="two lines"):
+        lines("slurm", ArrayJob("x\n#SBATCH --uid=0", ("true",), 1, Path("/a"), Path("/b")))
+
+
+# ---------------------------------------------------------------------------------------------------- what they say
+
+
+def test_squeue_is_read() -> None:
+    said = "\n".join(
+        [
+            "2|2|PENDING||JobArrayTaskLimit",
+            "2|3|PENDING||JobHeldUser",
+            "2|0|RUNNING|n1|None",
+            "2|1|COMPLETED|n1|None",
+            "2|4|OUT_OF_MEMORY|n1|OutOfMemory",
+            "2|5|TIMEOUT|n1|TimeLimit",
+            "2|6|NODE_FAIL|n1|None",
+            "2|7|FAILED|n1|NonZeroExitCode",
+            "2|8|REQUEUE_HOLD||launch failed requeued held",
+            "7|N/A|RUNNING|n1|None",
+        ]
+    )
+    assert SYSTEMS["slurm"].states(said) == {
+        ("2", 2): Element(Stage.PENDING, "JobArrayTaskLimit"),
+        ("2", 3): Element(Stage.STUCK, "JobHeldUser"),
+        ("2", 0): Element(Stage.RUNNING, "", "n1"),
+        ("2", 1): Element(Stage.ENDED, "COMPLETED", "n1"),
+        ("2", 4): Element(Stage.ENDED, "OUT_OF_MEMORY (OutOfMemory)", "n1"),
+        ("2", 5): Element(Stage.ENDED, "TIMEOUT", "n1"),
+        ("2", 6): Element(Stage.ENDED, "NODE_FAIL", "n1"),
+        ("2", 7): Element(Stage.ENDED, "FAILED (NonZeroExitCode)", "n1"),
+        ("2", 8): Element(Stage.STUCK, "launch failed requeued held"),
+    }
+
+
+def test_sacct_is_read() -> None:
+    said = (
+        "12_0|COMPLETED|0:0|n1\n12_1|CANCELLED by 1000|0:15|n1\n12_[2-9]|PENDING|0:0|None assigned\n13|FAILED|1:0|n1\n"
+    )
+    assert SYSTEMS["slurm"].past_states(said) == {
+        ("12", 0): Element(Stage.ENDED, "COMPLETED", "n1"),
+        ("12", 1): Element(Stage.ENDED, "CANCELLED by 1000 (exit code 0:15)", "n1"),
+    }
+
+
+def test_qstat_of_grid_engine_is_read() -> None:
+    def job(state: str, tasks: str, queue: str = "") -> str:
+        return (
+            f"<job_list><JB_job_number>4</JB_job_number><state>{state}</state>"
+            f"<queue_name>{queue}</queue_name><tasks>{tasks}</tasks></job_list>"
+        )
+
+    said = (
+        f"<?xml version='1.0'?><job_info><queue_info>{job('r', '1', 'all.q@node7')}</queue_info>"
+        f"<job_info>{job('qw', '2-4:2')}{job('Eqw', '5')}{job('hqw', '6')}</job_info></job_info>"
+    )
+    found = SYSTEMS["sge"].states(said)
+    assert found["4", 1] == Element(Stage.RUNNING, "", "node7")
+    assert found["4", 2] == found["4", 4] == Element(Stage.PENDING, "qw")
+    assert found["4", 5].stage is Stage.STUCK
+    assert found["4", 6].stage is Stage.PENDING
+    assert len(found) == 5
+
+
+def test_qstat_of_pbs_and_torque_is_read() -> None:
+    said = """{"Jobs": {"12[].srv": {"job_state": "B"},
+        "12[0].srv": {"job_state": "R", "exec_host": "node1/0*3+node2/0"},
+        "12[1].srv": {"job_state": "Q", "comment": "Not Running: Insufficient ncpus"},
+        "12[2].srv": {"job_state": "X", "Exit_status": 271}}}"""
+    assert SYSTEMS["pbs"].states(said) == {
+        ("12", 0): Element(Stage.RUNNING, "", "node1"),
+        ("12", 1): Element(Stage.PENDING, "Not Running: Insufficient ncpus"),
+        ("12", 2): Element(Stage.ENDED, "exit code 271"),
+    }
+    said = (
+        "<Data><Job><Job_Id>12[0].srv</Job_Id><job_state>R</job_state><exec_host>node1/0</exec_host></Job>"
+        "<Job><Job_Id>12[1].srv</Job_Id><job_state>C</job_state><exit_status>1</exit_status></Job></Data>"
+    )
+    assert SYSTEMS["torque"].states(said) == {
+        ("12", 0): Element(Stage.RUNNING, "", "node1"),
+        ("12", 1): Element(Stage.ENDED, "exit code 1"),
+    }
+
+
+def test_condor_q_is_read_with_what_it_has_not_made_yet() -> None:
+    said = """[{"ClusterId": 8, "ProcId": 0, "JobStatus": 2, "RemoteHost": "slot1_1@node3",
+                "JobMaterializeNextProcId": 3, "TotalSubmitProcs": 5},
+               {"ClusterId": 8, "ProcId": 1, "JobStatus": 5, "HoldReason": "no such folder"},
+               {"ClusterId": 8, "ProcId": 2, "JobStatus": 1}]"""
+    assert SYSTEMS["htcondor"].states(said) == {
+        ("8", 0): Element(Stage.RUNNING, "", "node3"),
+        ("8", 1): Element(Stage.STUCK, "no such folder"),
+        ("8", 2): Element(Stage.PENDING, "idle"),
+        ("8", 3): Element(Stage.PENDING, "max_materialize"),
+        ("8", 4): Element(Stage.PENDING, "max_materialize"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_nothing_in_the_queue_is_read_as_such(name: str) -> None:
+    assert SYSTEMS[name].states("") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "job"),
+    [
+        ("slurm", "8\n", "8"),
+        ("slurm", "8;north\n", "8"),
+        ("sge", "4.1-20:1\n", "4"),
+        ("pbs", "12[].srv\n", "12"),
+        ("torque", "12[].srv\n", "12"),
+        ("torque", "12\n", "12"),
+        ("htcondor", "8.0 - 8.19\n", "8"),
+    ],
+)
+def test_the_id_is_found_in_what_the_submit_command_says(name: str, said: str, job: str) -> None:
+    found = SYSTEMS[name].submitted.search(said)
+    assert found is not None
+    assert found[1] == job
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("slurm", "scancel 8_[0-2,5]"),
+        ("sge", "qdel 8.0-2 8.5"),
+        ("pbs", "qdel 8[0-2] 8[5]"),
+        ("torque", "qdel -t 0-2,5 8[]"),
+        ("htcondor", "condor_rm 8.0 8.1 8.2 8.5"),
+    ],
+)
+def test_elements_are_cancelled_by_their_indices(name: str, words: str) -> None:
+    assert list(SYSTEMS[name].cancel("8", [0, 1, 2, 5])) == words.split()
+
+
+def test_ranges_and_clocks() -> None:
+    assert ranges([5, 1, 0, 2]) == ["0-2", "5"]
+    assert [clock(59.2), clock(90000)] == ["0:01:00", "25:00:00"]
+
+
+# --------------------------------------------------------------------------------------------------------- commands
+
+
+def fake(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_a_command_that_is_not_here_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BatchSystemError, match="Slurm: sbatch: there is no such command here"):
+        commands.submit(SYSTEMS["slurm"], Path("x"))
+
+
+def test_a_refusal_has_the_words_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    fake(tmp_path, "sbatch", "echo 'sbatch: error: invalid partition specified: nosuch' >&2; exit 1")
+    with pytest.raises(BatchSystemError, match="invalid partition specified: nosuch"):
+        commands.submit(SYSTEMS["slurm"], Path("x"))
+
+
+def test_a_command_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(commands, "ANSWER_S", 0.2)
+    fake(tmp_path, "squeue", "exec sleep 60")
+    with pytest.raises(BatchSystemError, match=r"did not answer within 0\.2 s"):
+        commands.query(SYSTEMS["slurm"], ["1"])
+
+
+def test_jobs_that_the_queue_has_forgotten_are_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    fake(tmp_path, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    fake(tmp_path, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert commands.query(SYSTEMS["slurm"], ["1"]) == {}
+    assert commands.ended(SYSTEMS["slurm"], ["1"]) == {}
+
+
+def test_an_answer_that_makes_no_sense_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    fake(tmp_path, "squeue", "echo 'what?'")
+    with pytest.raises(BatchSystemError, match="its answer cannot be read"):
+        commands.query(SYSTEMS["slurm"], ["1"])
+
+
+def test_variables_of_a_job_do_not_reach_the_jobs_that_it_submits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPU_BIND", "mask_cpu:0x1")
+    monkeypatch.setenv("SBATCH_PARTITION", "high")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert "SBATCH_PARTITION" in SYSTEMS["slurm"].environment()
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    inside = SYSTEMS["slurm"].environment()
+    assert not {"SLURM_CPU_BIND", "SBATCH_PARTITION", "SLURM_JOB_ID"} & inside.keys()
+    assert inside["SLURM_CONF"] == "/etc/slurm/slurm.conf"
+
+
+def test_two_keys_that_do_not_go_together(tmp_path: Path) -> None:
+    from amlsched.experiments import Plan
+    from amlsched.experiments.submit import asked
+
+    config = tmp_path / "c.yml"
+    config.write_text("{name: SLURM, sbatch_args: {gres: gpu:1}}\n---\n{name: x, path: results}\n")
+    plan = Plan(config)
+    assert plan.resolved.cluster is not None
+    with pytest.raises(ConfigError, match="sbatch_args are options of Slurm, and this is for Grid Engine"):
+        asked(plan.resolved.cluster, SYSTEMS["sge"], plan)
