@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched.batch import BatchedCall, Part, run_batch
 from amlsched.executors.capabilities import capabilities_of, kill_call, worker_count
+from amlsched.executors.deaths import Death, OutOfMemoryKills, dead_workers
 from amlsched.executors.pickled import pickled_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Executor
     from concurrent.futures import Future as Work
 
@@ -19,7 +21,19 @@ if TYPE_CHECKING:
     from amlsched.future import Future
     from amlsched.task import Task
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Breakdown"]
+
+
+class Breakdown(NamedTuple):
+    """What was seen of a pool when it broke.
+
+    Attributes:
+        running: The calls that it had handed to workers.
+        deaths: The workers that ended by themselves.
+    """
+
+    running: frozenset[Future[Any]]
+    deaths: list[Death]
 
 
 class Admission:
@@ -30,22 +44,53 @@ class Admission:
     Args:
         executor: Where calls are sent.
         finished: Called with the handle of a call that the executor is done with, or that was cancelled.
+        broken: Called when the executor says of a call that it is broken; it gives a new one by `use`, or raises what
+            becomes of the call.
+        calls: Those of the run that have not ended; read in any thread.
+
+    Attributes:
+        inline: Whether calls are run in this thread.
+        given_up: Calls that were told as cancelled, but the executor still runs them.
+        breakdown: What was seen when the executor broke, if it did, and its calls were processes' calls.
+        kills: What the kernel says of processes that it ended, where the executor may break.
     """
 
-    def __init__(self, executor: Executor, finished: Callable[[Future[Any]], None]) -> None:
-        self._executor = executor
+    def __init__(
+        self,
+        executor: Executor,
+        finished: Callable[[Future[Any]], None],
+        broken: Callable[[Future[Any], BrokenExecutor], None],
+        calls: Iterable[Future[Any]],
+    ) -> None:
         self._finished = finished
-        self._capabilities = capabilities_of(executor)
-        self._depth = self._capabilities.queue_depth
+        self._broken = broken
+        self._calls = calls
         self._sent: set[Future[Any]] = set()  # what it has now, where there is a bound
         self._waiting: deque[Future[Any]] = deque()
-        self._submit: Callable[..., Work[Any]] = executor.submit
-        self._post = cast("PostingExecutor", executor).post if self._capabilities.posts else None
-        self._prepickle = self._capabilities.prepickle is not None
-        self._by_value = self._capabilities.prepickle == "by value" or self._capabilities.remote
         self._batches: dict[Task[..., Any], list[tuple[Future[Any], BatchedCall]]] = {}
-        self.inline = self._capabilities.inline
-        self.given_up: set[Future[Any]] = set()  # told as cancelled, but the executor still runs them
+        self._pools = 0
+        self._paused = False
+        self.given_up: set[Future[Any]] = set()
+        self.kills: OutOfMemoryKills | None = None
+        self.use(executor)
+
+    def use(self, executor: Executor) -> None:
+        """Send calls there from now on."""
+        self._executor = executor
+        self.capabilities = known = capabilities_of(executor)
+        self._depth = 0 if self._paused else known.queue_depth
+        self._submit: Callable[..., Work[Any]] = executor.submit
+        self._post = cast("PostingExecutor", executor).post if known.posts else None
+        self._prepickle = known.prepickle is not None
+        self._by_value = known.prepickle == "by value" or known.remote
+        self.inline = known.inline
+        self._fragile = known.pickles and not known.survives_lost_workers
+        self._pools += 1
+        self.breakdown: Breakdown | None = None
+        self._sent.clear()
+        self.given_up.clear()  # the executor that ran them is gone
+        if self._fragile and self.kills is None:
+            self.kills = OutOfMemoryKills()
 
     def take(self, future: Future[Any]) -> None:
         """Send a call, or let it wait for its turn.
@@ -59,7 +104,11 @@ class Admission:
         elif self.inline or self._waiting or self._full():
             self._waiting.append(future)
         else:
-            self._send(future)
+            try:
+                self.send(future)
+            except BrokenExecutor as error:
+                self._broken(future, error)
+                self._waiting.append(future)
 
     def admit(self) -> None:
         """Send calls that wait, while there is room, and batches that are not full."""
@@ -68,9 +117,9 @@ class Admission:
             if future.done():
                 continue
             try:
-                self._send(future)
+                self.send(future)
             except Exception as error:
-                self._refuse([future], error)
+                self._not_taken([future], error)
         if self._batches:
             batches, self._batches = self._batches, {}
             workers = worker_count(self._executor) or 1
@@ -117,6 +166,49 @@ class Admission:
             if self._waiting:
                 self.admit()
 
+    # Calls that run again
+
+    def resend(self, future: Future[Any]) -> None:
+        """Send a call again, before those that wait, and in no batch."""
+        if self.inline or self._full():
+            self._waiting.appendleft(future)
+            return
+        try:
+            self.send(future)
+        except Exception as error:
+            self.refuse([future], error)
+
+    def put_back(self, futures: Sequence[Future[Any]]) -> None:
+        """Let calls wait before all others."""
+        self._waiting.extendleft(reversed(futures))
+
+    def lost_calls(self, calls: Iterable[Future[Any]]) -> list[Future[Any]]:
+        """Those that a broken executor had and that have not ended; it has them no more."""
+        lost = [
+            future for future in calls if not future.done() and future.work is not None and not _has_ended(future.work)
+        ]
+        for future in lost:
+            future.work = None
+        return lost
+
+    def pause(self) -> None:
+        """Send nothing but by `send`."""
+        self._paused, self._depth = True, 0
+
+    def resume(self) -> None:
+        """Send what waits."""
+        self._paused, self._depth = False, self.capabilities.queue_depth
+        if self._depth is None:
+            self._sent.clear()
+        self.admit()
+
+    @property
+    def executor_name(self) -> str:
+        """What messages call the executor."""
+        return type(self._executor).__name__
+
+    # Cancelling
+
     def cancel(self, future: Future[Any]) -> bool:
         """Whether the call ends as cancelled by this, now or when its worker has been ended."""
         work: Work[Any] | None = future.work
@@ -141,7 +233,12 @@ class Admission:
     def _full(self) -> bool:
         return self._depth is not None and len(self._sent) >= self._depth
 
-    def _send(self, future: Future[Any]) -> None:
+    def send(self, future: Future[Any]) -> None:
+        """Send a call now, whatever the executor has, and in no batch.
+
+        Raises:
+            Exception: What the executor raises where it refuses the call.
+        """
         if self._post is not None:
             future.work = self._post(future.function, future.args, future.kwargs, self._finished, future)
             self._sent.add(future)
@@ -154,16 +251,30 @@ class Admission:
             future.work = work = self._submit(future.function, *future.args, **future.kwargs)
         if self._depth is not None:
             self._sent.add(future)
-        # A method, not a partial: what a queued call is made of is what the garbage collector goes through.
-        work.add_done_callback(future.work_done)
+        if self._fragile:
+            work.add_done_callback(partial(self._fragile_done, (future,), self._pools))
+        else:
+            # A method, not a partial: what a queued call is made of is what the garbage collector goes through.
+            work.add_done_callback(future.work_done)
 
     def _batch_done(self, futures: Sequence[Future[Any]], _work: Work[Any]) -> None:
         for future in futures:
             self._finished(future)
 
+    def _fragile_done(self, futures: Sequence[Future[Any]], pool: int, work: Work[Any]) -> None:
+        if not work.cancelled() and isinstance(work.exception(), BrokenExecutor) and pool == self._pools:
+            self._take_note(futures)
+        self._batch_done(futures, work)
+
+    def _take_note(self, futures: Sequence[Future[Any]]) -> None:
+        """See what a pool ran that has just broken. When it tells of its first call, the others do not know it yet."""
+        if self.breakdown is None:
+            others = [future for future in list(self._calls) if (work := future.work) is not None and work.running()]
+            self.breakdown = Breakdown(frozenset((*futures, *others)), dead_workers(self._executor))
+
     def _collect(self, task: Task[..., Any], future: Future[Any]) -> None:
         call: BatchedCall = (future.function, future.args, future.kwargs)
-        if self._capabilities.pickles:
+        if self.capabilities.pickles:
             call = pickled_call(*call, by_value=self._by_value)
         batch = self._batches.setdefault(task, [])
         batch.append((future, call))
@@ -176,31 +287,56 @@ class Admission:
         futures = [future for future, _ in batch]
         if not futures:
             return
+        if self._paused:
+            self._waiting.extend(futures)
+            return
         try:
             work = self._submit(run_batch, [call for _, call in batch])
         except Exception as error:
-            self._refuse(futures, error)
+            self._not_taken(futures, error)
             return
         for index, future in enumerate(futures):
             future.work = Part(work, index, alone=len(futures) == 1)
         if self._depth is not None:
             self._sent.update(futures)
-        work.add_done_callback(partial(self._batch_done, futures))
+        if self._fragile:
+            work.add_done_callback(partial(self._fragile_done, futures, self._pools))
+        else:
+            work.add_done_callback(partial(self._batch_done, futures))
 
-    def _refuse(self, futures: Sequence[Future[Any]], error: Exception) -> None:
+    def _not_taken(self, futures: Sequence[Future[Any]], error: Exception) -> None:
+        if isinstance(error, BrokenExecutor):
+            try:
+                self._broken(futures[0], error)
+            except Exception as reason:
+                error = reason
+            else:
+                self._waiting.extend(futures)
+                return
+        self.refuse(futures, error)
+
+    def refuse(self, futures: Sequence[Future[Any]], error: BaseException) -> None:
         """End calls that the executor refuses; who submitted them is long gone."""
         for future in futures:
             future.work = _Refused(error)
             self._finished(future)
 
 
+def _has_ended(work: Any) -> bool:
+    """Whether a call has ended in another way than with its executor."""
+    try:
+        return work.done() and not isinstance(work.exception(), BrokenExecutor)
+    except CancelledError:
+        return True
+
+
 class _Refused:
     """Stands for the executor's future of a call that the executor refused."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def exception(self) -> Exception:
+    def exception(self) -> BaseException:
         return self._error
 
     def cancel(self) -> bool:

@@ -28,12 +28,12 @@ class Part:
         alone: Whether it is the only one.
     """
 
-    __slots__ = ("_alone", "_index", "_loaded", "_work")
+    __slots__ = ("_index", "_loaded", "_work", "alone")
 
     def __init__(self, work: Work[Any], index: int, alone: bool) -> None:
         self._work = work
         self._index = index
-        self._alone = alone
+        self.alone = alone
         self._loaded: tuple[Any, BaseException | None] | None = None
 
     def exception(self) -> BaseException | None:
@@ -52,7 +52,7 @@ class Part:
 
     def cancel(self) -> bool:
         """Whether the call never starts: not where others in its batch may have."""
-        return self._alone and self._work.cancel()
+        return self.alone and self._work.cancel()
 
     def done(self) -> bool:
         """Whether the batch has ended."""

@@ -407,8 +407,8 @@ class PoolBrokenError(WorkerLostError):
 
     def __str__(self) -> str:
         return (
-            f"{super().__str__()}. One worker that dies takes all calls of a {self.pool} with it, and it takes no "
-            "more; Scheduler.with_processes() loses only the call that the worker ran, and goes on"
+            f"{super().__str__()}. One worker that dies takes all calls of a {self.pool} with it; "
+            "Scheduler.with_processes() loses only the call that the worker ran, and goes on"
         )
 
 

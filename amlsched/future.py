@@ -42,7 +42,8 @@ class Future(asyncio.Future[R]):
         awaited: Whether somebody awaits or awaited the call; `None` where that is still expected (`task(…)`).
     """
 
-    __slots__ = ("_run", "args", "awaited", "function", "kwargs", "number", "task", "work")
+    # The first two are only set for a call that runs again: most never do.
+    __slots__ = ("_attempt", "_losses", "_run", "args", "awaited", "function", "kwargs", "number", "task", "work")
 
     def __init__(
         self,
@@ -61,6 +62,24 @@ class Future(asyncio.Future[R]):
         self.number = 0
         self.awaited: bool | None = False
         self.work: Any = None  # the executor's own future; none while the call waits to be run in this thread
+
+    @property
+    def attempt(self) -> int:
+        """Which time the call runs or ran, counted from 1; more where it failed and runs again."""
+        return getattr(self, "_attempt", 1)
+
+    @attempt.setter
+    def attempt(self, number: int) -> None:
+        self._attempt = number
+
+    @property
+    def losses(self) -> int:
+        """How often the call is charged with the loss of its worker; see `retries_on_loss`."""
+        return getattr(self, "_losses", 0)
+
+    @losses.setter
+    def losses(self, number: int) -> None:
+        self._losses = number
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Whether the call ends as cancelled by this.

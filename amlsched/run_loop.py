@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from amlsched.events import Subscriber
     from amlsched.exit_state import CancelledMode
+    from amlsched.losses import Losses
     from amlsched.scheduler import Scheduler
     from amlsched.task import Task
 
@@ -66,6 +67,8 @@ class RunLoop:
         on_cancelled: What a cancelled call does to it.
         end_on_empty: Whether the run ends once no call is left.
         order: In which order completions are told.
+        retries_on_loss: How often a call is run again that lost its worker.
+        renew: Makes a new executor in place of one that broke; `None` where that is not ours to do.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class RunLoop:
         on_cancelled: CancelledMode,
         end_on_empty: bool,
         order: Literal["completion", "submission"],
+        retries_on_loss: int,
+        renew: Callable[[], Executor | None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.executing = False  # an inline call runs right now
@@ -84,13 +89,15 @@ class RunLoop:
         self.accepting = False
         self._scheduler = scheduler
         self._executor = executor
-        self._admission = Admission(executor, self.finished)
         self._policy = policy
         self._on_cancelled = on_cancelled
         self._end_on_empty = end_on_empty
         self._thread = get_ident()
 
         self._calls: dict[Future[Any], None] = {}  # those that have not ended, in the order of submission
+        self._admission = Admission(executor, self.finished, self._broken, self._calls)
+        self._retries_on_loss, self._renew = retries_on_loss, renew
+        self._losses: Losses | None = None  # made when the first worker is lost
         self._submitted = 0
         self._inbox: deque[Future[Any]] = deque()  # calls that the executor finished; filled from any thread
         self._posted: deque[tuple[Subscriber[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
@@ -366,27 +373,91 @@ class RunLoop:
         finally:
             asyncio._set_running_loop(self.loop)
             self.executing = False
-        if error is not None and error is self.interruption:
-            future.mark_cancelled()
-            self.interrupt(error)
+        if error is not None:
+            if error is self.interruption:
+                future.mark_cancelled()
+                self.interrupt(error)
+            elif (error := self._failed(future, error, None)) is None:
+                return
         self._conclude(future, result, error)
 
     def _complete(self, future: Future[Any]) -> None:
         """Take up a call that the executor finished, or that was cancelled."""
         result, error = None, None
         if not future.done():
+            work = future.work
+            if self._losses is not None and (work is None or not work.done()):
+                return  # told by a pool that is gone, and the call is with another now
             try:
                 result, error = self._admission.outcome(future)
             except CancelledError:
                 future.mark_cancelled()
-            if self.interruption is not None and isinstance(error, (KeyboardInterrupt, BrokenExecutor)):
-                future.mark_cancelled()  # a worker that got the Ctrl-C too told of it before our own handler acted
+            if error is not None:
+                if self.interruption is not None and isinstance(error, (KeyboardInterrupt, BrokenExecutor)):
+                    future.mark_cancelled()  # a worker that got the Ctrl-C too told of it before our own handler acted
+                elif (error := self._failed(future, error, work)) is None:
+                    return
         if future.done():
             self._admission.forget(future)
         if future in self._calls:  # else it was cancelled while it ran, and told so
             self._conclude(future, result, error)
 
+    # Calls that run again
+
+    def _failed(self, future: Future[Any], error: BaseException, work: Any) -> BaseException | None:
+        """What a call ends with that failed; `None` where it runs again."""
+        if isinstance(error, BrokenExecutor):
+            return self._lost_calls().lost(future, error, work, ending=self._ending is not None)
+        if self._ending is not None or future.task is None or not isinstance(error, Exception):
+            return error
+        for plugin in future.task.plugins:
+            try:
+                wait_s = plugin.retry_after(future, error)
+            except Exception as own:
+                add_note(own, f"in the plugin {plugin.name} of {future!r}")
+                self.callback_failed(own)
+                continue
+            if wait_s is not None:
+                self.runs_again(future, error)
+                if wait_s > 0:
+                    self.call_later(wait_s, partial(self._resend, future))
+                else:
+                    self._admission.resend(future)
+                return None
+        return error
+
+    def _resend(self, future: Future[Any]) -> None:
+        if not future.done():
+            self._admission.resend(future)
+
+    def _broken(self, future: Future[Any], error: BrokenExecutor) -> None:
+        self._lost_calls().refused(future, error, ending=self._ending is not None)
+
+    def _lost_calls(self) -> Losses:
+        if self._losses is None:
+            from amlsched.losses import Losses
+
+            self._losses = Losses(self, self._admission, self._retries_on_loss, self._renew)
+        return self._losses
+
+    def runs_again(self, future: Future[Any], error: BaseException) -> None:
+        """Count and tell that a call is run once more."""
+        attempt = future.attempt
+        future.attempt = attempt + 1
+        self._scheduler.on_future_retry.emit_packed((future, error, attempt), _NO_KWARGS)
+        if future.task is not None:
+            future.task.on_retry.emit_packed((future, error, attempt), _NO_KWARGS)
+
+    @property
+    def n_ended(self) -> int:
+        """How many calls have ended."""
+        return self._submitted - len(self._calls)
+
+    # The ends of calls
+
     def _conclude(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
+        if self._losses is not None and self._losses.searching:
+            self._losses.concluded(future)
         if not self._ordered:
             self._tell(future, result, error)
             return

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from amlsched.bounded import gather
 from amlsched.errors import SchedulerNotRunningError
@@ -18,7 +18,7 @@ from amlsched.executors import local
 from amlsched.executors.capabilities import kill_workers
 from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.signals import event_loop, handled
-from amlsched.task import Plugin, Task
+from amlsched.task import Plugin, Task, checked_retries
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,23 +33,56 @@ __all__ = ["Scheduler"]
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Scheduler")
+S_co = TypeVar("S_co", bound="Scheduler", covariant=True)
 
 Order = Literal["completion", "submission"]
 Display = bool | Literal["auto"] | Iterable[Any]
 
+_OPTIONS = ("retries_on_loss",)
+"""What every constructor takes, beside what its factory takes."""
+_RETRIES_ON_LOSS = 3
+
+
+class _Constructed(Protocol[P, S_co]):
+    """What a constructor is called with: what its factory takes, and what any scheduler does.
+
+    The two kinds of parameters cannot be written in one signature (PEP 612); hence a call with one of the scheduler's
+    own is not checked further.
+    """
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> S_co: ...
+
+    @overload
+    def __call__(self, *args: Any, retries_on_loss: int, **kwargs: Any) -> S_co: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> S_co: ...
+
 
 class _Constructor(Generic[P]):
-    """A classmethod with the signature and the docstring of the factory that it lifts."""
+    """A classmethod with the docstring of the factory that it lifts, and its signature with the scheduler's options."""
 
     def __init__(self, factory: Callable[P, Executor]) -> None:
         self.factory = factory
 
-    def __get__(self, instance: object, owner: type[S]) -> Callable[P, S]:
+    def __get__(self, instance: object, owner: type[S]) -> _Constructed[P, S]:
         @functools.wraps(self.factory)
-        def construct(*args: P.args, **kwargs: P.kwargs) -> S:
-            return owner._from_factory(partial(self.factory, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+        def construct(*args: Any, retries_on_loss: int = _RETRIES_ON_LOSS, **kwargs: Any) -> S:
+            factory = partial(self.factory, *args, **kwargs)
+            return owner._from_factory(factory, retries_on_loss=retries_on_loss)  # pyright: ignore[reportPrivateUsage]
 
-        return construct
+        vars(construct)["__signature__"] = _with_options(inspect.signature(self.factory))
+        return cast("_Constructed[P, S]", construct)
+
+
+def _with_options(signature: inspect.Signature) -> inspect.Signature:
+    """The signature of a factory, with what any scheduler takes."""
+    own = [
+        parameter for name, parameter in inspect.signature(Scheduler.__init__).parameters.items() if name in _OPTIONS
+    ]
+    theirs = list(signature.parameters.values())
+    place = len(theirs) - any(parameter.kind is parameter.VAR_KEYWORD for parameter in theirs)
+    return signature.replace(parameters=[*theirs[:place], *own, *theirs[place:]])
 
 
 class Scheduler(Emitter):
@@ -75,9 +108,13 @@ class Scheduler(Emitter):
         executor: Where calls run.
         terminate: What ends the workers of the executor when a run does not wait for its calls (`wait=False`, Ctrl-C):
             `True` for what amlsched knows of this kind of executor, `False` for nothing, or a function of the executor.
+        retries_on_loss: How often a call is run again that lost its worker, through no fault of its function: the
+            worker was killed, its node went down. 0 for functions that must never run twice. Every constructor takes
+            it.
 
     Raises:
         TypeError: `executor` is no `concurrent.futures.Executor`.
+        ValueError: `retries_on_loss` is below 0.
     """
 
     STARTED: ClassVar[Event[[], Any]] = Event("on_start", ())
@@ -102,6 +139,10 @@ class Scheduler(Emitter):
     """A call returned."""
     FUTURE_EXCEPTION: ClassVar[Event[[Any, BaseException], Any]] = Event("on_future_exception", ("future", "exception"))
     """A call raised, or its worker was lost."""
+    FUTURE_RETRY: ClassVar[Event[[Any, BaseException, int], Any]] = Event(
+        "on_future_retry", ("future", "exception", "attempt")
+    )
+    """A call failed and runs again; with what it failed of, and which attempt that was, counted from 1."""
 
     on_start: Subscriber[[], Any]
     on_finishing: Subscriber[[], Any]
@@ -114,13 +155,20 @@ class Scheduler(Emitter):
     on_future_cancelled: Subscriber[[Future[Any]], Any]
     on_future_result: Subscriber[[Future[Any], Any], Any]
     on_future_exception: Subscriber[[Future[Any], BaseException], Any]
+    on_future_retry: Subscriber[[Future[Any], BaseException, int], Any]
 
     with_sequential = _Constructor(local.sequential)
     with_threads = _Constructor(local.threads)
     with_processes = _Constructor(local.processes)
     with_loky = _Constructor(local.loky)
 
-    def __init__(self, executor: Executor, *, terminate: bool | Callable[[Executor], object] = True) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        terminate: bool | Callable[[Executor], object] = True,
+        retries_on_loss: int = _RETRIES_ON_LOSS,
+    ) -> None:
         if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; "
@@ -132,6 +180,7 @@ class Scheduler(Emitter):
         self._keep = False  # in a `with` block: our executor outlives the run
         self._terminate: Callable[[Executor], object]
         self._terminate = terminate if callable(terminate) else (kill_workers if terminate else lambda _: None)
+        self.retries_on_loss = checked_retries(retries_on_loss)
         self._tasks: list[Task[..., Any]] = []
         self.renderables: list[Any] = []
         self._run: RunLoop | None = None
@@ -146,10 +195,12 @@ class Scheduler(Emitter):
         self.on_future_cancelled = self.subscriber(self.FUTURE_CANCELLED)
         self.on_future_result = self.subscriber(self.FUTURE_RESULT)
         self.on_future_exception = self.subscriber(self.FUTURE_EXCEPTION)
+        self.on_future_retry = self.subscriber(self.FUTURE_RETRY)
 
     @classmethod
-    def _from_factory(cls, factory: Callable[[], Executor]) -> Self:
-        self = cls(factory())
+    def _from_factory(cls, factory: Callable[[], Executor], **options: Any) -> Self:
+        checked_retries(options.get("retries_on_loss", 0))  # before workers are made
+        self = cls(factory(), **options)
         self._factory = factory
         return self
 
@@ -262,6 +313,8 @@ class Scheduler(Emitter):
             on_cancelled=on_cancelled,
             end_on_empty=end_on_empty,
             order=order,
+            retries_on_loss=self.retries_on_loss,
+            renew=self._renewed,
         )
         showing = self._showing(display)
         self._begin(run)
@@ -302,6 +355,7 @@ class Scheduler(Emitter):
         plugins: Plugin | Iterable[Plugin] = (),
         init_plugins: bool = True,
         batch_size: int = 1,
+        retries_on_loss: int | None = None,
     ) -> Task[P, R]:
         """Register a function.
 
@@ -310,8 +364,16 @@ class Scheduler(Emitter):
             plugins: Change what the task does; each is for this task alone.
             init_plugins: Whether to attach the plugins now.
             batch_size: How many calls are sent to a worker as one; see `Task`.
+            retries_on_loss: How often a call is run again that lost its worker; `None` for what the scheduler says.
         """
-        task = Task(function, self, plugins=plugins, init_plugins=init_plugins, batch_size=batch_size)
+        task = Task(
+            function,
+            self,
+            plugins=plugins,
+            init_plugins=init_plugins,
+            batch_size=batch_size,
+            retries_on_loss=retries_on_loss,
+        )
         task.dispatcher = self.dispatcher
         self._tasks.append(task)
         return task
@@ -439,6 +501,14 @@ class Scheduler(Emitter):
         if self._factory is not None and self._executor is not None:
             executor, self._executor = self._executor, None
             executor.shutdown(wait=True)
+
+    def _renewed(self) -> Executor | None:
+        """A new executor in place of one that broke; `None` where it is not ours."""
+        if self._factory is None or self._executor is None:
+            return None
+        broken, self._executor = self._executor, None
+        kill_workers(broken)  # those that outlived the others
+        return self.executor
 
     def kill(self) -> None:
         """End the workers at once, whatever they run. Ours are made anew when the next run needs them."""

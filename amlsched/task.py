@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from amlsched.future import Future
     from amlsched.scheduler import Scheduler
 
-__all__ = ["Plugin", "Task"]
+__all__ = ["Plugin", "Task", "checked_retries"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +40,13 @@ class Plugin:
         """The function and the arguments to submit, or `None` to refuse the call. Called at each `task.submit`."""
         return fn, args, kwargs
 
+    def retry_after(self, future: Future[Any], exception: Exception) -> float | None:
+        """Seconds after which a call that raised is to run again, or `None` to let it end; the first plugin decides.
+
+        Not asked for a call that lost its worker; see `retries_on_loss` of the scheduler.
+        """
+        return None
+
     def reset(self) -> None:
         """Forget what was counted: called before each run, before any event of it."""
 
@@ -61,10 +68,11 @@ class Task(Emitter, Generic[P, R]):
         init_plugins: Whether to attach the plugins now, or to leave `attach_task` to the caller.
         batch_size: How many calls are sent to a worker as one, for functions so fast that sending dominates. Events,
             exceptions and cancelling stay per call. Calls wait for each other only while the loop has more to do.
+        retries_on_loss: How often a call is run again that lost its worker; `None` for what the scheduler says.
 
     Raises:
         TypeError: `function` cannot be called.
-        ValueError: `batch_size` is below 1.
+        ValueError: `batch_size` is below 1, or `retries_on_loss` below 0.
     """
 
     SUBMITTED: ClassVar[Event[..., Any]] = Event("on-submitted", ("future", "*args"))
@@ -77,12 +85,15 @@ class Task(Emitter, Generic[P, R]):
     """A call raised, or its worker was lost; with its future and the exception."""
     CANCELLED: ClassVar[Event[[Any], Any]] = Event("on-cancelled", ("future",))
     """A call was cancelled; with its future."""
+    RETRY: ClassVar[Event[[Any, BaseException, int], Any]] = Event("on-retry", ("future", "exception", "attempt"))
+    """A call failed and runs again; with its future, what it failed of, and which attempt that was, counted from 1."""
 
     on_submitted: Subscriber[Concatenate[Future[R], P], Any]
     on_done: Subscriber[[Future[R]], Any]
     on_result: Subscriber[[Future[R], R], Any]
     on_exception: Subscriber[[Future[R], BaseException], Any]
     on_cancelled: Subscriber[[Future[R]], Any]
+    on_retry: Subscriber[[Future[R], BaseException, int], Any]
 
     def __init__(
         self,
@@ -92,6 +103,7 @@ class Task(Emitter, Generic[P, R]):
         plugins: Plugin | Iterable[Plugin] = (),
         init_plugins: bool = True,
         batch_size: int = 1,
+        retries_on_loss: int | None = None,
     ) -> None:
         if not callable(function):
             raise TypeError(f"a task needs a function, not {function!r}")
@@ -107,6 +119,7 @@ class Task(Emitter, Generic[P, R]):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r}: must be at least 1")
         self.batch_size = batch_size
+        self.retries_on_loss = None if retries_on_loss is None else checked_retries(retries_on_loss)
         self.n_running = 0  # kept by the run loop: calls of this run that were submitted and have not ended
         self.n_submitted = 0  # likewise: all that were submitted
         self.on_submitted = cast("Subscriber[Concatenate[Future[R], P], Any]", self.subscriber(self.SUBMITTED))
@@ -114,6 +127,7 @@ class Task(Emitter, Generic[P, R]):
         self.on_result = self.subscriber(self.RESULT)
         self.on_exception = self.subscriber(self.EXCEPTION)
         self.on_cancelled = self.subscriber(self.CANCELLED)
+        self.on_retry = self.subscriber(self.RETRY)
         for plugin in (plugins,) if isinstance(plugins, Plugin) else plugins:
             if init_plugins:
                 self.attach_plugin(plugin)
@@ -202,3 +216,14 @@ class Task(Emitter, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<{self.name}, {self.n_running} calls not ended>"
+
+
+def checked_retries(number: Any) -> int:
+    """The value of `retries_on_loss`.
+
+    Raises:
+        ValueError: It is no whole number of at least 0.
+    """
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+        return number
+    raise ValueError(f"retries_on_loss={number!r}: must be a whole number of at least 0")

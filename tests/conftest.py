@@ -38,6 +38,7 @@ backend = _over(lambda row: True)
 inline_backend = _over(lambda row: row.capabilities.inline)
 concurrent_backend = _over(lambda row: not row.capabilities.inline)
 process_backend = _over(lambda row: row.processes)
+local_backend = _over(lambda row: row.processes and not row.capabilities.remote)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 robust_backend = _over(lambda row: row.capabilities.survives_lost_workers)
 

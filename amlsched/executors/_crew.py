@@ -19,6 +19,7 @@ from amlsched.executors._listener import Listener
 from amlsched.executors._payload import Large, Sheet, load
 from amlsched.executors._pickling import dump_by_value, load_exception
 from amlsched.executors._worker import Portable
+from amlsched.executors.deaths import OutOfMemoryKills
 
 __all__ = ["Crew"]
 
@@ -68,6 +69,7 @@ class Crew:
         self._by_fd: dict[int, Worker] = {}
         self.listener = Listener(self._lock, self._handle)
         self._failed_starts = 0
+        self._kills = OutOfMemoryKills()
         self._mean_s = float("inf")  # of the calls so far, the recent ones above all
         self._full = False  # no worker has room for another call
         self._looked = 0.0
@@ -410,7 +412,8 @@ class Crew:
             elif kind == Kind.FAILED_TO_START:
                 worker.start_error = load_exception(load(body), "the start of a worker")
             else:
-                worker.status = int(body)
+                status, peak_kib = body.split()
+                worker.status, worker.peak_bytes = int(status), int(peak_kib) * 1024
                 if worker in self._idle:
                     self._idle.remove(worker)
 
@@ -470,13 +473,13 @@ class Crew:
         for call in worker.calls:  # the one that it ran
             if call is not worker.doomed:
                 call.over = True
-                endings.append(partial(call.end, worker.death(call.name, keeper_code)))
+                endings.append(partial(call.end, worker.death(call.name, keeper_code, self._kills)))
             call.worker = None
         if worker.pid is not None:
             self._failed_starts = 0
         elif worker.state is State.STARTING:
             self._failed_starts += 1
-            self._give_up(worker.death("", keeper_code), endings)
+            self._give_up(worker.death("", keeper_code, self._kills), endings)
 
     def _give_up(self, reason: BaseException, endings: _Endings) -> None:
         """Fail the calls that wait if no worker is left and none can be started."""

@@ -12,13 +12,14 @@ from multiprocessing import process
 from multiprocessing.context import BaseContext
 from typing import Any, cast
 
-from amlsched.errors import WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
+from amlsched.errors import WorkerLostError, WorkerStartError
 from amlsched.executors import _keeper
 from amlsched.executors._calls import CallFuture
 from amlsched.executors._channel import DriverEnd
 from amlsched.executors._payload import Large, Sheet
 from amlsched.executors._pickling import describe
 from amlsched.executors._worker import Portable, main
+from amlsched.executors.deaths import Death, OutOfMemoryKills
 
 __all__ = ["State", "Worker"]
 
@@ -56,6 +57,7 @@ class Worker:
         verdict: How that call shall end; `None` for cancelled.
         start_error: Why it could not come up, as far as it could tell.
         status: How it ended, as `os.waitpid` tells it and its keeper reports it.
+        peak_bytes: The most resident memory that it had, likewise.
         due_by: When to call `overdue`, on the monotonic clock.
     """
 
@@ -71,6 +73,7 @@ class Worker:
         self.verdict: BaseException | None = None
         self.start_error: BaseException | None = None
         self.status: int | None = None
+        self.peak_bytes: int | None = None
         self.due_by = self.since + _START_S
         self._killed = False
         self.ended_fd = -1
@@ -213,20 +216,20 @@ class Worker:
             self._process.close()
         return code
 
-    def death(self, call: str, keeper_code: int | None) -> BaseException:
+    def death(self, call: str, keeper_code: int | None, kills: OutOfMemoryKills) -> BaseException:
         """What a call is told of its end.
 
         Args:
             call: Name of the call.
             keeper_code: Exit code of the keeper, should it have been killed before it could report.
+            kills: What the kernel says of processes that it killed.
         """
         if self.pid is None and self.start_error is not None:
             return self.start_error
         if self.status is not None:
-            code = os.waitstatus_to_exitcode(self.status)
-            return WorkerKilledError(call, -code, self.pid) if code < 0 else WorkerExitedError(call, code, self.pid)
+            return Death(os.waitstatus_to_exitcode(self.status), self.pid, self.peak_bytes).error(call, kills)
         if keeper_code is not None and keeper_code < 0:
-            return WorkerKilledError(call, -keeper_code, self.pid)
+            return Death(keeper_code, self.pid).error(call, kills)
         return WorkerLostError(call, "ended without a word", self.pid)
 
 

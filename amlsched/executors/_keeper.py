@@ -142,6 +142,7 @@ class _Keeper:
     def __init__(self, worker: int, lifeline: int, wake: int, end: socket.socket) -> None:
         self.worker, self.lifeline, self.wake, self.channel = worker, lifeline, wake, end
         self.status: int | None = None
+        self.peak_kib = 0
         self.alone = False  # no child is left, and so no descendant: orphans would have come to us
         self.term_at = self.kill_at = float("inf")
         self.gone_by = float("inf")
@@ -172,11 +173,11 @@ class _Keeper:
     def _reap(self, now: float) -> None:
         with contextlib.suppress(ChildProcessError):
             while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if not pid:
                     return
                 if pid == self.worker:
-                    self.status = status
+                    self.status, self.peak_kib = status, usage.ru_maxrss
                     if self.kill_at == float("inf") or self.term_at != float("inf"):  # it ended by itself
                         self.kill_at = now
                     self.gone_by = max(now, self.kill_at) + _STUCK_S
@@ -189,7 +190,7 @@ class _Keeper:
 
     def _report(self) -> bool:
         try:
-            tell(self.channel, Kind.DIED, b"%d" % (self.status or 0), socket.MSG_DONTWAIT)
+            tell(self.channel, Kind.DIED, b"%d %d" % (self.status or 0, self.peak_kib), socket.MSG_DONTWAIT)
         except BlockingIOError:  # results are waiting there that the driver has not read yet
             return False
         except OSError:

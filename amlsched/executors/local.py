@@ -97,4 +97,9 @@ def _leave_ctrl_c_to_the_driver(initializer: Callable[..., object] | None, *args
     """Ctrl-C in a terminal goes to the workers too: the driver decides what becomes of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if initializer is not None:
-        initializer(*args)
+        try:
+            initializer(*args)
+        except Exception as error:  # loky would break, and tell nobody why
+            from amlsched.executors.pickled import refuse_calls
+
+            refuse_calls(error)

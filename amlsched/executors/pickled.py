@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amlsched.errors import NotPicklableError
+from amlsched.errors import NotPicklableError, WorkerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["load_outcome", "pickled_call", "run_pickled"]
+__all__ = ["load_outcome", "pickled_call", "refuse_calls", "run_pickled"]
+
+_why_refused: Exception | None = None
 
 
 def pickled_call(
@@ -59,6 +61,8 @@ def run_pickled(call: bytes) -> bytes:
     function: Any = None
     try:
         function, args, kwargs = pickle.loads(call)
+        if _why_refused is not None:
+            raise _start_error(function)
         result = function(*args, **kwargs)
     except BaseException as error:  # the driver decides what it does
         return _pickled_error(function, error)
@@ -66,6 +70,12 @@ def run_pickled(call: bytes) -> bytes:
         return pickle.dumps((result, None), protocol=5)
     except Exception:
         return _pickled_by_value(function, result)
+
+
+def refuse_calls(reason: Exception) -> None:
+    """In a worker whose initializer raised: every call that it gets from now on ends with a `WorkerStartError`."""
+    global _why_refused
+    _why_refused = reason
 
 
 def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
@@ -81,6 +91,18 @@ def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
     from amlsched.executors._pickling import load_exception
 
     return None, load_exception(*failure)
+
+
+def _start_error(function: Callable[..., Any]) -> WorkerStartError:
+    import os
+
+    from amlsched.executors._pickling import call_name
+
+    error = WorkerStartError(
+        call_name(function), f"did not start, its initializer raised {_why_refused!r}", os.getpid()
+    )
+    error.__cause__ = _why_refused
+    return error
 
 
 def _pickled_error(function: Callable[..., Any] | None, error: BaseException) -> bytes:

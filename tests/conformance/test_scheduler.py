@@ -1073,7 +1073,7 @@ def test_a_worker_that_dies_hangs_nothing_and_the_scheduler_can_be_run_again(pic
 def test_a_worker_that_dies_takes_only_its_own_call_with_it(robust_backend: Backend, gate: Gate) -> None:
     scheduler = robust_backend.scheduler()
     assert robust_backend.workers > 1
-    innocent, victim = scheduler.task(calls.until_released), scheduler.task(calls.end_by_signal)
+    innocent, victim = scheduler.task(calls.until_released), scheduler.task(calls.end_by_signal, retries_on_loss=0)
     journal = Journal(scheduler, innocent, victim)
     errors: list[BaseException] = []
     victim.on_exception(lambda _, error: errors.append(error))

@@ -34,9 +34,11 @@ scheduler.submit(train, "1")  # type: ignore[arg-type]
 # Constructors have the parameters of the executors that they make
 
 Scheduler.with_processes(2, initializer=print, initargs=("started",))
-Scheduler.with_threads("2")  # type: ignore[arg-type]
-Scheduler.with_sequential(2)  # type: ignore[call-arg]
-Scheduler.with_threads(workers=2)  # type: ignore[call-arg]
+Scheduler.with_processes(2, retries_on_loss=0)
+assert_type(Scheduler.with_processes(2, retries_on_loss=0), Scheduler)
+Scheduler.with_threads("2")  # type: ignore[call-overload]
+Scheduler.with_sequential(2)  # type: ignore[call-overload]
+Scheduler.with_threads(workers=2)  # type: ignore[call-overload]
 
 # Callbacks
 

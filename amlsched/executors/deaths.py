@@ -1,0 +1,109 @@
+"""Of what a worker's process died, with the evidence there is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amlsched.errors import WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerOutOfMemoryError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+__all__ = ["Death", "OutOfMemoryKills", "dead_workers"]
+
+_SIGKILL = 9
+_REAPED_S = 0.2  # the pipe that tells of a process's end closes a little before its exit code can be had
+
+
+class Death(NamedTuple):
+    """How a process ended.
+
+    Attributes:
+        exitcode: As `multiprocessing` gives it: below zero for a signal.
+        pid: Process id.
+        peak_bytes: The most resident memory it had, if known.
+    """
+
+    exitcode: int
+    pid: int | None = None
+    peak_bytes: int | None = None
+
+    def error(self, call: str, kills: OutOfMemoryKills | None = None) -> WorkerLostError:
+        """What a call ends with that this process ran.
+
+        Args:
+            call: Name of the call.
+            kills: Asked whether it was the kernel for want of memory, where the process was killed by SIGKILL.
+        """
+        if self.exitcode == -_SIGKILL and kills is not None and (evidence := kills.evidence()):
+            return WorkerOutOfMemoryError(call, evidence, self.peak_bytes, kills.limit_bytes, self.pid)
+        if self.exitcode < 0:
+            return WorkerKilledError(call, -self.exitcode, self.pid)
+        return WorkerExitedError(call, self.exitcode, self.pid)
+
+
+def dead_workers(executor: Executor) -> list[Death]:
+    """The workers of a broken pool of the standard library or of loky that ended by themselves.
+
+    To be called when the first of its calls is told of it: then the pool ends the others.
+    """
+    workers: dict[int, Any] = getattr(executor, "_processes", None) or {}
+    processes = list(workers.values())
+    deadline = time.monotonic() + _REAPED_S
+    while processes:
+        found = [Death(process.exitcode, process.pid) for process in processes if process.exitcode is not None]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.002)
+    return []
+
+
+class OutOfMemoryKills:
+    """What the kernel says of processes that it killed for want of memory: those of this cgroup, or else of the host.
+
+    Sources:
+        Linux, Documentation/admin-guide/cgroup-v2.rst (`memory.events`) and cgroup-v1/memory.rst
+        (`memory.oom_control`); `oom_kill` of proc(5), `/proc/vmstat`.
+    """
+
+    def __init__(self) -> None:
+        self.limit_bytes: int | None = None
+        self._file, self._whose = Path("/proc/vmstat"), "this host"
+        for line in _read("/proc/self/cgroup").splitlines():
+            _, controllers, place = line.split(":", 2)
+            if not controllers:
+                self._look(Path("/sys/fs/cgroup"), place, "memory.events", "memory.max")
+            elif "memory" in controllers.split(","):
+                self._look(Path("/sys/fs/cgroup/memory"), place, "memory.oom_control", "memory.limit_in_bytes")
+        self._count = self._counted()
+
+    def evidence(self) -> str | None:
+        """Who counted kills since this was asked last; `None` where there were none."""
+        former, self._count = self._count, self._counted()
+        return f"oom_kill of {self._whose} rose by {self._count - former}" if self._count > former else None
+
+    def _look(self, root: Path, place: str, events: str, limit: str) -> None:
+        # Within a container the root may be what the process's own file calls by its place on the host.
+        for folder in (root / place.lstrip("/"), root):
+            if "oom_kill " in _read(folder / events):
+                self._file, self._whose = folder / events, f"the cgroup {place}"
+                text = _read(folder / limit).strip()
+                # Without a limit: "max", or the largest number of pages.
+                self.limit_bytes = int(text) if text.isdecimal() and int(text) < 1 << 60 else None
+                return
+
+    def _counted(self) -> int:
+        for line in _read(self._file).splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+        return 0
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
