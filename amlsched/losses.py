@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from concurrent.futures import BrokenExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amlsched.batch import Part
@@ -91,6 +92,7 @@ class Losses:
             return
         if future in self._admission.given_up:  # cancelled, and still running: with its worker it ends
             self._renew()
+        self._alone = None
         self._next_suspect()
 
     @property
@@ -102,8 +104,8 @@ class Losses:
         self._charge(future, alone)
         if self._spent(future):
             return self._named(future, error)
-        self._admission.resend(future)
         self._run.runs_again(future, error)
+        self._run.then(partial(self._run.resend, future))
         return None
 
     def _lost_with_its_pool(self, future: Future[Any], error: BaseException) -> BaseException | None:
@@ -120,7 +122,9 @@ class Losses:
             self._release()
             return self._named(future, cause)
         self._run.runs_again(future, cause)
-        self._send(future)
+        self._alone = None
+        self._suspects.appendleft(future)
+        self._run.then(self._next_suspect)
         return None
 
     def _lost_for_good(
@@ -172,11 +176,12 @@ class Losses:
             else:
                 admission.refuse([future], cause)
         admission.pause()
-        self._next_suspect()
+        self._run.then(self._next_suspect)
         return first_ends_with
 
     def _next_suspect(self) -> None:
-        self._alone = None
+        if self._alone is not None:
+            return
         while self._suspects:
             future = self._suspects.popleft()
             if not future.done():

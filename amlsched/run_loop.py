@@ -15,7 +15,7 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
-    from amlsched.events import Subscriber
     from amlsched.exit_state import CancelledMode
     from amlsched.losses import Losses
     from amlsched.scheduler import Scheduler
@@ -55,6 +54,24 @@ class _Ending(NamedTuple):
     exception: BaseException | None = None
     raised: bool = False
     message: str = ""
+
+
+class Deliverable(Protocol):
+    """What is done in its turn: an event, or a mere call."""
+
+    def deliver(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> None: ...
+
+
+class _Call:
+    """A call among the events."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+
+    def deliver(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> None:
+        self._function()
 
 
 class RunLoop:
@@ -100,7 +117,7 @@ class RunLoop:
         self._losses: Losses | None = None  # made when the first worker is lost
         self._submitted = 0
         self._inbox: deque[Future[Any]] = deque()  # calls that the executor finished; filled from any thread
-        self._posted: deque[tuple[Subscriber[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
+        self._posted: deque[tuple[Deliverable, tuple[Any, ...], dict[str, Any]]] = deque()
         self._unclaimed: list[Future[Any]] = []  # failed, and somebody is still expected to await them
         self._spawned: set[asyncio.Task[Any]] = set()  # async callbacks that have not ended
         self._awake = False  # a turn is scheduled or under way
@@ -277,7 +294,7 @@ class RunLoop:
 
     # What events need (see `events.Dispatcher`)
 
-    def post(self, subscriber: Subscriber[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def post(self, subscriber: Deliverable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Deliver an event in a turn, after those that were posted before."""
         self._posted.append((subscriber, args, kwargs))
         if not self._awake:
@@ -420,15 +437,20 @@ class RunLoop:
             if wait_s is not None:
                 self.runs_again(future, error)
                 if wait_s > 0:
-                    self.call_later(wait_s, partial(self._resend, future))
+                    self.call_later(wait_s, partial(self.resend, future))
                 else:
-                    self._admission.resend(future)
+                    self.then(partial(self.resend, future))
                 return None
         return error
 
-    def _resend(self, future: Future[Any]) -> None:
+    def resend(self, future: Future[Any]) -> None:
+        """Send a call once more, unless it was cancelled meanwhile."""
         if not future.done():
             self._admission.resend(future)
+
+    def then(self, function: Callable[[], object]) -> None:
+        """Call a function in a turn, after the events that were posted before."""
+        self.post(_Call(function), (), _NO_KWARGS)
 
     def _broken(self, future: Future[Any], error: BrokenExecutor) -> None:
         self._lost_calls().refused(future, error, ending=self._ending is not None)

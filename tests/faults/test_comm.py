@@ -55,7 +55,7 @@ def test_a_worker_that_dies_with_its_channel_open_gives_its_messages_and_a_close
     pickling_backend: Backend, how: str, n: int
 ) -> None:
     scheduler = pickling_backend.scheduler()
-    task = scheduler.task(say_and_die, plugins=Comm.Plugin())
+    task = scheduler.task(say_and_die, plugins=Comm.Plugin(), retries_on_loss=0)
     messages: list[int] = []
     closes: list[Comm.Msg[Any]] = []
     errors: list[BaseException] = []
@@ -71,7 +71,7 @@ def test_a_worker_that_dies_with_its_channel_open_gives_its_messages_and_a_close
 
 def test_the_calls_beside_one_that_dies_go_on(robust_backend: Backend) -> None:
     scheduler = robust_backend.scheduler()
-    task = scheduler.task(say_and_die, plugins=Comm.Plugin())
+    task = scheduler.task(say_and_die, plugins=Comm.Plugin(), retries_on_loss=0)
     messages: dict[Any, list[int]] = {}
     closes: dict[Any, BaseException | None] = {}
     task.on(Comm.OPEN, lambda msg: messages.setdefault(msg.future, []))
