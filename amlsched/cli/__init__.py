@@ -19,9 +19,9 @@ from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
 from amlsched.errors import AmlschedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["main"]
+__all__ = ["exit_code", "leave_threads", "main"]
 
 _LAST_WORDS_S = 1.5
 
@@ -35,24 +35,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    try:
-        code = _command(argv)
-    except SystemExit as ending:  # argparse has spoken, or a signal ended a run
-        code = ending.code if isinstance(ending.code, int) else OK if ending.code is None else SOME_FAILED
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = SOME_FAILED
-    except (AmlschedError, OSError) as error:
-        say(f"amlsched: error: {error}")
-        code = BAD_INPUT
+    code = exit_code(lambda: _command(argv))
     if argv is None:
-        _leave_threads(code)
+        leave_threads(code)
     return code
 
 
-def _leave_threads(code: int) -> None:
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command and tell what goes wrong.
+
+    Args:
+        command: Gives the exit code, unless it raises.
+    """
+    try:
+        return command()
+    except SystemExit as ending:  # argparse has spoken, or a signal ended a run
+        return ending.code if isinstance(ending.code, int) else OK if ending.code is None else SOME_FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return SOME_FAILED
+    except (AmlschedError, OSError) as error:
+        say(f"amlsched: error: {error}")
+        return BAD_INPUT
+
+
+def leave_threads(code: int) -> None:
     """After a signal, leave threads behind that still run a repetition: they cannot be ended, and Python would wait."""
     if code in (OK, SOME_FAILED, BAD_INPUT):
         return

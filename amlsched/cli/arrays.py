@@ -37,6 +37,7 @@ def submit_or_wait(arguments: argparse.Namespace, target: Target, plan: Plan) ->
 def _refuse_others(arguments: argparse.Namespace) -> None:
     for flag, given in (
         ("-j", arguments.job is not None),
+        ("-t", arguments.prefix_with_timestamp),
         ("--max-workers", arguments.max_workers is not None),
         ("--executor-option", bool(arguments.executor_option)),
     ):

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any, cast
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched.cli.told import OK, SOME_FAILED, add_set, ranges, tell, tell_interrupted
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
+    from pathlib import Path
 
     from amlsched.cli.told import Commands
     from amlsched.experiments.expand import Debug
+    from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.scheduling import AbstractScheduler
+    from amlsched.experiments.summary import Summary
+    from amlsched.experiments.target import Target
 
-__all__ = ["add_to"]
+__all__ = ["Executed", "add_arguments", "add_to", "execute", "plan_of"]
+
+_ON_THIS_MACHINE = ("loky", "processes", "threads")
 
 
 def add_to(commands: Commands) -> None:
@@ -26,6 +35,11 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "target", metavar="TARGET", help="path/to/file.py:Class or package.module:Class; a function will do"
     )
+    add_arguments(parser)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What follows the target; a script with `ClusterWork` takes the same."""
     parser.add_argument("config", metavar="CONFIG", help="the YAML file")
     add = parser.add_argument
     add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
@@ -56,9 +70,20 @@ def add_to(commands: Commands) -> None:
     text = "the same for every run"
     short.add_argument("--debugall", action="store_const", const="debugall", dest="debug", help=text)
     text = "print to the console, not to out.log and err.log (with --executor sequential a debugger works)"
-    add("--no-capture", action="store_true", help=text)
+    add("--no-capture", "--noconsolelog", action="store_true", help=text)
+    text = "put the time before the name of each experiment, as in 1121-093000_digits"
+    add("-t", "--prefix-with-timestamp", action="store_true", help=text)
+    _add_copy_arguments(parser)
     add("--metric", metavar="NAME", action="append", default=[], help="a column to show; may be given several times")
     add("-q", "--quiet", action="store_true", help="show neither progress nor table")
+
+
+def _add_copy_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("copy of the code for submitted jobs").add_argument
+    add("--nocodecopy", action="store_true", help="no copy, whatever the config says")
+    add("--zip", action="store_true", help="keep the code in a zip file instead")
+    add("--multicopy", action="store_true", help="a copy for each job")
+    add("--skipsizecheck", action="store_true", help="copy more than 200 MB too")
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -76,28 +101,55 @@ def _option(text: str) -> tuple[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the repetitions of a config that are not done. Each has a folder with its results, output and record."""
-    from amlsched.experiments.plan import Plan
-    from amlsched.experiments.progress import progress_for
-    from amlsched.experiments.run import ExperimentRun
     from amlsched.experiments.target import Target
 
-    target = Target.parse(arguments.target)
-    plan = Plan(
-        arguments.config,
-        select=arguments.experiments,
-        debug=cast("Debug", arguments.debug),
-        results=arguments.results,
-        overrides=arguments.overrides,
-        rerun=[*arguments.rerun, *(["all"] if arguments.overwrite else [])],
-        job=arguments.job,
-    )
+    return execute(arguments, Target.parse(arguments.target)).code
+
+
+class Executed(NamedTuple):
+    """What came of it: the exit code, and what there is now if repetitions were run here."""
+
+    code: int
+    summary: Summary | None = None
+
+
+def execute(
+    arguments: argparse.Namespace,
+    target: Target,
+    *,
+    loggers: Iterable[AbstractLogger] = (),
+    scheduler: AbstractScheduler | None = None,
+    root: str | Path = "",
+    one_job_at_a_time: bool = False,
+) -> Executed:
+    """Do what the arguments say, and tell of it.
+
+    Args:
+        arguments: As of `add_arguments`.
+        target: The experiment.
+        loggers: Told what it logs, beside the CSV file.
+        scheduler: Runs the jobs in its own way; `None` for an executor.
+        root: Where relative folders of results start; empty for the working folder.
+        one_job_at_a_time: Whether no more repetitions run at a time than `reps_in_parallel` says, unless the arguments
+            say how many.
+    """
+    from amlsched.experiments.expand import expand
+    from amlsched.experiments.progress import progress_for
+    from amlsched.experiments.run import ExperimentRun
+
+    plan = plan_of(arguments, root)
     if arguments.dry_run:
-        return _dry_run(plan)
+        _dry_run(plan)
+        return Executed(OK)
     if arguments.slurm or arguments.submit or arguments.wait:
         from amlsched.cli.arrays import submit_or_wait
 
-        return submit_or_wait(arguments, target, plan)
+        return Executed(submit_or_wait(arguments, target, plan))
     options = dict(map(_option, arguments.executor_option))
+    if one_job_at_a_time and arguments.max_workers is None and arguments.executor in _ON_THIS_MACHINE:
+        options.setdefault(
+            "max_workers", max(next(expand(one, plan.debug)).reps_in_parallel for one in plan.experiments)
+        )
     if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
         options["max_workers"] = arguments.max_workers
     experiments = ExperimentRun(
@@ -105,21 +157,44 @@ def run(arguments: argparse.Namespace) -> int:
         plan,
         executor=arguments.executor,
         capture=not arguments.no_capture,
+        loggers=loggers,
         keep_changed=arguments.keep_changed,
         **options,
     )
     begun = time.monotonic()
     try:
         with progress_for(experiments, experiments.summary.total, arguments.metric, quiet=arguments.quiet):
-            summary = experiments.run()
+            summary = experiments.run() if scheduler is None else experiments.run_by(scheduler, arguments.overwrite)
     except (KeyboardInterrupt, SystemExit):
         tell_interrupted(experiments.summary)
         raise
     tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
-    return OK if summary.complete else SOME_FAILED
+    return Executed(OK if summary.complete else SOME_FAILED, summary)
 
 
-def _dry_run(plan: Plan) -> int:
+def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:
+    """The plan that the arguments describe.
+
+    Args:
+        arguments: As of `add_arguments`.
+        root: Where relative folders of results start; empty for the working folder.
+    """
+    from amlsched.experiments.plan import Plan
+
+    return Plan(
+        arguments.config,
+        select=arguments.experiments,
+        debug=cast("Debug", arguments.debug),
+        results=arguments.results,
+        overrides=arguments.overrides,
+        rerun=[*arguments.rerun, *(["all"] if arguments.overwrite else [])],
+        job=arguments.job,
+        root=root,
+        prefix=datetime.now().astimezone().strftime("%m%d-%H%M%S_") if arguments.prefix_with_timestamp else "",
+    )
+
+
+def _dry_run(plan: Plan) -> None:
     """Line by line, so that a long list can be looked at while it is made."""
     todo = total = 0
     write = sys.stdout.write
@@ -137,4 +212,3 @@ def _dry_run(plan: Plan) -> int:
         rest = "".join(f", {count} {state}" for state, count in others.items())
         write(f"{one.name}  {settings + '  ' if settings else ''}to run: {ranges(indices)}{rest}\n")
     write(f"{total} repetitions, {todo} to run. Results: {', '.join(map(str, plan.paths))}\n")
-    return OK

@@ -1,6 +1,7 @@
 """Experiments: a class or a function, a YAML file of settings, some repetitions of each; and their results."""
 
 from amlsched.errors import ExperimentSurrender
+from amlsched.experiments.console import Printer
 from amlsched.experiments.experiment import (
     AbstractExperiment,
     AbstractIterativeExperiment,
@@ -8,20 +9,29 @@ from amlsched.experiments.experiment import (
     IterativeExperiment,
 )
 from amlsched.experiments.loggers import AbstractLogger, LoggerArray
+from amlsched.experiments.pandas_logger import PandasLogger
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.results import iterations, load
 from amlsched.experiments.run import ExperimentRun
+from amlsched.experiments.scheduling import AbstractScheduler, Job, LocalScheduler
+from amlsched.experiments.wandb_logger import WandBLogger
 
 __all__ = [
     "AbstractExperiment",
     "AbstractIterativeExperiment",
     "AbstractLogger",
+    "AbstractScheduler",
     "Experiment",
     "ExperimentRun",
     "ExperimentSurrender",
     "IterativeExperiment",
+    "Job",
+    "LocalScheduler",
     "LoggerArray",
+    "PandasLogger",
     "Plan",
+    "Printer",
+    "WandBLogger",
     "iterations",
     "load",
 ]

@@ -247,8 +247,9 @@ class RepetitionLog(LoggerArray):
     """
 
     def __init__(self, folder: Path, rep: int, seed: int, loggers: Iterable[AbstractLogger] = ()) -> None:
-        self._csv = CsvLogger()
-        super().__init__((self._csv, *loggers))
+        added = list(loggers)
+        self._csv = next((logger for logger in added if isinstance(logger, CsvLogger)), CsvLogger())
+        super().__init__((self._csv, *(logger for logger in added if logger is not self._csv)))
         self.folder = folder
         self.seed = seed
         self._rep = rep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,11 @@ class Planned:
     changed: bool = False
 
 
+def _prefixed(experiment: Experiment, prefix: str) -> Experiment:
+    name = prefix + experiment.name
+    return replace(experiment, name=name, config=experiment.config | {"name": name}) if prefix else experiment
+
+
 class Plan:
     """The repetitions of a config file.
 
@@ -60,6 +65,8 @@ class Plan:
         rerun: What to run again though it ended: states, `all`, or names of experiments or runs.
         job: The number of the only job to plan, from 0; `None` for all.
         overrides: Values that win over those of the file, as `amlsched run --set` takes them: `params.lr=0.1`.
+        root: Where relative folders of results start; empty for the working folder.
+        prefix: Put before the names of the experiments.
 
     Raises:
         ConfigError: The file is wrong.
@@ -76,12 +83,15 @@ class Plan:
         rerun: Iterable[str] = (),
         job: int | None = None,
         overrides: Iterable[str] = (),
+        root: str | Path = "",
+        prefix: str = "",
     ) -> None:
         self.config = Path(config)
         self.debug: Debug = debug
         self.overrides = tuple(overrides)
         self.resolved = resolve(self.config, tuple(select), overrides=self.overrides)
-        self.experiments: list[Experiment] = list(self.resolved.experiments)
+        self.experiments: list[Experiment] = [_prefixed(one, prefix) for one in self.resolved.experiments]
+        self._root = Path(root)
         self._results = None if results is None else Path(results)
         self.rerun = frozenset(rerun)
         self.bundle: jobs.Bundle | None = None
@@ -91,7 +101,7 @@ class Plan:
 
     def path(self, experiment: Experiment) -> Path:
         """The folder for the results of an experiment, as the user wrote it."""
-        return self._results or layout.output_folder(experiment)
+        return self._root / (self._results or layout.output_folder(experiment))
 
     @property
     def paths(self) -> list[Path]:

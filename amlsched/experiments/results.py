@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["Found", "iterations", "load", "survey", "tallied"]
+__all__ = ["Found", "flattened", "iterations", "load", "pandas_for", "row", "survey", "tallied"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ def load(results: str | Path) -> pd.DataFrame:
         ExperimentError: There is no such folder, or nothing of amlsched in it.
         MissingExtraError: pandas is not installed.
     """
-    pandas = _pandas("experiments.load")
-    frame = pandas.DataFrame([_row(found) for found in survey(results)])
+    pandas = pandas_for("experiments.load")
+    frame = pandas.DataFrame([row(found) for found in survey(results)])
     last = ["seconds", "seed", "folder"]
     columns = [name for name in frame.columns if name not in last] + last
     return cast("pd.DataFrame", frame[columns].set_index(["name", "r"]))
@@ -144,7 +144,7 @@ def iterations(results: str | Path) -> pd.DataFrame:
         ExperimentError: There is no such folder, or nothing of amlsched in it, or nothing was logged.
         MissingExtraError: pandas is not installed.
     """
-    pandas = _pandas("experiments.iterations")
+    pandas = pandas_for("experiments.iterations")
     frames: list[pd.DataFrame] = []
     for found in survey(results):
         file = found.folder / layout.csv_name(found.rep)
@@ -159,7 +159,8 @@ def iterations(results: str | Path) -> pd.DataFrame:
     return cast("pd.DataFrame", pandas.concat(frames, ignore_index=True))
 
 
-def _row(found: Found) -> dict[str, Any]:
+def row(found: Found) -> dict[str, Any]:
+    """What `load` tells of a repetition."""
     row: dict[str, Any] = {"name": found.name, "r": found.rep, "run": found.run, "state": found.record.state.value}
     for key, value in flattened(found.params):
         row[key if key not in row else f"params_{key}"] = value
@@ -186,7 +187,8 @@ def flattened(mapping: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value
 
 
-def _pandas(what: str) -> Any:
+def pandas_for(what: str) -> Any:
+    """The module pandas, for what needs it."""
     try:
         import pandas
     except ModuleNotFoundError as error:

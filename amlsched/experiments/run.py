@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,10 +18,11 @@ from amlsched.experiments.capture import per_thread
 from amlsched.experiments.changes import check_unchanged, config_hash, settings
 from amlsched.experiments.check import missing_iterations
 from amlsched.experiments.code_version import Code, code_version
-from amlsched.experiments.jobs import Numbers, Turns
+from amlsched.experiments.jobs import Numbers, Turns, bundles
 from amlsched.experiments.plan import Plan, Planned
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
+from amlsched.experiments.scheduling import Job
 from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target, check_config_picklable
 from amlsched.scheduler import Scheduler
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from amlsched.events import Subscriber
     from amlsched.experiments.loggers import AbstractLogger
+    from amlsched.experiments.scheduling import AbstractScheduler
     from amlsched.future import Future
 
 __all__ = ["Ended", "ExperimentRun"]
@@ -140,6 +142,53 @@ class ExperimentRun(Emitter):
             for planned in self._busy:
                 self._left(planned)
         return self.summary
+
+    def run_by(self, scheduler: AbstractScheduler, overwrite: bool = False) -> Summary:
+        """Have a scheduler of your own run the jobs.
+
+        Args:
+            scheduler: Gets all jobs of the plan, with the repetitions that are done too.
+            overwrite: Handed to it.
+
+        Returns:
+            What there is now.
+
+        Raises:
+            ExperimentError: As of `run`.
+        """
+        with per_thread() if self.capture else contextlib.nullcontext():
+            self.prepare()
+            scheduler.assign(list(self.jobs(type(scheduler).__name__)))
+            scheduler.run(overwrite=overwrite)
+        self._survey()
+        return self.summary
+
+    def jobs(self, executor: str) -> Iterator[Job]:
+        """The jobs of the plan.
+
+        Args:
+            executor: What the records shall name as the executor.
+        """
+        paths = {experiment.name: self.plan.path(experiment).resolve() for experiment in self.plan.experiments}
+        for bundle in bundles(self.plan) if self.plan.bundle is None else [self.plan.bundle]:
+            path = paths[bundle.experiment]
+            planned = [self.plan.repetition(run, index, path) for run, index in bundle.members]
+            repetitions = [self._repetition(one, path, bundle.index) for one in planned]
+            yield Job(
+                bundle.index,
+                [replace(one, executor=executor) for one in repetitions],
+                [one.folder for one in planned if one.todo],
+                bundle.reps_in_parallel,
+            )
+
+    def _survey(self) -> None:
+        """Count what the records say."""
+        for path, run in self.plan.runs():
+            self.summary.tallies[run.name] = Tally(run.name, len(self.plan.indices(run)))
+            for planned in self.plan.repetitions(run, path):
+                self._left(planned)
+                attempts = planned.known.attempts
+                self.summary.ran += bool(attempts) and attempts[-1].run_id == self.run_id
 
     # ------------------------------------------------------------------------------------------------ before it starts
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from amlsched.experiments.loggers import LoggerArray
 
-__all__ = ["FunctionExperiment", "Target"]
+__all__ = ["FunctionExperiment", "Target", "being_imported", "check_config_picklable", "is_iterative"]
 
+being_imported: set[str] = set()
+"""Names of the modules of files whose import has not ended yet."""
 _METHODS = ("initialize", "run", "finalize")
 _LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
 
@@ -59,10 +61,13 @@ class Target:
     Attributes:
         place: Path of a Python file, absolute, or name of a module.
         name: Name of the class or the function there, dots for a nested one.
+        held: The class or the function itself, if it cannot be found by its place: it was defined in a function or
+            typed into a notebook. It travels as it is.
     """
 
     place: str
     name: str
+    held: Any = None
 
     def __str__(self) -> str:
         return f"{self.place}:{self.name}"
@@ -90,23 +95,16 @@ class Target:
         """The target of a class or a function that is at hand.
 
         Raises:
-            ExperimentError: It cannot be found again by its name, such as one that was defined inside a function.
+            ExperimentError: It is neither a class nor a function.
         """
         name = getattr(experiment, "__qualname__", "")
         module = sys.modules.get(getattr(experiment, "__module__", ""))
         if not name or module is None:
             raise ExperimentError(repr(experiment), "is neither a class nor a function")
-        where = f"{module.__name__}:{name}"
-        if "<" in name:
-            raise ExperimentError(where, "is defined inside a function, so that workers cannot import it", _TOP_LEVEL)
-        if module.__name__ != "__main__":
-            return cls(module.__name__, name)
         file = getattr(module, "__file__", None)
-        if file is None:
-            raise ExperimentError(
-                where, "was typed into a console, so that workers cannot import it", "put it into a file"
-            )
-        return cls(str(Path(file).resolve()), name)
+        if "<" in name or file is None:
+            return cls(module.__name__, name, experiment)
+        return cls(module.__name__ if module.__name__ != "__main__" else str(Path(file).resolve()), name)
 
     @property
     def folder(self) -> Path:
@@ -120,7 +118,7 @@ class Target:
         Raises:
             ExperimentError: The import fails, or what is there is no experiment.
         """
-        return _factory(self, _found(self, self.module()))
+        return _factory(self, self._experiment())
 
     def check_picklable(self) -> None:
         """Make sure that a worker process can take it.
@@ -130,15 +128,26 @@ class Target:
         """
         import pickle
 
+        experiment = self._experiment()
         try:
-            pickle.dumps(_found(self, self.module()))
+            if self.held is None:
+                pickle.dumps(experiment)
+            else:
+                import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
+
+                cloudpickle.dumps(experiment)  # pyright: ignore[reportUnknownMemberType]
         except Exception as error:
-            inside = "<locals>" in getattr(_found(self, self.module()), "__qualname__", "")
+            inside = "<locals>" in getattr(experiment, "__qualname__", "")
             reason = "it is defined inside a function" if inside else str(error)
             raise ExperimentError(str(self), f"cannot be pickled for another process: {reason}", _TOP_LEVEL) from error
 
+    def _experiment(self) -> Any:
+        return _found(self, self.module()) if self.held is None else self.held
+
     def module(self) -> ModuleType:
         """The module that it is in, imported."""
+        if self.held is not None:
+            return sys.modules[self.held.__module__]
         return _imported_file(self.place) if self.place.endswith(".py") else _imported_module(self)
 
 
@@ -168,6 +177,10 @@ def _imported_file(place: str) -> ModuleType:
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == place:
         return known
+    for main in ("__main__", "__mp_main__"):  # a script that runs its own experiment is not imported a second time
+        module = sys.modules.get(main)
+        if module is not None and _is_file_of(module, path):
+            return module
     # A file called like a module that is already there (random.py) gets a name of its own, and hides nothing.
     name = path.stem if known is None else f"_amlsched_target_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -175,14 +188,22 @@ def _imported_file(place: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    being_imported.add(name)
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, ExperimentError):
             raise _import_failed(place, error) from error
         raise
+    finally:
+        being_imported.discard(name)
     return module
+
+
+def _is_file_of(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve() == path
 
 
 def _import_failed(place: str, error: Exception) -> ExperimentError:

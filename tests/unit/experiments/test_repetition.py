@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from amlsched.errors import ExperimentError, ExperimentSurrender
@@ -269,12 +270,13 @@ def test_a_file_with_the_name_of_a_known_module_hides_nothing(tmp_path: Path, mo
     assert sys.modules["json"] is json
 
 
-def test_a_class_inside_a_function_cannot_be_found_by_workers() -> None:
+def test_a_class_inside_a_function_travels_as_it_is() -> None:
     class Inner(Told):
         pass
 
-    with pytest.raises(ExperimentError, match="inside a function"):
-        Target.of(Inner)
+    target = Target.of(Inner)
+    target.check_picklable()
+    assert cloudpickle.loads(cloudpickle.dumps(target)).load().__name__ == "Inner"
 
 
 def test_what_is_no_class_and_no_function_is_refused() -> None:

@@ -1,0 +1,82 @@
+"""`cw2.cw_data.cw_loading`: importing it gives each DataFrame an accessor `cw2`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+
+from amlsched.experiments.results import flattened
+
+if TYPE_CHECKING:
+    from amlsched.experiments.loggers import AbstractLogger
+
+__all__ = ["Cw2Accessor"]
+
+
+@pd.api.extensions.register_dataframe_accessor("cw2")
+class Cw2Accessor:
+    """Picks rows and columns of what `ClusterWork.load` returns.
+
+    Args:
+        frame: The DataFrame.
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+
+    def filter(self, param_dict: dict[str, Any]) -> pd.DataFrame:
+        """The repetitions with these parameters.
+
+        Args:
+            param_dict: Parameters and their values, nested as in the config.
+        """
+        frame: Any = self._frame
+        for name, value in flattened(param_dict):
+            frame = frame[frame[name] == value]
+        return cast("pd.DataFrame", frame)
+
+    def repetition(self, r: int) -> pd.DataFrame:
+        """The repetitions of this index."""
+        return self._frame[self._frame.index.get_level_values("r") == r]
+
+    def name(self, name: str) -> pd.DataFrame:
+        """The repetitions of this experiment."""
+        return self._frame[self._frame.index.get_level_values("name") == name]
+
+    def logger(
+        self, l_name: str = "", l_obj: AbstractLogger | None = None, l_cls: type[AbstractLogger] | None = None
+    ) -> pd.Series[Any]:
+        """The column with what a logger read back.
+
+        Args:
+            l_name: Name of its class.
+            l_obj: Or the logger.
+            l_cls: Or its class.
+        """
+        kind = type(l_obj) if l_obj is not None else l_cls
+        return self._frame[kind.__name__ if kind is not None else l_name]
+
+    def flatten_pd_log(self) -> pd.DataFrame:
+        """All rows that were logged, each with what is known of its repetition.
+
+        Returns:
+            Index `(name, r, iter)`.
+        """
+        column = "PandasLogger"
+        if column not in self._frame.columns:
+            return self._frame
+        frames: list[Any] = []
+        rows: Any = self._frame.iterrows()
+        for (name, r), row in rows:
+            logged: Any = row[column]
+            if not isinstance(logged, pd.DataFrame):  # it has logged nothing yet
+                continue
+            known: dict[str, Any] = dict(row.drop([column, *(key for key in logged.columns if key in row)]))
+            values = {key: [value] * len(logged) for key, value in known.items()}
+            frames.append(logged.assign(**values, name=name, r=r))
+        index = ["name", "r", "iter"]
+        if not frames:
+            return pd.DataFrame(columns=index).set_index(index)
+        joined: Any = pd.concat(frames, ignore_index=True).set_index(index)
+        return cast("pd.DataFrame", joined)

@@ -1,0 +1,110 @@
+"""Schedulers of your own, as in cw2: they see the jobs, and decide how their repetitions are run."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amlsched.errors import ExperimentError
+from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["AbstractScheduler", "Job", "LocalScheduler"]
+
+
+class Job:
+    """Some repetitions that are run as one job; see `reps_per_job`. It can be pickled.
+
+    Args:
+        index: Number of the job, from 0.
+        repetitions: Its repetitions.
+        todo: Which of them are to be run, by their folders; the others are done.
+        n_parallel: How many of them shall run at a time.
+
+    Attributes:
+        tasks: The `cw_config` of each repetition, in order.
+    """
+
+    def __init__(
+        self, index: int, repetitions: Iterable[Repetition], todo: Iterable[Path], n_parallel: int = 1
+    ) -> None:
+        self.index = index
+        self.n_parallel = n_parallel
+        self._repetitions = {one.config["_rep_log_path"]: one for one in repetitions}
+        self._todo = frozenset(todo)
+        self.tasks: list[dict[str, Any]] = [one.config for one in self._repetitions.values()]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def run_task(self, task: dict[str, Any], overwrite: bool = False) -> Outcome | None:
+        """Run one repetition in this process.
+
+        What the experiment raises is in its `err.log` and in its record, and goes no further, so that the next
+        repetition can be run. Ctrl-C does go further.
+
+        Args:
+            task: One of `tasks`; what was changed in it is what the experiment gets.
+            overwrite: Whether it is run though it is done.
+
+        Returns:
+            How it ended; `None` if it failed, or was left alone since it is done.
+
+        Raises:
+            ExperimentError: The task is none of this job.
+        """
+        repetition = self._repetitions.get(task.get("_rep_log_path", ""))
+        if repetition is None:
+            raise ExperimentError(f"job {self.index}", "this task is none of it", "take the tasks from job.tasks")
+        if repetition.folder not in self._todo and not overwrite:
+            return None
+        repetition = replace(repetition, config=task, seen=None if overwrite else repetition.seen)
+        try:
+            return run_repetition(repetition)
+        except Exception as error:
+            print(f"{repetition} failed: {error}", file=sys.stderr)  # noqa: T201  (the trace is in err.log)
+            return None
+
+
+class AbstractScheduler(ABC):
+    """Runs jobs in its own way. Write `run`, which finds them in `self.joblist`.
+
+    Args:
+        conf: For your own use.
+    """
+
+    def __init__(self, conf: Any = None) -> None:
+        self.config = conf
+        self.joblist: Sequence[Job] = ()
+
+    def assign(self, joblist: Sequence[Job]) -> None:
+        """Take the jobs; called before `run`."""
+        self.joblist = joblist
+
+    @abstractmethod
+    def run(self, overwrite: bool = False) -> Any:
+        """Run the jobs.
+
+        Args:
+            overwrite: To be handed to `job.run_task`.
+        """
+
+
+class LocalScheduler(AbstractScheduler):
+    """One job after the other in this process, `reps_in_parallel` of its repetitions at a time in threads."""
+
+    def run(self, overwrite: bool = False) -> None:
+        """Run the jobs."""
+        for job in self.joblist:
+            if job.n_parallel == 1:
+                for task in job.tasks:
+                    job.run_task(task, overwrite)
+            else:
+                with ThreadPoolExecutor(job.n_parallel) as threads:
+                    list(threads.map(job.run_task, job.tasks, [overwrite] * len(job)))
