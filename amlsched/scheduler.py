@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Pr
 from amlsched.bounded import gather
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
-from amlsched.executors import local
+from amlsched.executors import dask, local
 from amlsched.executors.capabilities import kill_workers
 from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.signals import event_loop, handled
@@ -161,6 +161,7 @@ class Scheduler(Emitter):
     with_threads = _Constructor(local.threads)
     with_processes = _Constructor(local.processes)
     with_loky = _Constructor(local.loky)
+    with_dask = _Constructor(dask.dask)
 
     def __init__(
         self,

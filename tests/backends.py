@@ -67,6 +67,13 @@ BACKENDS = (
     Backend("threads", Capabilities(), processes=False),
     Backend("processes", Capabilities(kills_calls=True, survives_lost_workers=True, pickles=True)),
     Backend("loky", Capabilities(pickles=True), slow=True, needs="loky"),
+    Backend(
+        "dask",
+        Capabilities(remote=True, pickles=True, survives_lost_workers=True),
+        slow=True,
+        options={"n_workers": 2},
+        needs="distributed",
+    ),
 )
 
 

@@ -107,7 +107,7 @@ class ProcessPool(Executor):
         if crew.closing:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not self._guarded:
-            _refuse_while_main_is_imported()
+            refuse_while_main_is_imported()
             self._guarded = True
         payload = self._dump_call(fn, args, kwargs)
         if not isinstance(payload, bytes) and not crew.has_idle:
@@ -190,7 +190,7 @@ class ProcessPool(Executor):
         return self._crew.running()
 
 
-def _refuse_while_main_is_imported() -> None:
+def refuse_while_main_is_imported() -> None:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(_NO_GUARD)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from amlsched import SequentialExecutor
-from amlsched.executors import local
+from amlsched.executors import dask, local
 from amlsched.executors.capabilities import worker_count
 from amlsched.testing import EXECUTOR_CHECKS, ExecutorCheck
 
@@ -42,6 +42,7 @@ BACKENDS = (
             "shutdown can cancel the calls that wait",  # its shutdown has no cancel_futures
         ),
     ),
+    Backend("with_dask", lambda: dask.dask(n_workers=2)),
     Backend("ProcessPool", process_pool),
     Backend("ThreadPoolExecutor", lambda: ThreadPoolExecutor(2), pickles=False),
     Backend("ProcessPoolExecutor", lambda: ProcessPoolExecutor(2, multiprocessing.get_context("fork"))),
