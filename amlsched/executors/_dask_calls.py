@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import threading
 import uuid
@@ -213,8 +214,8 @@ class Calls:
             if call.remote is None:  # it was dropped meanwhile
                 continue
             if isinstance(outcome, bytes):
-                result, error = load_outcome(outcome)
-                self._conclude(call, result, error)
+                result, raised = load_outcome(outcome)
+                self._conclude(call, result, raised)
             elif call.remote.status in ("finished", "pending", "lost"):  # lost on the way; dask runs it again
                 self._new.append(call)
                 self._schedule()
@@ -237,7 +238,8 @@ class Calls:
             worker: Any = error.args[1]
             call.place = (None, getattr(worker, "host", None))
             return self._lost(
-                call, f"died, as did each of the {error.args[2] + 1} workers on which it was tried; it is not tried again"
+                call,
+                f"died, as did each of the {error.args[2] + 1} workers on which it was tried; it is not tried again",
             )
         return NotPicklableError(call.name, "the call", f"its worker cannot load it: {type(error).__name__}: {error}")
 
@@ -265,7 +267,5 @@ class Calls:
 
 def _without_warning() -> Any:
     """While in here, dask does not warn of large arguments: ours are pickled, and cannot be made smaller."""
-    import dask
-
-    setting: Callable[..., Any] = dask.config.set
+    setting: Callable[..., Any] = importlib.import_module("dask").config.set
     return setting({"distributed.admin.large-graph-warning-threshold": "100 GB"})

@@ -6,8 +6,9 @@ import concurrent.futures
 import importlib
 import os
 import threading
+from abc import ABC, abstractmethod
 from concurrent.futures import CancelledError, Executor
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from amlsched.errors import MissingExtraError
 from amlsched.executors.capabilities import Capabilities
@@ -37,7 +38,7 @@ _PER_WORKER = 3  # calls sent at a time: enough that a worker has its next one w
 _NO_WAIT_S = 5.0
 
 
-class Site(Protocol):
+class Site(ABC):
     """Where a cluster is made, and ended: what a `DaskExecutor` does not know of it.
 
     Attributes:
@@ -46,17 +47,17 @@ class Site(Protocol):
         starts: On how many workers a call may be begun; `None` for any number.
     """
 
-    max_workers: int | None
-    scales: bool
-    starts: int | None
+    max_workers: int | None = None
+    scales: bool = False
+    starts: int | None = None
 
+    @abstractmethod
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         """A `distributed.Client` of the cluster, which is started; errors that come later are told by `fail`."""
-        ...
 
+    @abstractmethod
     def close(self, at_once: bool) -> None:
         """Leave or end the cluster, in bounded time; `at_once` whatever its workers do."""
-        ...
 
 
 class DaskExecutor(Executor):
@@ -205,13 +206,14 @@ def dask(client: Any = None, n_workers: int | None = None, **options: Any) -> Da
     return DaskExecutor(_Elsewhere(client, options))
 
 
-class _Given:
+class _Given(Site):
     """The client of somebody else."""
+
+    scales = True  # it may, as far as is known here
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self.max_workers = sum(client.nthreads().values()) or None
-        self.scales, self.starts = True, None  # it may, as far as is known here
 
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         return self._client
@@ -220,14 +222,14 @@ class _Given:
         pass
 
 
-class _Elsewhere:
+class _Elsewhere(Site):
     """A cluster of somebody else, with a client of our own."""
+
+    scales = True
 
     def __init__(self, address: Any, options: dict[str, Any]) -> None:
         self._address, self._options = address, options
         self._client: Any = None
-        self.max_workers: int | None = None
-        self.scales, self.starts = True, None  # it may, as far as is known here
 
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         distributed = importlib.import_module("distributed")
@@ -239,14 +241,13 @@ class _Elsewhere:
         self._client.close(timeout=_NO_WAIT_S)
 
 
-class _Local:
+class _Local(Site):
     """Processes on this machine."""
 
     def __init__(self, n_workers: int | None, options: dict[str, Any]) -> None:
         if n_workers is not None and n_workers < 1:
             raise ValueError(f"n_workers must be at least 1, not {n_workers}")
         self.max_workers = n_workers if n_workers is not None else len(os.sched_getaffinity(0))
-        self.scales, self.starts = False, None
         self._options: dict[str, Any] = {
             "threads_per_worker": 1,
             "dashboard_address": "127.0.0.1:0",
@@ -260,10 +261,9 @@ class _Local:
         from amlsched.executors.processes import refuse_while_main_is_imported
 
         refuse_while_main_is_imported()
-        import dask as library
-
+        settings = importlib.import_module("dask").config
         distributed = importlib.import_module("distributed")
-        with library.config.set(SETTINGS):
+        with settings.set(SETTINGS):
             self._cluster = distributed.LocalCluster(n_workers=self.max_workers, **self._options)
         self._client = distributed.Client(self._cluster, set_as_default=False)
         return self._client
