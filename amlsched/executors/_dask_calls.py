@@ -111,15 +111,28 @@ class Calls:
                 self._waiting.append(call)
                 return call
             self._sent += 1
+            self._may_begin(call)
         self._send(call)
         return call
+
+    def _may_begin(self, call: DaskCall) -> bool:
+        """Whether a call is to be sent. From then on it counts as running where those that wait do so here."""
+        if self._depth is None:
+            return not call.done()
+        try:
+            return call.set_running_or_notify_cancel()
+        except (InvalidStateError, RuntimeError):  # it was cancelled, and those that wait for it were told
+            return False
 
     def _send(self, call: DaskCall) -> None:
         blob, call.blob = call.blob, None
         assert blob is not None
         with _without_warning() if len(blob) > _LARGE_BYTES else contextlib.nullcontext():
             key = f"{call.name}-{uuid.uuid4().hex}"
-            call.remote = self._client.submit(run_call, self._topic, call.number, blob, key=key, pure=False)
+            # By priority, or else a call whose worker died would wait behind all that came after it.
+            call.remote = self._client.submit(
+                run_call, self._topic, call.number, blob, key=key, pure=False, priority=-call.number
+            )
         self._new.append(call)
         self._schedule()
 
@@ -134,7 +147,7 @@ class Calls:
                 return None
             while self._waiting and following is None:
                 waiting = self._waiting.popleft()
-                following = None if waiting.done() else waiting
+                following = waiting if self._may_begin(waiting) else None
             self._sent -= following is None
         if following is not None and self._failure is None:
             self._send(following)
@@ -144,6 +157,10 @@ class Calls:
         """The calls that have not ended, oldest first."""
         with self._lock:
             return list(self._open.values())
+
+    def busy(self) -> bool:
+        """Whether there are calls that have not ended."""
+        return bool(self._open)
 
     def drop(self, calls: Iterable[DaskCall]) -> None:
         """Forget calls here and on the cluster, whether they run or not."""

@@ -1,7 +1,9 @@
 """Pickles of calls, results and exceptions, and all that can go wrong with them."""
 
+import copyreg
 import importlib
 import inspect
+import io
 import pickle
 import sys
 import traceback
@@ -22,6 +24,10 @@ __all__ = [
     "load_exception",
     "pickled_by_value",
 ]
+
+
+_TBLIB = "tblib.pickling_support"
+_plain_tables: dict[int, tuple[int, dict[Any, Any]]] = {}
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (it is shown as the cause of an error, as in the standard library)
@@ -124,7 +130,7 @@ def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
         lambda: _Taken(error, plain=True),
     )
     for attempt in attempts:
-        for dumps in (pickle.dumps, pickled_by_value):
+        for dumps in (_dumps_exception, pickled_by_value):
             try:
                 blob = dumps(attempt(), protocol=5)
                 if isinstance(pickle.loads(blob), BaseException):  # a constructor with other arguments fails only here
@@ -181,8 +187,35 @@ def _pickles(value: object) -> bool:
 def pickled_by_value(value: object, **options: Any) -> bytes:
     """Pickle by cloudpickle; the options are those of `pickle.dumps`."""
     cloudpickle: Any = importlib.import_module("cloudpickle")  # slow to import, seldom needed; it has no types
-    data: bytes = cloudpickle.dumps(value, **options)
-    return data
+    if _TBLIB not in sys.modules:
+        data: bytes = cloudpickle.dumps(value, **options)
+        return data
+    with io.BytesIO() as file:
+        pickler = cloudpickle.Pickler(file, **options)
+        pickler.dispatch_table = _without_exceptions(pickler.dispatch_table)
+        pickler.dump(value)
+        return file.getvalue()
+
+
+def _dumps_exception(value: object, **options: Any) -> bytes:
+    if _TBLIB not in sys.modules:
+        return pickle.dumps(value, **options)
+    with io.BytesIO() as file:
+        pickler = pickle.Pickler(file, **options)
+        pickler.dispatch_table = _without_exceptions(copyreg.dispatch_table)
+        pickler.dump(value)
+        return file.getvalue()
+
+
+def _without_exceptions(table: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Exceptions as Python itself pickles them.
+
+    dask has tblib do it, which does not call their `__init__`, so that a SystemExit loses its code.
+    """
+    size = len(table)
+    if _plain_tables.get(id(table), (-1, {}))[0] != size:
+        _plain_tables[id(table)] = (size, {key: table[key] for key in table if not issubclass(key, BaseException)})
+    return _plain_tables[id(table)][1]
 
 
 def _message(error: BaseException) -> str:

@@ -34,7 +34,7 @@ SETTINGS = {
 }
 """For clusters of our own."""
 _PRELOAD = "amlsched.executors._dask_worker"
-_PER_WORKER = 3  # calls sent at a time: enough that a worker has its next one while the last is looked at
+_PER_WORKER = 2  # calls sent at a time: a worker has its next one while the outcome of the last is on its way
 _NO_WAIT_S = 5.0
 
 
@@ -50,6 +50,15 @@ class Site(ABC):
     max_workers: int | None = None
     scales: bool = False
     starts: int | None = None
+
+    def __init__(self) -> None:
+        self.busy: Callable[[], bool] = lambda: True
+        """Whether there are calls that have not ended."""
+
+    @property
+    def driver_host(self) -> str | None:
+        """The address of this machine that workers can reach; `None` where that is not known."""
+        return None
 
     @abstractmethod
     def open(self, fail: Callable[[BaseException], None]) -> Any:
@@ -94,6 +103,11 @@ class DaskExecutor(Executor):
     def max_workers(self) -> int | None:
         """How many workers there are at most, where that is known."""
         return self.site.max_workers
+
+    @property
+    def driver_host(self) -> str | None:
+        """The address of this machine that workers can reach; `None` where that is not known."""
+        return self.site.driver_host
 
     @property
     def client(self) -> Any:
@@ -150,6 +164,7 @@ class DaskExecutor(Executor):
                 workers = self.site.max_workers
                 depth = None if self.site.scales or workers is None else _PER_WORKER * workers
                 self._calls = Calls(client, depth, self.site.starts)
+                self.site.busy = self._calls.busy
             return self._calls
 
     def _fail(self, error: BaseException) -> None:
@@ -212,6 +227,7 @@ class _Given(Site):
     scales = True  # it may, as far as is known here
 
     def __init__(self, client: Any) -> None:
+        super().__init__()
         self._client = client
         self.max_workers = sum(client.nthreads().values()) or None
 
@@ -228,6 +244,7 @@ class _Elsewhere(Site):
     scales = True
 
     def __init__(self, address: Any, options: dict[str, Any]) -> None:
+        super().__init__()
         self._address, self._options = address, options
         self._client: Any = None
 
@@ -247,6 +264,7 @@ class _Local(Site):
     def __init__(self, n_workers: int | None, options: dict[str, Any]) -> None:
         if n_workers is not None and n_workers < 1:
             raise ValueError(f"n_workers must be at least 1, not {n_workers}")
+        super().__init__()
         self.max_workers = n_workers if n_workers is not None else len(os.sched_getaffinity(0))
         self._options: dict[str, Any] = {
             "threads_per_worker": 1,
@@ -256,6 +274,11 @@ class _Local(Site):
         }
         self._cluster: Any = None
         self._client: Any = None
+
+    @property
+    def driver_host(self) -> str | None:
+        """As of any site."""
+        return "127.0.0.1"
 
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         from amlsched.executors.processes import refuse_while_main_is_imported

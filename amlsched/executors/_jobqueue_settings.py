@@ -1,0 +1,140 @@
+"""What dask-jobqueue is told where the user says nothing: settings with which it works on a cluster."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from amlsched.executors._queues import Queue
+
+__all__ = ["LOGS", "driver_host", "lifetime", "settings", "walltime_s"]
+
+logger = logging.getLogger("amlsched.jobs")
+
+LOGS = "amlsched-jobs"
+"""The folder for logs of jobs, below the current one."""
+_TEMPORARY = "${TMPDIR:-/tmp}"  # for the shell of the job, on its node
+_SHORTEST_S = 60.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_ASK_S = 5.0
+
+
+def settings(queue: Queue, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for dask-jobqueue's cluster class: the user's, and ours where those say nothing.
+
+    Args:
+        queue: The batch system.
+        options: What the user gave.
+    """
+    configured: dict[str, Any] = importlib.import_module("dask").config.get(f"jobqueue.{queue.name}", {})
+
+    def said(name: str) -> Any:
+        value = options.get(name)
+        return value if value is not None else configured.get(name.replace("_", "-"))
+
+    found = dict(options)
+    found["log_directory"] = str(Path(said("log_directory") or LOGS).absolute())
+    found["local_directory"] = said("local_directory") or _TEMPORARY
+    if options.get("job_name") is None and configured.get("name") in (None, "dask-worker"):
+        found["job_name"] = "amlsched"
+    found["processes"] = processes = said("processes") or 1
+    cores = said("cores")
+    found["worker_extra_args"] = _worker_arguments(list(said("worker_extra_args") or []), said("walltime"))
+    prologue = [f"cd {shlex.quote(str(Path.cwd()))}"] if queue.at_home else []
+    if cores and cores // processes > 1:  # else dask tells the libraries to use one thread
+        share = cores // processes
+        prologue += [f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__{name}={share}" for name in _THREADS]
+    found["job_script_prologue"] = [*prologue, *(said("job_script_prologue") or [])]
+    found["job_extra_directives"] = _directives(queue, said("job_extra_directives"))
+    scheduler = {"dashboard_address": "127.0.0.1:0", **(said("scheduler_options") or {})}
+    if said("interface") is None and not {"host", "interface"} & scheduler.keys():
+        scheduler["host"] = driver_host(queue)
+    found["scheduler_options"] = scheduler
+    return found
+
+
+def _worker_arguments(given: list[str], walltime: Any) -> list[str]:
+    """One call at a time, no dashboard that others can reach, and an end before the job's."""
+    found = list(given)
+    if "--nthreads" not in given:
+        found += ["--nthreads", "1"]
+    if not {"--dashboard", "--no-dashboard"} & set(given):
+        found.append("--no-dashboard")
+    seconds = walltime_s(walltime)
+    if "--lifetime" not in given and seconds is not None:
+        lasts, stagger = lifetime(seconds)
+        found += ["--lifetime", f"{lasts}s", "--lifetime-stagger", f"{stagger}s"]
+    return found
+
+
+def _directives(queue: Queue, given: Any) -> Any:
+    if isinstance(queue.directives, tuple | list):
+        return [*(each for each in queue.directives if each not in (given or [])), *(given or [])]
+    return {**dict(queue.directives), **dict(given or {})}
+
+
+def lifetime(walltime: float) -> tuple[int, int]:
+    """After how many seconds a worker ends, and by how many that varies, so that not all end at once.
+
+    Args:
+        walltime: What its job may last.
+    """
+    spare = min(max(_SHORTEST_S, 0.1 * walltime), 0.4 * walltime, 900.0)
+    return int(walltime - spare), int(spare / 3)
+
+
+def walltime_s(text: Any) -> float | None:
+    """Seconds of a walltime as batch systems write it; `None` if it is none.
+
+    Args:
+        text: `hours:minutes:seconds`, `minutes:seconds`, `days-hours:minutes:seconds`, or minutes.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(text).strip())
+    if text is None or match is None:
+        return None
+    days, first, second, third = (int(part) if part else 0 for part in match.groups())
+    if match[1] is not None or match[4] is not None:
+        return float(((days * 24 + first) * 60 + second) * 60 + third) or None
+    return float(first * 60 + second) or None
+
+
+def driver_host(queue: Queue) -> str:
+    """The address of this machine that the nodes can reach, as far as that can be found out.
+
+    Of Slurm's nodes the addresses are known: it is the one from which they are reached. Elsewhere it is the one of
+    the default route.
+    """
+    for node in _nodes(queue):
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((node, 9))  # sends nothing: it only finds the route
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return str(importlib.import_module("distributed.utils").get_ip())
+
+
+def _nodes(queue: Queue) -> list[str]:
+    if queue.name != "slurm":
+        return []
+    try:
+        done = subprocess.run(
+            ["scontrol", "--oneliner", "show", "node"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_ASK_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"\bNodeAddr=(\S+)", done.stdout)[:3]
