@@ -9,6 +9,7 @@ callback runs inside another and the stack does not grow with the length of a ch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import add_note
-from amlsched.executors.capabilities import served_by
+from amlsched.executors.capabilities import failures_of, served_by
 from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
 from amlsched.waker import Waker
@@ -154,7 +155,11 @@ class RunLoop:
         scheduler = self._scheduler
         interrupted: asyncio.CancelledError | None = None
         timer = None
-        with self._waker, served_by(self._executor, self.loop):
+        with (
+            self._waker,
+            served_by(self._executor, self.loop),
+            failures_of(self._executor, self._executor_failed),
+        ):
             self.accepting = True
             if timeout is not None:
                 self._deadline = time.monotonic() + timeout
@@ -251,6 +256,11 @@ class RunLoop:
         mode = self._policy(error)
         if mode != "continue":
             self.end(Code.EXCEPTION, error, raised=mode == "raise", message=message)
+
+    def _executor_failed(self, error: BaseException) -> None:
+        """Called in any thread, when the executor can run no call any more: whatever the policy, the run ends."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self.interrupt, error)
 
     def interrupt(self, error: BaseException) -> None:
         """End the run at once, as Ctrl-C does: calls are cancelled, workers are ended, and the error is raised."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Pr
 from amlsched.bounded import gather
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
-from amlsched.executors import dask, local
+from amlsched.executors import dask, jobqueue, local
 from amlsched.executors.capabilities import kill_workers
 from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.signals import event_loop, handled
@@ -162,6 +162,15 @@ class Scheduler(Emitter):
     with_processes = _Constructor(local.processes)
     with_loky = _Constructor(local.loky)
     with_dask = _Constructor(dask.dask)
+    with_slurm = _Constructor(jobqueue.slurm)
+    with_pbs = _Constructor(jobqueue.pbs)
+    with_sge = _Constructor(jobqueue.sge)
+    with_lsf = _Constructor(jobqueue.lsf)
+    with_moab = _Constructor(jobqueue.moab)
+    with_oar = _Constructor(jobqueue.oar)
+    with_htcondor = _Constructor(jobqueue.htcondor)
+    with_jobqueue = _Constructor(jobqueue.jobqueue)
+    with_dask_jobqueue = with_jobqueue
 
     def __init__(
         self,

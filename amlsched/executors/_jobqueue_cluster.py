@@ -71,14 +71,16 @@ class _OwnJob:
     error: Exception | None = None
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[misc]
+        super().__init__(*args, **kwargs)
         self.submit_command, self.cancel_command = self._own_commands()
 
     def _own_commands(self: Any) -> tuple[str, str]:
         """Also HTCondor's, which takes those of dask-jobqueue's class, and adds the user's options."""
         ours, theirs = self.commands, (self.queue.submit, self.queue.cancel)
         set_by_it = (str(self.submit_command), str(self.cancel_command))
-        submit, cancel = (mine + its.removeprefix(plain) for mine, its, plain in zip(ours, set_by_it, theirs, strict=True))
+        submit, cancel = (
+            mine + its.removeprefix(plain) for mine, its, plain in zip(ours, set_by_it, theirs, strict=True)
+        )
         return submit.strip(), cancel.strip()
 
     async def start(self: Any) -> None:

@@ -8,12 +8,11 @@ import re
 import shlex
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from amlsched.executors._queues import Queue
 
 __all__ = ["LOGS", "driver_host", "lifetime", "settings", "walltime_s"]
@@ -55,7 +54,7 @@ def settings(queue: Queue, options: Mapping[str, Any]) -> dict[str, Any]:
         prologue += [f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__{name}={share}" for name in _THREADS]
     found["job_script_prologue"] = [*prologue, *(said("job_script_prologue") or [])]
     found["job_extra_directives"] = _directives(queue, said("job_extra_directives"))
-    scheduler = {"dashboard_address": "127.0.0.1:0", **(said("scheduler_options") or {})}
+    scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", **(said("scheduler_options") or {})}
     if said("interface") is None and not {"host", "interface"} & scheduler.keys():
         scheduler["host"] = driver_host(queue)
     found["scheduler_options"] = scheduler
@@ -76,10 +75,12 @@ def _worker_arguments(given: list[str], walltime: Any) -> list[str]:
     return found
 
 
-def _directives(queue: Queue, given: Any) -> Any:
-    if isinstance(queue.directives, tuple | list):
-        return [*(each for each in queue.directives if each not in (given or [])), *(given or [])]
-    return {**dict(queue.directives), **dict(given or {})}
+def _directives(queue: Queue, given: Any) -> dict[str, Any] | list[str]:
+    """What carries the environment, and the user's; HTCondor's are a mapping."""
+    if isinstance(queue.directives, Mapping):
+        found: dict[str, Any] = {**queue.directives, **(given or {})}
+        return found
+    return [*(each for each in queue.directives if each not in (given or [])), *(given or [])]
 
 
 def lifetime(walltime: float) -> tuple[int, int]:

@@ -165,7 +165,10 @@ class Watch:
             if state.stage is Stage.RUNNING and now - (seen.gone or now) < _GRACE_S:
                 return
             logger.warning(
-                "%s job %s lost its worker (%s): it is replaced", self._queue.title, job.job_id, state.reason or state.stage
+                "%s job %s lost its worker (%s): it is replaced",
+                self._queue.title,
+                job.job_id,
+                state.reason or state.stage,
             )
         elif state.stage in (Stage.PENDING, Stage.RUNNING):
             return
@@ -224,13 +227,13 @@ class Watch:
             self._next_word = now + self._word_s
             logger.warning("%s: no worker for %.0f s: %s", self._queue.title, waited, told or "no job is known")
         if not self._here and self._start_timeout is not None and now - self._began > self._start_timeout:
+            seen = told or "no job is known"
+            logs = "".join(self._tail(job) for job in self.jobs()[:1])
             raise BatchSystemError(
                 self._queue.title,
                 "its jobs",
-                f"no worker came within {self._start_timeout:g} s: {told or 'no job is known'}; the job script: {self._script}"
-                + "".join(self._tail(job) for job in self.jobs()[:1]),
-                "ask for less, wait longer by start_timeout=, or see the reasons with "
-                f"{self._queue.query(['JOB'])[0]}",
+                f"no worker came within {self._start_timeout:g} s: {seen}; the job script: {self._script}{logs}",
+                f"ask for less, wait longer by start_timeout=, or see the reasons with {self._queue.query(['JOB'])[0]}",
             )
 
     def _summary(self) -> str:

@@ -166,9 +166,7 @@ QUEUES = {
             _slurm_states,
             SLURM,
         ),
-        Queue(
-            "sge", "Grid Engine", "SGECluster", "qsub", "qdel", GRID_ENGINE.query, _sge_states, GRID_ENGINE, ("-V",)
-        ),
+        Queue("sge", "Grid Engine", "SGECluster", "qsub", "qdel", GRID_ENGINE.query, _sge_states, GRID_ENGINE, ("-V",)),
         Queue(
             "htcondor",
             "HTCondor",

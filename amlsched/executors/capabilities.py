@@ -17,6 +17,7 @@ __all__ = [
     "InlineExecutor",
     "PostingExecutor",
     "capabilities_of",
+    "failures_of",
     "kill_call",
     "kill_workers",
     "served_by",
@@ -181,3 +182,20 @@ def served_by(executor: Executor, loop: asyncio.AbstractEventLoop) -> Generator[
         yield
     finally:
         attachable.detach()
+
+
+@contextmanager
+def failures_of(executor: Executor, told: Callable[[BaseException], None]) -> Generator[None]:
+    """While in here, be told, in any thread, why an executor can run no call any more, where it tells.
+
+    Such an executor has an attribute `on_failure`.
+    """
+    if not hasattr(executor, "on_failure"):
+        yield
+        return
+    failing: Any = executor
+    failing.on_failure = told
+    try:
+        yield
+    finally:
+        failing.on_failure = None

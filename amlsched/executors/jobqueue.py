@@ -103,9 +103,7 @@ def job_script(name: str, /, **options: Any) -> str:
     return _Jobs(**given).job_script()
 
 
-def _named(
-    name: str, function: Callable[Concatenate[str, P], R]
-) -> Callable[P, R]:
+def _named(name: str, function: Callable[Concatenate[str, P], R]) -> Callable[P, R]:
     """The function for this batch system, with the signature and the text of the one for all."""
 
     @functools.wraps(function)
@@ -194,7 +192,9 @@ class _Jobs(Site):
             words = shlex.split(command)
             if not words or shutil.which(words[0]) is None:
                 remedy = f"run this on a login node of the cluster; is {self.queue.title} its batch system?"
-                raise BatchSystemError(self.queue.title, words[0] if words else "", "there is no such command here", remedy)
+                raise BatchSystemError(
+                    self.queue.title, words[0] if words else "", "there is no such command here", remedy
+                )
 
     def job_script(self) -> str:
         """The script of a job."""
@@ -207,8 +207,14 @@ class _Jobs(Site):
         address = f"{protocol}://{self.driver_host or 'DRIVER'}:PORT"
         if self._security is not False:
             keys = self._logs / "KEYS"
-            ours = self._security if self._security is not True else importlib.import_module("distributed").Security(
-                tls_ca_file=str(keys / "ca_file"), tls_worker_key=str(keys / "key"), tls_worker_cert=str(keys / "cert")
+            ours = (
+                self._security
+                if self._security is not True
+                else importlib.import_module("distributed").Security(
+                    tls_ca_file=str(keys / "ca_file"),
+                    tls_worker_key=str(keys / "key"),
+                    tls_worker_cert=str(keys / "cert"),
+                )
             )
             options = {"security": ours, "protocol": f"{protocol}://", **options}
         try:
@@ -251,11 +257,14 @@ class _Jobs(Site):
             script=script,
             start_timeout=self._start_timeout,
             guard=self._guard,
-            busy=lambda: self.busy(),
+            busy=self._is_busy,
             fail=fail,
         )
         self.cluster.loop.add_callback(self._begin)
         return self._client
+
+    def _is_busy(self) -> bool:
+        return self.busy()  # which is set when the client is there
 
     def _begin(self) -> None:
         """In the thread of the loop."""
