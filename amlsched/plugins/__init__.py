@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from amlsched.plugins.emissions import EmissionsTrackerPlugin
     from amlsched.plugins.limiter import Limiter
     from amlsched.plugins.limits import Limits, PynisherPlugin
+    from amlsched.plugins.retry import Retry
     from amlsched.plugins.threadpoolctl import ThreadPoolCTLPlugin
     from amlsched.plugins.wandb import WandbPlugin
     from amlsched.plugins.warning_filter import WarningFilter
@@ -20,6 +21,7 @@ __all__ = [
     "Limits",
     "Plugin",
     "PynisherPlugin",
+    "Retry",
     "ThreadPoolCTLPlugin",
     "WandbPlugin",
     "WarningFilter",
@@ -32,6 +34,7 @@ _HOMES = {
     "Limits": "amlsched.plugins.limits",
     "Plugin": "amlsched.task",
     "PynisherPlugin": "amlsched.plugins.limits",
+    "Retry": "amlsched.plugins.retry",
     "ThreadPoolCTLPlugin": "amlsched.plugins.threadpoolctl",
     "WandbPlugin": "amlsched.plugins.wandb",
     "WarningFilter": "amlsched.plugins.warning_filter",

@@ -293,6 +293,11 @@ class Comm:
         self._shut("it was closed")
         link.close()
 
+    def begin(self) -> None:
+        """Let the channel be opened: called before the function is, again where it is run again in this process."""
+        if self._over:
+            self._begin()
+
     def end(self) -> None:
         """Close the channel where it is open: called when the function has ended."""
         if self._link is None:
@@ -396,10 +401,12 @@ class _WithComm:
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        comm: Comm = kwargs[self.parameter_name]
+        comm.begin()
         try:
             return self.function(*args, **kwargs)
         finally:
-            kwargs[self.parameter_name].end()
+            comm.end()
 
 
 async def _drain(channel: Channel, hub: Hub) -> None:
