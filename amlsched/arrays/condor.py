@@ -69,7 +69,8 @@ def _states(text: str) -> Places:
         if "ProcId" in job:
             found[str(job["ClusterId"]), int(job["ProcId"])] = _element(job)
     for job in jobs:  # with max_materialize, the others come into being as these end
-        for index in range(job.get("JobMaterializeNextProcId", 0), job.get("TotalSubmitProcs", 0)):
+        total = job.get("TotalSubmitProcs", 0)
+        for index in range(job.get("JobMaterializeNextProcId", total), total):
             found.setdefault((str(job["ClusterId"]), index), Element(Stage.PENDING, "max_materialize"))
     return found
 

@@ -219,13 +219,15 @@ def test_condor_q_is_read_with_what_it_has_not_made_yet() -> None:
     said = """[{"ClusterId": 8, "ProcId": 0, "JobStatus": 2, "RemoteHost": "slot1_1@node3",
                 "JobMaterializeNextProcId": 3, "TotalSubmitProcs": 5},
                {"ClusterId": 8, "ProcId": 1, "JobStatus": 5, "HoldReason": "no such folder"},
-               {"ClusterId": 8, "ProcId": 2, "JobStatus": 1}]"""
+               {"ClusterId": 8, "ProcId": 2, "JobStatus": 1},
+               {"ClusterId": 9, "ProcId": 1, "JobStatus": 1, "TotalSubmitProcs": 2}]"""
     assert SYSTEMS["htcondor"].states(said) == {
         ("8", 0): Element(Stage.RUNNING, "", "node3"),
         ("8", 1): Element(Stage.STUCK, "no such folder"),
         ("8", 2): Element(Stage.PENDING, "idle"),
         ("8", 3): Element(Stage.PENDING, "max_materialize"),
         ("8", 4): Element(Stage.PENDING, "max_materialize"),
+        ("9", 1): Element(Stage.PENDING, "idle"),
     }
 
 

@@ -1,0 +1,231 @@
+"""Arrays and the limits of a batch system, on a Slurm that only pretends: it runs an element when the test says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clusters.project import EXPERIMENT, Project
+
+FAKE = f"""#!{sys.executable}
+import json, re, sys
+from pathlib import Path
+
+place = Path(__file__).parent / "state.json"
+state = json.loads(place.read_text())
+name, words = Path(sys.argv[0]).name, sys.argv[1:]
+if name == "scontrol":
+    print("MaxArraySize            =", state["largest"])
+elif name == "squeue":
+    for job, elements in state["jobs"].items():
+        for index, word in elements.items():
+            print(f"{{job}}|{{index}}|{{word}}||None")
+elif name == "scancel":
+    state["cancelled"] += words
+    place.write_text(json.dumps(state))
+elif name == "sbatch":
+    script = Path(words[-1]).read_text()
+    last = int(re.search(r"--array=0-([0-9]+)", script)[1])
+    live = sum(word in ("PENDING", "RUNNING") for job in state["jobs"].values() for word in job.values())
+    if last >= state["largest"]:
+        sys.exit("sbatch: error: Batch job submission failed: Invalid job array specification")
+    if live + last + 1 > state["limit"]:
+        sys.exit("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)")
+    job = str(len(state["jobs"]) + 1)
+    state["jobs"][job] = {{str(index): "PENDING" for index in range(last + 1)}}
+    state["scripts"][job] = script
+    place.write_text(json.dumps(state))
+    print(job)
+"""
+
+
+class Slurm:
+    """The pretended Slurm."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.place = folder / "state.json"
+        for name in ("sbatch", "squeue", "scontrol", "scancel"):
+            (folder / name).write_text(FAKE)
+            (folder / name).chmod(0o755)
+        state = {"largest": 1001, "limit": 10_000, "jobs": {}, "scripts": {}, "cancelled": []}
+        self.place.write_text(json.dumps(state))
+
+    @property
+    def state(self) -> dict:
+        return json.loads(self.place.read_text())
+
+    def set(self, **values: object) -> None:
+        self.place.write_text(json.dumps(self.state | values))
+
+    def mark(self, job: str, index: str, word: str) -> None:
+        state = self.state
+        state["jobs"][job][index] = word
+        self.place.write_text(json.dumps(state))
+
+    def sizes(self) -> list[int]:
+        return [len(elements) for elements in self.state["jobs"].values()]
+
+    def after(self, job: str) -> list[str]:
+        return [line for line in self.state["scripts"][job].splitlines() if "--dependency" in line]
+
+    def run(self, job: str, index: str, restart: int = 0) -> int:
+        """Run an element, as Slurm would."""
+        self.mark(job, index, "RUNNING")
+        variables = {
+            "SLURM_ARRAY_TASK_ID": index,
+            "SLURM_ARRAY_JOB_ID": job,
+            "SLURM_JOB_ID": f"{job}0{index}",
+            "SLURM_RESTART_COUNT": str(restart),
+        }
+        script = self.state["scripts"][job]
+        done = subprocess.run(["bash"], input=script, text=True, env=os.environ | variables, timeout=60, check=False)
+        self.mark(job, index, "FAILED" if done.returncode else "COMPLETED")
+        return done.returncode
+
+    def pending(self) -> list[tuple[str, str]]:
+        jobs = self.state["jobs"].items()
+        return [(job, index) for job, elements in jobs for index, word in elements.items() if word == "PENDING"]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return Slurm(tmp_path / "bin")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    (tmp_path / "experiment.py").write_text(EXPERIMENT)
+    project = Project(tmp_path)
+    project.config("partition: main")
+    return project
+
+
+def test_an_array_that_is_too_large_is_split(project: Project, slurm: Slurm) -> None:
+    slurm.set(largest=3)
+    assert "Submitted arrays 1, 2 to Slurm: 4 elements." in project.submit()
+    assert slurm.sizes() == [3, 1]
+    assert [slurm.run(*place) for place in slurm.pending()] == [0] * 4
+    assert project.completions() == [1] * 4
+
+
+def test_the_number_of_parallel_jobs_holds_over_all_arrays(project: Project, slurm: Slurm) -> None:
+    slurm.set(largest=2)
+    project.config("num_parallel_jobs: 2")
+    project.submit()
+    assert [slurm.after(job) for job in "12"] == [[], ["#SBATCH --dependency=afterany:1"]]
+    project.submit("--set", "repetitions=3")
+    assert slurm.sizes() == [2, 2, 2]
+    assert slurm.after("3") == ["#SBATCH --dependency=afterany:1:2"]
+
+
+def test_elements_beyond_the_submit_limit_are_fed_as_others_end(project: Project, slurm: Slurm) -> None:
+    slurm.set(limit=2)
+    told = project.submit()
+    assert "2 elements." in told
+    assert "2 more elements wait to be submitted: sbatch: error: Batch job submission failed: Job violates" in told
+    assert "2 pending (not submitted yet)" in project.status()
+    while pending := slurm.pending():
+        assert slurm.run(*pending[0]) == 0
+    assert project.completions() == [1] * 4
+    assert "4 repetitions: 4 completed." in project.status()
+
+
+def test_the_same_command_again_submits_what_was_refused_before(project: Project, slurm: Slurm) -> None:
+    slurm.set(limit=1)
+    project.submit()
+    slurm.set(limit=100)
+    assert "4 repetitions are in the queue already" in project.submit()
+    assert sum(slurm.sizes()) == 4
+
+
+def test_nothing_is_left_of_a_submission_that_was_refused(project: Project, slurm: Slurm) -> None:
+    slurm.set(limit=0)
+    done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
+    assert (done.returncode, "submit limit" in done.stderr) == (2, True)
+    assert "Slurm: sbatch: " in done.stderr
+    assert not list(project.results.glob("_arrays/*/"))
+
+
+def test_without_a_section_it_is_said_which_is_missing(project: Project, slurm: Slurm) -> None:
+    (project.folder / "config.yml").write_text("{name: SLURM_elsewhere, time: 1}\n---\n{name: x, path: results}\n")
+    done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
+    assert (done.returncode, "there is no SLURM section for this host" in done.stderr) == (2, True)
+
+
+def test_without_slurm_it_is_said_at_once(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
+    assert (done.returncode, "there is no such command here" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("flag", ["-j=1", "--max-workers=2", "--executor-option=a=1"])
+def test_flags_of_a_run_here_do_not_go_with_arrays(project: Project, slurm: Slurm, flag: str) -> None:
+    done = project.call("run", "experiment.py:experiment", "config.yml", "-s", *flag.split("=", 1))
+    assert (done.returncode, "goes with neither -s" in done.stderr) == (2, True)
+
+
+def test_status_without_the_batch_system_says_what_the_records_say(
+    project: Project, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    project.submit()
+    slurm.run("1", "0")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    status = project.status()
+    assert "squeue: there is no such command here" in status
+    assert "4 repetitions: 1 completed, 3 pending." in status
+
+
+def test_an_element_that_is_started_again_runs_only_what_is_left(project: Project, slurm: Slurm) -> None:
+    config = project.folder / "config.yml"
+    config.write_text(config.read_text() + "reps_per_job: 4\n")
+    project.submit()
+    assert slurm.run("1", "0") == 0
+    assert slurm.run("1", "0", restart=1) == 0
+    assert project.completions() == [1] * 4
+
+
+def test_repetitions_that_are_run_again_on_request_are_run_once(project: Project, slurm: Slurm) -> None:
+    project.submit()
+    for place in slurm.pending():
+        slurm.run(*place)
+    assert "Submitted array 2 to Slurm: 4 elements" in project.submit("-o")
+    for place in slurm.pending():
+        slurm.run(*place)
+    slurm.run("2", "0", restart=1)
+    assert project.completions() == [2] * 4
+
+
+def test_an_element_that_was_cancelled_does_nothing_when_it_starts_all_the_same(project: Project, slurm: Slurm) -> None:
+    project.submit()
+    assert project.call("cancel", "results", "sums__a1").stdout == "Cancelled 2 elements.\n"
+    assert project.call("cancel", "results").stdout == "Cancelled 4 elements.\n"  # for all that it knows
+    assert slurm.state["cancelled"] == ["1_[0-1]", "1"]
+    assert slurm.run("1", "0") == 0
+    assert project.records() == []
+
+
+def test_a_name_that_was_not_submitted_cannot_be_cancelled(project: Project, slurm: Slurm) -> None:
+    assert project.call("cancel", "results").returncode == 2
+    project.submit()
+    done = project.call("cancel", "results", "sum")
+    assert (done.returncode, "there are: sums, sums__a1, sums__a2" in done.stderr) == (2, True)
+
+
+def test_what_an_element_complained_about_last_is_shown_as_the_cause(project: Project, slurm: Slurm) -> None:
+    project.submit()
+    [job] = project.arrays()
+    slurm.mark(job, "0", "TIMEOUT")
+    [logs] = project.results.glob("_arrays/*/logs")
+    (logs / f"err_{job}_0.log").write_text("slurmstepd: error: CANCELLED DUE TO TIME LIMIT\n\n")
+    cause = "lost     sums__a1 rep 0 (element 1_0): TIMEOUT: slurmstepd: error: CANCELLED DUE TO TIME LIMIT"
+    assert cause in project.status()
