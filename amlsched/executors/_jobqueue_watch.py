@@ -127,7 +127,7 @@ class Watch:
             await self._ask(missing)
         self._tell(now, len(workers))
         if now >= self._not_before and set(self._cluster.worker_spec) - set(self._cluster.workers):
-            await self._cluster._correct_state()
+            await asyncio.shield(self._cluster._correct_state())  # else it would never run again
 
     # What the batch system says
 

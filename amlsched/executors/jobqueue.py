@@ -8,6 +8,8 @@ import importlib
 import inspect
 import shlex
 import shutil
+import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -129,6 +131,21 @@ oar = _named("oar", jobqueue)
 htcondor = _named("htcondor", jobqueue)
 
 
+def _import_dask_jobqueue() -> None:
+    """Without the handler of Ctrl-C that it installs when it is imported, which would end this process without a word.
+
+    In a thread that is not the main one, the import would fail for this handler.
+    """
+    if "dask_jobqueue" in sys.modules:
+        return
+    original = signal.signal
+    signal.signal = lambda *_: None
+    try:
+        importlib.import_module("dask_jobqueue")
+    finally:
+        signal.signal = original
+
+
 class _Jobs(Site):
     """The jobs of one executor."""
 
@@ -144,7 +161,7 @@ class _Jobs(Site):
         options: dict[str, Any],
     ) -> None:
         try:
-            importlib.import_module("dask_jobqueue")
+            _import_dask_jobqueue()
         except ModuleNotFoundError as error:
             raise MissingExtraError(f"with_{name}", "dask-jobqueue", "jobqueue") from error
         from amlsched.executors._jobqueue_cluster import job_class
@@ -284,10 +301,14 @@ class _Jobs(Site):
         if self._client is not None:
             self._client.close(timeout=_END_S)
         if self.cluster is not None:
-            with contextlib.suppress(TimeoutError, AssertionError):  # of jobs that were refused
+            with contextlib.suppress(TimeoutError):
                 self.cluster.close(timeout=_END_S)
         if self._guard is not None:
             self._guard.leave()
+        for name in ("ca_file", "cert", "key"):  # dask-jobqueue's files, which it would look for
+            file = getattr(self.cluster, f"_job_{name}", None)
+            if file is not None:
+                file.close()
         if self._keys is not None:
             shutil.rmtree(self._keys, ignore_errors=True)
 
@@ -304,6 +325,9 @@ class _Jobs(Site):
         async with self.cluster._lock:  # what is being submitted has to be known
             jobs = [job.job_id for job in self.cluster.workers.values() if job.job_id]
             self.cluster.workers.clear()
+        closed = importlib.import_module("distributed").Status.closed
+        for job in self.cluster._created:  # else the cluster's own end fails, and then waits for itself for ever
+            job.status = closed
         if jobs:
             with contextlib.suppress(BatchSystemError):  # some had ended
                 await call(self.queue.title, [*shlex.split(self._cancel), *jobs], self.queue.environment())
