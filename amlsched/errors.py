@@ -4,6 +4,7 @@
     ├── ConfigError (ValueError)               an experiment file is wrong at a known place
     ├── ExperimentError (ValueError)           an experiment class or a results folder cannot be used
     ├── CodeCopyError (ValueError)             a copy of the code cannot be made, or a job does not run from it
+    ├── ResourcesError (ValueError)            there are fewer CPUs or GPUs than somebody asks for
     ├── EventNotKnownError (ValueError)        a name that no event of this emitter has
     ├── CallbackError (TypeError)              a callback cannot be called with what its event gives
     ├── SchedulerNotRunningError (RuntimeError)
@@ -58,6 +59,7 @@ __all__ = [
     "NotPicklableError",
     "PoolBrokenError",
     "PreemptedError",
+    "ResourcesError",
     "SchedulerNotRunningError",
     "WalltimeLimitError",
     "WorkerExitedError",
@@ -109,6 +111,16 @@ class CodeCopyError(_ProblemError, ValueError):
     Args:
         where: The folder.
         problem: What is wrong with it.
+        remedy: What to do about it.
+    """
+
+
+class ResourcesError(_ProblemError, ValueError):
+    """There are fewer CPUs or GPUs than somebody asks for, or they cannot be divided.
+
+    Args:
+        where: Who asks.
+        problem: For what, and what there is.
         remedy: What to do about it.
     """
 

@@ -17,6 +17,7 @@ from amlsched.experiments import records
 from amlsched.experiments.capture import Capture, captured
 from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
+from amlsched.resources.slots import VARIABLE
 
 if TYPE_CHECKING:
     from amlsched.experiments.claims import Claim
@@ -108,6 +109,8 @@ def run_repetition(repetition: Repetition) -> Outcome:
 def _run_claimed(repetition: Repetition, claim: Claim) -> Record:
     """Run it, now that nobody else does; its record afterwards."""
     folder = repetition.folder
+    if VARIABLE in os.environ:
+        repetition.config["cpu_cores"] = os.sched_getaffinity(0)
     loggers = copy.deepcopy(repetition.loggers)  # in threads they would be shared
     log = RepetitionLog(folder, repetition.record.rep, repetition.record.seed, loggers)
     state, note = State.FAILED, None

@@ -8,12 +8,14 @@ import time
 import uuid
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.errors import ExperimentError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
 from amlsched.experiments import codecopy, layout, records
+from amlsched.experiments.binding import Binding, bindings
 from amlsched.experiments.capture import per_thread
 from amlsched.experiments.changes import check_unchanged, config_hash, settings
 from amlsched.experiments.check import missing_iterations
@@ -118,6 +120,8 @@ class ExperimentRun(Emitter):
         self._code: Code | None = None
         self._turns = Turns[Repetition](iter(()))
         self._in_flight = 0
+        self._enough = 1
+        self._bindings: dict[str, Binding] = {}
         self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
 
     def run(self) -> Summary:
@@ -130,15 +134,20 @@ class ExperimentRun(Emitter):
             ExperimentError: The experiment cannot be imported or sent to workers, a results folder cannot be written,
                 or repetitions were run with other settings under the same name; nothing was run.
             CodeCopyError: A copy of the code was made for this job, and the experiment does not come from there.
+            ResourcesError: A repetition asks for more GPUs or CPUs than there are.
             KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
         """
         with per_thread() if self.capture else contextlib.nullcontext():
-            self.prepare()
+            self._bindings = bindings(self.plan, self.executor, self.options.get("max_workers"))
+            with next(iter(self._bindings.values())).here(self.executor):  # before the experiment is imported
+                self.prepare()
             for work in (self._repetitions(), self._orphans()):
-                self._turns = Turns(work)
-                first = self._turns.take()
-                if first is not None:
-                    self._schedule(first)
+                for binding, bound in groupby(work, key=lambda one: self._bindings[one.record.name]):
+                    self._turns = Turns(bound)
+                    first = self._turns.take()
+                    if first is not None:
+                        with binding.here(self.executor):
+                            self._schedule(first, binding.options(self.executor, self.options))
             for planned in self._busy:
                 self._left(planned)
         return self.summary
@@ -228,9 +237,10 @@ class ExperimentRun(Emitter):
 
     # ---------------------------------------------------------------------------------------------------- while it runs
 
-    def _schedule(self, first: Repetition) -> None:
+    def _schedule(self, first: Repetition, options: Mapping[str, Any]) -> None:
+        self._enough = self._calls_ahead(options)
         try:
-            scheduler = Scheduler.from_name(self.executor, **self.options)
+            scheduler = Scheduler.from_name(self.executor, **options)
         except (TypeError, ValueError) as error:
             raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
         task = scheduler.task(run_repetition)
@@ -287,7 +297,7 @@ class ExperimentRun(Emitter):
 
     def _next(self) -> Repetition | None:
         """The next to submit; `None` if there are enough for now, or no job has room."""
-        return self._turns.take() if self._in_flight < self._enough() else None
+        return self._turns.take() if self._in_flight < self._enough else None
 
     def _landed(self, future: Future[Outcome]) -> Repetition:
         """The repetition of a call that has ended."""
@@ -296,11 +306,11 @@ class ExperimentRun(Emitter):
         self._turns.give_back(repetition)
         return repetition
 
-    def _enough(self) -> int:
+    def _calls_ahead(self, options: Mapping[str, Any]) -> int:
         """How many calls to hand to the executor at a time: enough that no worker waits for the next."""
         if self.executor == "sequential":
             return 1
-        workers = self.options.get("max_workers") or os.cpu_count() or 1
+        workers = options.get("max_workers") or os.cpu_count() or 1
         return 2 * int(workers) + 2
 
     def _settle(self) -> None:

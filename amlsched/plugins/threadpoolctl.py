@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.errors import MissingExtraError
+from amlsched.resources.threads import check_threads, thread_environment
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = ["ThreadPoolCTLPlugin", "set_thread_environment", "thread_environment"]
-
-_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 class ThreadPoolCTLPlugin(Plugin):
@@ -50,7 +42,7 @@ class ThreadPoolCTLPlugin(Plugin):
 
     def __init__(self, max_threads: int | Mapping[str, int] | None = None, user_api: str | None = None) -> None:
         if isinstance(max_threads, int):
-            _check(max_threads)
+            check_threads(max_threads)
         if user_api not in (None, "blas", "openmp"):
             raise ValueError(f"user_api={user_api!r}: must be 'blas', 'openmp' or None for both")
         _threadpoolctl()
@@ -81,21 +73,6 @@ class _Limited:
             return self.function(*args, **kwargs)
 
 
-def thread_environment(max_threads: int) -> dict[str, str]:
-    """The environment variables that bound the threads of a process which has not loaded its libraries yet.
-
-    For `with_loky(env=…)`, for the script of a batch job, or for a program of your own.
-
-    Args:
-        max_threads: Number of threads for each library, at least 1.
-
-    Returns:
-        The variables of OpenMP, MKL, OpenBLAS, NumExpr, BLIS and Accelerate.
-    """
-    _check(max_threads)
-    return dict.fromkeys(_VARIABLES, str(max_threads))
-
-
 def set_thread_environment(max_threads: int) -> None:
     """Set the variables of `thread_environment` in this process: an initializer for workers.
 
@@ -108,11 +85,6 @@ def set_thread_environment(max_threads: int) -> None:
         max_threads: Number of threads for each library, at least 1.
     """
     os.environ.update(thread_environment(max_threads))
-
-
-def _check(max_threads: int) -> None:
-    if isinstance(max_threads, bool) or max_threads < 1:
-        raise ValueError(f"max_threads={max_threads!r}: must be a number of at least 1")
 
 
 def _threadpoolctl() -> ModuleType:

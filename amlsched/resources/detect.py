@@ -1,0 +1,106 @@
+"""The CPUs and GPUs that this process may use: what it was given, not what the machine has."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["cpus", "devices"]
+
+_NO_DEVICES = frozenset({"", "-1", "NoDevFiles", "none", "void"})
+
+
+def cpus(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tuple[int, ...]:
+    """The CPUs that this process may run on, by their numbers.
+
+    They are those of its affinity; fewer if a control group's quota or Slurm's variables allow less.
+
+    Args:
+        environ: The environment variables; `None` for those of this process.
+        root: Where `proc` and `sys` are.
+
+    Returns:
+        At least one.
+
+    Sources:
+        sched_getaffinity(2); cgroups(7): `cpu.max`, in version 1 `cpu.cfs_quota_us`; sbatch: `SLURM_CPUS_ON_NODE`.
+    """
+    environ = os.environ if environ is None else environ
+    allowed = sorted(os.sched_getaffinity(0))
+    count = min([len(allowed), *_quotas(Path(root)), *_of_slurm(environ)])
+    return tuple(allowed[: max(1, count)])
+
+
+def _of_slurm(environ: Mapping[str, str]) -> Iterator[int]:
+    """How many CPUs of this node the job has; where Slurm binds it, the affinity says so too."""
+    text = environ.get("SLURM_CPUS_ON_NODE", "")
+    if "SLURM_JOB_ID" in environ and text.isdigit() and int(text):
+        yield int(text)
+
+
+def _quotas(root: Path) -> Iterator[int]:
+    """The quotas of the control groups that this process is in, and of those above, in CPUs, at least 1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            folder, read = root / "sys/fs/cgroup", _quota_v2
+        elif "cpu" in controllers.split(","):
+            folder, read = root / "sys/fs/cgroup/cpu", _quota_v1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        for length in range(len(parts) + 1):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or "max" in it
+                yield max(1, math.floor(read(folder.joinpath(*parts[:length]))))
+
+
+def _quota_v2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text().split()
+    return int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> float:
+    quota = int((folder / "cpu.cfs_quota_us").read_text())
+    if quota <= 0:
+        raise ValueError("no quota")
+    return quota / int((folder / "cpu.cfs_period_us").read_text())
+
+
+def devices(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tuple[str, ...]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+
+    If that variable is set, its entries are taken as they are: numbers, UUIDs, names of MIG instances. Otherwise those
+    that Slurm gave, or else those that the machine shows, are numbered from 0.
+
+    Args:
+        environ: The environment variables; `None` for those of this process.
+        root: Where `dev` is.
+
+    Sources:
+        CUDA programming guide, environment variables; sbatch: `SLURM_GPUS_ON_NODE`.
+    """
+    environ = os.environ if environ is None else environ
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        entries = [entry.strip() for entry in visible.split(",")]
+        stop = next((n for n, entry in enumerate(entries) if entry in _NO_DEVICES), len(entries))  # as CUDA does
+        return tuple(dict.fromkeys(entries[:stop]))
+    of_slurm = environ.get("SLURM_GPUS_ON_NODE", "")
+    if "SLURM_JOB_ID" in environ and of_slurm.isdigit():
+        return tuple(map(str, range(int(of_slurm))))
+    try:
+        shown = [name for name in os.listdir(Path(root) / "dev") if re.fullmatch(r"nvidia\d+", name)]
+    except OSError:
+        return ()
+    return tuple(map(str, range(len(shown))))
