@@ -62,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-workers", metavar="N", type=int, help="how many repetitions run at a time; default: one per CPU")
     text = "another option of the executor; may be given several times"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
+    text = "after a signal, how long repetitions that can stop get to save what they have; default: 20"
+    add("--grace", metavar="SECONDS", type=float, default=20.0, help=text)
     add("--results", metavar="DIR", help="the folder for the results, instead of the config's `path`")
     add("--dry-run", action="store_true", help="only list what would be run")
     short = parser.add_mutually_exclusive_group()
@@ -159,6 +161,7 @@ def execute(
         capture=not arguments.no_capture,
         loggers=loggers,
         keep_changed=arguments.keep_changed,
+        grace_s=arguments.grace,
         **options,
     )
     begun = time.monotonic()

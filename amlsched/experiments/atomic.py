@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["replace_file"]
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Put this text in place of the file, so that whoever reads it, whenever, finds the old text or the new one.
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Put this in place of the file, so that whoever reads it, whenever, finds the old file or the new one.
 
     Raises:
         OSError: The folder cannot be written; the earlier file is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

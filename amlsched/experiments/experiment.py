@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentSurrender
-from amlsched.experiments.loggers import stamp
+from amlsched.experiments.loggers import RepetitionLog, stamp
 
 if TYPE_CHECKING:
     from amlsched.experiments.loggers import LoggerArray
@@ -55,22 +55,49 @@ class IterativeExperiment(Experiment):
     def save_state(self, cw_config: dict[str, Any], rep: int, n: int) -> None:
         """Save what you wish to keep: called after each iteration, once its row is logged."""
 
+    def load_state(self, cw_config: dict[str, Any], rep: int) -> int | None:
+        """Load what `save_state` saved: called after `initialize`, if an earlier attempt was cut off.
+
+        Write both to make a repetition go on where it was: keep the state in the folder `cw_config["_checkpoint_dir"]`,
+        and put a file in its place as a whole (write another one, then rename it).
+
+        Returns:
+            The number of the iteration that was saved last: it goes on with the next one, and rows that were logged
+            later are cut. `None` to begin anew.
+        """
+        return None
+
     def run(self, cw_config: dict[str, Any], rep: int, logger: LoggerArray) -> None:
         """Iterate and log.
+
+        Where there is a `load_state`, it ends early, after an iteration was saved, if it is told to stop.
 
         Raises:
             ExperimentSurrender: An iteration ended the experiment; its payload is logged as that iteration's row.
         """
-        for n in range(cw_config["iterations"]):
+        resumable = type(self).load_state is not IterativeExperiment.load_state
+        log = logger if resumable and isinstance(logger, RepetitionLog) else None
+        first = 0
+        if log is not None:
+            log.checkpoint_dir  # noqa: B018 - to have it made: whoever has it can be told to stop
+            saved = self.load_state(cw_config, rep) if log.resumed else None
+            if saved is not None:
+                log.keep_until(saved)
+                first = saved + 1
+        for n in range(first, cw_config["iterations"]):
             surrender: ExperimentSurrender | None = None
             try:
                 result = self.iterate(cw_config, rep, n)
             except ExperimentSurrender as ending:
                 surrender, result = ending, ending.payload or {}
             logger.process({**result, **stamp(rep, n)})
+            if log is not None:
+                log.sync()
             self.save_state(cw_config, rep, n)
             if surrender is not None:
                 raise surrender
+            if log is not None and n + 1 < cw_config["iterations"] and log.should_stop():
+                return
 
 
 AbstractExperiment = Experiment

@@ -25,6 +25,7 @@ from amlsched.experiments.resolve import Experiment
 from amlsched.experiments.yaml12 import write
 
 __all__ = [
+    "CHECKPOINT",
     "ERR_LOG",
     "OUT_LOG",
     "RECORD",
@@ -45,6 +46,7 @@ __all__ = [
 OUT_LOG = "out.log"
 ERR_LOG = "err.log"
 RECORD = "record.json"
+CHECKPOINT = "checkpoint"
 RESOLVED_CONFIG = "config.yml"
 
 

@@ -6,6 +6,7 @@ works here when its import line changes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -13,10 +14,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments import layout
+from amlsched.experiments import checkpoint, layout
+from amlsched.experiments.atomic import replace_file
+from amlsched.experiments.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = ["AbstractLogger", "CsvLogger", "LoggerArray", "RepetitionLog"]
 
@@ -132,10 +135,14 @@ class CsvLogger(AbstractLogger):
         columns: The columns so far.
         rows: Number of rows so far.
         last: The last value of each column, as plain Python values.
+        discard: Moves the file of an earlier attempt away; given where there may be one to go on with.
+        undecided: Whether there is a file of an earlier attempt, and nobody has said yet what to keep of it.
     """
 
     def __init__(self, ignore_keys: Iterable[str] | None = None, allow_keys: Iterable[str] | None = None) -> None:
         super().__init__(ignore_keys, allow_keys)
+        self.undecided = False
+        self.discard: Callable[[], None] | None = None
         self.path = Path()
         self.columns: list[str] = []
         self.rows = 0
@@ -147,7 +154,37 @@ class CsvLogger(AbstractLogger):
         self.path = Path(rep_log_path) / layout.csv_name(rep)
         self.columns, self.rows, self.last = [], 0, {}
         self.finalize()
-        self._file = self.path.open("wb", buffering=0)
+        self.undecided = self.discard is not None and self.path.is_file()
+        if not self.undecided:
+            self._file = self.path.open("wb", buffering=0)
+
+    def keep(self, wanted: Callable[[int, dict[str, str]], bool]) -> None:
+        """Go on with the file of an earlier attempt, up to the first row that is not wanted.
+
+        A row that was not written to its end, because its process was killed or the disk was full, is cut too.
+
+        Args:
+            wanted: Given the number of a row, from 0, and its cells.
+        """
+        columns, rows = _whole_rows(self.path)
+        kept: list[list[str]] = []
+        for row in rows:
+            if not wanted(len(kept), dict(zip(columns, row, strict=True))):
+                break
+            kept.append(row)
+        self.undecided = False
+        self.columns, self.rows = columns, len(kept)
+        for row in kept:
+            self.last.update({key: value_of(cell) for key, cell in zip(columns, row, strict=True) if cell})
+        self.last = {key: self.last.get(key) for key in columns}
+        replace_file(self.path, b"".join(map(_line, (columns, *kept) if columns else ())))
+        self.finalize()
+        self._file = self.path.open("ab", buffering=0)
+
+    def sync(self) -> None:
+        """Have what was logged survive a crash of the host, too."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def process(self, data: dict[str, Any]) -> None:
         """Append a row; it is with the operating system when this returns.
@@ -155,6 +192,11 @@ class CsvLogger(AbstractLogger):
         Raises:
             OSError: The disk is full, or the like.
         """
+        if self.undecided:  # the experiment begins anew
+            assert self.discard is not None
+            self.discard()
+            self.undecided = False
+            self._file = self.path.open("wb", buffering=0)
         row = {str(key): plain(value) for key, value in self.filter(data).items()}
         new = [key for key in row if key not in self.last]
         if new:
@@ -214,6 +256,33 @@ def _line(cells: Iterable[str]) -> bytes:
     return line.getvalue().encode("utf-8", errors="backslashreplace")
 
 
+def _whole_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a file, up to the first that is torn."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows: list[list[str]] = []
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+            rows.append(row)
+            if len(row) != len(rows[0]):
+                break
+    except csv.Error:
+        pass  # it ends within quotes: what was read before counts
+    else:
+        if rows and (not text.endswith("\n") or len(rows[-1]) != len(rows[0])):
+            rows.pop()
+    return (rows[0], rows[1:]) if rows else ([], [])
+
+
+def value_of(cell: str) -> Any:
+    """What a cell of a CSV file was before `text` wrote it, as far as it shows."""
+    if cell in ("True", "False"):
+        return cell == "True"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(cell)
+    return cell
+
+
 def plain(value: Any) -> Any:
     """The value without numpy around it: a scalar of numpy, torch or the like is a plain number, the rest stays."""
     if value is None or isinstance(value, bool | int | str) or type(value) is float:
@@ -244,15 +313,89 @@ class RepetitionLog(LoggerArray):
     Attributes:
         folder: The folder of the repetition, for files of your own.
         seed: The seed of the repetition.
+        resumed: Whether an earlier attempt left a checkpoint to go on from.
+        told: Whether `should_stop` has said so.
     """
 
-    def __init__(self, folder: Path, rep: int, seed: int, loggers: Iterable[AbstractLogger] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rep: int,
+        seed: int,
+        loggers: Iterable[AbstractLogger] = (),
+        *,
+        resumed: bool = False,
+        discard: Callable[[], None] | None = None,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         added = list(loggers)
         self._csv = next((logger for logger in added if isinstance(logger, CsvLogger)), CsvLogger())
+        self._csv.discard = discard if resumed else None
         super().__init__((self._csv, *(logger for logger in added if logger is not self._csv)))
         self.folder = folder
         self.seed = seed
+        self.resumed = resumed
+        self.told = False
+        self._asked_to_stop = asked_to_stop
         self._rep = rep
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """The folder for what the experiment saves, to go on from there in the next attempt. It is made when it is
+        asked for, and moved away when the repetition begins anew.
+        """
+        place = self.folder / layout.CHECKPOINT
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def should_stop(self) -> bool:
+        """Whether the experiment was told to stop, by a signal, or because its batch job is near its end.
+
+        Save what is to be kept, then return: the next attempt goes on from there. Whoever asks gets a grace for that.
+        """
+        self.checkpoint_dir  # noqa: B018 - by its being there it is known that this one can stop
+        self.told = self.told or self._asked_to_stop()
+        return self.told
+
+    def save(self, state: Any) -> None:
+        """Save this, in place of what was saved before, together with the number of rows that were logged.
+
+        It is written as a whole: who is killed meanwhile finds what was saved before.
+
+        Args:
+            state: Anything that can be pickled.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self._csv.sync()
+        checkpoint.save(self.folder, Checkpoint(self.rows, state))
+
+    def restore(self) -> Any:
+        """What an earlier attempt saved last, `None` if there is nothing to go on from.
+
+        The rows that it had logged by then are kept, later ones are cut. Call it before anything is logged.
+
+        Raises:
+            ExperimentError: It cannot be read back.
+        """
+        saved = checkpoint.load(self.folder) if self.resumed else None
+        if saved is None:
+            return None
+        self._csv.keep(lambda number, _: number < saved.rows)
+        return saved.state
+
+    def keep_until(self, iteration: int) -> None:
+        """Go on with the rows of an earlier attempt, up to that of this iteration.
+
+        Raises:
+            ValueError: A row has no `iter`.
+        """
+        self._csv.keep(lambda _, row: float(row.get("iter") or "nan") <= iteration)
+
+    def sync(self) -> None:
+        """Have the rows that were logged survive a crash of the host, too."""
+        self._csv.sync()
 
     def __call__(self, row: Mapping[str, Any] | None = None, /, **values: Any) -> None:
         """Log one row, given as a mapping, as keywords, or both."""
@@ -267,6 +410,11 @@ class RepetitionLog(LoggerArray):
     def last(self) -> dict[str, Any]:
         """The last value of each column."""
         return self._csv.last
+
+    @property
+    def began(self) -> bool:
+        """Whether it is known what there is in the CSV file: nothing of an earlier attempt waits there."""
+        return not self._csv.undecided
 
 
 def stamp(rep: int, iteration: int) -> dict[str, Any]:

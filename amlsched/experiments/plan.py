@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "Planned"]
 
-_KEYWORDS = ("all", "failed", "unknown", "cancelled", "completed", "surrendered")
+_KEYWORDS = ("all", "failed", "unknown", "cancelled", "preempted", "completed", "surrendered")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,6 +148,10 @@ class Plan:
         place = layout.repetition_folder(path, run, index)
         return self._planned(run, index, place, records.read(place), config_hash(settings(run)))
 
+    def asks_anew(self, run: Run) -> bool:
+        """Whether `rerun` asks for the repetitions of a run to begin anew, whatever they have saved."""
+        return bool(self.rerun & {"all", run.experiment_name, run.name})
+
     def asks_for(self, run: Run, state: State) -> bool:
         """Whether `rerun` asks for the repetitions of a run that are in this state."""
         return bool(self.rerun & {"all", state.value, run.experiment_name, run.name})
@@ -160,7 +164,7 @@ class Plan:
             owner = claims.holder(folder)
             todo = owner is None
             note = "" if owner is None else f"runs now, in process {owner.process.pid} of {owner.process.host}"
-        elif known.state is State.CANCELLED:
+        elif known.state in (State.CANCELLED, State.PREEMPTED):
             todo = True
         elif known.state is State.UNKNOWN and not todo:
             note = known.problem

@@ -31,6 +31,8 @@ class State(StrEnum):
     """The experiment ended itself early and well."""
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    """It was told to stop, and did; the next attempt goes on from its checkpoint."""
     UNKNOWN = "unknown"
     """There is a record, and it cannot be read."""
 
@@ -150,6 +152,7 @@ class Attempt:
         error: Why it failed.
         rows: Number of rows that were logged.
         code: The version of the experiment's code, `None` where git knows none.
+        resumed: Whether it went on with what an earlier attempt had left.
     """
 
     run_id: str
@@ -162,6 +165,7 @@ class Attempt:
     error: ErrorNote | None = None
     rows: int = 0
     code: Code | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,4 +293,5 @@ def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
         error=None if raw["error"] is None else ErrorNote(**raw["error"]),
         rows=int(raw["rows"]),
         code=Code(**code) if (code := raw.get("code")) else None,
+        resumed=bool(raw.get("resumed")),
     )

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amlsched.experiments import claims, layout
+from amlsched.experiments import checkpoint, claims, layout
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.claims import Claim
 from amlsched.experiments.record import Attempt, ErrorNote, Record, State, decoded, encoded, now, restored
@@ -74,16 +74,19 @@ class Begun(NamedTuple):
     Attributes:
         record: The record as it stands now.
         claim: To be released once the end is written; `None` if the repetition is to be left alone.
+        resumed: Whether an earlier attempt left a checkpoint to go on from.
     """
 
     record: Record
     claim: Claim | None
+    resumed: bool = False
 
 
-def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None) -> Begun:
+def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None, anew: bool = False) -> Begun:
     """Claim the repetition, and write that it runs.
 
-    Output of an earlier attempt is put aside, in `earlier/<its number>/`.
+    Output of an earlier attempt is put aside, in `earlier/<its number>/`, unless this one goes on from its checkpoint:
+    it does so where there is one, of the same settings, and the earlier attempt did not complete.
 
     Args:
         folder: The folder of the repetition; made if it is missing.
@@ -91,6 +94,7 @@ def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None
         attempt: The attempt that begins.
         seen: How many attempts the record had when it was decided to run it: if another run made one since that has
             ended, the repetition is left alone. `None`: whatever was there.
+        anew: Whether it begins anew though there is a checkpoint of another run.
 
     Raises:
         OSError: The folder cannot be written.
@@ -105,7 +109,15 @@ def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None
         if seen is not None and _ended_since(known, seen, attempt.run_id):
             claim.release()
             return Begun(known, None)
-        return Begun(_begun(folder, known, fresh, attempt), claim)
+        ours = bool(known.attempts) and known.attempts[-1].run_id == attempt.run_id
+        resumes = (
+            not (known.state.done or (anew and not ours))
+            and known.config_hash == fresh.config_hash
+            and checkpoint.is_there(folder)
+        )
+        if not resumes:
+            put_aside(folder, len(known.attempts))
+        return Begun(_begun(folder, known, fresh, replace(attempt, resumed=resumes)), claim, resumes)
     except BaseException:
         claim.release()
         raise
@@ -117,21 +129,31 @@ def _ended_since(known: Record, seen: int, run_id: str) -> bool:
 
 
 def _begun(folder: Path, known: Record, fresh: Record, attempt: Attempt) -> Record:
+    for leftover in folder.glob(f".{layout.RECORD}.*"):  # of a worker that was killed while it wrote
+        leftover.unlink(missing_ok=True)
     last = known.attempts[-1] if known.attempts else None
     attempts = known.attempts
     if last is not None and last.outcome is None:
         lost = ErrorNote("WorkerLostError", "nobody was left to say how it ended")
         attempts = (*attempts[:-1], replace(last, outcome=State.FAILED, error=lost))
-    _put_aside(folder, len(attempts))
     record = replace(fresh, state=State.RUNNING, attempts=(*attempts, attempt))
     write(folder, record)
     return record
 
 
-def _put_aside(folder: Path, number: int) -> None:
-    for leftover in folder.glob(f".{layout.RECORD}.*"):  # of a worker that was killed while it wrote
-        leftover.unlink(missing_ok=True)
-    names = [name for name in (layout.OUT_LOG, layout.ERR_LOG) if (folder / name).exists()]
+def put_aside(folder: Path, number: int, *, only_rows: bool = False) -> None:
+    """Move what an attempt left behind to `earlier/<its number>/`.
+
+    Args:
+        folder: The folder of the repetition.
+        number: The attempt's, from 1.
+        only_rows: Whether only its CSV file is moved.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    others = () if only_rows else (layout.OUT_LOG, layout.ERR_LOG, layout.CHECKPOINT)
+    names = [name for name in others if (folder / name).exists()]
     names += [path.name for path in folder.glob("rep_*.csv")]
     if (folder / layout.RECORD).exists() and read(folder).state is State.UNKNOWN:
         names.append(layout.RECORD)

@@ -7,13 +7,15 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from amlsched import signals
 from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender
-from amlsched.experiments import records
+from amlsched.experiments import layout, records, stopping
 from amlsched.experiments.capture import Capture, captured
 from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
@@ -46,6 +48,7 @@ class Repetition:
         reps_in_parallel: How many repetitions of that job run at a time.
         seen: How many attempts it had when it was decided to run it; `None` to run it whatever others did since.
         code: The version of its code.
+        anew: Whether it begins anew, though an earlier run left a checkpoint.
     """
 
     target: Target
@@ -61,6 +64,7 @@ class Repetition:
     reps_in_parallel: int = 1
     seen: int | None = None
     code: Code | None = None
+    anew: bool = False
 
     def __str__(self) -> str:
         run = self.record.run or self.record.name
@@ -96,28 +100,51 @@ def run_repetition(repetition: Repetition) -> Outcome:
     folder = repetition.folder
     driver, worker = repetition.driver, Process.this()
     attempt = Attempt(repetition.run_id, driver, worker, repetition.executor, now(), code=repetition.code)
-    known, claim = records.begin(folder, repetition.record, attempt, repetition.seen)
+    if stopping.requested(folder, repetition.run_id):
+        return Outcome(State.PENDING, left=True)
+    known, claim, resumed = records.begin(folder, repetition.record, attempt, repetition.seen, repetition.anew)
     if claim is None:
         return Outcome(known.state, known.last, known.seconds or 0.0, left=True)
+    told = threading.Event()
     try:
-        record = _run_claimed(repetition, claim)
+        with _listening(repetition, told):
+            record = _run_claimed(repetition, claim, told, resumed)
     finally:
         claim.release()
+        stopping.withdraw(folder)
     return Outcome(record.state, record.last, record.seconds or 0.0)
 
 
-def _run_claimed(repetition: Repetition, claim: Claim) -> Record:
+def _listening(repetition: Repetition, told: threading.Event) -> AbstractContextManager[None]:
+    """In a worker process, signals are for its repetition; in the driver they are the driver's."""
+    if os.getpid() == repetition.driver.pid:
+        return nullcontext()
+    return stopping.listening(told, repetition.folder)
+
+
+def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, resumed: bool) -> Record:
     """Run it, now that nobody else does; its record afterwards."""
     folder = repetition.folder
     if VARIABLE in os.environ:
         repetition.config["cpu_cores"] = os.sched_getaffinity(0)
     loggers = copy.deepcopy(repetition.loggers)  # in threads they would be shared
-    log = RepetitionLog(folder, repetition.record.rep, repetition.record.seed, loggers)
+    number = len(records.read(folder).attempts) - 1
+    log = RepetitionLog(
+        folder,
+        repetition.record.rep,
+        repetition.record.seed,
+        loggers,
+        resumed=resumed,
+        discard=lambda: records.put_aside(folder, number, only_rows=True),
+        asked_to_stop=lambda: told.is_set() or claim.lost or stopping.requested(folder, repetition.run_id),
+    )
+    config = repetition.config | {"_checkpoint_dir": str(folder / layout.CHECKPOINT)}
     state, note = State.FAILED, None
     with captured(folder, _capture(repetition)) as err:
         try:
-            surrender = perform(_made(repetition), repetition.config, repetition.record.rep, log, folder)
-            state = State.COMPLETED if surrender is None else State.SURRENDERED
+            surrender = perform(_made(repetition), config, repetition.record.rep, log, folder)
+            state = State.PREEMPTED if log.told else State.COMPLETED
+            state = state if surrender is None else State.SURRENDERED
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or _is_of_signal(error):
                 state = State.CANCELLED
@@ -127,7 +154,7 @@ def _run_claimed(repetition: Repetition, claim: Claim) -> Record:
                 raise ExperimentError(str(repetition), f"the experiment called exit: {note}") from error
             raise
         finally:
-            last = _plain(log.last)
+            last = _plain(log.last) if log.began else None
             record = records.end(folder, repetition.run_id, state, error=note, last=last, rows=log.rows, claim=claim)
     return record
 
@@ -192,7 +219,7 @@ def _is_of_signal(error: BaseException) -> bool:
     if not isinstance(error, SystemExit):
         return False
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_globals.get("__name__") == "amlsched.signals"
+    return bool(frames) and frames[-1].f_globals.get("__name__") in (signals.__name__, stopping.__name__)
 
 
 def _capture(repetition: Repetition) -> Capture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.errors import ExperimentError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
-from amlsched.experiments import codecopy, layout, records
+from amlsched.experiments import codecopy, layout, records, stopping
 from amlsched.experiments.binding import Binding, bindings
 from amlsched.experiments.capture import per_thread
 from amlsched.experiments.changes import check_unchanged, config_hash, settings
@@ -74,6 +75,7 @@ class ExperimentRun(Emitter):
         capture: Whether what a repetition prints goes to its `out.log` and `err.log`, or to the console.
         keep_changed: Whether repetitions that were run with other settings under the same name are left as they are.
             Otherwise nothing is run where there are such.
+        grace_s: After a signal, seconds for repetitions that can stop to save what they have.
         loggers: Told what the experiment logs, beside the CSV file; each repetition gets a copy.
         **options: For the executor, such as `max_workers`.
 
@@ -98,6 +100,7 @@ class ExperimentRun(Emitter):
         executor: str = "processes",
         capture: bool = True,
         keep_changed: bool = False,
+        grace_s: float = stopping.GRACE_S,
         loggers: Iterable[AbstractLogger] = (),
         **options: Any,
     ) -> None:
@@ -110,6 +113,7 @@ class ExperimentRun(Emitter):
         self.options: Mapping[str, Any] = {key: value for key, value in options.items() if value is not None}
         self.capture = capture
         self.keep_changed = keep_changed
+        self.grace_s = grace_s
         self.loggers = tuple(loggers)
         self.run_id = uuid.uuid4().hex[:16]
         self.on_repetition_submitted = self.subscriber(self.SUBMITTED)
@@ -288,8 +292,21 @@ class ExperimentRun(Emitter):
             self.running[future] = self._landed(future)
             submit()
 
+        loops: list[asyncio.AbstractEventLoop] = []
+        scheduler.on_start(lambda: loops.append(asyncio.get_running_loop()))
+
+        def tell() -> int:
+            """On a signal: let those that can stop do so, and begin no others."""
+            if not loops or not any(stopping.can_stop(repetition.folder) for repetition in self.running.values()):
+                return 0
+            for repetition in self.running.values():
+                stopping.request(repetition.folder, self.run_id)
+            loops[0].call_soon_threadsafe(scheduler.stop)
+            return sum(stopping.can_stop(repetition.folder) for repetition in self.running.values())
+
         try:
-            scheduler.run(on_exception="continue", on_cancelled="continue")
+            with stopping.graceful(tell, scheduler.interrupt, scheduler.kill, self.grace_s):
+                scheduler.run(on_exception="continue", on_cancelled="continue")
         finally:
             self._settle()
         if faults:
@@ -316,6 +333,7 @@ class ExperimentRun(Emitter):
     def _settle(self) -> None:
         """Write what became of those that were cancelled, now that no worker is left that could write it."""
         for repetition in self.running.values():
+            stopping.withdraw(repetition.folder)
             record = records.end(repetition.folder, self.run_id, State.CANCELLED)
             begun = bool(record.attempts) and record.attempts[-1].run_id == self.run_id
             if begun:
@@ -332,7 +350,7 @@ class ExperimentRun(Emitter):
             claim = None
             if not record.attempts or record.attempts[-1].run_id != self.run_id:
                 attempt = Attempt(self.run_id, self._driver, None, self.executor, now(), code=self._code)
-                record, claim = records.begin(folder, repetition.record, attempt, repetition.seen)
+                record, claim, _ = records.begin(folder, repetition.record, attempt, repetition.seen, repetition.anew)
                 if claim is None:
                     return _ended(record, left=True)
             if record.state is State.RUNNING:
@@ -433,6 +451,7 @@ class ExperimentRun(Emitter):
             reps_in_parallel=run.reps_in_parallel,
             seen=len(planned.known.attempts),
             code=self._code,
+            anew=self.plan.asks_anew(run),
         )
 
 

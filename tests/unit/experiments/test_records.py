@@ -31,7 +31,7 @@ def dead() -> Process:
 
 def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None) -> Record | None:
     """As a worker that dies at once, and that the driver sees die; `None` where it was not begun."""
-    record, claim = records.begin(folder, fresh, attempt, seen)
+    record, claim, _ = records.begin(folder, fresh, attempt, seen)
     if claim is not None:
         claim.release()
     return record if claim is not None else None
@@ -142,7 +142,7 @@ def test_another_run_cannot_end_it(tmp_path: Path) -> None:
 def test_one_that_runs_is_left_alone(tmp_path: Path) -> None:
     claim = records.begin(tmp_path, FRESH, attempt("one")).claim
     assert claim is not None
-    known, other = records.begin(tmp_path, FRESH, attempt("two"))
+    known, other, _ = records.begin(tmp_path, FRESH, attempt("two"))
     assert (other, known.attempts[-1].run_id) == (None, "one")
     claim.release()
     assert begin(tmp_path, FRESH, attempt("two")) is not None
