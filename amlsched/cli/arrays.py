@@ -10,22 +10,41 @@ from amlsched.errors import ExperimentError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
+    from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.scheduling import AbstractScheduler
     from amlsched.experiments.submit import Submitted
     from amlsched.experiments.target import Target
 
 __all__ = ["submit_or_wait"]
 
 
-def submit_or_wait(arguments: argparse.Namespace, target: Target, plan: Plan) -> int:
+def submit_or_wait(
+    arguments: argparse.Namespace,
+    target: Target,
+    plan: Plan,
+    loggers: Iterable[AbstractLogger] = (),
+    scheduler: AbstractScheduler | None = None,
+) -> int:
     """Submit what is left of a plan, or wait for what was submitted, or both."""
     _refuse_others(arguments)
     if arguments.slurm or arguments.submit:
         from amlsched.experiments.submit import submit
 
-        capture = not arguments.no_capture
-        for done in submit(target, plan, system=arguments.submit, capture=capture, command=sys.argv):
+        for done in submit(
+            target,
+            plan,
+            system=arguments.submit,
+            capture=not arguments.no_capture,
+            command=sys.argv,
+            copy={flag: getattr(arguments, flag) for flag in ("nocodecopy", "zip", "multicopy", "skipsizecheck")},
+            replace_copy=arguments.overwrite,
+            keep_changed=arguments.keep_changed,
+            loggers=loggers,
+            scheduler=scheduler,
+        ):
             _tell(done)
     if arguments.wait:
         from amlsched.cli.attach import attach
@@ -38,12 +57,13 @@ def _refuse_others(arguments: argparse.Namespace) -> None:
     for flag, given in (
         ("-j", arguments.job is not None),
         ("-t", arguments.prefix_with_timestamp),
+        ("-t", arguments.prefix_with_timestamp),
         ("--max-workers", arguments.max_workers is not None),
         ("--executor-option", bool(arguments.executor_option)),
     ):
         if given:
-            problem = "is about a run in this process, and goes with neither -s nor --submit nor --wait"
-            raise ExperimentError(flag, problem, "reps_per_job and reps_in_parallel in the config say what a job does")
+            problem = "is for a run in this process, and goes with neither -s nor --submit nor --wait"
+            raise ExperimentError(flag, problem, "leave it out")
 
 
 def _tell(done: Submitted) -> None:

@@ -146,7 +146,7 @@ def execute(
     if arguments.slurm or arguments.submit or arguments.wait:
         from amlsched.cli.arrays import submit_or_wait
 
-        return Executed(submit_or_wait(arguments, target, plan))
+        return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
     options = dict(map(_option, arguments.executor_option))
     if one_job_at_a_time and arguments.max_workers is None and arguments.executor in _ON_THIS_MACHINE:
         options.setdefault(

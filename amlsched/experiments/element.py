@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amlsched.experiments import claims, submission
 from amlsched.experiments.claims import Owner
+from amlsched.experiments.codecopy import CodeCopy
 from amlsched.experiments.plan import Plan, Planned
 from amlsched.experiments.record import Process, State
 from amlsched.experiments.run import ExperimentRun
@@ -18,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from amlsched.experiments.expand import Run
-    from amlsched.experiments.submission import Work
+    from amlsched.experiments.loggers import AbstractLogger
+    from amlsched.experiments.scheduling import AbstractScheduler
+    from amlsched.experiments.submission import Submission, Work
     from amlsched.experiments.summary import Summary
 
 __all__ = ["ElementRun", "run_element"]
@@ -82,8 +88,37 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
     work = one.work[number]
     plan = _ElementPlan(one.config, work)
     assert plan.bundle is not None
-    target, parallel = Target.parse(one.target), plan.bundle.reps_in_parallel
-    run = ElementRun(target, plan, executor="processes", capture=one.capture, max_workers=parallel)
-    summary = run.run()
+    target = _in_copy(one, number)
+    loggers, scheduler = _carried(one)
+    run = ElementRun(
+        target,
+        plan,
+        executor="processes",
+        capture=one.capture,
+        loggers=loggers,
+        keep_changed=True,  # that was looked at when it was submitted
+        max_workers=plan.bundle.reps_in_parallel,
+    )
+    summary = run.run() if scheduler is None else run.run_by(scheduler)
     feed_from_element(one, number)
     return summary
+
+
+def _in_copy(one: Submission, number: int) -> Target:
+    """The experiment; where there is a copy of the code for this element, this process now runs from there."""
+    place, _, name = one.target.rpartition(":")
+    if not one.copies:
+        return Target.parse(one.target)
+    code = CodeCopy.read(one.copies[min(number, len(one.copies) - 1)])
+    os.chdir(code.place(one.array["folder"]))
+    os.environ.update(code.environment())
+    sys.path[:] = [str(code.place(path)) if path else path for path in sys.path]
+    return Target.parse(f"{code.place(place) if place.endswith('.py') else place}:{name}")
+
+
+def _carried(one: Submission) -> tuple[tuple[AbstractLogger, ...], AbstractScheduler | None]:
+    """The loggers and the scheduler that were handed over."""
+    if not one.carried.exists():
+        return (), None
+    carried: tuple[tuple[AbstractLogger, ...], AbstractScheduler | None] = pickle.loads(one.carried.read_bytes())
+    return carried

@@ -5,6 +5,7 @@
         config.yml              the config as it was then: it may be changed while elements wait
         part_0.json             an array that was submitted: its id, and which elements it has
         part_0.sh               its script (and part_0.sub, for systems that want a file beside it)
+        carried.pkl             loggers and a scheduler of the user's own
         dropped.json            elements that were cancelled
         logs/                   what elements print, outside of repetitions
 
@@ -106,6 +107,7 @@ class Submission:
         at_once: How many elements may run at a time; `None` for any number.
         work: What each element does.
         array: All else that the batch system is told, as `ArrayJob` has it.
+        copies: Folders of copies of the code: none, one for all elements, or one for each.
     """
 
     folder: Path
@@ -121,6 +123,7 @@ class Submission:
     at_once: int | None
     work: list[Work]
     array: dict[str, Any]
+    copies: list[str] = field(default_factory=list[str])
 
     @property
     def batch(self) -> System:
@@ -136,6 +139,11 @@ class Submission:
     def config(self) -> Path:
         """The config as it was."""
         return self.folder / layout.RESOLVED_CONFIG
+
+    @property
+    def carried(self) -> Path:
+        """Loggers and a scheduler that elements need, pickled; missing if there are none."""
+        return self.folder / "carried.pkl"
 
     @property
     def parts(self) -> list[Part]:

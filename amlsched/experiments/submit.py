@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import re
 import shlex
@@ -15,6 +16,8 @@ from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, System, commands
 from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
 from amlsched.experiments import layout, yaml12
 from amlsched.experiments.cluster import slurm_seconds
+from amlsched.experiments.codecopy import CodeCopy
+from amlsched.experiments.copyplan import CopyPlan
 from amlsched.experiments.jobs import Numbers
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.queue import UNSUBMITTED, in_queue, live_arrays, states
@@ -23,8 +26,9 @@ from amlsched.experiments.run import ExperimentRun
 from amlsched.experiments.submission import Part, Submission, Work, create, submissions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.submission import Key
     from amlsched.experiments.target import Target
@@ -54,7 +58,17 @@ class Submitted:
 
 
 def submit(
-    target: Target, plan: Plan, *, system: str | None = None, capture: bool = True, command: Sequence[str] = ()
+    target: Target,
+    plan: Plan,
+    *,
+    system: str | None = None,
+    capture: bool = True,
+    command: Sequence[str] = (),
+    copy: Mapping[str, bool] | None = None,
+    replace_copy: bool = False,
+    keep_changed: bool = False,
+    loggers: Iterable[AbstractLogger] = (),
+    scheduler: object = None,
 ) -> list[Submitted]:
     """Submit what is left of a plan: what is neither done nor in the queue.
 
@@ -64,6 +78,11 @@ def submit(
         system: Name of the batch system; `None` for the one that the section of the config says.
         capture: Whether what repetitions print is caught.
         command: The command line that asked for this, to be noted.
+        copy: Which copy of the code is asked for beside the config: the flags of `CopyPlan.of`.
+        replace_copy: Whether a copy of other code that is there is put aside.
+        keep_changed: As of `ExperimentRun`.
+        loggers: Told what the experiment logs, beside the CSV file.
+        scheduler: Runs the repetitions of an element in its own way; `None` for an executor.
 
     Returns:
         One for each folder for the results.
@@ -80,7 +99,8 @@ def submit(
     batch = SYSTEMS[system or section.get("system", "slurm")]
     array = asked(section, batch, plan)
     commands.largest(batch)  # fails at once where there is none
-    ExperimentRun(target, plan, capture=capture).prepare()
+    run = ExperimentRun(target, plan, capture=capture, loggers=loggers, keep_changed=keep_changed)
+    run.prepare()
     done: list[Submitted] = []
     for path in plan.paths:
         results = path.resolve()
@@ -92,6 +112,8 @@ def submit(
         work = left(plan, results, queued)
         made = None
         if work:
+            copies = CopyPlan.of(section, results, where=str(plan.config), **(copy or {}))
+            copied = copies.make(len(work), replace=replace_copy, exclude=[one.resolve() for one in plan.paths])
             made = create(
                 results,
                 frozen(plan, results),
@@ -104,7 +126,9 @@ def submit(
                 at_once=section.get("num_parallel_jobs"),
                 work=work,
                 array=array,
+                copies=[str(one.folder) for one in copied],
             )
+            _carry(made, run.loggers, scheduler)
             try:
                 refused = feed(made, live_arrays(before, batch.name) if made.at_once else ())
             except (BatchSystemError, ConfigError):
@@ -248,6 +272,8 @@ def _submitted(one: Submission, number: int, first: int, count: int, after: tupl
     said = dict(one.array)
     command = (*said.pop("command"), "element", str(one.folder), str(first), str(count))
     folder, directives, lines = Path(said.pop("folder")), tuple(said.pop("directives")), tuple(said.pop("lines"))
+    if len(one.copies) == 1:  # with a copy for each, an element goes to its own
+        folder = CodeCopy.read(one.copies[0]).place(folder)
     job = ArrayJob(
         command=command,
         count=count,
@@ -269,6 +295,17 @@ def _submitted(one: Submission, number: int, first: int, count: int, after: tupl
     except ValueError as error:
         raise ConfigError(str(one.folder), str(error)) from error
     return commands.submit(one.batch, script)
+
+
+def _carry(one: Submission, loggers: Sequence[AbstractLogger], scheduler: object) -> None:
+    """Keep what elements need beside the config."""
+    if not loggers and scheduler is None:
+        return
+    cloudpickle: Any = importlib.import_module("cloudpickle")  # it has no types
+    try:
+        one.carried.write_bytes(cloudpickle.dumps((tuple(loggers), scheduler)))
+    except Exception as error:
+        raise ExperimentError("loggers and scheduler", f"cannot be handed to elements: {error}") from error
 
 
 def feed_from_element(one: Submission, element: int) -> None:

@@ -173,6 +173,63 @@ def test_flags_of_a_run_here_do_not_go_with_arrays(project: Project, slurm: Slur
     assert (done.returncode, "goes with neither -s" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("flags", [(), ("--multicopy",)])
+def test_elements_run_from_the_copy_of_the_code(project: Project, slurm: Slurm, flags: tuple[str, ...]) -> None:
+    copies = project.folder.parent / f"{project.folder.name}-copies"
+    project.config(f"experiment_copy_src: .\nexperiment_copy_dst: {copies}")
+    project.submit(*flags)
+    (project.folder / "experiment.py").write_text("raise ImportError('this is edited while the array waits')")
+    assert [slurm.run(*place) for place in slurm.pending()] == [0] * 4
+    assert len(list(copies.glob("experiment.py" if not flags else "?/experiment.py"))) == (4 if flags else 1)
+    assert len(list(copies.rglob("pids/*"))) == 4
+
+
+CW2 = """
+from amlsched.cw2 import cluster_work, experiment
+from amlsched.experiments import AbstractLogger
+
+
+class Mine(experiment.AbstractExperiment):
+    def initialize(self, cw_config, rep, logger):
+        pass
+
+    def run(self, cw_config, rep, logger):
+        logger.process({"value": rep})
+
+    def finalize(self, surrender=None, crash=False):
+        pass
+
+
+class Noted(AbstractLogger):
+    def initialize(self, config, rep, rep_log_path):
+        self.path = rep_log_path
+
+    def process(self, data):
+        open(self.path + "/noted", "a").write(str(data["value"]))
+
+    def finalize(self):
+        pass
+
+    def load(self):
+        pass
+
+
+if __name__ == "__main__":
+    cw = cluster_work.ClusterWork(Mine)
+    cw.add_logger(Noted())
+    cw.run()
+"""
+
+
+def test_a_script_of_cw2_submits_itself_with_its_loggers(project: Project, slurm: Slurm) -> None:
+    (project.folder / "main.py").write_text(CW2)
+    words = [sys.executable, "main.py", "config.yml", "-s"]
+    done = subprocess.run(words, cwd=project.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Submitted array 1 to Slurm: 4 elements" in done.stdout) == (0, True), done.stderr
+    assert [slurm.run(*place) for place in slurm.pending()] == [0] * 4
+    assert [path.read_text() for path in sorted(project.results.rglob("noted"))] == ["0", "1", "0", "1"]
+
+
 def test_status_without_the_batch_system_says_what_the_records_say(
     project: Project, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
