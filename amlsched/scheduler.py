@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Pr
 from amlsched.bounded import gather
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
-from amlsched.executors import dask, jobqueue, local
+from amlsched.executors import dask, jobqueue, local, ray
 from amlsched.executors.capabilities import kill_workers
 from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.signals import event_loop, handled
@@ -171,6 +171,7 @@ class Scheduler(Emitter):
     with_htcondor = _Constructor(jobqueue.htcondor)
     with_jobqueue = _Constructor(jobqueue.jobqueue)
     with_dask_jobqueue = with_jobqueue
+    with_ray = _Constructor(ray.ray)
 
     def __init__(
         self,

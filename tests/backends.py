@@ -5,6 +5,7 @@ A new backend is one more row. A test asks the row for what it needs and never f
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Backend:
         options: Arguments of the constructor.
         needs: A module without which the backend is skipped.
         marks: Put on every test of this backend.
+        prepare: Called before a scheduler is made, each time.
+        names_signals: Whether the error of a call whose worker was killed names the signal.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Backend:
     options: Mapping[str, Any] = field(default_factory=lambda: {"max_workers": 2})
     needs: str | None = None
     marks: tuple[pytest.MarkDecorator, ...] = ()
+    prepare: Callable[[], object] = bool
+    names_signals: bool = True
 
     @property
     def concurrent(self) -> bool:
@@ -51,6 +56,7 @@ class Backend:
 
     def scheduler(self) -> Scheduler:
         """A new scheduler with an executor of its own."""
+        self.prepare()
         return Scheduler.from_name(self.name, **self.options)
 
     def parameter(self) -> Any:
@@ -60,6 +66,14 @@ class Backend:
     def skip_if_absent(self) -> None:
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
             pytest.skip(f"{self.name} needs {self.needs}, which is not installed")
+
+
+@functools.cache
+def start_ray() -> None:
+    """One Ray for all tests of this process: it takes seconds to start, and ends with the process."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 
 BACKENDS = (
@@ -73,6 +87,14 @@ BACKENDS = (
         slow=True,
         options={"n_workers": 2},
         needs="distributed",
+    ),
+    Backend(
+        "ray",
+        Capabilities(kills_calls=True, survives_lost_workers=True, remote=True, pickles=True),
+        slow=True,
+        needs="ray",
+        prepare=start_ray,
+        names_signals=False,
     ),
 )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amlsched import Event, ExitState, NotPicklableError, Scheduler, SchedulerNotRunningError
+from amlsched import Event, ExitState, NotPicklableError, Scheduler, SchedulerNotRunningError, WorkerLostError
 from amlsched.executors.capabilities import capabilities_of
 from tests import calls
 from tests.journal import Journal
@@ -1090,7 +1090,8 @@ def test_a_worker_that_dies_takes_only_its_own_call_with_it(robust_backend: Back
     assert scheduler.run(on_exception="continue") == ExitState(Code.EXHAUSTED)
     journal.assert_every_call_ended_once()
     assert journal.counts["task on_result"] == 6
-    assert "SIGKILL" in str(errors[0])
+    assert isinstance(errors[0], WorkerLostError)
+    assert ("SIGKILL" in str(errors[0])) == robust_backend.names_signals
 
 
 def _raise(error: BaseException) -> None:

@@ -1,0 +1,53 @@
+"""Calls on a Ray cluster: one that runs already, or one of this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amlsched.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from amlsched.executors._ray_tasks import RayExecutor
+
+__all__ = ["ray"]
+
+
+def ray(
+    address: str | None = None,
+    max_workers: int | None = None,
+    *,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    memory: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    **options: Any,
+) -> RayExecutor:
+    """Calls run on a Ray cluster.
+
+    Args:
+        address: Of a running cluster, such as `"auto"` or `"ray://host:10001"`; `None` for one on this machine that
+            ends with the run. A Ray that the program has started itself is used, and left as it is.
+        max_workers: How many calls run at a time; `None` for as many as fit into the cluster as it is at the start.
+        num_cpus: CPUs that each call is given.
+        num_gpus: GPUs that each call is given; a share below 1 too. Ray sets `CUDA_VISIBLE_DEVICES`.
+        memory: Bytes that Ray reserves for each call; `None` for no reservation.
+        resources: Custom resources of the cluster that each call takes, by their names.
+        **options: Any other argument of `ray.init`, such as `runtime_env`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    import importlib.util  # here and below: not for `import amlsched`
+
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("with_ray", "ray", "ray")
+    request: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    if memory is not None:
+        request["memory"] = memory
+    if resources:
+        request["resources"] = dict(resources)
+    from amlsched.executors._ray_tasks import RayExecutor
+
+    return RayExecutor(address, max_workers, request, options)

@@ -1,0 +1,118 @@
+"""What is special about calls on Ray; the conformance suite does the rest, in one Ray for all of its tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amlsched import Scheduler, WorkerLostError
+from tests.backends import start_ray
+from tests.processes import alive, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(autouse=True)
+def _one_ray() -> None:
+    start_ray()
+
+
+def _first(scheduler: Scheduler, function: Any, *args: Any) -> Any:
+    task = scheduler.task(function)
+    results: list[Any] = []
+    scheduler.on_start(lambda: task.submit(*args))
+    task.on_result(lambda _, result: results.append(result))
+    scheduler.run()
+    return results[0]
+
+
+def test_a_call_has_the_resources_that_it_asks_for() -> None:
+    def assigned() -> dict[str, float]:
+        import ray
+
+        return dict(ray.get_runtime_context().get_assigned_resources())
+
+    assert _first(Scheduler.with_ray(num_cpus=2), assigned)["CPU"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_cpus": 64}, "asks for 64 CPU, and the cluster has 4"),
+        ({"resources": {"tpu-of-mine": 1}}, "asks for 1 tpu-of-mine, and the cluster has 0"),
+    ],
+)
+def test_what_the_cluster_can_never_give_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        _first(Scheduler.with_ray(**options), abs, -1)
+
+
+def test_as_many_calls_run_as_fit() -> None:
+    scheduler = Scheduler.with_ray(num_cpus=2)
+    assert _first(scheduler, abs, -1) == 1
+    with Scheduler.with_ray(num_cpus=2) as kept:
+        _first(kept, abs, -1)
+        assert kept.executor.max_workers == 2  # type: ignore[attr-defined]
+
+
+def test_a_ray_that_the_program_started_is_left_as_it_is() -> None:
+    _first(Scheduler.with_ray(), abs, -1)
+    assert ray.is_initialized()
+
+
+def test_a_worker_that_is_killed_is_a_worker_lost_with_what_ray_says() -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerLostError, match=r"die was lost.*Ray says"):
+        _first(Scheduler.with_ray(), die)
+
+
+PROGRAM = """
+    import os, sys, time
+    from amlsched import Scheduler
+
+    if __name__ == "__main__":
+        path, seconds = sys.argv[1:]
+        def call(path=path, seconds=float(seconds)):
+            with open(path + ".part", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(path + ".part", path)
+            time.sleep(seconds)
+        scheduler = Scheduler.with_ray(max_workers=1)
+        task = scheduler.task(call)
+        scheduler.on_start(lambda: task.submit())
+        print(scheduler.run().code.name)
+"""
+
+
+def _program(tmp_path: Path, seconds: float) -> tuple[subprocess.Popen[str], Path]:
+    program, pid = tmp_path / "program.py", tmp_path / "pid"
+    program.write_text(textwrap.dedent(PROGRAM))
+    command = [sys.executable, str(program), str(pid), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True), pid
+
+
+def test_a_ray_of_its_own_ends_with_the_run(tmp_path: Path) -> None:
+    running, pid = _program(tmp_path, 0)
+    out, _ = running.communicate(timeout=90)
+    assert "EXHAUSTED" in out
+    until(lambda: not alive(int(pid.read_text())))
+
+
+def test_nothing_is_left_of_a_driver_that_is_killed(tmp_path: Path) -> None:
+    running, pid = _program(tmp_path, 600)
+    with running:
+        until(pid.exists, 90)
+        running.kill()
+    until(lambda: not alive(int(pid.read_text())), 60)
