@@ -1,0 +1,112 @@
+"""A large folder of results, in which nearly all is done."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.frame import Bar, Numbers, Workload
+
+COUNT, LEFT = 100_000, 10
+
+EXPERIMENT = """
+import os, resource
+from pathlib import Path
+
+
+def experiment(params, rep, log):
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    if not Path("first").exists():
+        Path("first").write_text(f"{used.ru_utime + used.ru_stime} {used.ru_maxrss}")
+    log(accuracy=0.5)
+"""
+CONFIG = f"""
+name: large
+path: results
+repetitions: 100
+params: {{optimizer: sgd, layers: [100, 50], dropout: 0.1}}
+grid: {{a: {list(range(COUNT // 100))}}}
+"""
+
+
+def fill(folder: Path) -> None:
+    """Write the records of all repetitions but the last ones."""
+    from amlsched.experiments import Plan, layout
+    from amlsched.experiments.changes import config_hash, settings
+    from amlsched.experiments.record import Attempt, Process, Record, State, encoded, now
+
+    plan = Plan(folder / "config.yml", results=folder / "results")
+    layout.write_resolved(folder / "results", plan.experiments[0], plan.config)
+    process, time = Process.this(), now()
+    attempt = Attempt("earlier", process, process, "processes", time, ended=time, outcome=State.COMPLETED, rows=10)
+    left = COUNT
+    for path, run in plan.runs():
+        made_of = settings(run)
+        rest = {key: value for key, value in made_of.items() if key != "params"}
+        one = Record(
+            run.experiment_name, run.name, 0, State.COMPLETED, params=run.params, config=rest, attempts=(attempt,),
+            config_hash=config_hash(made_of), last={"loss": 0.125, "accuracy": 0.5, "iter": 9},
+        )  # fmt: skip
+        for index in range(run.repetitions):
+            left -= 1
+            if left < LEFT:
+                return
+            place = layout.repetition_folder(path, run, index)
+            place.mkdir(parents=True)
+            record = encoded(one) | {"rep": index, "seed": layout.repetition_seed(run, index)}
+            (place / layout.RECORD).write_text(json.dumps(record, indent=1))
+
+
+@contextmanager
+def filled() -> Iterator[Path]:
+    """A folder with the experiment, its config and its results."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "experiment.py").write_text(EXPERIMENT)
+        (folder / "config.yml").write_text(CONFIG)
+        fill(folder)
+        yield folder
+
+
+def used_by(folder: Path, *words: str) -> tuple[Numbers, str]:
+    """What a command needs, and what it tells."""
+    with (folder / "out").open("w") as out:
+        command = [sys.executable, "-m", "amlsched", *words]
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    told = (folder / "out").read_text()
+    if process.returncode:
+        raise RuntimeError(told[-500:])
+    return {"CPU_s": used.ru_utime + used.ru_stime, "memory_MiB": used.ru_maxrss / 1024}, told
+
+
+def status() -> Numbers:
+    """CPU time and memory of `amlsched status`."""
+    with filled() as folder:
+        numbers, told = used_by(folder, "status", "results")
+        assert f"{COUNT - LEFT} completed" in told, told[-500:]
+        return numbers
+
+
+def run() -> Numbers:
+    """CPU time and memory of `amlsched run`, until the first repetition that is left begins."""
+    with filled() as folder:
+        _, told = used_by(folder, "run", "experiment.py:experiment", "config.yml", "--executor", "sequential", "-q")
+        assert f"{LEFT} run in" in told, told[-500:]
+        seconds, kibibytes = map(float, (folder / "first").read_text().split())
+        return {"CPU_s": seconds, "memory_MiB": kibibytes / 1024}
+
+
+BARS = (Bar("CPU_s", None, 30), Bar("memory_MiB", None, 1024))
+WHERE = f"a folder of {COUNT:,} repetitions of which {LEFT} are left"
+WORKLOADS = [
+    Workload("resume-status", f"{WHERE}: `amlsched status`", {"amlsched": status}, BARS, rounds=1),
+    Workload(
+        "resume-run", f"{WHERE}: `amlsched run` until the first of them begins", {"amlsched": run}, BARS, rounds=1
+    ),
+]
