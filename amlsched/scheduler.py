@@ -163,6 +163,7 @@ class Scheduler(Emitter):
     with_loky = _Constructor(local.loky)
     with_dask = _Constructor(dask.dask)
     with_slurm = _Constructor(jobqueue.slurm)
+    with_slurm_allocation = _Constructor(jobqueue.slurm_allocation)
     with_pbs = _Constructor(jobqueue.pbs)
     with_sge = _Constructor(jobqueue.sge)
     with_lsf = _Constructor(jobqueue.lsf)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib
-import os
 import threading
-from abc import ABC, abstractmethod
 from concurrent.futures import CancelledError, Executor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from amlsched.errors import MissingExtraError
+from amlsched.executors._dask_sites import Elsewhere, Given, Local
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled import pickled_call
 
@@ -19,54 +18,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from amlsched.executors._dask_calls import Calls
+    from amlsched.executors._dask_sites import Site
 
-__all__ = ["DaskExecutor", "Site", "dask"]
+__all__ = ["DaskExecutor", "dask"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ALLOWED_FAILURES = 3
-"""A call that was on this many workers and one more when they died is not tried again; dask's own default."""
-SETTINGS = {
-    "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
-    # A worker has only what it runs: when it dies, no call that waits behind another is taken for the culprit.
-    "distributed.scheduler.worker-saturation": 1.0,
-}
-"""For clusters of our own."""
-_PRELOAD = "amlsched.executors._dask_worker"
 _PER_WORKER = 2  # calls sent at a time: a worker has its next one while the outcome of the last is on its way
-_NO_WAIT_S = 5.0
-
-
-class Site(ABC):
-    """Where a cluster is made, and ended: what a `DaskExecutor` does not know of it.
-
-    Attributes:
-        max_workers: How many workers there are at most; `None` if that is not known.
-        scales: Whether the cluster grows with its queue, so that it has to see all of it.
-        starts: On how many workers a call may be begun; `None` for any number.
-    """
-
-    max_workers: int | None = None
-    scales: bool = False
-    starts: int | None = None
-
-    def __init__(self) -> None:
-        self.busy: Callable[[], bool] = lambda: True
-        """Whether there are calls that have not ended."""
-
-    @property
-    def driver_host(self) -> str | None:
-        """The address of this machine that workers can reach; `None` where that is not known."""
-        return None
-
-    @abstractmethod
-    def open(self, fail: Callable[[BaseException], None]) -> Any:
-        """A `distributed.Client` of the cluster, which is started; errors that come later are told by `fail`."""
-
-    @abstractmethod
-    def close(self, at_once: bool) -> None:
-        """Leave or end the cluster, in bounded time; `at_once` whatever its workers do."""
 
 
 class DaskExecutor(Executor):
@@ -209,7 +168,7 @@ def dask(client: Any = None, n_workers: int | None = None, **options: Any) -> Da
     except ModuleNotFoundError as error:
         raise MissingExtraError("with_dask", "distributed", "dask") from error
     if client is None:
-        return DaskExecutor(_Local(n_workers, options))
+        return DaskExecutor(Local(n_workers, options))
     if n_workers is not None:
         raise ValueError(f"n_workers={n_workers}: a cluster that is given has its own number of workers")
     if isinstance(client, distributed.Client):
@@ -217,102 +176,5 @@ def dask(client: Any = None, n_workers: int | None = None, **options: Any) -> Da
             raise ValueError(f"{', '.join(options)}: a client that is given has its own options")
         if client.asynchronous:
             raise ValueError("with_dask needs a client with a loop of its own: Client(..., asynchronous=False)")
-        return DaskExecutor(_Given(client))
-    return DaskExecutor(_Elsewhere(client, options))
-
-
-class _Given(Site):
-    """The client of somebody else."""
-
-    scales = True  # it may, as far as is known here
-
-    def __init__(self, client: Any) -> None:
-        super().__init__()
-        self._client = client
-        self.max_workers = sum(client.nthreads().values()) or None
-
-    def open(self, fail: Callable[[BaseException], None]) -> Any:
-        return self._client
-
-    def close(self, at_once: bool) -> None:
-        pass
-
-
-class _Elsewhere(Site):
-    """A cluster of somebody else, with a client of our own."""
-
-    scales = True
-
-    def __init__(self, address: Any, options: dict[str, Any]) -> None:
-        super().__init__()
-        self._address, self._options = address, options
-        self._client: Any = None
-
-    def open(self, fail: Callable[[BaseException], None]) -> Any:
-        distributed = importlib.import_module("distributed")
-        self._client = distributed.Client(self._address, **{"set_as_default": False, **self._options})
-        self.max_workers = sum(self._client.nthreads().values()) or None
-        return self._client
-
-    def close(self, at_once: bool) -> None:
-        self._client.close(timeout=_NO_WAIT_S)
-
-
-class _Local(Site):
-    """Processes on this machine."""
-
-    def __init__(self, n_workers: int | None, options: dict[str, Any]) -> None:
-        if n_workers is not None and n_workers < 1:
-            raise ValueError(f"n_workers must be at least 1, not {n_workers}")
-        super().__init__()
-        self.max_workers = n_workers if n_workers is not None else len(os.sched_getaffinity(0))
-        self._options: dict[str, Any] = {
-            "threads_per_worker": 1,
-            "dashboard_address": "127.0.0.1:0",
-            "preload": [_PRELOAD],
-            **options,
-        }
-        self._cluster: Any = None
-        self._client: Any = None
-
-    @property
-    def driver_host(self) -> str | None:
-        """As of any site."""
-        return "127.0.0.1"
-
-    def open(self, fail: Callable[[BaseException], None]) -> Any:
-        from amlsched.executors.processes import refuse_while_main_is_imported
-
-        refuse_while_main_is_imported()
-        settings = importlib.import_module("dask").config
-        distributed = importlib.import_module("distributed")
-        with settings.set(SETTINGS):
-            self._cluster = distributed.LocalCluster(n_workers=self.max_workers, **self._options)
-        self._client = distributed.Client(self._cluster, set_as_default=False)
-        return self._client
-
-    def close(self, at_once: bool) -> None:
-        if at_once:
-            self._kill()
-        self._client.close(timeout=_NO_WAIT_S)
-        self._cluster.close(timeout=2 * _NO_WAIT_S)
-
-    def _kill(self) -> None:
-        """SIGKILL to the workers and all below them, and no new ones in their place."""
-        psutil = importlib.import_module("psutil")  # dask brings it
-        found: list[Any] = []
-        for nanny in list(self._cluster.workers.values()):
-            pid = getattr(nanny, "pid", None)
-            if pid is None:
-                continue
-            nanny.auto_restart = False
-            try:
-                worker = psutil.Process(pid)
-                found += [*worker.children(recursive=True), worker]
-            except psutil.NoSuchProcess:
-                continue
-        for process in found:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        return DaskExecutor(Given(client))
+    return DaskExecutor(Elsewhere(client, options))

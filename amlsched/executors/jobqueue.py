@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
+import importlib.util
 import inspect
-import shlex
-import shutil
-import signal
-import sys
-import tempfile
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from amlsched.errors import BatchSystemError, MissingExtraError
-from amlsched.executors.dask import SETTINGS, DaskExecutor, Site
+from amlsched.errors import MissingExtraError
+from amlsched.executors._allocation import Allocation
+from amlsched.executors._jobqueue_site import Jobs
+from amlsched.executors.dask import DaskExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
-    from amlsched.executors._queues import Queue
-
-__all__ = ["JobQueueExecutor", "htcondor", "jobqueue", "lsf", "moab", "oar", "pbs", "sge", "slurm"]
+__all__ = [
+    "JobQueueExecutor",
+    "htcondor",
+    "job_script",
+    "jobqueue",
+    "lsf",
+    "moab",
+    "oar",
+    "pbs",
+    "sge",
+    "slurm",
+    "slurm_allocation",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 START_TIMEOUT_S = 600.0
-MOST_STARTS = 10
-"""A call that was begun on this many workers, all of which ended or reached their lifetime, is not tried again."""
-_OF_CLUSTER = ("asynchronous", "loop", "name", "scheduler_cls", "shared_temp_directory", "silence_logs")
-_END_S = 10.0
 
 
 class JobQueueExecutor(DaskExecutor):
     """Calls run on workers in jobs of a batch system. The first call submits the jobs."""
 
-    site: _Jobs
+    site: Jobs
 
     def job_script(self) -> str:
         """The script of a job; nothing is submitted for it."""
@@ -92,7 +91,7 @@ def jobqueue(
         BatchSystemError: There is no such command here.
         ValueError: An option is missing, unknown or wrong.
     """
-    site = _Jobs(name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, options)
+    site = Jobs(name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, options)
     site.check_commands()
     return JobQueueExecutor(site)
 
@@ -102,7 +101,7 @@ def job_script(name: str, /, **options: Any) -> str:
     bound = inspect.signature(jobqueue).bind(name, **options)
     bound.apply_defaults()
     given = dict(bound.arguments)
-    return _Jobs(**given).job_script()
+    return Jobs(**given).job_script()
 
 
 def _named(name: str, function: Callable[Concatenate[str, P], R]) -> Callable[P, R]:
@@ -131,203 +130,33 @@ oar = _named("oar", jobqueue)
 htcondor = _named("htcondor", jobqueue)
 
 
-def _import_dask_jobqueue() -> None:
-    """Without the handler of Ctrl-C that it installs when it is imported, which would end this process without a word.
+def slurm_allocation(
+    *,
+    n_workers: int | None = None,
+    cpus: int | None = None,
+    memory: str | None = None,
+    start_timeout: float | None = START_TIMEOUT_S,
+    security: Any = True,
+    log_directory: str | None = None,
+    srun: Sequence[str] = (),
+) -> DaskExecutor:
+    """Calls run on workers on the nodes of the Slurm job in which this program runs, started by srun: no new jobs.
 
-    In a thread that is not the main one, the import would fail for this handler.
+    Args:
+        n_workers: Number of workers; `None` for the job's number of tasks (`--ntasks`).
+        cpus: CPUs of each; `None` for the job's `--cpus-per-task`.
+        memory: What each may use before dask restarts it, such as `"4 GB"`; `None` for no limit of dask's.
+        start_timeout: Seconds until the first worker must be there; `None` for any time.
+        security: `True` for TLS with keys made for these workers alone; `False` for none: then everybody who reaches
+            this machine can run anything as you; or a `distributed.Security`.
+        log_directory: For the log of the workers; `None` for `amlsched-jobs` below the current folder.
+        srun: More words for srun, such as `["--gpus-per-task=1"]`.
+
+    Raises:
+        MissingExtraError: dask is not installed.
+        BatchSystemError: This program does not run in a Slurm job.
+        ValueError: `n_workers` is less than 1.
     """
-    if "dask_jobqueue" in sys.modules:
-        return
-    original = signal.signal
-    signal.signal = lambda *_: None
-    try:
-        importlib.import_module("dask_jobqueue")
-    finally:
-        signal.signal = original
-
-
-class _Jobs(Site):
-    """The jobs of one executor."""
-
-    def __init__(
-        self,
-        name: str,
-        n_workers: int,
-        adaptive: bool | Mapping[str, Any],
-        submit_command: str | None,
-        cancel_command: str | None,
-        start_timeout: float | None,
-        security: Any,
-        options: dict[str, Any],
-    ) -> None:
-        try:
-            _import_dask_jobqueue()
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(f"with_{name}", "dask-jobqueue", "jobqueue") from error
-        from amlsched.executors._jobqueue_cluster import job_class
-        from amlsched.executors._jobqueue_settings import settings
-        from amlsched.executors._queues import QUEUES
-
-        if name not in QUEUES:
-            raise ValueError(f"batch system {name!r}: must be one of {', '.join(sorted(QUEUES))}")
-        if n_workers < 1:
-            raise ValueError(f"n_workers must be at least 1, not {n_workers}")
-        super().__init__()
-        self.queue: Queue = QUEUES[name]
-        self.max_workers = n_workers
-        self.scales = adaptive is not False
-        self.starts = MOST_STARTS
-        self.cluster: Any = None
-        self._adaptive = adaptive
-        self._submit = submit_command or self.queue.submit
-        self._cancel = cancel_command or self.queue.cancel
-        self._start_timeout = start_timeout
-        self._security = security
-        self._settings = settings(self.queue, options)
-        self._logs = Path(self._settings["log_directory"])
-        self._job = job_class(self.queue, self._submit, self._cancel)
-        self._watch: Any = None
-        self._task: Any = None
-        self._client: Any = None
-        self._guard: Any = None
-        self._keys: Path | None = None
-        self.job_script()  # finds out what is wrong with the options
-
-    @property
-    def status(self) -> str:
-        return "not started" if self._watch is None else str(self._watch.status)
-
-    @property
-    def driver_host(self) -> str | None:
-        """The address of this machine that the workers use."""
-        host = self._settings["scheduler_options"].get("host")
-        return str(host) if host is not None else None
-
-    def check_commands(self) -> None:
-        """Raise where there are none."""
-        for command in (self._submit, self._cancel):
-            words = shlex.split(command)
-            if not words or shutil.which(words[0]) is None:
-                remedy = f"run this on a login node of the cluster; is {self.queue.title} its batch system?"
-                raise BatchSystemError(
-                    self.queue.title, words[0] if words else "", "there is no such command here", remedy
-                )
-
-    def job_script(self) -> str:
-        """The script of a job."""
-        options = {
-            key: value
-            for key, value in self._settings.items()
-            if key not in _OF_CLUSTER and key != "scheduler_options" and value is not None
-        }
-        protocol = "tcp" if self._security is False else "tls"
-        address = f"{protocol}://{self.driver_host or 'DRIVER'}:PORT"
-        if self._security is not False:
-            keys = self._logs / "KEYS"
-            ours = (
-                self._security
-                if self._security is not True
-                else importlib.import_module("distributed").Security(
-                    tls_ca_file=str(keys / "ca_file"),
-                    tls_worker_key=str(keys / "key"),
-                    tls_worker_cert=str(keys / "cert"),
-                )
-            )
-            options = {"security": ours, "protocol": f"{protocol}://", **options}
-        try:
-            script: str = self._job(address, name="WORKER", **options).job_script()
-        except TypeError as error:
-            raise ValueError(f"{self.queue.name}: {error}") from error
-        return script
-
-    def open(self, fail: Callable[[BaseException], None]) -> Any:
-        from amlsched.executors._jobqueue_cluster import cluster_class
-        from amlsched.executors._jobqueue_guard import Guard
-        from amlsched.executors._jobqueue_watch import Watch
-
-        distributed = importlib.import_module("distributed")
-        self._logs.mkdir(parents=True, exist_ok=True)
-        self._keys = Path(tempfile.mkdtemp(prefix=".keys-", dir=self._logs))
-        environment = self.queue.environment()
-        self._guard = Guard(shlex.split(self._cancel), environment, self._keys)
-        options: dict[str, Any] = {"silence_logs": "error", **self._settings, "shared_temp_directory": str(self._keys)}
-        if self._security is False:
-            warnings.warn(
-                "security=False: whoever reaches this machine by network can run programs as you", stacklevel=2
-            )
-        else:
-            options["security"] = distributed.Security.temporary() if self._security is True else self._security
-        try:
-            with importlib.import_module("dask").config.set(SETTINGS):
-                self.cluster = cluster_class(self.queue, self._job)(**options)
-            self._client = distributed.Client(self.cluster, set_as_default=False)
-        except BaseException:
-            self.close(at_once=True)
-            raise
-        script = self._logs / f"{self.queue.name}-job-{self._keys.name.removeprefix('.keys-')}.sh"
-        script.write_text(self.cluster.job_script(), encoding="utf-8")
-        self._watch = Watch(
-            self.queue,
-            self.cluster,
-            environment=environment,
-            logs=self._logs,
-            script=script,
-            start_timeout=self._start_timeout,
-            guard=self._guard,
-            busy=self._is_busy,
-            fail=fail,
-        )
-        self.cluster.loop.add_callback(self._begin)
-        return self._client
-
-    def _is_busy(self) -> bool:
-        return self.busy()  # which is set when the client is there
-
-    def _begin(self) -> None:
-        """In the thread of the loop."""
-        import asyncio
-
-        if self._adaptive is False:
-            self.cluster.scale(self.max_workers)
-        else:
-            options = dict(self._adaptive) if isinstance(self._adaptive, Mapping) else {}
-            self.cluster.adapt(**{"minimum": 0, "maximum": self.max_workers, **options})
-        self._task = asyncio.ensure_future(self._watch.run())
-
-    def close(self, at_once: bool) -> None:
-        if self.cluster is not None:
-            with contextlib.suppress(TimeoutError):
-                self.cluster.sync(self._end_jobs, callback_timeout=2 * _END_S)
-        if self._client is not None:
-            self._client.close(timeout=_END_S)
-        if self.cluster is not None:
-            with contextlib.suppress(TimeoutError):
-                self.cluster.close(timeout=_END_S)
-        if self._guard is not None:
-            self._guard.leave()
-        for name in ("ca_file", "cert", "key"):  # dask-jobqueue's files, which it would look for
-            file = getattr(self.cluster, f"_job_{name}", None)
-            if file is not None:
-                file.close()
-        if self._keys is not None:
-            shutil.rmtree(self._keys, ignore_errors=True)
-
-    async def _end_jobs(self) -> None:
-        """All at once; dask-jobqueue would ask each worker first."""
-        from amlsched.executors._jobqueue_cluster import call
-
-        if self._task is not None:
-            self._task.cancel()
-        adaptive = getattr(self.cluster, "_adaptive", None)
-        if adaptive is not None:
-            adaptive.stop()
-        self.cluster.worker_spec.clear()
-        async with self.cluster._lock:  # what is being submitted has to be known
-            jobs = [job.job_id for job in self.cluster.workers.values() if job.job_id]
-            self.cluster.workers.clear()
-        closed = importlib.import_module("distributed").Status.closed
-        for job in self.cluster._created:  # else the cluster's own end fails, and then waits for itself for ever
-            job.status = closed
-        if jobs:
-            with contextlib.suppress(BatchSystemError):  # some had ended
-                await call(self.queue.title, [*shlex.split(self._cancel), *jobs], self.queue.environment())
+    if importlib.util.find_spec("distributed") is None:
+        raise MissingExtraError("with_slurm_allocation", "distributed", "dask")
+    return DaskExecutor(Allocation(n_workers, cpus, memory, start_timeout, security, log_directory, srun))
