@@ -155,3 +155,8 @@ class AwkwardError(Exception):
 
 def fail_awkwardly() -> None:
     raise AwkwardError("left", "right")
+
+
+def double_slowly(number: int) -> int:
+    time.sleep(0.5)
+    return 2 * number

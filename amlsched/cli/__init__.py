@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from amlsched import __version__
-from amlsched.cli import cancel, config, element, plot, results, run, status
+from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
 from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
 from amlsched.errors import AmlschedError
 
@@ -82,7 +82,7 @@ def _command(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"amlsched {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (run, status, cancel, results, plot, config, element):
+    for module in (run, status, cancel, results, plot, config, doctor, element):
         module.add_to(commands)
     arguments = parser.parse_args(argv)
     return cast("int", arguments.command(arguments))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.summary import Summary
     from amlsched.experiments.target import Target
 
-__all__ = ["Executed", "add_arguments", "add_to", "execute", "plan_of"]
+__all__ = ["Executed", "add_arguments", "add_to", "execute", "option", "plan_of"]
 
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
 
@@ -88,7 +88,7 @@ def _add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--skipsizecheck", action="store_true", help="copy more than 200 MB too")
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option(text: str) -> tuple[str, Any]:
     """`key=value`, the value as JSON if it is that, otherwise as text."""
     from amlsched.errors import ExperimentError
 
@@ -147,7 +147,7 @@ def execute(
         from amlsched.cli.arrays import submit_or_wait
 
         return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
-    options = dict(map(_option, arguments.executor_option))
+    options = dict(map(option, arguments.executor_option))
     if one_job_at_a_time and arguments.max_workers is None and arguments.executor in _ON_THIS_MACHINE:
         options.setdefault(
             "max_workers", max(next(expand(one, plan.debug)).reps_in_parallel for one in plan.experiments)

@@ -1,0 +1,52 @@
+"""`amlsched doctor`: what stands between an executor and its work here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amlsched.cli.told import OK, SOME_FAILED
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.cli.told import Commands
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Tell argparse of the command."""
+    text = "say what stands between an executor and its work here"
+    parser = commands.add_parser("doctor", help=text, description=doctor.__doc__)
+    parser.set_defaults(command=doctor)
+    add = parser.add_argument
+    add("config", metavar="CONFIG", nargs="?", help="a config, for the options in its SLURM section")
+    add("--executor", metavar="NAME", default="processes", help="slurm, sge, pbs, htcondor, …; processes (default), …")
+    text = "an option of the executor; may be given several times"
+    add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
+    text = "how long a job may take to start; default: 300"
+    add("--timeout", metavar="SECONDS", type=float, default=300.0, help=text)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Check step by step what an executor needs, and say what to do about what is missing.
+
+    Of a batch system: its commands, the queue and the account; then, by a small job, whether jobs start, see the
+    project, have the same Python and packages and a shared folder, and reach this host; last, a call on a worker.
+    """
+    from amlsched.doctor import examine
+
+    examination = examine(arguments.executor, _options(arguments), timeout_s=arguments.timeout)
+    for finding in examination:
+        print(finding, flush=True)
+    if not examination.healthy:
+        print(f"\n{arguments.executor} does not work here before the faults above are put right.")
+        return SOME_FAILED
+    print(f"\nThis works:\n\n    {examination.line}")
+    return OK
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    from amlsched.cli.run import option
+
+    return dict(map(option, arguments.executor_option))

@@ -1,0 +1,27 @@
+"""What the tests of batch systems share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clusters.site import KINDS, Site
+
+
+def _marked(names: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(KINDS[name], id=name, marks=getattr(pytest.mark, name)) for name in names]
+
+
+def _site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    site = Site(request.param, tmp_path)
+    yield site
+    if left := site.jobs():  # of a test that failed
+        site.cancel(*left)
+
+
+site = pytest.fixture(params=_marked(tuple(KINDS)))(_site)
+"""Each batch system."""
+
+slurm = pytest.fixture(params=_marked(("slurm",)))(_site)
+slurm_or_sge = pytest.fixture(params=_marked(("slurm", "sge")))(_site)

@@ -1,0 +1,51 @@
+"""The doctor on this host, for executors whose workers run on it."""
+
+from pathlib import Path
+
+import pytest
+
+from amlsched.cli import main
+from amlsched.doctor import Finding, Verdict, examine, host
+
+
+@pytest.mark.parametrize("executor", ["sequential", "threads", "processes"])
+def test_executors_of_this_host(executor: str) -> None:
+    examination = examine(executor)
+    findings = {found.check: found for found in examination}
+    assert examination.healthy
+    assert findings["call"].verdict is Verdict.OK
+    assert ("/dev/shm" in findings) == (executor == "processes")
+    assert examination.line == f"Scheduler.with_{executor}()"
+
+
+def test_the_command_ends_with_the_line_that_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--executor", "threads", "--executor-option", "max_workers=1"]) == 0
+    assert capsys.readouterr().out.endswith("    Scheduler.with_threads(max_workers=1)\n")
+
+
+def test_an_executor_that_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--executor", "threads", "--executor-option", "max_workers=-1"]) == 1
+    assert "FAULT   call" in capsys.readouterr().out
+
+
+def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_cores", lambda: 2)
+    found = next(iter(examine("processes", {"max_workers": 3})))
+    assert (found.check, found.verdict) == ("cores", Verdict.WARNING)
+    assert "max_workers=2" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("words", "cpus"), [("max 100000", None), ("150000 100000", 1.5), ("-1 100000", None), ("", None)]
+)
+def test_the_quota_of_a_control_group(
+    words: str, cpus: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(words)
+    monkeypatch.setattr(host, "_cgroup_files", lambda controller, name: [tmp_path / name])
+    assert host._cgroup_cpus() == cpus
+
+
+def test_a_finding_shows_what_to_do() -> None:
+    text = str(Finding("queue", Verdict.FAULT, "there is none", "ask\nfor one"))
+    assert text == f"FAULT   queue     there is none\n{'':18}-> ask\n{'':18}-> for one"
