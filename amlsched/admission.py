@@ -241,7 +241,8 @@ class Admission:
         """
         if self._post is not None:
             future.work = self._post(future.function, future.args, future.kwargs, self._finished, future)
-            self._sent.add(future)
+            if self._depth is not None:
+                self._sent.add(future)
             return
         if self._prepickle:
             call = pickled_call(future.function, future.args, future.kwargs, by_value=self._by_value)

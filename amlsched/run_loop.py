@@ -157,7 +157,7 @@ class RunLoop:
         timer = None
         with (
             self._waker,
-            served_by(self._executor, self.loop),
+            served_by(self._executor, self.loop, self._with_turn),
             failures_of(self._executor, self._executor_failed),
         ):
             self.accepting = True
@@ -348,6 +348,17 @@ class RunLoop:
         self._inbox.append(future)
         if not self._awake:
             self._wake()
+
+    def _with_turn(self, complete: Callable[[], object]) -> None:
+        """Take a turn once an executor that this loop serves has completed calls: it saves a round of the loop."""
+        if self._awake:
+            complete()
+            return
+        self._awake = True
+        try:
+            complete()
+        finally:
+            self._turn()
 
     def _turn(self) -> None:
         try:

@@ -39,6 +39,8 @@ class CallFuture(Future[Any]):
         crew: Whose workers run it.
         name: Name of the function, for messages.
         payload: The pickled call.
+        told: Called with `handle` when the call has ended; `None` for nobody.
+        handle: What it is called with.
     """
 
     _state = "PENDING"
@@ -53,11 +55,20 @@ class CallFuture(Future[Any]):
     """How it ends is settled, or it was withdrawn."""
     by_value = False
 
-    def __init__(self, crew: "Crew", name: str, payload: bytes | Large) -> None:  # pyright: ignore[reportMissingSuperCall]
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self,
+        crew: "Crew",
+        name: str,
+        payload: bytes | Large,
+        told: Callable[[Any], object] | None = None,
+        handle: object = None,
+    ) -> None:
         self._condition = crew.condition  # nobody waits on this one: see result()
         self.crew = crew
         self.name = name
         self.payload: Payload | None = payload
+        self._told = told
+        self._handle = handle
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -65,6 +76,14 @@ class CallFuture(Future[Any]):
             self._watched_by = []
             self.crew.expect_answers()
         return self._watched_by
+
+    def _invoke_callbacks(self) -> None:
+        if self._told is not None:
+            told, self._told = self._told, None
+            told(self._handle)
+            self._handle = None
+        if self._done_callbacks:
+            super()._invoke_callbacks()  # type: ignore[misc]
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """As of any future."""
@@ -86,7 +105,7 @@ class CallFuture(Future[Any]):
                 self._result = result
                 self._state = "FINISHED"
         if unwatched:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
+            self._invoke_callbacks()
         else:
             super().set_result(result)
 

@@ -16,7 +16,7 @@ from amlsched.executors._calls import CallFuture, shared_condition
 from amlsched.executors._channel import SLOTS, Answer, Kind, fits_slot
 from amlsched.executors._driven import State, Worker, start_error
 from amlsched.executors._listener import Listener
-from amlsched.executors._payload import Large, Sheet, load
+from amlsched.executors._payload import Sheet, load
 from amlsched.executors._pickling import dump_by_value, load_exception
 from amlsched.executors._worker import Portable
 from amlsched.executors.deaths import OutOfMemoryKills
@@ -93,22 +93,20 @@ class Crew:
 
     # ------------------------------------------------------------------------------------------------ what is asked
 
-    def submit(self, name: str, payload: bytes | Large) -> CallFuture:
+    def submit(self, call: CallFuture) -> None:
         """Queue a call, or send it at once if a worker can have it."""
-        call = CallFuture(self, name, payload)
         endings: _Endings = []
         with self._lock:
             if self.closing:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._queued.append(call)
             if self._full and len(self._queued) > 1:
-                return call
+                return
             self._dispatch(endings)
             if self.listener.is_deaf:
                 self.listener.ensure()
         if endings:
             _run(endings)
-        return call
 
     def withdraw(self, call: CallFuture) -> bool:
         """Whether the call will not be run, because no worker has begun it; the caller then ends it."""

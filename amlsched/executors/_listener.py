@@ -7,6 +7,7 @@ import threading
 import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 __all__ = ["Listener"]
@@ -49,6 +50,7 @@ class Listener:
         self._loop: AbstractEventLoop | None = None
         self._timer: TimerHandle | None = None
         self._thread: threading.Thread | None = None  # who listens
+        self._around: Callable[[Callable[[], object]], object] | None = None
         self._ended = threading.Event()
 
     def watch(self, fd: int) -> None:
@@ -70,9 +72,15 @@ class Listener:
         """Whether the loop that listened was closed without `detach`."""
         return self._loop is not None and self._loop.is_closed()
 
-    def attach(self, loop: AbstractEventLoop) -> None:
-        """Have this loop listen, in whose thread this is called."""
+    def attach(self, loop: AbstractEventLoop, around: Callable[[Callable[[], object]], object] | None = None) -> None:
+        """Have this loop listen, in whose thread this is called.
+
+        Args:
+            loop: The loop.
+            around: Calls the function that it is given, and may do more.
+        """
         self.detach()
+        self._around = around
         with self._lock:
             if not self._epoll.closed:
                 self._loop, self._thread = loop, threading.current_thread()
@@ -85,6 +93,7 @@ class Listener:
         Args:
             needed: Whether a thread shall.
         """
+        self._around = None
         with self._lock:
             loop, self._loop = self._loop, None
             if loop is not None:
@@ -139,6 +148,12 @@ class Listener:
         self._let_go()
 
     def _in_loop(self, due: bool) -> None:
+        if self._around is None:
+            self._listen_in_loop(due)
+        else:
+            self._around(partial(self._listen_in_loop, due))
+
+    def _listen_in_loop(self, due: bool) -> None:
         if due:
             self._timer = None
         loop = self._loop

@@ -92,7 +92,9 @@ class _KillsWorkers(Protocol):
 
 
 class _Attachable(Protocol):
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def attach(
+        self, loop: asyncio.AbstractEventLoop, around: Callable[[Callable[[], object]], object] | None = None
+    ) -> None: ...
     def detach(self) -> None: ...
 
 
@@ -171,13 +173,23 @@ def worker_count(executor: Executor) -> int | None:
 
 
 @contextmanager
-def served_by(executor: Executor, loop: asyncio.AbstractEventLoop) -> Generator[None]:
-    """While in here, an executor that an event loop can serve is served by this one, without threads of its own."""
+def served_by(
+    executor: Executor,
+    loop: asyncio.AbstractEventLoop,
+    around: Callable[[Callable[[], object]], object] | None = None,
+) -> Generator[None]:
+    """While in here, an executor that an event loop can serve is served by this one, without threads of its own.
+
+    Args:
+        executor: The executor.
+        loop: The loop.
+        around: Calls the function that it is given, which completes calls, and may do more before and after.
+    """
     if not hasattr(executor, "attach"):
         yield
         return
     attachable = cast("_Attachable", executor)
-    attachable.attach(loop)
+    attachable.attach(loop, around)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from amlsched.executors.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from collections.abc import Mapping
 
     from amlsched.executors._calls import CallFuture
 
@@ -60,7 +61,7 @@ class ProcessPool(Executor):
         NotImplementedError: This is not Linux.
     """
 
-    capabilities = Capabilities(kills_calls=True, survives_lost_workers=True, pickles=True)
+    capabilities = Capabilities(kills_calls=True, survives_lost_workers=True, pickles=True, posts=True)
 
     def __init__(
         self,
@@ -84,11 +85,12 @@ class ProcessPool(Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
         # Here, since `import amlsched` shall not import ctypes, cloudpickle and the inner parts of multiprocessing.
-        from amlsched.executors import _crew, _pickling
+        from amlsched.executors import _calls, _crew, _pickling
 
         self.max_workers = max_workers
         context = multiprocessing.get_context() if mp_context is None else mp_context
         self._crew = _crew.Crew(max_workers, context, initializer, initargs, max_tasks_per_child)
+        self._new_call = _calls.CallFuture
         self._call_name, self._dump_call = _pickling.call_name, _pickling.dump_call
         self._guarded = False
         weakref.finalize(self, self._crew.forget).atexit = False
@@ -103,16 +105,34 @@ class ProcessPool(Executor):
             NotPicklableError: The function or an argument cannot be sent; it names which.
             RuntimeError: The pool was shut down, or the main module lacks its guard.
         """
+        return cast("Future[R]", self.post(fn, args, kwargs, None, None))
+
+    def post(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: "Mapping[str, Any]",
+        told: Callable[[Any], object] | None,
+        handle: object,
+    ) -> "CallFuture":
+        """The same, and `told(handle)` is called once the call has ended: for the run loop, a callback costs more.
+
+        Raises:
+            NotPicklableError: The function or an argument cannot be sent; it names which.
+            RuntimeError: The pool was shut down, or the main module lacks its guard.
+        """
         crew = self._crew
         if crew.closing:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not self._guarded:
             refuse_while_main_is_imported()
             self._guarded = True
-        payload = self._dump_call(fn, args, kwargs)
+        payload = self._dump_call(function, args, kwargs)
         if not isinstance(payload, bytes) and not crew.has_idle:
             payload = payload.copied()
-        return cast("Future[R]", crew.submit(self._call_name(fn), payload))
+        call = self._new_call(crew, self._call_name(function), payload, told, handle)
+        crew.submit(call)
+        return call
 
     def map(
         self, fn: Callable[..., R], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
@@ -173,9 +193,14 @@ class ProcessPool(Executor):
         """
         self._crew.kill_and_wait()
 
-    def attach(self, loop: "AbstractEventLoop") -> None:
-        """Be served by an event loop: futures are completed in its thread, in which this must be called."""
-        self._crew.listener.attach(loop)
+    def attach(self, loop: "AbstractEventLoop", around: Callable[[Callable[[], object]], object] | None = None) -> None:
+        """Be served by an event loop: futures are completed in its thread, in which this must be called.
+
+        Args:
+            loop: The loop.
+            around: Called with a function that completes futures, and must call it; `None` for nothing around it.
+        """
+        self._crew.listener.attach(loop, around)
 
     def detach(self) -> None:
         """Be served by a thread of the pool's own again."""
