@@ -67,7 +67,7 @@ def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, qu
 
 def counts(summary: Summary) -> str:
     """How many repetitions are in each state."""
-    told = ", ".join(f"{count} {state.value}" for state, count in summary.states.items() if count)
+    told = ", ".join(f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count)
     return f"{summary.total} repetitions: {told}."
 
 
@@ -84,7 +84,7 @@ def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False
             f"{tally.done}/{tally.total}",
             *(mean_and_deviation(tally.last.get(metric, [])) for metric in metrics),
             duration(tally.seconds) if tally.done else "",
-            ", ".join(f"{count} {state.value}" for state, count in tally.states.items() if not state.done),
+            ", ".join(f"{count} {state.value}" for state, count in sorted(tally.states.items()) if not state.done),
         ]
         for tally in shown
     ]
@@ -116,7 +116,7 @@ def tell_notes(summary: Summary) -> None:
 def tell_interrupted(summary: Summary) -> None:
     """What there is when a signal ends the run."""
     told = ", ".join(
-        f"{count} {state.value}" for state, count in summary.states.items() if count and state != "pending"
+        f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count and state != "pending"
     )
     say(f"Interrupted{f': {told}' if told else ''}. The same command takes up what is left.")
 
