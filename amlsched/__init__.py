@@ -35,6 +35,7 @@ from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import Capabilities, SequentialExecutor
 from amlsched.exit_state import ExitState
 from amlsched.future import Future
+from amlsched.receipts import Outcome
 from amlsched.scheduler import Scheduler
 from amlsched.task import Plugin, Task
 
@@ -65,6 +66,7 @@ __all__ = [
     "MissingExtraError",
     "NodeLostError",
     "NotPicklableError",
+    "Outcome",
     "Plugin",
     "PoolBrokenError",
     "PreemptedError",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Self
 
+    from amlsched.receipts import Outcome
     from amlsched.task import Task
 
 __all__ = ["Future"]
@@ -42,8 +43,21 @@ class Future(asyncio.Future[R]):
         awaited: Whether somebody awaits or awaited the call; `None` where that is still expected (`task(…)`).
     """
 
-    # The first two are only set for a call that runs again: most never do.
-    __slots__ = ("_attempt", "_losses", "_run", "args", "awaited", "function", "kwargs", "number", "task", "work")
+    # Not set for most: `_attempt` and `_losses` are for a call that runs again, `receipt` for one that is measured.
+    __slots__ = (
+        "_attempt",
+        "_losses",
+        "_run",
+        "args",
+        "awaited",
+        "function",
+        "kwargs",
+        "number",
+        "receipt",
+        "task",
+        "work",
+    )
+    receipt: Outcome
 
     def __init__(
         self,

@@ -87,6 +87,7 @@ class RunLoop:
         order: In which order completions are told.
         retries_on_loss: How often a call is run again that lost its worker.
         renew: Makes a new executor in place of one that broke; `None` where that is not ours to do.
+        receipts: Whether calls are measured.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class RunLoop:
         order: Literal["completion", "submission"],
         retries_on_loss: int,
         renew: Callable[[], Executor | None],
+        receipts: bool,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.executing = False  # an inline call runs right now
@@ -113,7 +115,7 @@ class RunLoop:
         self._thread = get_ident()
 
         self._calls: dict[Future[Any], None] = {}  # those that have not ended, in the order of submission
-        self._admission = Admission(executor, self.finished, self._broken, self._calls)
+        self._admission = _admission(receipts)(executor, self.finished, self._broken, self._calls)
         self._retries_on_loss, self._renew = retries_on_loss, renew
         self._losses: Losses | None = None  # made when the first worker is lost
         self._submitted = 0
@@ -605,3 +607,11 @@ class RunLoop:
         if ending.exception is not None and ending.raised:
             raise ending.exception
         return ExitState(ending.code, ending.exception)
+
+
+def _admission(receipts: bool) -> type[Admission]:
+    if not receipts:
+        return Admission
+    from amlsched.measuring import MeasuringAdmission
+
+    return MeasuringAdmission

@@ -17,6 +17,7 @@ from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
 from amlsched.executors.capabilities import kill_workers
 from amlsched.exit_state import ExitState, Policy, check_mode
+from amlsched.receipts import Outcome, outcome
 from amlsched.signals import event_loop, handled
 from amlsched.task import Plugin, Task, checked_retries
 
@@ -38,7 +39,7 @@ S_co = TypeVar("S_co", bound="Scheduler", covariant=True)
 Order = Literal["completion", "submission"]
 Display = bool | Literal["auto"] | Iterable[Any]
 
-_OPTIONS = ("retries_on_loss",)
+_OPTIONS = ("retries_on_loss", "receipts")
 """What every constructor takes, beside what its factory takes."""
 _RETRIES_ON_LOSS = 3
 
@@ -54,7 +55,10 @@ class _Constructed(Protocol[P, S_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> S_co: ...
 
     @overload
-    def __call__(self, *args: Any, retries_on_loss: int, **kwargs: Any) -> S_co: ...
+    def __call__(self, *args: Any, retries_on_loss: int, receipts: bool = ..., **kwargs: Any) -> S_co: ...
+
+    @overload
+    def __call__(self, *args: Any, receipts: bool, **kwargs: Any) -> S_co: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> S_co: ...
 
@@ -67,9 +71,10 @@ class _Constructor(Generic[P]):
 
     def __get__(self, instance: object, owner: type[S]) -> _Constructed[P, S]:
         @functools.wraps(self.factory)
-        def construct(*args: Any, retries_on_loss: int = _RETRIES_ON_LOSS, **kwargs: Any) -> S:
+        def construct(*args: Any, **kwargs: Any) -> S:
+            options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
             factory = partial(self.factory, *args, **kwargs)
-            return owner._from_factory(factory, retries_on_loss=retries_on_loss)  # pyright: ignore[reportPrivateUsage]
+            return owner._from_factory(factory, **options)  # pyright: ignore[reportPrivateUsage]
 
         vars(construct)["__signature__"] = _with_options(inspect.signature(self.factory))
         return cast("_Constructed[P, S]", construct)
@@ -111,6 +116,7 @@ class Scheduler(Emitter):
         retries_on_loss: How often a call is run again that lost its worker, through no fault of its function: the
             worker was killed, its node went down. 0 for functions that must never run twice. Every constructor takes
             it.
+        receipts: Whether each call is measured where it runs; see `outcome`. Every constructor takes it.
 
     Raises:
         TypeError: `executor` is no `concurrent.futures.Executor`.
@@ -180,6 +186,7 @@ class Scheduler(Emitter):
         *,
         terminate: bool | Callable[[Executor], object] = True,
         retries_on_loss: int = _RETRIES_ON_LOSS,
+        receipts: bool = False,
     ) -> None:
         if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
@@ -193,6 +200,7 @@ class Scheduler(Emitter):
         self._terminate: Callable[[Executor], object]
         self._terminate = terminate if callable(terminate) else (kill_workers if terminate else lambda _: None)
         self.retries_on_loss = checked_retries(retries_on_loss)
+        self.receipts = receipts
         self._tasks: list[Task[..., Any]] = []
         self.renderables: list[Any] = []
         self._run: RunLoop | None = None
@@ -327,6 +335,7 @@ class Scheduler(Emitter):
             order=order,
             retries_on_loss=self.retries_on_loss,
             renew=self._renewed,
+            receipts=self.receipts,
         )
         showing = self._showing(display)
         self._begin(run)
@@ -434,6 +443,19 @@ class Scheduler(Emitter):
         if self._run is None:
             raise SchedulerNotRunningError("call_later needs a scheduler that runs: use it in a callback")
         return self._run.call_later(delay, partial(fn, *args, **kwargs))
+
+    def outcome(self, future: Future[Any]) -> Outcome:
+        """When and where a call ran, and what it used; complete once it has ended, as in the callbacks of its end.
+
+        Raises:
+            RuntimeError: The scheduler was made without `receipts=True`.
+        """
+        try:
+            return outcome(future)
+        except AttributeError:
+            raise RuntimeError(
+                f"{future!r} has no receipt: make its scheduler with receipts=True, as every constructor takes it"
+            ) from None
 
     @property
     def queue(self) -> dict[Future[Any], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:

@@ -153,13 +153,18 @@ class InChild:
     """
 
     def __init__(self, function: Callable[..., Any], bounds: Bounds, run: str) -> None:
-        self.function, self.bounds, self.run = function, bounds, run
+        self.in_child = function
+        self.bounds, self.run = bounds, run
         self.__name__ = getattr(function, "__name__", None) or type(function).__name__
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
 
+    def with_function(self, function: Callable[..., Any]) -> InChild:
+        """The same for another function."""
+        return InChild(function, self.bounds, self.run)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _child(self.run) as child:
-            return child.call(self.function, self.bounds, args, kwargs)
+            return child.call(self.in_child, self.bounds, args, kwargs)
 
 
 class _Child:

@@ -36,6 +36,7 @@ scheduler.submit(train, "1")  # type: ignore[arg-type]
 Scheduler.with_processes(2, initializer=print, initargs=("started",))
 Scheduler.with_processes(2, retries_on_loss=0)
 assert_type(Scheduler.with_processes(2, retries_on_loss=0), Scheduler)
+assert_type(Scheduler.with_sequential(receipts=True), Scheduler)
 Scheduler.with_threads("2")  # type: ignore[call-overload]
 Scheduler.with_sequential(2)  # type: ignore[call-overload]
 Scheduler.with_threads(workers=2)  # type: ignore[call-overload]

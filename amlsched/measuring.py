@@ -1,0 +1,79 @@
+"""Admission of calls that get a receipt."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from amlsched.admission import Admission
+from amlsched.receipts import Measured, Outcome, settle, take
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from amlsched.future import Future
+    from amlsched.task import Task
+
+__all__ = ["MeasuringAdmission"]
+
+
+class MeasuringAdmission(Admission):
+    """Has each call measured where it runs. An admission of its own, so that calls without receipts cost nothing."""
+
+    def take(self, future: Future[Any]) -> None:
+        """See `Admission`."""
+        future.receipt = Outcome(time.time())
+        super().take(future)
+
+    def send(self, future: Future[Any]) -> None:
+        """See `Admission`."""
+        with self._measured(future):
+            super().send(future)
+
+    def execute(self, future: Future[Any]) -> Any:
+        """See `Admission`."""
+        try:
+            with self._measured(future):
+                receipt = super().execute(future)
+        except BaseException:
+            settle(future)
+            raise
+        result, error = take(future, receipt, None)
+        if error is not None:
+            raise error
+        return result
+
+    def outcome(self, future: Future[Any]) -> tuple[Any, BaseException | None]:
+        """See `Admission`."""
+        result, error = super().outcome(future)
+        return take(future, result, error)
+
+    def forget(self, future: Future[Any]) -> None:
+        """See `Admission`."""
+        super().forget(future)
+        if future.receipt.ended is None or future.receipt.attempt != future.attempt:
+            settle(future)
+
+    def _collect(self, task: Task[..., Any], future: Future[Any]) -> None:
+        with self._measured(future):
+            super()._collect(task, future)
+
+    @contextmanager
+    def _measured(self, future: Future[Any]) -> Generator[None]:
+        """In here, the call has the function that is sent; everywhere else the one that was submitted."""
+        function: Any = future.function
+        known = self.capabilities
+        if isinstance(function, Measured):  # a batch that became full is sent while its last call is collected
+            yield
+            return
+        in_child = getattr(function, "in_child", None)  # there it is measured, not where it is waited for
+        if in_child is not None:
+            future.function = function.with_function(Measured(in_child, shared=False, travels=True))
+        else:
+            in_threads = not known.pickles and not known.inline
+            future.function = Measured(function, shared=in_threads, travels=known.pickles)
+        try:
+            yield
+        finally:
+            future.function = function

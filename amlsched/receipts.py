@@ -1,0 +1,237 @@
+"""Receipts: when and where a call ran, and what it used."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amlsched.errors import WorkerLostError, WorkerOutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from amlsched.future import Future
+
+__all__ = ["Measured", "Meter", "Outcome", "Usage", "outcome", "settle", "take"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """When and where a call ran, and what it used; `None` for what is not known, or not yet.
+
+    A call that lost its worker, or was ended by a limit, could not say what it had used; its exception says what is
+    known.
+
+    Attributes:
+        submitted: When the call was submitted, as Unix time in seconds, by the clock of the driver's host.
+        started: When the function began, in the last attempt, by the clock of the worker's host.
+        ended: When it returned or raised, likewise; where it could not say, when the driver heard of the end.
+        host: Name of the worker's host.
+        pid: Process id of the worker.
+        thread: Name of the thread that ran it.
+        attempt: Which attempt this is about, counted from 1.
+        cpu_s: CPU time of the worker's process and of the children that it waited for, from the start of the function
+            to its end; of its thread alone, where others ran in the same process.
+        peak_memory_bytes: The most resident memory that the worker's process, or one of those children, had in that
+            time, with what it had before. `None` where other calls ran in the same process.
+    """
+
+    submitted: float
+    started: float | None = None
+    ended: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    thread: str | None = None
+    attempt: int = 1
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Usage(NamedTuple):
+    """What a worker says of a call; see `Outcome`."""
+
+    started: float
+    ended: float
+    host: str
+    pid: int
+    thread: str
+    cpu_s: float
+    peak_memory_bytes: int | None
+
+
+# In the worker
+
+_lock = threading.Lock()
+_running = 0  # meters, now
+_begun = 0  # and so far
+
+
+class Meter:
+    """Measures from its making on.
+
+    Args:
+        shared: Whether other calls may run in this process, so that only the thread is measured.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        global _running, _begun
+        with _lock:
+            _running += 1
+            _begun += 1
+            self._place = _begun
+            self._alone = not shared and _running == 1
+        self._peak_before = _reset_peak() if self._alone else 0
+        self._children_before = _children_peak()
+        self._process_s, self._thread_s = _process_s(), time.thread_time()
+        self._started = time.time()
+
+    def stop(self) -> Usage:
+        """What was used since; to be called once, in the same thread."""
+        global _running
+        ended = time.time()
+        thread_s, process_s = time.thread_time() - self._thread_s, _process_s() - self._process_s
+        with _lock:
+            _running -= 1
+            alone = self._alone and self._place == _begun
+        peak = self._peak() if alone else None
+        thread, cpu_s = threading.current_thread().name, process_s if alone else thread_s
+        return Usage(self._started, ended, os.uname().nodename, os.getpid(), thread, cpu_s, peak)
+
+    def _peak(self) -> int:
+        own, children = _memory("VmHWM"), _children_peak()
+        if own == self._peak_before:  # it could not be reset, and is of an earlier time
+            own = _memory("VmRSS")
+        return max(own, children) if children > self._children_before else own
+
+
+def _begin_anew() -> None:
+    global _lock, _running
+    _lock, _running = threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=_begin_anew)  # another thread may hold it at the fork
+
+
+def _process_s() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _children_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def _reset_peak() -> int:
+    """Begin a new peak, if the system lets us; otherwise the present one, else 0.
+
+    Sources:
+        proc(5), `/proc/PID/clear_refs`: 5 resets `VmHWM`.
+    """
+    try:
+        with open("/proc/self/clear_refs", "wb", 0) as file:
+            file.write(b"5")
+    except OSError:
+        return _memory("VmHWM")
+    return 0
+
+
+def _memory(name: str) -> int:
+    try:
+        with open("/proc/self/status", "rb", 0) as file:
+            for line in file.read().split(b"\n"):
+                if line.startswith(name.encode()):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class _Receipt(NamedTuple):
+    """What comes back in place of a result or an exception.
+
+    Attributes:
+        usage: What was used.
+        result: What the function returned.
+        error: What it raised, in the parts that can travel where it does.
+    """
+
+    usage: Usage
+    result: Any
+    error: Any
+
+
+class Measured:
+    """What travels to a worker in place of a function whose calls get a receipt.
+
+    Args:
+        function: The function.
+        shared: Whether other calls may run in the same process.
+        travels: Whether what it raises is pickled on its way back.
+    """
+
+    def __init__(self, function: Callable[..., Any], shared: bool, travels: bool) -> None:
+        self.__wrapped__ = function
+        self.shared, self.travels = shared, travels
+        self.__name__ = getattr(function, "__name__", None) or type(function).__name__
+        self.__qualname__: str = getattr(function, "__qualname__", self.__name__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Measured, (self.__wrapped__, self.shared, self.travels)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Receipt:
+        """The receipt of a call of the function."""
+        meter = Meter(self.shared)
+        try:
+            result, error = self.__wrapped__(*args, **kwargs), None
+        except Exception as raised:
+            result, error = None, raised
+        except BaseException:  # an end of the process, or an interruption: no affair of ours
+            meter.stop()
+            raise
+        usage = meter.stop()
+        if error is not None:
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            if self.travels:
+                from amlsched.executors._pickling import exception_parts
+
+                return _Receipt(usage, None, exception_parts(error))
+        return _Receipt(usage, result, error)
+
+
+# In the driver
+
+
+def take(future: Future[Any], result: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
+    """Result or exception of a call, once its receipt is taken out and kept."""
+    if error is not None or not isinstance(result, _Receipt):
+        settle(future)
+        return result, error
+    future.receipt = replace(future.receipt, attempt=future.attempt, **result.usage._asdict())
+    failure = result.error
+    if failure is not None and not isinstance(failure, BaseException):
+        from amlsched.executors._pickling import call_name, load_exception
+
+        failure = load_exception(failure, call_name(future.function))
+    return result.result, failure
+
+
+def settle(future: Future[Any]) -> None:
+    """Note the end of a call that has no receipt: it was lost, ended by a limit, or cancelled."""
+    future.receipt = Outcome(future.receipt.submitted, ended=time.time(), attempt=future.attempt)
+
+
+def outcome(future: Future[Any]) -> Outcome:
+    """The receipt; for a call that lost its worker, what its exception tells.
+
+    Raises:
+        AttributeError: The call was not measured.
+    """
+    receipt = future.receipt
+    if not future.done() or future.cancelled() or not isinstance(error := future.exception(), WorkerLostError):
+        return receipt
+    peak = error.peak_bytes if isinstance(error, WorkerOutOfMemoryError) else None
+    return replace(receipt, pid=error.pid, host=error.host, peak_memory_bytes=peak)
