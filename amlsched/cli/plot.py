@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from amlsched.cli.results import add_picking, picked
 from amlsched.cli.told import OK
 
 if TYPE_CHECKING:
@@ -18,18 +19,29 @@ def add_to(commands: Commands) -> None:
     """Tell argparse of the command."""
     parser = commands.add_parser("plot", help="draw learning curves", description=plot.__doc__)
     parser.set_defaults(command=plot)
-    parser.add_argument("results", metavar="RESULTS", help="the folder for the results")
-    parser.add_argument("--metric", metavar="NAME", required=True, help="the column to draw")
-    parser.add_argument(
-        "--out", metavar="FILE", required=True, help="the picture; its ending says which kind, such as .png"
-    )
-    parser.add_argument("--x", metavar="NAME", default="iter", help="the column of the x axis (default: iter)")
+    add = parser.add_argument
+    add("results", metavar="RESULTS", help="the folder for the results")
+    add("--metric", metavar="NAME", required=True, help="the column to draw")
+    add("--out", metavar="FILE", required=True, help="the picture; its ending says which kind, such as .png")
+    add("--x", metavar="NAME", default="iter", help="the column of the x axis (default: iter)")
+    text = "a curve for each value of this, such as params.lr; several: for each combination (default: run)"
+    add("--by", metavar="KEY", nargs="+", action="extend", default=[], help=text)
+    text = "what the bands show: std (one deviation, the default), interval (95%% of the mean), range, or none"
+    add("--band", choices=("std", "interval", "range", "none"), default="std", help=text)
+    add_picking(parser)
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    """Draw a metric over the iterations: for each run the mean of its repetitions, in a band of ± one deviation."""
+    """Draw a metric over the iterations: the mean over repetitions of each run, or of each value of a parameter."""
     from amlsched.experiments.plot import plot_curves
 
-    plot_curves(arguments.results, arguments.metric, arguments.out, x=arguments.x)
+    plot_curves(
+        picked(arguments),
+        arguments.metric,
+        arguments.out,
+        x=arguments.x,
+        by=arguments.by or ["run"],
+        band=arguments.band,
+    )
     print(f"Learning curves: {arguments.out}")
     return OK

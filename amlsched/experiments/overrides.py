@@ -15,7 +15,7 @@ from amlsched.experiments.load import Document, key_text
 from amlsched.experiments.plain import is_list, is_mapping, set_at
 from amlsched.experiments.yaml12 import Key, Tree, read, resolve_scalar
 
-__all__ = ["Override", "parse_override", "refuse_futile"]
+__all__ = ["Override", "condition", "parse_override", "refuse_futile"]
 
 _KEY = re.compile(r'(?:"[^"]*"|[^".=\s]+)(?:\.(?:"[^"]*"|[^".=\s]+))*')
 _PART = re.compile(r'"([^"]*)"|([^".]+)')
@@ -144,3 +144,20 @@ def _hiding(override: Override, config: Mapping[str, Any], axes: Sequence[Axis])
             if any(path[: len(setting)] == setting for path in paths if path):
                 return key_text((axis.key, *setting))
     return ""
+
+
+def condition(text: str) -> tuple[str, Any]:
+    """Reads `KEY=VALUE` of a condition, such as `params.lr=0.1`: the key as it is, the value in YAML.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    name, equals, value = _split(text)
+    where = f"command line (--where {text})"
+    if not equals or not name:
+        raise ConfigError(where, "this is not KEY=VALUE", "write --where KEY=VALUE, such as --where params.lr=0.1")
+    try:
+        trees = read(value, "")
+    except ConfigError as fault:
+        raise ConfigError(where, fault.problem, fault.remedy) from None
+    return name, trees[0].value if trees else None

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from amlsched.display.table import number
 from amlsched.errors import ExperimentError, MissingExtraError
-from amlsched.experiments.results import iterations
+from amlsched.experiments.results import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-__all__ = ["plot_curves"]
+    from amlsched.experiments.frame import Results
+
+__all__ = ["Band", "plot_curves"]
+
+Band = Literal["std", "interval", "range", "none"]
+"""What a band shows: ± one standard deviation, the 95 % interval of the mean, from the least to the largest value."""
 
 LEGEND_FITS = 24
 
 
-def plot_curves(results: str | Path, metric: str, out: str | Path, *, x: str = "iter") -> None:
-    """Draw a metric over the iterations: for each run the mean of its repetitions, in a band of ± one deviation.
+def plot_curves(
+    results: str | Path | Results,
+    metric: str,
+    out: str | Path,
+    *,
+    x: str = "iter",
+    by: str | Sequence[str] = "run",
+    band: Band = "std",
+) -> None:
+    """Draw a metric over the iterations: the mean over the repetitions of each run or group, in a band.
 
     Args:
-        results: The folder for the results.
+        results: The folder for the results, or some of what `load` gave.
         metric: The column to draw.
         out: The picture; its ending says which kind. Its folder is made.
         x: The column of the x axis.
+        by: What makes a curve: `run`, or a parameter such as `params.lr`; several make one of each combination.
+        band: What the bands show.
 
     Raises:
         ExperimentError: There is nothing to draw, there is no such column, or matplotlib does not write such pictures.
         MissingExtraError: pandas or matplotlib is not installed.
+        ValueError: There is no such band.
     """
-    rows: Any = iterations(results)
-    _check_column(rows, metric, results)
-    _check_column(rows, x, results)
+    if band not in get_args(Band):
+        raise ValueError(f"band={band!r}: must be one of {', '.join(get_args(Band))}")
+    found = load(results) if isinstance(results, str | Path) else results
+    keys = [by] if isinstance(by, str) else list(by)
+    columns = [found.column(key) for key in keys]
+    rows: Any = found.iterations()
+    logged_too = [f"params_{name}" for name in found.settings]  # a parameter of the name of a logged column
+    columns = [one if (one := f"params_{name}") in logged_too and one in rows.columns else name for name in columns]
+    _check_column(rows, metric)
+    _check_column(rows, x)
     rows = rows.dropna(subset=[metric, x])
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,14 +65,9 @@ def plot_curves(results: str | Path, metric: str, out: str | Path, *, x: str = "
     figure: Any = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    names: Iterable[Any] = rows["run"].unique()
-    for run in names:
-        curves: Any = rows[rows["run"] == run].groupby(x)[metric]
-        mean, deviation = curves.mean(), curves.std().fillna(0.0)
-        (line,) = axes.plot(mean.index, mean, label=run, marker="." if len(mean) == 1 else "")
-        axes.fill_between(
-            mean.index, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.15, linewidth=0
-        )
+    for values, group in rows.groupby(columns, sort=False, dropna=False):
+        label = ", ".join(_named(key, value) for key, value in zip(keys, values, strict=True))
+        _draw(axes, group.groupby(x)[metric], label, band)
     axes.set_xlabel("iteration" if x == "iter" else x)
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
@@ -62,10 +81,31 @@ def plot_curves(results: str | Path, metric: str, out: str | Path, *, x: str = "
         raise ExperimentError(f"--out {out}", str(error), "such as curves.png, curves.pdf or curves.svg") from error
 
 
-def _check_column(rows: Any, name: str, results: str | Path) -> None:
+def _named(key: str, value: Any) -> str:
+    text = number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return text if key in ("run", "name") else f"{key.removeprefix('params.')} = {text}"
+
+
+def _draw(axes: Any, curves: Any, label: str, band: Band) -> None:
+    from amlsched.experiments.frame import half_interval
+
+    mean = curves.mean()
+    (line,) = axes.plot(mean.index, mean, label=label, marker="." if len(mean) == 1 else "")
+    if band == "none":
+        return
+    if band == "range":
+        low, high = curves.min(), curves.max()
+    else:
+        spread: Any = curves.std()
+        if band == "interval":
+            count: Any = curves.count()
+            spread = spread / count**0.5 * count.map(half_interval)
+        low, high = mean - spread.fillna(0.0), mean + spread.fillna(0.0)
+    axes.fill_between(mean.index, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def _check_column(rows: Any, name: str) -> None:
     if name not in rows.columns or rows[name].dtype.kind not in "iufb":
         numbers = [str(column) for column in rows.columns if rows[column].dtype.kind in "iufb"]
         kept = ", ".join(column for column in numbers if column not in ("r", "rep", "iter")) or "none"
-        raise ExperimentError(
-            f"results folder {results}", f"{name!r} is no column of numbers there", f"there are: {kept}"
-        )
+        raise ExperimentError("results", f"{name!r} is no column of numbers there", f"there are: {kept}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ConfigError, ExperimentError, MissingExtraError
 from amlsched.experiments import claims, layout, records
@@ -19,7 +19,24 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["Found", "flattened", "iterations", "load", "pandas_for", "row", "survey", "tallied"]
+    from amlsched.experiments.frame import Results
+
+__all__ = [
+    "OWN",
+    "Found",
+    "about",
+    "columns",
+    "flattened",
+    "iterations",
+    "load",
+    "pandas_for",
+    "row",
+    "survey",
+    "tallied",
+]
+
+OWN = ("name", "r", "run", "state", "seconds", "seed", "folder")
+"""Columns of `load` that are always there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,60 +132,54 @@ def tallied(found: Iterable[Found]) -> Summary:
     return summary
 
 
-def load(results: str | Path) -> pd.DataFrame:
+def load(results: str | Path) -> Results:
     """The repetitions of a folder of results, one a row.
 
     Returns:
-        Index `(name, r)`: name of the experiment and index of the repetition. Columns: `run`, `state`; the settings,
-        nested ones joined by `_` as in `opt_lr`; the last value of each metric (`metric_last` where a setting has that
-        name); `seconds`, `seed`, `folder`. What a repetition lacks is NaN or None.
+        A `pandas.DataFrame` with the index `(name, r)`: name of the experiment and index of the repetition. Columns:
+        `run`, `state`; the parameters, nested ones joined by `_` as in `opt_lr`; the last value of each metric
+        (`metric_last` where a parameter of any run has that name); `seconds`, `seed`, `folder`. What a repetition
+        lacks is NaN or None. See `Results` for what it can do beyond pandas.
 
     Raises:
         ExperimentError: There is no such folder, or nothing of amlsched in it.
         MissingExtraError: pandas is not installed.
     """
-    pandas = pandas_for("experiments.load")
-    frame = pandas.DataFrame([row(found) for found in survey(results)])
-    last = ["seconds", "seed", "folder"]
-    columns = [name for name in frame.columns if name not in last] + last
-    return cast("pd.DataFrame", frame[columns].set_index(["name", "r"]))
+    pandas_for("experiments.load")
+    from amlsched.experiments.frame import table_of
+
+    return table_of(survey(results))
 
 
 def iterations(results: str | Path) -> pd.DataFrame:
-    """All rows that the repetitions of a folder of results logged.
-
-    Returns:
-        A row for each logged row, in long form: `name`, `run`, `r`, then the columns of the CSV files.
+    """All rows that the repetitions of a folder of results logged; the same as `load(results).iterations()`.
 
     Raises:
         ExperimentError: There is no such folder, or nothing of amlsched in it, or nothing was logged.
         MissingExtraError: pandas is not installed.
     """
-    pandas = pandas_for("experiments.iterations")
-    frames: list[pd.DataFrame] = []
-    for found in survey(results):
-        file = found.folder / layout.csv_name(found.rep)
-        if found.record.attempts and file.is_file() and file.stat().st_size:
-            frame = pandas.read_csv(file)
-            frame.insert(0, "name", found.name)
-            frame.insert(1, "run", found.run)
-            frame.insert(2, "r", found.rep)
-            frames.append(frame)
-    if not frames:
-        raise ExperimentError(f"results folder {results}", "nothing was logged there yet")
-    return cast("pd.DataFrame", pandas.concat(frames, ignore_index=True))
+    return load(results).iterations()
 
 
 def row(found: Found) -> dict[str, Any]:
-    """What `load` tells of a repetition."""
-    row: dict[str, Any] = {"name": found.name, "r": found.rep, "run": found.run, "state": found.record.state.value}
-    for key, value in flattened(found.params):
-        row[key if key not in row else f"params_{key}"] = value
-    for key, value in found.record.last.items():
-        row[key if key not in row else f"{key}_last"] = value
-    begun = found.record.state is not State.PENDING
-    seed = found.record.seed if begun else None
-    return {**row, "seconds": found.record.seconds, "seed": seed, "folder": str(found.folder)}
+    """What is told of a repetition in one mapping: about it, its parameters, the last values that it logged."""
+    settings, metrics = columns(found)
+    known = about(found)
+    return {**{name: known[name] for name in OWN[:4]}, **settings, **metrics, **{name: known[name] for name in OWN[4:]}}
+
+
+def about(found: Found) -> dict[str, Any]:
+    """What `load` tells of any repetition: the columns `OWN`."""
+    seed = None if found.record.state is State.PENDING else found.record.seed
+    values = (found.name, found.rep, found.run, found.record.state.value, found.record.seconds, seed, str(found.folder))
+    return dict(zip(OWN, values, strict=True))
+
+
+def columns(found: Found) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of a repetition and the last values that it logged, by the names of their columns."""
+    settings = {f"params_{key}" if key in OWN else key: value for key, value in flattened(found.params)}
+    last = found.record.last.items()
+    return settings, {f"{key}_last" if key in settings or key in OWN else key: value for key, value in last}
 
 
 def flattened(mapping: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -164,8 +164,9 @@ def test_a_row_a_repetition_with_settings_last_values_and_state(folder: Path) ->
     assert list(frame["opt_betas_1"][:4]) == [0.99] * 4
     assert list(frame["state"]) == ["completed"] * 5 + ["failed"]
     first, second = frame.loc["first"], frame.loc["second"]
-    assert np.allclose(first["loss"], [0.2, 1.2, 0.4, 1.4])
+    assert np.allclose(first["loss_last"], [0.2, 1.2, 0.4, 1.4])
     assert list(second["loss"]) == ["mse", "mse"]
+    assert first["loss"].isna().all()
     assert second["loss_last"].iloc[0] == 2.0
     assert frame["seed"].nunique() == 2
     assert (frame["seconds"] >= 0).all()
@@ -216,7 +217,8 @@ def test_debug_runs_are_results_of_their_own(folder: Path) -> None:
 def test_all_rows_in_long_form(folder: Path) -> None:
     run()
     rows = iterations("out")
-    assert list(rows.columns[:4]) == ["name", "run", "r", "loss"]
+    settings = ["lr", "opt_name", "opt_betas_0", "opt_betas_1", "params_loss"]
+    assert list(rows.columns) == ["name", "run", "r", *settings, "loss", "note", "ts", "rep", "iter"]
     assert len(rows) == 5 * 3
     picked = rows[(rows["run"] == "first__l0.2") & (rows["r"] == 1)]
     assert np.allclose(picked["loss"], [1.0, 1.2, 1.4])

@@ -1,0 +1,240 @@
+"""Results as a table of pandas. It imports pandas, so it is imported only by who needs it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy
+import pandas
+
+from amlsched.errors import ExperimentError
+from amlsched.experiments import layout
+from amlsched.experiments.keys import closest
+from amlsched.experiments.results import OWN, Found, about, columns, flattened
+
+__all__ = ["Results", "half_interval", "table_of"]
+
+_BOOKKEEPING = ("ts", "rep", "iter")
+_DONE = ("completed", "surrendered")
+
+
+class Results(pandas.DataFrame):
+    """The repetitions of a folder of results, one a row; a `pandas.DataFrame` with a few methods more.
+
+    What is picked from it, by these methods or by those of pandas, keeps them.
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., Results]:
+        return Results
+
+    @property
+    def settings(self) -> list[str]:
+        """The columns that hold parameters."""
+        return [name for name in self.attrs.get("settings", ()) if name in self.columns]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns that hold the last values of what was logged, those that are numbers, without the bookkeeping."""
+        names = [name for name in self.attrs.get("metrics", ()) if name in self.columns]
+        types: Any = self.dtypes
+        return [name for name in names if name not in _BOOKKEEPING and types[name].kind in "iufb"]
+
+    def column(self, key: str) -> str:
+        """The column of a key: `opt_lr` for `params.opt.lr`, and for `opt.lr` or `opt_lr`.
+
+        Raises:
+            ExperimentError: There is no such column.
+        """
+        name = key.removeprefix("params.").replace(".", "_")
+        found = [f"params_{name}", name] if key.startswith("params.") else [key, name]
+        known = [*self.columns, "name", "r"]
+        for one in found:
+            if one in known:
+                return one
+        guess = closest(name, [*self.settings, *self.metrics])
+        there = ", ".join([*self.settings, "name", "run", "state"])
+        raise ExperimentError(key, "is no column of these results", f"did you mean {guess}?" if guess else there)
+
+    def with_params(self, params: Mapping[str, Any] | None = None, **more: Any) -> Results:
+        """The repetitions with these parameters.
+
+        Args:
+            params: Values by name, nested as in the config or with the names of the columns.
+            **more: The same, such as `opt_lr=0.1`.
+
+        Raises:
+            ExperimentError: There is no such parameter.
+        """
+        wanted = pandas.Series(True, index=range(len(self)))
+        for key, value in flattened({**(params or {}), **more}):
+            column = self[self.column(f"params.{key}")].reset_index(drop=True)
+            wanted &= column.isna() if value is None else column == value
+        return self[wanted.to_numpy()]
+
+    def repetition(self, *indices: int) -> Results:
+        """The repetitions with these indices, of every run."""
+        return self[self.index.get_level_values("r").isin(indices)]
+
+    def experiment(self, *names: str) -> Results:
+        """The repetitions of these experiments."""
+        return self[self.index.get_level_values("name").isin(names)]
+
+    def iterations(self) -> pandas.DataFrame:
+        """All rows that these repetitions logged.
+
+        Returns:
+            Long form: a row for each logged row, with `name`, `run`, `r`, the parameters, then the columns that were
+            logged (a parameter of the same name is called `params_…`). A line that was only half written is left out.
+
+        Raises:
+            ExperimentError: Nothing was logged.
+        """
+        kept = pandas.DataFrame(self.reset_index()[["name", "run", "r", "folder", *self.settings]])
+        places = [(Path(folder), index) for folder, index in zip(kept.pop("folder"), kept["r"], strict=True)]
+        parts = [
+            logged.assign(**{_PLACE: numpy.repeat(numpy.asarray(numbers), lengths)})
+            for numbers, lengths, logged in _logged(places)
+        ]
+        if not parts:
+            raise ExperimentError("results", "nothing was logged there yet")
+        rows = pandas.concat(parts, ignore_index=True).sort_values(_PLACE, kind="stable", ignore_index=True)
+        known = kept.take(rows.pop(_PLACE).to_numpy()).reset_index(drop=True)
+        rows = rows.rename(columns={name: f"{name}_logged" for name in ("name", "run", "r")})
+        known = known.rename(columns={name: f"params_{name}" for name in self.settings if name in rows.columns})
+        return pandas.concat([known, rows], axis=1)
+
+    def summary(self, by: str | Sequence[str] = "run", metrics: Sequence[str] | None = None) -> pandas.DataFrame:
+        """Statistics over repetitions that are done.
+
+        Args:
+            by: What is grouped by: `params.lr`, or a column; several make a group of each combination.
+            metrics: The columns to look at; `None` for all.
+
+        Returns:
+            A row for each group and metric: the groups' columns, `metric`, `n` (how many values), `mean`, `std` (of the
+            sample: divided by n - 1), `median`, `min`, `max`, and `low` and `high`, the 95 % interval of the mean by
+            Student's t. What needs two values is NaN for one.
+
+        Raises:
+            ExperimentError: There is no such column, or no metric.
+        """
+        columns = [self.column(key) for key in ([by] if isinstance(by, str) else by)]
+        names = self.metrics if metrics is None else [self._metric(name) for name in metrics]
+        if not names:
+            raise ExperimentError("results", "nothing was logged there yet that is a number")
+        done = pandas.DataFrame(self[self["state"].isin(_DONE)]).reset_index()
+        groups: Any = done.groupby(columns, sort=False, dropna=False)
+        parts: list[Any] = []
+        for number, name in enumerate(names):
+            part = groups[name].agg(n="count", mean="mean", std="std", median="median", min="min", max="max")
+            part.insert(0, "metric", name)
+            half = [half_interval(n) for n in part["n"]] * part["std"] / numpy.sqrt(part["n"].clip(lower=1))
+            part["low"], part["high"] = part["mean"] - half, part["mean"] + half
+            part[_PLACE], part[_METRIC] = range(len(part)), number
+            parts.append(part.reset_index())
+        table: pandas.DataFrame = pandas.concat(parts, ignore_index=True).sort_values(
+            [_PLACE, _METRIC], ignore_index=True
+        )
+        return table.drop(columns=[_PLACE, _METRIC])
+
+    def _metric(self, name: str) -> str:
+        for one in (f"{name}_last", name):
+            if one in self.metrics:
+                return one
+        there = ", ".join(self.metrics) or "none"
+        raise ExperimentError(name, "is no column of numbers that was logged", f"there are: {there}")
+
+
+def table_of(found: Iterable[Found]) -> Results:
+    """The table of these repetitions, one a row; see `amlsched.experiments.load`."""
+    every = [(one, *columns(one)) for one in found]
+    settings = dict.fromkeys(name for _, own, _ in every for name in own)
+    rows: list[dict[str, Any]] = []
+    metrics: dict[str, None] = {}
+    for one, own, logged in every:
+        last = {f"{name}_last" if name in settings else name: value for name, value in logged.items()}
+        metrics |= dict.fromkeys(last)
+        rows.append({**about(one), **own, **last})
+    names = [*OWN[:4], *settings, *metrics, *OWN[4:]]
+    table = Results(pandas.DataFrame(rows, columns=names).set_index(["name", "r"]))
+    table.attrs |= {"settings": list(settings), "metrics": list(metrics)}
+    return table
+
+
+_PLACE, _METRIC = "\0place", "\0metric"
+_MANY = 1000
+
+
+def _logged(places: Sequence[tuple[Path, int]]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
+    """What the CSV files of repetitions hold: their numbers, how many rows each has, and the rows.
+
+    Files with the same columns are read as one, which is some ten times faster than one by one.
+    """
+    alike: dict[bytes, list[tuple[int, bytes]]] = {}
+    for number, (folder, index) in enumerate(places):
+        file = folder / layout.csv_name(index)
+        try:
+            text = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        text = text[: text.rfind(b"\n") + 1]
+        header, _, body = text.partition(b"\n")
+        if b'"' in text:  # a text may go over several lines
+            frame = _read(text, file)
+            yield [number], [len(frame)], frame
+        elif body:
+            alike.setdefault(header, []).append((number, body))
+    for header, bodies in alike.items():
+        lengths = [sum(map(bool, body.splitlines())) for _, body in bodies]
+        first = places[bodies[0][0]][0]
+        frame = _read(b"\n".join([header, b"".join(body for _, body in bodies)]), first.parent)
+        yield [number for number, _ in bodies], lengths, frame
+
+
+def _read(text: bytes, place: Path) -> pandas.DataFrame:
+    try:
+        return pandas.read_csv(io.BytesIO(text), low_memory=False)
+    except (pandas.errors.ParserError, UnicodeDecodeError) as error:
+        raise ExperimentError(str(place), f"its rows cannot be read: {error}") from error
+
+
+@cache
+def half_interval(n: int, level: float = 0.95) -> float:
+    """How many standard errors the interval of a mean reaches to each side; NaN for fewer than two values.
+
+    Args:
+        n: How many values the mean is of.
+        level: The probability that the interval holds the true mean.
+
+    Sources:
+        Student's t with n - 1 degrees of freedom; its distribution for whole degrees as in Abramowitz and Stegun,
+        26.7.3 and 26.7.4.
+    """
+    if n < 2:
+        return math.nan
+    if n > _MANY:
+        return NormalDist().inv_cdf((1 + level) / 2)
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, n - 1) < level else (low, middle)
+    return (low + high) / 2
+
+
+def _within(t: float, degrees: int) -> float:
+    """The probability that Student's t lies between -t and t."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = degrees % 2
+    term, total = cosine if odd else 1.0, 0.0
+    for k in range(1 + odd, degrees, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
