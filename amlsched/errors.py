@@ -5,6 +5,7 @@
     ├── ExperimentError (ValueError)           an experiment class or a results folder cannot be used
     ├── CodeCopyError (ValueError)             a copy of the code cannot be made, or a job does not run from it
     ├── ResourcesError (ValueError)            there are fewer CPUs or GPUs than somebody asks for
+    ├── ResultsNotWritableError (RuntimeError) the disk is full, or read-only: nothing was lost
     ├── EventNotKnownError (ValueError)        a name that no event of this emitter has
     ├── CallbackError (TypeError)              a callback cannot be called with what its event gives
     ├── SchedulerNotRunningError (RuntimeError)
@@ -60,6 +61,7 @@ __all__ = [
     "PoolBrokenError",
     "PreemptedError",
     "ResourcesError",
+    "ResultsNotWritableError",
     "SchedulerNotRunningError",
     "WalltimeLimitError",
     "WorkerExitedError",
@@ -121,6 +123,16 @@ class ResourcesError(_ProblemError, ValueError):
     Args:
         where: Who asks.
         problem: For what, and what there is.
+        remedy: What to do about it.
+    """
+
+
+class ResultsNotWritableError(_ProblemError, RuntimeError):
+    """The disk with the results is full, or read-only. What was written before is whole.
+
+    Args:
+        where: The file or the folder.
+        problem: What the operating system says.
         remedy: What to do about it.
     """
 

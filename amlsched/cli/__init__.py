@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from amlsched import __version__
 from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
 from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
-from amlsched.errors import AmlschedError
+from amlsched.errors import AmlschedError, ResultsNotWritableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def exit_code(command: Callable[[], int]) -> int:
         return SOME_FAILED
     except (AmlschedError, OSError) as error:
         say(f"amlsched: error: {error}")
-        return BAD_INPUT
+        return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
 
 
 def leave_threads(code: int) -> None:

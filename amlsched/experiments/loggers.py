@@ -222,9 +222,15 @@ class CsvLogger(AbstractLogger):
     def _write(self, line: bytes) -> None:
         if self._file is None:
             raise ValueError(f"{self.path}: logged after the end of the repetition")
-        written = self._file.write(line)
-        if written != len(line):  # a disk that is nearly full takes a part, and says so only at the next write
-            self._file.write(line[written:])
+        begin = self._file.tell()
+        try:
+            written = self._file.write(line)
+            if written != len(line):  # a disk that is nearly full takes a part, and says so only at the next write
+                self._file.write(line[written:])
+        except OSError as error:
+            error.filename = str(self.path)
+            self._file.truncate(begin)  # no half of a row
+            raise
 
     def _add_columns(self, new: list[str]) -> None:
         self.columns += new

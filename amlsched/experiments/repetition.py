@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from amlsched import signals
-from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender
+from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender, ResultsNotWritableError
 from amlsched.experiments import layout, records, stopping
 from amlsched.experiments.capture import Capture, captured
 from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from amlsched.experiments.target import Target
 
 __all__ = ["Outcome", "Repetition", "perform", "run_repetition"]
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,21 @@ def run_repetition(repetition: Repetition) -> Outcome:
 
     Raises:
         Exception: What the experiment raised, once it is in `err.log` and in the record.
+        ResultsNotWritableError: The disk is full, or read-only.
         ExperimentError: The experiment left by SystemExit: it ends its repetition so, not the whole run.
         KeyboardInterrupt: Ctrl-C; the record says that it was cancelled.
         SystemExit: A signal ends this process; likewise.
     """
+    try:
+        return _run(repetition)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place, problem = str(error.filename or repetition.folder), error.strerror or str(error)
+        raise ResultsNotWritableError(place, problem, "make room; the same command goes on from there") from error
+
+
+def _run(repetition: Repetition) -> Outcome:
     folder = repetition.folder
     driver, worker = repetition.driver, Process.this()
     attempt = Attempt(repetition.run_id, driver, worker, repetition.executor, now(), code=repetition.code)
@@ -146,10 +160,12 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
             state = State.PREEMPTED if log.told else State.COMPLETED
             state = state if surrender is None else State.SURRENDERED
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or _is_of_signal(error):
-                state = State.CANCELLED
+            disk_fails = isinstance(error, OSError) and error.errno in _DISK
+            if disk_fails or isinstance(error, KeyboardInterrupt) or _is_of_signal(error):
+                state = State.CANCELLED  # it is no fault of the experiment: the next run takes it up
             note = ErrorNote.of(error)
-            _write_trace(error, repetition, err)
+            if not disk_fails:
+                _write_trace(error, repetition, err)
             if isinstance(error, SystemExit) and state is State.FAILED:
                 raise ExperimentError(str(repetition), f"the experiment called exit: {note}") from error
             raise

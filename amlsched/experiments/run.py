@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from amlsched.errors import ExperimentError, SchedulerNotRunningError
+from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
 from amlsched.experiments import codecopy, layout, records, stopping
 from amlsched.experiments.binding import Binding, bindings
@@ -139,6 +139,7 @@ class ExperimentRun(Emitter):
                 or repetitions were run with other settings under the same name; nothing was run.
             CodeCopyError: A copy of the code was made for this job, and the experiment does not come from there.
             ResourcesError: A repetition asks for more GPUs or CPUs than there are.
+            ResultsNotWritableError: The disk is full, or read-only; the same again goes on from there.
             KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
         """
         with per_thread() if self.capture else contextlib.nullcontext():
@@ -283,6 +284,11 @@ class ExperimentRun(Emitter):
         @task.on_exception
         def failed(future: Future[Outcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]
             repetition = self._landed(future)
+            if isinstance(error, ResultsNotWritableError):  # it would go the same way with all others
+                self.running[future] = repetition
+                faults.append(error)
+                scheduler.stop(stop_msg=str(error))
+                return
             self._ended(repetition, self._close(repetition, error))
             submit()
 
@@ -334,7 +340,11 @@ class ExperimentRun(Emitter):
         """Write what became of those that were cancelled, now that no worker is left that could write it."""
         for repetition in self.running.values():
             stopping.withdraw(repetition.folder)
-            record = records.end(repetition.folder, self.run_id, State.CANCELLED)
+            try:
+                record = records.end(repetition.folder, self.run_id, State.CANCELLED)
+            except OSError as problem:  # the record says that it runs, and nobody holds its claim: it is taken up
+                self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
+                record = repetition.record
             begun = bool(record.attempts) and record.attempts[-1].run_id == self.run_id
             if begun:
                 self._ended(repetition, _ended(record))
