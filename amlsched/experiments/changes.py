@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["check_unchanged", "config_hash", "differences", "settings"]
 
 # A config that differs in these alone gives the same repetitions.
-_NO_MATTER = frozenset({"path", "repetitions", "reps_per_job", "reps_in_parallel", "extra_keys"})
+_NO_MATTER = frozenset(
+    {
+        *("path", "repetitions", "reps_per_job", "reps_in_parallel", "extra_keys"),
+        *("gpus_per_rep", "cpus_per_rep", "scheduler"),
+    }
+)
 _SHOWN = 5
 _SHOWN_DIFFERENCES = 20
 

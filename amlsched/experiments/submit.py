@@ -92,6 +92,9 @@ def submit(
         ExperimentError: The experiment cannot be imported, or the folder for the results cannot be written.
         BatchSystemError: The batch system is not here, or refused.
     """
+    if target.held is not None:
+        problem = "was defined in a function or typed into a notebook, so that a job cannot import it"
+        raise ExperimentError(str(target), problem, "define it at the top level of a file")
     section = plan.resolved.cluster
     if section is None:
         where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
@@ -218,7 +221,9 @@ def frozen(plan: Plan, results: Path) -> str:
     """The config as it is now, for the folder of a submission."""
     up = {"path": "../.."}
     chosen = [one for one in plan.experiments if plan.path(one).resolve() == results]
-    return yaml12.write([layout.resolved_config(one, plan.debug) | up for one in chosen])
+    section = plan.resolved.cluster or {}  # it does not come along
+    shares = {key: section[key] for key in ("gpus_per_rep", "cpus_per_rep") if section.get(key) is not None}
+    return yaml12.write([shares | layout.resolved_config(one, plan.debug) | up for one in chosen])
 
 
 def feed(one: Submission, after: Sequence[str] = (), patience_s: float = 0.0) -> str:

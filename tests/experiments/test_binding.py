@@ -10,6 +10,7 @@ import pytest
 
 from amlsched.experiments import ExperimentRun, Plan
 from tests.experiments.conftest import Project
+from tests.experiments.test_arrays import Slurm
 
 EXPERIMENT = """
 import os, signal, time
@@ -162,3 +163,19 @@ def test_this_process_is_as_before_afterwards(bound: Project, monkeypatch: pytes
         record = json.loads((Path(executor) / "e/log/rep_00/record.json").read_text())
         assert str(record["last"]["cores"]) == str([CPUS[0]])
     assert (dict(os.environ), os.sched_getaffinity(0)) == before
+
+
+def test_the_repetitions_of_an_element_share_what_its_job_was_given(bound: Project, monkeypatch, tmp_path) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    slurm = Slurm(tmp_path / "bin")
+    section = "name: SLURM\npartition: main\ntime: 10\ngpus_per_rep: 1\nsbatch_args: {gres: 'gpu:2'}\n---\n"
+    bound.config(
+        section + "{name: e, path: results, repetitions: 4, reps_per_job: 4, reps_in_parallel: 2, params: {meet: 2}}"
+    )
+    done = run(bound, "-s")
+    assert done.returncode == 0, done.stderr
+    assert slurm.sizes() == [1]
+    assert [slurm.run(*place) for place in slurm.pending()] == [0]
+    assert {last["at_import"] for last in lasts(bound)} == set(UUIDS.split(","))
+    assert "Nothing to run" in run(bound).stdout

@@ -328,3 +328,12 @@ def test_a_script_without_a_guard_is_told_what_to_write(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert 'if __name__ == "__main__":' in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_from_a_notebook_is_not_submitted(config: Path) -> None:
+    class Local(Steps):
+        pass
+
+    config.write_text("{name: SLURM, partition: main, time: 10}\n---\n" + config.read_text())
+    with pytest.raises(ExperimentError, match="a job cannot import it"):
+        cluster_work.ClusterWork(Local).run(argv=[str(config), "-s"])
