@@ -19,6 +19,7 @@ from amlsched.cw2 import cluster_work, cw_error, experiment, scheduler
 from amlsched.cw2.cw_config.cw_config import Config
 from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ExperimentError
+from tests.experiments.test_arrays import Slurm
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cw2"
@@ -337,3 +338,23 @@ def test_a_class_from_a_notebook_is_not_submitted(config: Path) -> None:
     config.write_text("{name: SLURM, partition: main, time: 10}\n---\n" + config.read_text())
     with pytest.raises(ExperimentError, match="a job cannot import it"):
         cluster_work.ClusterWork(Local).run(argv=[str(config), "-s"])
+
+
+def test_a_script_submits_an_array_that_runs_from_a_copy_of_the_code(folder, tmp_path, monkeypatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    slurm = Slurm(tmp_path / "bin")
+    text = (folder / "config.yml").read_text()
+    copied = f"time: 30\nexperiment_copy_src: .\nexperiment_copy_dst: {tmp_path}/copy"
+    (folder / "config.yml").write_text(text.replace("time: 30", copied))
+    done = call(folder, "once.py", "config.yml", "-s", "-e", "plain", "sweep")
+    assert done.returncode == 0, done.stderr
+    assert slurm.sizes() == [4]  # a job of two repetitions, and eight of the other experiment in threes
+    (folder / "once.py").write_text("raise SystemExit('edited while the jobs wait')")
+    assert [slurm.run(*place) for place in slurm.pending()] == [0] * 4
+    found = sorted((folder / "results").rglob("record.json"))
+    assert len(found) == 10
+    assert all((place.parent / "rows.json").is_file() for place in found)
+    records = [json.loads(place.read_text()) for place in found]
+    assert {(record["state"], record["attempts"][0]["executor"]) for record in records} == {("completed", "Backwards")}
+    assert not (tmp_path / "copy" / "results").exists()
