@@ -12,7 +12,7 @@ from amlsched.arrays import commands
 from amlsched.arrays.slurm import SLURM
 from amlsched.errors import AmlschedError, BatchSystemError, ConfigError, ExperimentError, NotPicklableError
 from amlsched.experiments import jobs, layout
-from amlsched.experiments.expand import expand
+from amlsched.experiments.expand import count, expand
 from amlsched.experiments.resolve import resolve
 from amlsched.experiments.target import Target, check_config_picklable, is_iterative
 
@@ -55,7 +55,7 @@ class Checked:
     @property
     def n_repetitions(self) -> int:
         """How many repetitions the experiments without a fault have."""
-        return sum(len(bundle.members) for bundle in jobs.bundles(self))
+        return sum(count(one) * next(expand(one)).repetitions for one in self.experiments)
 
 
 def check(

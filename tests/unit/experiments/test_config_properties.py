@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from amlsched.errors import ConfigError
 from amlsched.experiments import layout
 from amlsched.experiments.axes import axes_of
+from amlsched.experiments.environment import escaped, filled
 from amlsched.experiments.expand import count, expand
 from amlsched.experiments.load import Document, parse
 from amlsched.experiments.plain import merge
@@ -26,9 +27,8 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 texts = st.text(alphabet="ab./_- ,([])'\"\0\n{:~éß😀", max_size=8) | st.text(
     max_size=6, alphabet=st.characters(exclude_categories=["Cs"])
 )
-scalars = (
-    st.none() | st.booleans() | st.integers() | st.floats() | texts | st.sampled_from(["..", "../x", "/", "1", "1e-3"])
-)
+traps = ["..", "../x", "/", "1", "1e-3", "${env:HOME}", "$${env:X:1}"]
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts | st.sampled_from(traps)
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(texts, v, max_size=3), max_leaves=5)
 keys = st.sampled_from(["a", "ab", "alpha_beta", "b", "opt", "opt.lr", "a/b", "..", "é", "_", "x y"])
 lists = st.lists(values, min_size=1, max_size=3, unique_by=repr)
@@ -144,9 +144,31 @@ def test_a_resolved_config_loads_to_the_same_repetitions(
 
 
 @quick
+@given(configs(), values, lists)
+def test_a_value_of_the_command_line_is_the_one_of_every_run(
+    tmp_path_factory: Any, config: dict[str, Any], value: Any, several: list[Any]
+) -> None:
+    """Loaded from a file with `--set`, and again from the resolved config without it."""
+    made(config)
+    output = tmp_path_factory.mktemp("out")
+    (output / "f.yml").write_text(write([escaped(config)]))
+    texts = [f"{key}={write([escaped(given)])}" for key, given in (("params.set", value), ("grid9.other", several))]
+    [one] = resolve(output / "f.yml", overrides=texts).experiments
+    number = expected_count(config) * len(several)
+    assert count(one) == number
+    assume(number <= 50)
+    runs = list(expand(one))
+    assert {repr(run.params["set"]) for run in runs} == {repr(value)}
+    assert [repr(run.params["other"]) for run in runs[: len(several)]] == list(map(repr, several))
+    [again] = resolve(layout.write_resolved(output, one, "f.yml")).experiments
+    assert [(run.name, repr(run.params)) for run in expand(again)] == [(run.name, repr(run.params)) for run in runs]
+
+
+@quick
 @given(st.lists(values, max_size=3))
 def test_what_is_written_is_read_as_it_was(documents: list[Any]) -> None:
-    assert repr([tree.value for tree in read(write(documents), "f.yml")]) == repr(documents)
+    trees = read(write([escaped(document) for document in documents]), "f.yml")
+    assert repr([filled(tree.value, lambda *keys: str(keys)) for tree in trees]) == repr(documents)
 
 
 @quick
