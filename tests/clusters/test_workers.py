@@ -1,0 +1,134 @@
+"""Calls on workers in the jobs of each batch system."""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from amlsched import Scheduler
+from tests import calls
+from tests.clusters.site import Site, said
+from tests.processes import until
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def results_of(scheduler: Scheduler, count: int) -> list[int]:
+    """What calls give through `on_result`."""
+    results: list[int] = []
+    task = scheduler.task(calls.double)
+
+    @task.on_result
+    def _keep(_: object, result: int) -> None:
+        results.append(result)
+
+    @scheduler.on_start
+    def _submit() -> None:
+        for number in range(count):
+            task.submit(number)
+
+    scheduler.run()
+    return results
+
+
+def test_all_results_arrive_the_queue_is_empty_and_an_option_stays_with_its_workers(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, record = site.recorder()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    scheduler = site.scheduler(4, submit_command=f"{site.kind.submit} {site.kind.extra}")
+    assert sorted(results_of(scheduler, 200)) == [2 * number for number in range(200)]
+    until(lambda: not site.jobs(), 15)
+    submitted = record.read_text().splitlines()
+    assert len(submitted) >= 4
+    assert all(site.kind.extra in line for line in submitted)
+
+    record.write_text("")
+    assert results_of(site.scheduler(1), 1) == [0]
+    assert site.kind.extra not in record.read_text()
+    until(lambda: not site.jobs(), 15)
+
+
+def test_adaptive_jobs_come_with_load_and_go_though_results_are_held(site: Site) -> None:
+    scheduler = site.scheduler(2, adaptive={"interval": "200ms", "wait_count": 2})
+    with scheduler.executor as executor:
+        assert site.jobs() == []
+        futures = [executor.submit(time.sleep, 0.2) for _ in range(20)]
+        until(site.jobs, 60)
+        assert [future.result(90) for future in futures] == [None] * 20
+        until(lambda: not site.jobs(), 60)
+        assert executor.submit(calls.double, 4).result(90) == 8  # and they come again
+
+
+class Provoked:
+    """Two hundred calls of half a second on four workers, and all that is told of them."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.results: list[int] = []
+        self.events: Counter[str] = Counter()
+        self.error: BaseException | None = None
+        task = scheduler.task(calls.double_slowly)
+
+        @task.on_result
+        def _keep(_: object, result: int) -> None:
+            self.results.append(result)
+
+        for name in ("submitted", "done", "result", "exception", "cancelled"):
+            getattr(task, f"on_{name}")(lambda *_, name=name: self.events.update([name]))
+
+        @scheduler.on_start
+        def _submit() -> None:
+            for number in range(200):
+                task.submit(number)
+
+    def run(self, provoke: Callable[[], None]) -> None:
+        """Run, and in another thread `provoke` once some results are here."""
+
+        def later() -> None:
+            try:
+                until(lambda: len(self.results) > 12, 90)
+                provoke()
+            except BaseException as error:
+                self.error = error
+
+        thread = threading.Thread(target=later)
+        thread.start()
+        self.scheduler.run()
+        thread.join()
+        if self.error is not None:
+            raise self.error
+        assert sorted(self.results) == [2 * number for number in range(200)]
+        assert self.events == {"submitted": 200, "done": 200, "result": 200}
+
+
+def test_jobs_that_are_cancelled_are_replaced_and_no_result_is_lost(slurm_or_sge: Site) -> None:
+    site = slurm_or_sge
+    provoked = Provoked(site.scheduler(4))
+
+    def cancel_two() -> None:
+        first = set(until(lambda: len(site.jobs()) == 4 and site.jobs(), 60))
+        gone = sorted(first)[:2]
+        site.cancel(*gone)
+        until(lambda: len(site.jobs()) == 4 and not set(site.jobs()) & set(gone), 60)
+
+    provoked.run(cancel_two)
+    until(lambda: not site.jobs(), 15)
+
+
+def test_a_node_that_fails_costs_no_result(slurm: Site) -> None:
+    # All of them on one node, and not on the first, which the jobs of others would be on.
+    provoked = Provoked(slurm.scheduler(4, job_extra_directives=["--exclude=n1"]))
+
+    def fail_a_node() -> None:
+        jobs = until(lambda: len(slurm.jobs()) == 4 and slurm.jobs(), 60)
+        node = until(lambda: said("squeue", "-h", "-j", jobs[0], "-o", "%N").strip(), 30)
+        said("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")  # it comes back by itself
+        running = ("squeue", "-h", "-n", slurm.label, "-t", "RUNNING", "-o", "%i")
+        until(lambda: len(said(*running).split()) == 4 and jobs[0] not in slurm.jobs(), 90)
+
+    provoked.run(fail_a_node)
+    until(lambda: not slurm.jobs(), 15)
