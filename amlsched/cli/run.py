@@ -76,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "put the time before the name of each experiment, as in 1121-093000_digits"
     add("-t", "--prefix-with-timestamp", action="store_true", help=text)
     _add_copy_arguments(parser)
+    text = "tell this logger too: wandb, print, or path/to/file.py:Class; may be given several times"
+    add("--logger", metavar="NAME", action="append", default=[], help=text)
     add("--metric", metavar="NAME", action="append", default=[], help="a column to show; may be given several times")
     add("-q", "--quiet", action="store_true", help="show neither progress nor table")
 
@@ -135,6 +137,7 @@ def execute(
         one_job_at_a_time: Whether no more repetitions run at a time than `reps_in_parallel` says, unless the arguments
             say how many.
     """
+    from amlsched.experiments.chosen import chosen_logger
     from amlsched.experiments.expand import expand
     from amlsched.experiments.progress import progress_for
     from amlsched.experiments.run import ExperimentRun
@@ -143,6 +146,7 @@ def execute(
     if arguments.dry_run:
         _dry_run(plan)
         return Executed(OK)
+    loggers = [*loggers, *map(chosen_logger, arguments.logger)]
     if arguments.slurm or arguments.submit or arguments.wait:
         from amlsched.cli.arrays import submit_or_wait
 

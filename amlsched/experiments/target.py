@@ -118,7 +118,7 @@ class Target:
         Raises:
             ExperimentError: The import fails, or what is there is no experiment.
         """
-        return _factory(self, self._experiment())
+        return _factory(self, self.found())
 
     def check_picklable(self) -> None:
         """Make sure that a worker process can take it.
@@ -128,7 +128,7 @@ class Target:
         """
         import pickle
 
-        experiment = self._experiment()
+        experiment = self.found()
         try:
             if self.held is None:
                 pickle.dumps(experiment)
@@ -141,7 +141,12 @@ class Target:
             reason = "it is defined inside a function" if inside else str(error)
             raise ExperimentError(str(self), f"cannot be pickled for another process: {reason}", _TOP_LEVEL) from error
 
-    def _experiment(self) -> Any:
+    def found(self) -> Any:
+        """What is there, an experiment or not.
+
+        Raises:
+            ExperimentError: The import fails, or there is nothing of this name.
+        """
         return _found(self, self.module()) if self.held is None else self.held
 
     def module(self) -> ModuleType:

@@ -463,3 +463,35 @@ def test_a_job_that_is_not_there_is_bad_input(project: Project) -> None:
     done = project.run("-j", "9")
     assert done.returncode == 2
     assert "job 9: there is no such job (there are the jobs 0 to 3)" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------ loggers
+
+
+@EVERYWHERE
+def test_a_logger_is_added_by_its_place(project: Project, executor: str) -> None:
+    (project.folder / "mine.py").write_text(
+        "from pathlib import Path\nfrom amlsched.experiments import AbstractLogger\nclass Mine(AbstractLogger):\n"
+        "    def initialize(self, config, rep, rep_log_path): self.file = Path(rep_log_path) / 'mine.txt'\n"
+        "    def process(self, data): self.file.open('a').write(f'{data[chr(110)]}\\n')\n"
+    )
+    done = project.run("--executor", executor, "--logger", "mine.py:Mine", "--logger", "print")
+    assert done.returncode == 0, done.stderr
+    place = project.folder / "results/sums/sums__a2/log/rep_01"
+    assert (place / "mine.txt").read_text() == "0\n1\n2\n"
+    assert "'rep': 1" in (place / "out.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nonsense", "--logger nonsense: there is no such logger (print, wandb, or path/to/file.py:Class)"),
+        ("experiment.py:Sums", "--logger experiment.py:Sums: gives a Sums, which is no logger"),
+        ("experiment.py:function", "--logger experiment.py:function: cannot be made without arguments"),
+        ("experiment.py:Nothing", "has no 'Nothing'"),
+    ],
+)
+def test_what_is_no_logger_is_bad_input(project: Project, name: str, message: str) -> None:
+    done = project.run("--logger", name)
+    assert done.returncode == 2
+    assert message in done.stderr

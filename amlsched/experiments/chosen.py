@@ -1,0 +1,44 @@
+"""Loggers by name, as the command line takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amlsched.errors import ExperimentError
+from amlsched.experiments.console import Printer
+from amlsched.experiments.loggers import AbstractLogger
+from amlsched.experiments.target import Target
+from amlsched.experiments.wandb_logger import WandBLogger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["KNOWN", "chosen_logger"]
+
+KNOWN: dict[str, Callable[[], AbstractLogger]] = {"print": Printer, "wandb": WandBLogger}
+
+
+def chosen_logger(text: str) -> AbstractLogger:
+    """The logger that a user named.
+
+    Args:
+        text: `print`, `wandb`, or the place of a class or a function that gives one, as in `my_loggers.py:MyLogger`.
+
+    Raises:
+        ExperimentError: There is none of this name, it cannot be made without arguments, or it is no logger.
+    """
+    where = f"--logger {text}"
+    if ":" not in text and text not in KNOWN:
+        remedy = f"{', '.join(sorted(KNOWN))}, or path/to/file.py:Class"
+        raise ExperimentError(where, "there is no such logger", remedy)
+    make: Callable[[], object] = KNOWN[text] if text in KNOWN else Target.parse(text).found()
+    try:
+        logger = make()
+    except TypeError as error:
+        raise ExperimentError(
+            where, f"cannot be made without arguments: {error}", "name a function that makes it"
+        ) from error
+    if not isinstance(logger, AbstractLogger):
+        problem = f"gives a {type(logger).__name__}, which is no logger"
+        raise ExperimentError(where, problem, "derive it from amlsched.experiments.AbstractLogger")
+    return logger
