@@ -57,7 +57,7 @@ def test_from_name_is_the_constructor_of_that_name() -> None:
 
 
 def test_a_name_that_no_executor_has_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"'proceses'.*loky, .*processes, sequential, .*threads"):
+    with pytest.raises(ValueError, match=r"'proceses'.*loky, .*processes, .*sequential, .*threads"):
         Scheduler.from_name("proceses")
 
 
