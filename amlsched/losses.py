@@ -65,8 +65,8 @@ class Losses:
             work: The executor's future of it.
             ending: Whether the run is ending, so that nothing runs again.
         """
-        if isinstance(error, WorkerStartError):  # whoever starts workers has tried several times
-            return error
+        if isinstance(error, WorkerStartError) or self._admission.capabilities.reruns_lost_calls:
+            return error  # whoever starts workers, or has lost this call, has tried several times
         if ending or self._spent(future):
             return self._of_its_pool(future, error, self._admission.breakdown)
         if self._admission.capabilities.survives_lost_workers:

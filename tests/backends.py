@@ -83,7 +83,7 @@ BACKENDS = (
     Backend("loky", Capabilities(pickles=True), slow=True, needs="loky"),
     Backend(
         "dask",
-        Capabilities(remote=True, pickles=True, survives_lost_workers=True),
+        Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True),
         slow=True,
         options={"n_workers": 2},
         needs="distributed",

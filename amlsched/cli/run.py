@@ -12,7 +12,7 @@ from amlsched.cli.told import OK, SOME_FAILED, add_set, ranges, tell, tell_inter
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from amlsched.cli.told import Commands
@@ -57,11 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
     text = "leave repetitions as they are that were run with other settings under the same name (else this is refused)"
     add("--keep-changed", action="store_true", help=text)
-    text = "processes (default), threads, sequential, loky"
+    text = "processes (default), threads, sequential, loky, dask, ray; slurm, pbs, sge, lsf, moab, oar, htcondor"
     add("--executor", metavar="NAME", default="processes", help=text)
     add("--max-workers", metavar="N", type=int, help="how many repetitions run at a time; default: one per CPU")
     text = "another option of the executor; may be given several times"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
+    text = "with an executor whose workers are jobs: print the script of a job, and submit nothing"
+    add("--print-job-script", action="store_true", help=text)
     text = "after a signal, how long repetitions that can stop get to save what they have; default: 20"
     add("--grace", metavar="SECONDS", type=float, default=20.0, help=text)
     add("--results", metavar="DIR", help="the folder for the results, instead of the config's `path`")
@@ -151,13 +153,13 @@ def execute(
         from amlsched.cli.arrays import submit_or_wait
 
         return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
-    options = dict(map(option, arguments.executor_option))
+    options = _executor_options(arguments, plan)
+    if arguments.print_job_script:
+        return Executed(_print_job_script(arguments.executor, options))
     if one_job_at_a_time and arguments.max_workers is None and arguments.executor in _ON_THIS_MACHINE:
         options.setdefault(
             "max_workers", max(next(expand(one, plan.debug)).reps_in_parallel for one in plan.experiments)
         )
-    if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
-        options["max_workers"] = arguments.max_workers
     experiments = ExperimentRun(
         target,
         plan,
@@ -177,6 +179,33 @@ def execute(
         raise
     tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
     return Executed(OK if summary.complete else SOME_FAILED, summary)
+
+
+def _executor_options(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """From the command line, and for a batch system from the config's section."""
+    from amlsched.experiments.workers import BATCH_SYSTEMS, worker_options
+
+    options = dict(map(option, arguments.executor_option))
+    on_cluster = arguments.executor in BATCH_SYSTEMS
+    if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
+        clusters = (*BATCH_SYSTEMS, "dask", "slurm_allocation")
+        options["n_workers" if arguments.executor in clusters else "max_workers"] = arguments.max_workers
+    return worker_options(plan, arguments.executor, options) if on_cluster else options
+
+
+def _print_job_script(executor: str, options: Mapping[str, Any]) -> int:
+    from amlsched.errors import ExperimentError
+    from amlsched.executors.jobqueue import job_script
+    from amlsched.experiments.workers import BATCH_SYSTEMS
+
+    if executor not in BATCH_SYSTEMS:
+        remedy = f"--executor {', '.join(BATCH_SYSTEMS)}"
+        raise ExperimentError("--print-job-script", f"the executor {executor} submits no jobs", remedy)
+    try:
+        print(job_script(executor, **options))
+    except (TypeError, ValueError) as error:
+        raise ExperimentError("executor", str(error), "see --executor-option") from error
+    return OK
 
 
 def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:

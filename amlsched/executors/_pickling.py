@@ -214,7 +214,10 @@ def _without_exceptions(table: Mapping[Any, Any]) -> dict[Any, Any]:
     """
     size = len(table)
     if _plain_tables.get(id(table), (-1, {}))[0] != size:
-        _plain_tables[id(table)] = (size, {key: table[key] for key in table if not issubclass(key, BaseException)})
+        _plain_tables[id(table)] = (
+            size,
+            {key: table[key] for key in table if not (isinstance(key, type) and issubclass(key, BaseException))},
+        )
     return _plain_tables[id(table)][1]
 
 

@@ -37,6 +37,8 @@ class Capabilities(NamedTuple):
             which returns or raises what the function does; the run loop calls it between two turns.
         kills_calls: One running call can be ended on its own, by `kill_call(work) -> bool`.
         survives_lost_workers: A worker that dies takes only its own call with it.
+        reruns_lost_calls: It runs a call again by itself whose worker was lost, and says when it has done so often
+            enough: `retries_on_loss` of the scheduler adds nothing.
         remote: Workers may be on other hosts.
         pickles: Functions, arguments and results travel by pickle.
         queue_depth: How many calls it is best given at a time, the others waiting in the scheduler, where they cost
@@ -49,6 +51,7 @@ class Capabilities(NamedTuple):
     inline: bool = False
     kills_calls: bool = False
     survives_lost_workers: bool = False
+    reruns_lost_calls: bool = False
     remote: bool = False
     pickles: bool = False
     queue_depth: int | None = None
@@ -104,7 +107,9 @@ _KNOWN = {
     ("concurrent.futures.process", "ProcessPoolExecutor"): Capabilities(pickles=True, prepickle="by reference"),
     ("loky.process_executor", "ProcessPoolExecutor"): _LOKY,
     ("loky.reusable_executor", "_ReusablePoolExecutor"): _LOKY,
-    ("distributed.cfexecutor", "ClientExecutor"): Capabilities(remote=True, pickles=True, survives_lost_workers=True),
+    ("distributed.cfexecutor", "ClientExecutor"): Capabilities(
+        remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True
+    ),
 }
 
 

@@ -44,7 +44,7 @@ class DaskExecutor(Executor):
         site: Where the cluster is.
     """
 
-    capabilities = Capabilities(remote=True, pickles=True, survives_lost_workers=True)
+    capabilities = Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True)
 
     def __init__(self, site: Site) -> None:
         from amlsched.executors._pickling import call_name  # here: not for `import amlsched`

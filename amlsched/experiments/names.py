@@ -10,6 +10,7 @@ from amlsched.experiments.yaml12 import Key
 __all__ = [
     "ARRAYS_FOLDER",
     "DEBUG_FOLDER",
+    "WORKERS_FOLDER",
     "Settings",
     "digest",
     "distinct_name",
@@ -32,6 +33,8 @@ class HasSettings(Protocol):
 
 ARRAYS_FOLDER = "_arrays"
 DEBUG_FOLDER = "_debug"
+WORKERS_FOLDER = "_workers"
+"""Logs of jobs whose workers run repetitions."""
 MAX_NAME_BYTES = 255  # of one folder, on every Linux file system in use
 MAX_EXPERIMENT_BYTES = 180  # leaves room for the settings and for files that are named after the experiment
 
@@ -110,6 +113,8 @@ def name_problem(name: str) -> str:
         return "is the folder of debug runs"
     if name == ARRAYS_FOLDER:
         return "is the folder of submitted arrays"
+    if name == WORKERS_FOLDER:
+        return "is the folder for logs of workers"
     if len(name.encode()) > MAX_EXPERIMENT_BYTES:
         return f"is longer than {MAX_EXPERIMENT_BYTES} bytes"
     return ""

@@ -333,7 +333,7 @@ class ExperimentRun(Emitter):
         """How many calls to hand to the executor at a time: enough that no worker waits for the next."""
         if self.executor == "sequential":
             return 1
-        workers = options.get("max_workers") or os.cpu_count() or 1
+        workers = options.get("max_workers") or options.get("n_workers") or os.cpu_count() or 1
         return 2 * int(workers) + 2
 
     def _settle(self) -> None:

@@ -1,0 +1,83 @@
+"""From the SLURM section of a config to the options of an executor whose workers are jobs of a batch system."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from amlsched.arrays import SYSTEMS
+from amlsched.arrays.job import clock
+from amlsched.errors import ExperimentError
+from amlsched.experiments.names import WORKERS_FOLDER
+from amlsched.experiments.submit import asked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from amlsched.experiments.plan import Plan
+
+__all__ = ["BATCH_SYSTEMS", "worker_options"]
+
+BATCH_SYSTEMS = ("htcondor", "lsf", "moab", "oar", "pbs", "sge", "slurm")
+"""Executors whose workers are jobs."""
+_MEMORY_BYTES = 2 * 2**30
+"""For each CPU, where the section says nothing: dask has to know it."""
+_ACCOUNT = {"lsf": "project", "oar": "project", "sge": "project"}
+
+
+def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the executor: those that are given, then what the config's section says.
+
+    Args:
+        plan: The plan, with the section for this host.
+        executor: Name of the batch system.
+        given: Options of the command line.
+
+    Raises:
+        ConfigError: The section asks for what the batch system does not have.
+        ExperimentError: Nothing says how many workers there are to be.
+    """
+    section = plan.resolved.cluster or {}
+    found = asked(section, SYSTEMS.get(executor, SYSTEMS["pbs"]), plan)
+    tasks, cpus = found["tasks"], found["cpus"]
+    memory_bytes = (found["memory_bytes"] or _MEMORY_BYTES) * tasks * cpus
+    options: dict[str, Any] = {
+        "job_name": found["name"],
+        "cores": tasks * cpus,
+        "processes": tasks,
+        "memory": f"{memory_bytes}B",
+        "queue": found["partition"],
+        _ACCOUNT.get(executor, "account"): found["account"],
+        "walltime": _walltime(found["time_s"], executor),
+        "job_extra_directives": [*_words(found["options"]), *found["directives"]] or None,
+        "job_script_prologue": found["lines"] or None,
+        "python": "python" if section.get("venv") else None,
+        "log_directory": str(section.get("slurm_log") or plan.paths[0].resolve() / WORKERS_FOLDER),
+        "n_workers": section["num_parallel_jobs"] * tasks if "num_parallel_jobs" in section else None,
+    }
+    if executor == "htcondor":
+        for name in ("queue", "account", "walltime"):  # it has none
+            options.pop(name)
+        options["job_extra_directives"] = None
+        options["disk"] = "1 GB"
+    options = {**{name: value for name, value in options.items() if value is not None}, **given}
+    if "n_workers" not in options:
+        remedy = "--max-workers N, or num_parallel_jobs in the SLURM section"
+        raise ExperimentError(f"--executor {executor}", "nothing says how many workers there are to be", remedy)
+    return options
+
+
+def _walltime(seconds: float | None, executor: str) -> str | None:
+    if seconds is None or math.isinf(seconds):
+        return None
+    hours_and_minutes = f"{math.ceil(seconds / 60) // 60}:{math.ceil(seconds / 60) % 60:02d}"
+    return hours_and_minutes if executor == "lsf" else clock(seconds)
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options of sbatch as directives."""
+    return [
+        f"--{name}" if value is None or value is True else f"--{name}={value}"
+        for name, value in options.items()
+        if value is not False
+    ]
