@@ -47,7 +47,10 @@ def settings(queue: Queue, options: Mapping[str, Any]) -> dict[str, Any]:
         found["job_name"] = "amlsched"
     found["processes"] = processes = said("processes") or 1
     cores = said("cores")
-    found["worker_extra_args"] = _worker_arguments(list(said("worker_extra_args") or []), said("walltime"))
+    walltime = said("walltime")
+    if queue.name == "lsf" and walltime is not None:  # hours and minutes
+        walltime = f"{walltime}:00"
+    found["worker_extra_args"] = _worker_arguments(list(said("worker_extra_args") or []), walltime)
     prologue = [f"cd {shlex.quote(str(Path.cwd()))}"] if queue.at_home else []
     if cores and cores // processes > 1:  # else dask tells the libraries to use one thread
         share = cores // processes

@@ -1,0 +1,273 @@
+"""Workers in jobs: job scripts, settings, and a batch system that is made of three little scripts."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amlsched import BatchSystemError, Scheduler
+from amlsched.arrays import Stage
+from tests import calls
+from tests.processes import until
+
+pytest.importorskip("dask_jobqueue")
+
+from amlsched.executors import jobqueue
+from amlsched.executors._jobqueue_settings import lifetime, walltime_s
+from amlsched.executors._queues import QUEUES
+
+OPTIONS: dict[str, Any] = {"n_workers": 2, "cores": 4, "memory": "6 GB", "walltime": "00:10:00"}
+MARKERS = {"slurm": "#SBATCH", "sge": "#$ ", "pbs": "#PBS", "moab": "#PBS", "lsf": "#BSUB", "oar": "#OAR"}
+
+
+def options_for(name: str) -> dict[str, Any]:
+    options = dict(OPTIONS)
+    if name == "htcondor":
+        del options["walltime"]
+        options["disk"] = "1 GB"
+    elif name == "oar":
+        options["memory_per_core_property_name"] = "not_applicable"
+    elif name == "lsf":
+        options.update(walltime="0:10", lsf_units="mb")
+    return options
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("SLURM_JOB_ID", "SBATCH_ACCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# ------------------------------------------------------------------------------------------------------------- scripts
+
+
+@pytest.mark.parametrize("name", sorted(QUEUES))
+def test_a_job_script_can_be_looked_at_without_the_batch_system(name: str) -> None:
+    script = jobqueue.job_script(name, **options_for(name))
+    assert MARKERS.get(name, "RequestCpus") in script
+    assert "--tls-key" in script
+    assert "--no-dashboard" in script
+    assert "--local-directory ${TMPDIR:-/tmp}" in script
+    assert script.rindex("--nthreads 1") > script.index("--nthreads")  # the last one counts
+    assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
+
+
+def test_workers_end_before_their_jobs() -> None:
+    script = jobqueue.job_script("slurm", **OPTIONS)
+    found = re.search(r"--lifetime (\d+)s --lifetime-stagger (\d+)s", script)
+    assert found
+    assert 300 < int(found[1]) + int(found[2]) < 600
+    assert "--lifetime 1h" in (own := jobqueue.job_script("slurm", **OPTIONS, worker_extra_args=["--lifetime", "1h"]))
+    assert own.count("--lifetime ") == 1
+    assert "--lifetime 540s" in jobqueue.job_script("lsf", **options_for("lsf"))  # 0:10 is hours and minutes there
+
+
+@pytest.mark.parametrize("walltime", [60, 600, 3600, 7 * 86400])
+def test_a_lifetime_leaves_time(walltime: int) -> None:
+    lasts, stagger = lifetime(walltime)
+    assert 0.5 * walltime < lasts + stagger < walltime
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("00:10:00", 600), ("1-00:00:00", 86400), ("0:30", 30), ("90", 5400), (None, None), ("UNLIMITED", None)],
+)
+def test_walltimes_are_read(text: str | None, seconds: float | None) -> None:
+    assert walltime_s(text) == seconds
+
+
+def test_the_environment_is_carried_where_the_system_does_not() -> None:
+    assert "#$ -V" in jobqueue.job_script("sge", **options_for("sge"))
+    assert "#PBS -V" in jobqueue.job_script("pbs", **options_for("pbs"))
+    assert "getenv = True" in jobqueue.job_script("htcondor", **options_for("htcondor"))
+
+
+def test_libraries_use_the_cores_of_a_worker() -> None:
+    assert "OMP_NUM_THREADS=4" in jobqueue.job_script("slurm", **OPTIONS)
+    assert "OMP_NUM_THREADS=2" in jobqueue.job_script("slurm", **OPTIONS, processes=2)
+    assert "OMP_NUM_THREADS" not in jobqueue.job_script("slurm", **OPTIONS, processes=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"n_workers": 0}, "at least 1"), ({"coers": 2}, "coers"), ({"cores": None}, "cores")],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=problem):
+        jobqueue.job_script("slurm", **{**OPTIONS, **options})
+
+
+def test_each_constructor_shows_the_one_signature() -> None:
+    import inspect
+
+    whole = list(inspect.signature(jobqueue.jobqueue).parameters)
+    for name in QUEUES:
+        constructor = getattr(Scheduler, f"with_{name}")
+        shown = [each for each in inspect.signature(constructor).parameters if each in whole]
+        assert shown == whole[1:]
+        assert "start_timeout" in (constructor.__doc__ or "")
+
+
+# ------------------------------------------------------------------------------------------------- what the queue says
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "job", "stage", "reason"),
+    [
+        ("slurm", "7|PENDING||Resources\n", "7", Stage.PENDING, "Resources"),
+        ("slurm", "7|RUNNING|n1|None\n", "7", Stage.RUNNING, "RUNNING"),
+        ("slurm", "7|NODE_FAIL|n1|NodeDown\n", "7", Stage.ENDED, "NODE_FAIL (NodeDown)"),
+        ("pbs", "Job Id: 7.host\n    job_state = Q\n    comment = no room\n", "7", Stage.PENDING, "no room"),
+        ("pbs", "Job Id:\t7\n\tjob_state = R\n\texec_host = n1/0\n", "7", Stage.RUNNING, "R"),
+        ("lsf", "7|PEND|-|New job is waiting\n", "7", Stage.PENDING, "waiting"),
+        ("lsf", "7|EXIT|n1|-\n", "7", Stage.ENDED, "EXIT"),
+        ("oar", "7: Waiting\n", "7", Stage.PENDING, "Waiting"),
+        ("htcondor", '[{"ClusterId": 7, "ProcId": 0, "JobStatus": 5, "HoldReason": "no"}]', "7.0", Stage.STUCK, "no"),
+    ],
+)
+def test_states_of_jobs_are_read(name: str, text: str, job: str, stage: Stage, reason: str) -> None:
+    element = QUEUES[name].read(text)[job]
+    assert element.stage is stage
+    assert reason in element.reason
+
+
+# ------------------------------------------------------------------------------------------------ a little batch system
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put an sbatch, squeue and scancel first in the path; each writes its words to a file."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def make(sbatch: str = "echo Submitted batch job $$", squeue: str = "") -> Path:
+        listed = 'for job in $(cat bin/jobs 2>/dev/null); do echo "$job|PENDING||Resources"; done'
+        bodies = {"sbatch": sbatch, "squeue": squeue or listed, "scancel": "", "scontrol": "exit 1"}
+        for name, body in bodies.items():
+            command = folder / name
+            log = f'cd "{tmp_path}"; echo "$@" >>bin/{name}.log; env >bin/{name}.env'
+            keep = "echo $$ >>bin/jobs" if name == "sbatch" else ""
+            command.write_text(f"#!/bin/sh\n{log}\n{keep}\n{body}\n")
+            command.chmod(0o755)
+        return folder
+
+    return make
+
+
+def run_one(**options: Any) -> None:
+    scheduler = Scheduler.with_slurm(**{**OPTIONS, "scheduler_options": {"host": "127.0.0.1"}, **options})
+    task = scheduler.task(calls.double)
+    scheduler.on_start(lambda: task.submit(1))
+    scheduler.run(on_exception="continue")  # which is about calls, not about this
+
+
+def test_a_refused_submission_raises_with_its_words_and_the_script(commands: Callable[..., Path]) -> None:
+    commands(sbatch="echo 'no such partition' >&2; exit 1")
+    began = time.monotonic()
+    with pytest.raises(BatchSystemError, match=r"(?s)sbatch: no such partition.*slurm-job-\w+\.sh") as caught:
+        run_one(queue="none")
+    assert time.monotonic() - began < 30
+    script = re.search(r"\S+slurm-job-\S+\.sh", str(caught.value))
+    assert script
+    assert "#SBATCH -p none" in Path(script[0]).read_text()
+
+
+def test_inside_a_job_a_refusal_names_what_to_do(
+    commands: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands(sbatch="exit 1")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    with pytest.raises(BatchSystemError, match=r"job 42.*with_slurm_allocation"):
+        run_one()
+
+
+def test_a_missing_command_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BatchSystemError, match="sbatch: there is no such command here"):
+        Scheduler.with_slurm(**OPTIONS)
+
+
+def test_jobs_that_die_at_once_raise_with_the_end_of_their_log(commands: Callable[..., Path], tmp_path: Path) -> None:
+    fails = 'echo "out of luck" >amlsched-jobs/amlsched-$$.err; echo Submitted batch job $$'
+    commands(sbatch=fails, squeue='for job in $(cat bin/jobs); do echo "$job|FAILED|n1|NonZeroExitCode"; done')
+    with pytest.raises(BatchSystemError, match=r"(?s)3 jobs in a row ended .*FAILED.*out of luck"):
+        run_one()
+
+
+def test_when_no_worker_comes_the_reasons_are_told(
+    commands: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = commands()
+    with pytest.raises(BatchSystemError, match=r"no worker came within 7 s: 2 jobs PENDING \(Resources\)"):
+        run_one(start_timeout=7)
+    assert "no worker for" in caplog.text
+    jobs = (folder / "jobs").read_text().split()
+    assert set((folder / "scancel.log").read_text().split()) == set(jobs)
+
+
+def test_commands_of_one_cluster_are_not_those_of_another(commands: Callable[..., Path]) -> None:
+    folder = commands()
+    with pytest.raises(BatchSystemError):
+        run_one(start_timeout=0.1, submit_command="sbatch --comment='two words'", cancel_command="scancel --quiet")
+    assert all(line.startswith("--comment=two words ") for line in (folder / "sbatch.log").read_text().splitlines())
+    assert (folder / "scancel.log").read_text().startswith("--quiet ")
+    (folder / "sbatch.log").unlink()
+    with pytest.raises(BatchSystemError):
+        run_one(start_timeout=0.1)
+    assert "--comment" not in (folder / "sbatch.log").read_text()
+
+
+def test_variables_of_a_job_stay_out_of_its_submissions(
+    commands: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = commands()
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_CPU_BIND": "x", "SBATCH_EXPORT": "NONE", "PMI_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("MINE", "kept")
+    with pytest.raises(BatchSystemError):
+        run_one(start_timeout=0.1)
+    found = (folder / "sbatch.env").read_text()
+    assert "SLURM_CONF=" in found
+    assert "MINE=kept" in found
+    assert not re.search(r"^(SLURM_JOB_ID|SLURM_CPU_BIND|SBATCH_EXPORT|PMI_RANK)=", found, re.MULTILINE)
+
+
+def test_only_who_has_the_keys_is_let_in(commands: Callable[..., Path], tmp_path: Path) -> None:
+    import distributed
+
+    folder = commands()
+    executor = jobqueue.slurm(**OPTIONS, scheduler_options={"host": "127.0.0.1"})
+    executor.submit(calls.double, 1)
+    try:
+        until(lambda: (folder / "sbatch.log").exists())
+        address = executor.cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        (keys,) = (tmp_path / "amlsched-jobs").glob(".keys-*")
+        assert keys.stat().st_mode & 0o777 == 0o700
+        assert {file.stat().st_mode & 0o777 for file in keys.iterdir()} == {0o600}
+        for security in (None, distributed.Security.temporary()):
+            with pytest.raises((OSError, TypeError)):
+                distributed.Client(address if security else address.replace("tls", "tcp"), timeout=3, security=security)
+    finally:
+        executor.kill_workers()
+    assert not keys.exists()
+
+
+def test_no_security_is_warned_of(commands: Callable[..., Path]) -> None:
+    commands()
+    with pytest.warns(UserWarning, match="security=False"), pytest.raises(BatchSystemError):
+        run_one(start_timeout=0.1, security=False)
+
+
+def test_an_allocation_needs_a_job() -> None:
+    with pytest.raises(BatchSystemError, match=r"does not run in a job.*with_slurm"):
+        Scheduler.with_slurm_allocation()
