@@ -84,7 +84,7 @@ class Measured:
         return statistics.median(found) if found else None
 
 
-MODULES = ("calls", "events", "memory", "startup", "configs", "resume")
+MODULES = ("calls", "events", "memory", "startup", "configs", "resume", "loading")
 
 
 def workloads() -> dict[str, Workload]:
