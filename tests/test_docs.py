@@ -28,7 +28,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 NOT_RUN: dict[str, str] = {
     f"examples/cw2/{name}.py": "needs a config: tests/experiments/test_cw2_project.py runs it"
     for name in ("load", "main", "once")
-}
+} | {"examples/halving/halving.py": "tests/experiments/test_search.py runs it"}
 
 FENCE = re.compile(
     r"(?:^ *<!-- test: (?P<mark>continues|skip)(?:, (?P<reason>[^\n]+?))? -->\n+)?"

@@ -189,6 +189,11 @@ class Turns(Generic[T]):
             self._n_waiting += 1
         return None
 
+    def add(self, one: T) -> None:
+        """Hand this one out too, before what the plan still has."""
+        self._waiting.setdefault(one.job, deque()).append(one)
+        self._n_waiting += 1
+
     def give_back(self, one: T) -> None:
         """A repetition that was taken has ended: its job has room again."""
         left = self._out.pop(one.job) - 1

@@ -7,18 +7,19 @@ import contextlib
 import os
 import time
 import uuid
+from collections import deque
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
 from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
 from amlsched.experiments import codecopy, layout, records, stopping
 from amlsched.experiments.binding import Binding, bindings
 from amlsched.experiments.capture import per_thread
-from amlsched.experiments.changes import check_unchanged, config_hash, settings
+from amlsched.experiments.changes import check_unchanged, config_hash, differences, settings
 from amlsched.experiments.check import missing_iterations
 from amlsched.experiments.code_version import Code, code_version
 from amlsched.experiments.jobs import Numbers, Turns, bundles
@@ -26,6 +27,7 @@ from amlsched.experiments.plan import Plan, Planned
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.scheduling import Job
+from amlsched.experiments.search import run_with
 from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target, check_config_picklable
 from amlsched.scheduler import Scheduler
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.scheduling import AbstractScheduler
     from amlsched.future import Future
+
+P = ParamSpec("P")
 
 __all__ = ["Ended", "ExperimentRun"]
 
@@ -88,7 +92,13 @@ class ExperimentRun(Emitter):
     """A repetition was submitted."""
     DONE: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
     """A repetition ended, in whatever way; its record says so already."""
+    RESULT: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-result", ("repetition", "ended"))
+    """A repetition is done: it completed or surrendered, in this run or, as `ended.left` says, before."""
+    EXCEPTION: ClassVar[Event[[Repetition, BaseException], Any]] = Event("on-exception", ("repetition", "error"))
+    """A repetition failed."""
 
+    on_result: Subscriber[[Repetition, Ended], Any]
+    on_exception: Subscriber[[Repetition, BaseException], Any]
     on_repetition_submitted: Subscriber[[Repetition], Any]
     on_repetition_done: Subscriber[[Repetition, Ended], Any]
 
@@ -118,13 +128,19 @@ class ExperimentRun(Emitter):
         self.run_id = uuid.uuid4().hex[:16]
         self.on_repetition_submitted = self.subscriber(self.SUBMITTED)
         self.on_repetition_done = self.subscriber(self.DONE)
+        self.on_result = self.subscriber(self.RESULT)
+        self.on_exception = self.subscriber(self.EXCEPTION)
         self.running: dict[Future[Outcome], Repetition] = {}
         self.summary = Summary(self.plan.count()[1])
         self._driver = Process.this()
         self._code: Code | None = None
         self._turns = Turns[Repetition](iter(()))
+        self._scheduler: Scheduler | None = None
+        self._faults: list[Exception] = []
+        self._more: deque[Repetition] = deque()  # submitted by the user, not yet handed out
         self._in_flight = 0
         self._enough = 1
+        self._n_submitted = 0
         self._bindings: dict[str, Binding] = {}
         self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
 
@@ -153,9 +169,64 @@ class ExperimentRun(Emitter):
                     if first is not None:
                         with binding.here(self.executor):
                             self._schedule(first, binding.options(self.executor, self.options))
+            while self._more and not self._faults:
+                self._turns = Turns(iter(()))
+                binding = self._bindings[self._more[0].record.name]
+                if (first := self._taken()) is not None:
+                    with binding.here(self.executor):
+                        self._schedule(first, binding.options(self.executor, self.options))
             for planned in self._busy:
                 self._left(planned)
+        if self._faults:
+            raise self._faults[0]
         return self.summary
+
+    def submit(
+        self,
+        params: Mapping[str, Any],
+        *,
+        experiment: str | None = None,
+        repetitions: Iterable[int] | None = None,
+        iterations: int | None = None,
+    ) -> str:
+        """Have an experiment run with these parameters too, as in a search that adapts. For callbacks of `on_result`.
+
+        What is done already, by its record, is not run again: it is told of by `on_result` at once. So a search that
+        was stopped comes to where it was when it is started again.
+
+        Args:
+            params: What differs from the experiment's own parameters, nested as in a config.
+            experiment: Its name; `None` for the only one.
+            repetitions: Their indices; `None` for as many as the config says.
+            iterations: Instead of those of the config; then they are part of the run's name.
+
+        Returns:
+            The name of the run.
+
+        Raises:
+            ExperimentError: There is no such experiment, or it was run with other settings under the same name.
+        """
+        known = {one.name: one for one in self.plan.experiments}
+        if experiment is None and len(known) == 1:
+            experiment = next(iter(known))
+        if experiment not in known:
+            raise ExperimentError(f"experiment {experiment}", "is not known", f"there are: {', '.join(known)}")
+        run = run_with(known[experiment], params, iterations, self.plan.debug)
+        path = self.plan.path(known[experiment]).resolve()
+        for index in range(run.repetitions) if repetitions is None else repetitions:
+            planned = self.plan.repetition(run, index, path)
+            if planned.changed and not planned.todo and not self.keep_changed:
+                told = "; ".join(differences(planned.known, run))
+                raise ExperimentError(run.name, f"was run with other settings under the same name: {told}", "use -o")
+            self._n_submitted += 1
+            self.summary.expect(run.name, 1)
+            if planned.todo:
+                self._more.append(self._repetition(planned, path, -self._n_submitted))
+            elif planned.known.state is State.RUNNING:
+                self._busy[planned] = path, -self._n_submitted
+            else:
+                self._left(planned)
+        return run.name
 
     def run_by(self, scheduler: AbstractScheduler, overwrite: bool = False) -> Summary:
         """Have a scheduler of your own run the jobs.
@@ -249,7 +320,7 @@ class ExperimentRun(Emitter):
         except (TypeError, ValueError) as error:
             raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
         task = scheduler.task(run_repetition)
-        faults: list[Exception] = []
+        faults, self._scheduler = self._faults, scheduler
 
         def submit(repetition: Repetition | None = None) -> None:
             try:
@@ -290,6 +361,7 @@ class ExperimentRun(Emitter):
                 scheduler.stop(stop_msg=str(error))
                 return
             self._ended(repetition, self._close(repetition, error))
+            self._tell(self.on_exception, repetition, error)
             submit()
 
         @task.on_cancelled
@@ -315,12 +387,18 @@ class ExperimentRun(Emitter):
                 scheduler.run(on_exception="continue", on_cancelled="continue")
         finally:
             self._settle()
+            self._scheduler = None
         if faults:
             raise faults[0]
 
     def _next(self) -> Repetition | None:
         """The next to submit; `None` if there are enough for now, or no job has room."""
-        return self._turns.take() if self._in_flight < self._enough else None
+        return self._taken() if self._in_flight < self._enough else None
+
+    def _taken(self) -> Repetition | None:
+        while self._more:
+            self._turns.add(self._more.popleft())
+        return self._turns.take()
 
     def _landed(self, future: Future[Outcome]) -> Repetition:
         """The repetition of a call that has ended."""
@@ -382,7 +460,18 @@ class ExperimentRun(Emitter):
             self.summary.failed.append((str(repetition), repetition.folder, ended.error.line if ended.error else ""))
         elif ended.state is State.RUNNING:
             self.summary.notes.append(f"{repetition}: is run by another run now")
-        self.on_repetition_done.emit(repetition, ended)
+        self._tell(self.on_repetition_done, repetition, ended)
+        if ended.state.done:
+            self._tell(self.on_result, repetition, ended)
+
+    def _tell(self, subscriber: Subscriber[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the user's callbacks; if one raises, the run ends and raises it."""
+        try:
+            subscriber.emit(*args, **kwargs)
+        except Exception as fault:
+            self._faults.append(fault)
+            if self._scheduler is not None:
+                self._scheduler.stop(stop_msg="a callback failed")
 
     def _repetitions(self) -> Iterator[Repetition]:
         """What is to be run, found as it is asked for; what is not is counted on the way."""
@@ -430,6 +519,9 @@ class ExperimentRun(Emitter):
     def _left(self, planned: Planned) -> None:
         known = planned.known
         self.summary.count(planned.run.name, known.state, known.last, known.seconds)
+        if known.state.done and self.on_result.handlers:
+            path = self.plan.path(planned.run.experiment).resolve()
+            self._tell(self.on_result, self._repetition(planned, path, 0), _ended(known, left=True))
         name = f"{planned.run.name} rep {planned.index}"
         if known.state in (State.FAILED, State.UNKNOWN):
             self.summary.failed.append((name, planned.folder, known.reason))

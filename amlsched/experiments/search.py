@@ -1,0 +1,45 @@
+"""Runs that no config lists: those that a search asks for while it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from amlsched.experiments.axes import Alternative
+from amlsched.experiments.expand import Run
+from amlsched.experiments.names import distinct_name, setting_label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from amlsched.experiments.axes import Path
+    from amlsched.experiments.expand import Debug
+    from amlsched.experiments.resolve import Experiment
+
+__all__ = ["run_with"]
+
+
+def run_with(experiment: Experiment, params: Mapping[str, Any], iterations: int | None, debug: Debug) -> Run:
+    """The run of an experiment with these parameters; the same parameters always give the same run, and folder.
+
+    Args:
+        experiment: The experiment, whose own parameters hold for all that is not given.
+        params: Parameters, nested as in a config.
+        iterations: Instead of those of the config; they become part of the name.
+        debug: How it is made short.
+    """
+    choices = tuple(Alternative(((path, value),), setting_label(path, value)) for path, value in _leaves(params))
+    labels = [choice.label for choice in choices]
+    if iterations is not None:
+        experiment = replace(experiment, config=experiment.config | {"iterations": iterations})
+        labels.append(f"i{iterations}")
+    name = "__".join([experiment.name, "_".join(labels)]) if labels else experiment.name
+    return Run(experiment, distinct_name(name, choices, set()), choices, debug)
+
+
+def _leaves(params: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, Any]]:
+    for key, value in params.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(cast("dict[str, Any]", value), (*above, key))
+        else:
+            yield (*above, key), value

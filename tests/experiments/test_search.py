@@ -1,0 +1,117 @@
+"""Callbacks of a run of experiments, and what they submit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amlsched.errors import ExperimentError
+from amlsched.experiments import ExperimentRun
+from amlsched.experiments.repetition import Repetition
+from amlsched.experiments.run import Ended
+
+HALVING = Path(__file__).parents[2] / "examples/halving/halving.py"
+CONFIG = "{name: search, path: results, params: {x: 1, deep: {y: 2}}}"
+
+
+def squared(params: dict[str, Any], rep: int, log: Any) -> dict[str, Any]:
+    if params["x"] == 13:
+        raise ValueError("thirteen")
+    return {"value": params["x"] ** 2 + params["deep"]["y"]}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yml").write_text(CONFIG)
+    return tmp_path
+
+
+def counting(executor: str, until: int) -> tuple[ExperimentRun, list[tuple[int, bool]]]:
+    """A search that asks for the next number until it has enough."""
+    run = ExperimentRun(squared, "config.yml", executor=executor)
+    told: list[tuple[int, bool]] = []
+
+    @run.on_result
+    def go_on(repetition: Repetition, ended: Ended) -> None:
+        x = repetition.config["params"]["x"]
+        told.append((ended.last["value"], ended.left))
+        if x < until:
+            run.submit({"x": x + 1})
+
+    return run, told
+
+
+@pytest.mark.parametrize("executor", ["sequential", "threads"])
+def test_a_search_goes_on_where_it_was(project: Path, executor: str) -> None:
+    run, told = counting(executor, 3)
+    summary = run.run()
+    assert (told, summary.ran, summary.complete) == ([(3, False), (6, False), (11, False)], 3, True)
+    assert (project / "results/search/search__x2/log/rep_00/record.json").exists()
+
+    run, told = counting(executor, 5)
+    summary = run.run()
+    assert told == [(3, True), (6, True), (11, True), (18, False), (27, False)]
+    assert (summary.ran, summary.total, summary.complete) == (2, 5, True)
+
+
+def test_nested_parameters_repetitions_and_iterations_can_be_given(project: Path) -> None:
+    run = ExperimentRun(squared, "config.yml", executor="sequential")
+    names: list[str] = []
+
+    @run.on_result(max_calls=1)
+    def more(repetition: Repetition, ended: Ended) -> None:
+        names.append(run.submit({"deep": {"y": 5}}, repetitions=[0, 2], iterations=7))
+
+    run.run()
+    assert names == ["search__dee.y5_i7"]
+    found = sorted(str(path.parent.relative_to(project)) for path in project.glob("results/**/rep_*/record.json"))
+    assert found == [
+        "results/search/log/rep_00",
+        "results/search/search__dee.y5_i7/log/rep_00",
+        "results/search/search__dee.y5_i7/log/rep_02",
+    ]
+
+
+def test_who_failed_is_told_with_its_error(project: Path) -> None:
+    run = ExperimentRun(squared, "config.yml", executor="sequential")
+    errors: list[tuple[str, str]] = []
+    run.on_result(lambda *_: run.submit({"x": 13}), max_calls=1)
+    run.on_exception(lambda repetition, error: errors.append((str(repetition), str(error))))
+    summary = run.run()
+    assert errors == [("search__x13 rep 0", "thirteen")]
+    assert (summary.total, summary.done) == (2, 1)
+
+
+def test_a_callback_that_raises_ends_the_run_with_that(project: Path) -> None:
+    run = ExperimentRun(squared, "config.yml", executor="threads")
+
+    @run.on_result
+    def wrong(repetition: Repetition, ended: Ended) -> None:
+        run.submit({}, experiment="other")
+
+    with pytest.raises(ExperimentError, match="experiment other: is not known"):
+        run.run()
+
+
+def test_the_example_finds_a_good_setting_and_goes_on(tmp_path: Path) -> None:
+    def call() -> str:
+        done = subprocess.run(
+            [sys.executable, str(HALVING)], cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = call().splitlines()
+    assert [line.split(",")[0] for line in first[:4]] == [
+        " 2 epochs: 8 settings", " 4 epochs: 4 settings", " 8 epochs: 2 settings", "16 epochs: 1 settings",
+    ]  # fmt: skip
+    assert "15 repetitions were run" in first[-1]
+    assert float(first[-1].split("accuracy ")[1].split()[0]) > 0.9
+    again = call().splitlines()
+    assert again[:-1] == first[:-1]
+    assert "0 repetitions were run" in again[-1]
