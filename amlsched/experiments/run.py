@@ -134,7 +134,7 @@ class ExperimentRun(Emitter):
         self.summary = Summary(self.plan.count()[1])
         self._driver = Process.this()
         self._code: Code | None = None
-        self._turns = Turns[Repetition](iter(()))
+        self._turns: Turns[Repetition] = Turns(iter(()))
         self._scheduler: Scheduler | None = None
         self._faults: list[Exception] = []
         self._more: deque[Repetition] = deque()  # submitted by the user, not yet handed out
@@ -170,7 +170,7 @@ class ExperimentRun(Emitter):
                         with binding.here(self.executor):
                             self._schedule(first, binding.options(self.executor, self.options))
             while self._more and not self._faults:
-                self._turns = Turns(iter(()))
+                self._turns = Turns[Repetition](iter(()))
                 binding = self._bindings[self._more[0].record.name]
                 if (first := self._taken()) is not None:
                     with binding.here(self.executor):
