@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["cancel", "ended", "largest", "query", "submit"]
+__all__ = ["again", "cancel", "ended", "largest", "query", "submit"]
 
 ANSWER_S = 30.0
 """Seconds that a batch system may take for an answer."""
@@ -82,6 +83,20 @@ def cancel(system: System, elements: Mapping[str, Iterable[int] | None]) -> None
             except BatchSystemError as error:
                 if not system.forgotten.search(error.words):  # they ended in the meantime
                     raise
+
+
+def again(system: System) -> int:
+    """Have the element that this process is started again, when it has ended.
+
+    Returns:
+        The exit code with which it should end; 0 if any will do.
+
+    Raises:
+        BatchSystemError: The batch system refused.
+    """
+    if system.again:
+        _call(system, [os.path.expandvars(word) for word in system.again], ANSWER_S)
+    return system.again_code
 
 
 def largest(system: System) -> int | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["HTCONDOR"]
 
 _ATTRIBUTES = "ClusterId,ProcId,JobStatus,HoldReason,RemoveReason,RemoteHost,ExitCode,ExitBySignal,ExitSignal"
+_AGAIN = 85
 _LATER = "JobMaterializeNextProcId,TotalSubmitProcs"
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD = 1, 2, 3, 4, 5
 
@@ -47,8 +48,9 @@ def _directives(job: ArrayJob) -> Iterator[str]:
         over = f"(JobStatus == 2) && (time() - EnteredCurrentStatus > {math.ceil(job.time_s)})"
         yield f"periodic_remove = {over}"
         yield 'periodic_remove_reason = "the time limit was reached"'
-    if not job.requeue:
-        yield "on_exit_remove = True"
+    if job.requeue:
+        yield f"on_exit_remove = ExitBySignal || ExitCode != {_AGAIN}"
+    else:
         yield "requirements = NumJobStarts == 0"
     if job.at_once:
         yield f"max_materialize = {job.at_once}"
@@ -111,6 +113,7 @@ HTCONDOR = System(
     past_states=_states,
     too_many=re.compile(r"MAX_JOBS_(?:SUBMITTED|PER_OWNER|PER_SUBMISSION)|number of jobs", re.IGNORECASE),
     forgotten=re.compile(r"not found", re.IGNORECASE),
+    again_code=_AGAIN,
     inside="_CONDOR_JOB_AD",
     inherited=("_CONDOR_",),
 )

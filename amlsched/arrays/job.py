@@ -124,6 +124,8 @@ class System:
         logs: Names of the files with what an element prints and complains about.
         own_logs: The id of the array in an element's shell, for a script that opens these files by itself; empty
             where the batch system can name them.
+        again: The command by which an element has itself started again; empty if there is none.
+        again_code: The exit code by which it does; 0 if there is none.
     """
 
     name: str
@@ -149,6 +151,8 @@ class System:
     largest_of: Callable[[str], int | None] = lambda text: None
     logs: tuple[str, str] = ("out_{job}_{index}.log", "err_{job}_{index}.log")
     own_logs: str = ""
+    again: tuple[str, ...] = ()
+    again_code: int = 0
 
     def __str__(self) -> str:
         return self.title

@@ -131,6 +131,8 @@ SLURM = System(
         r"MaxSubmit|submit limit|too many|temporarily unable to accept|invalid job array", re.IGNORECASE
     ),
     forgotten=re.compile(r"invalid job id", re.IGNORECASE),
+    # The id of one of the elements is that of the whole array, so it takes the other form.
+    again=("scontrol", "requeue", "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"),
     inside="SLURM_JOB_ID",
     inherited=("SLURM_", "SBATCH_", "SLURMD_"),
     kept=("SLURM_CONF", "SLURM_CLUSTERS"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amlsched.arrays import commands
 from amlsched.experiments import claims, submission
 from amlsched.experiments.claims import Owner
 from amlsched.experiments.codecopy import CodeCopy
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ElementRun", "run_element"]
 
+_WARNED = 128 + signal.SIGUSR1
+"""How it ends after it was told that its time is nearly over."""
+
 
 class _ElementPlan(Plan):
     """What is left of an element's work: also after it was started again, or while others work on the same config."""
@@ -42,6 +47,10 @@ class _ElementPlan(Plan):
 
     def repetition(self, run: Run, index: int, path: Path) -> Planned:
         return self._mine(super().repetition(run, index, path))
+
+    def asks_anew(self, planned: Planned) -> bool:
+        name, attempts = planned.run.name, len(planned.known.attempts)
+        return name in self._work.anew and self._work.is_run_again(name, planned.index, attempts)
 
     def _mine(self, planned: Planned) -> Planned:
         name, known = planned.run.name, planned.known
@@ -99,9 +108,34 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
         keep_changed=True,  # that was looked at when it was submitted
         max_workers=plan.bundle.reps_in_parallel,
     )
-    summary = run.run() if scheduler is None else run.run_by(scheduler)
+    _hear_notices()
+    try:
+        summary = run.run() if scheduler is None else run.run_by(scheduler)
+    except SystemExit as ending:
+        if ending.code == _WARNED and one.array["requeue"] and _got_on(run):
+            raise SystemExit(commands.again(one.batch) or _WARNED) from None
+        raise
     feed_from_element(one, number)
     return summary
+
+
+def _hear_notices() -> None:
+    """Grid Engine's `-notify` says by SIGUSR2 what others say by SIGTERM."""
+    if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR2, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _got_on(run: ExperimentRun) -> bool:
+    """Whether this start of the element was of use, so that another one will be, too."""
+    for path, one in run.plan.runs():
+        for planned in run.plan.repetitions(one, path):
+            attempts = planned.known.attempts
+            if not attempts or attempts[-1].run_id != run.run_id:
+                continue
+            before = max((attempt.rows for attempt in attempts[:-1]), default=0)
+            if planned.known.state.done or (planned.known.state is State.PREEMPTED and attempts[-1].rows > before):
+                return True
+    return False
 
 
 def _in_copy(one: Submission, number: int) -> Target:

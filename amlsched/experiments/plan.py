@@ -148,9 +148,9 @@ class Plan:
         place = layout.repetition_folder(path, run, index)
         return self._planned(run, index, place, records.read(place), config_hash(settings(run)))
 
-    def asks_anew(self, run: Run) -> bool:
-        """Whether `rerun` asks for the repetitions of a run to begin anew, whatever they have saved."""
-        return bool(self.rerun & {"all", run.experiment_name, run.name})
+    def asks_anew(self, planned: Planned) -> bool:
+        """Whether `rerun` asks for a repetition to begin anew, whatever it has saved."""
+        return bool(self.rerun & {"all", planned.run.experiment_name, planned.run.name})
 
     def asks_for(self, run: Run, state: State) -> bool:
         """Whether `rerun` asks for the repetitions of a run that are in this state."""

@@ -553,7 +553,7 @@ class ExperimentRun(Emitter):
             reps_in_parallel=run.reps_in_parallel,
             seen=len(planned.known.attempts),
             code=self._code,
-            anew=self.plan.asks_anew(run),
+            anew=self.plan.asks_anew(planned),
         )
 
 

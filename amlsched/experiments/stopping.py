@@ -32,6 +32,7 @@ _END_TIMES = ("AMLSCHED_END_TIME", "SLURM_JOB_END_TIME")
 """Environment variables with the time at which the batch job is ended, in seconds since the epoch."""
 _STOP = "stop"
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+_WARNING = getattr(signal, "SIGUSR1", None)
 _TO_WORKERS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -110,7 +111,8 @@ def graceful(
     """While in here, a signal, or a batch job that is near its end, tells repetitions to stop.
 
     The first signal tells them; once the grace is over, or with the second one, the run is interrupted; the third
-    kills. Where nobody can stop, the first one interrupts. A handler that the program set itself is left alone.
+    kills. Where nobody can stop, the first one interrupts, unless it is only the warning that a batch job is near
+    its end (SIGUSR1). A handler that the program set itself is left alone.
 
     Args:
         tell: Tells them; returns how many can stop.
@@ -140,10 +142,13 @@ def graceful(
         nonlocal error, stage
         if os.getpid() != driver:  # a worker that was forked, between two repetitions
             return
+        count = 0 if stage else tell()
+        if number == _WARNING and not stage and not count:
+            return  # they may still end in time
         stage += 1
         if error is None:
             error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
-        if stage == 1 and (count := tell()):
+        if count:
             with contextlib.suppress(OSError):  # not by way of a stream, which this may have interrupted
                 os.write(2, f"{count} repetitions are told to stop; they have {grace_s:g} s\n".encode())
             later(grace_s, number)

@@ -32,7 +32,7 @@ from amlsched.experiments.names import ARRAYS_FOLDER, DEBUG_FOLDER
 from amlsched.experiments.record import now
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["Part", "Submission", "Work", "create", "submissions"]
 
@@ -53,12 +53,14 @@ class Work:
         experiment: Name of the experiment.
         repetitions: What is to be run: indices of repetitions, by run.
         again: Those of them that had ended before, and are run again: how many attempts each had.
+        anew: The runs whose repetitions begin anew then, whatever they have saved.
     """
 
     job: int
     experiment: str
     repetitions: Mapping[str, list[int]]
     again: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    anew: Sequence[str] = ()
 
     @property
     def keys(self) -> Iterator[Key]:

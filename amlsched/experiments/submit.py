@@ -199,7 +199,7 @@ def _activation(venv: str | None) -> list[str]:
 def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
     """What is to be done in a folder for the results, by jobs; what is in the queue is left out."""
     numbers = Numbers()
-    found: dict[int, Work] = {}
+    found: dict[int, dict[str, Any]] = {}
     for path, run in plan.runs():
         if path != results:
             continue
@@ -207,14 +207,15 @@ def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
         for planned in plan.repetitions(run, path):
             if not planned.todo or (run.experiment_name, run.name, planned.index) in queued:
                 continue
-            job = numbers.job(planned.index)
-            work = found.setdefault(job, Work(job, run.experiment_name, {}, {}))
-            repetitions: Any = work.repetitions  # they are filled here, and never again
-            repetitions.setdefault(run.name, []).append(planned.index)
-            if planned.known.state.done or planned.known.state in (State.FAILED, State.UNKNOWN):
-                again: Any = work.again
-                again.setdefault(run.name, {})[str(planned.index)] = len(planned.known.attempts)
-    return list(found.values())
+            fresh: dict[str, Any] = {"experiment": run.experiment_name, "repetitions": {}, "again": {}, "anew": []}
+            work = found.setdefault(numbers.job(planned.index), fresh)
+            work["repetitions"].setdefault(run.name, []).append(planned.index)
+            anew = plan.asks_anew(planned)
+            if anew and run.name not in work["anew"]:
+                work["anew"].append(run.name)
+            if anew or planned.known.state.done or planned.known.state in (State.FAILED, State.UNKNOWN):
+                work["again"].setdefault(run.name, {})[str(planned.index)] = len(planned.known.attempts)
+    return [Work(job, **work) for job, work in found.items()]
 
 
 def frozen(plan: Plan, results: Path) -> str:

@@ -233,3 +233,102 @@ def release(job: str) -> None:
     time.sleep(2)  # and does not listen before
     for line in said("squeue", "--array", "-h", "-j", job, "-t", "PENDING", "-o", "%A").split():
         subprocess.run(["scontrol", "update", f"JobId={line}", "StartTime=now"], check=False, capture_output=True)
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+ITERATIVE = """
+import json, time
+from pathlib import Path
+from amlsched.experiments import IterativeExperiment
+
+EVERY = 5
+
+
+class Counts(IterativeExperiment):
+    def iterate(self, cw_config, rep, n):
+        with open(f"steps_{rep}", "a") as file:
+            file.write(f"{n}\\n")
+        time.sleep(cw_config["params"]["pause"])
+        self.sum = getattr(self, "sum", 0) + n
+        return {"n": n, "sum": self.sum}
+
+    def save_state(self, cw_config, rep, n):
+        if n % EVERY == EVERY - 1:
+            path = Path(cw_config["_checkpoint_dir"], "state.json")
+            path.with_suffix(".new").write_text(json.dumps([n, self.sum]))
+            path.with_suffix(".new").replace(path)
+
+    def load_state(self, cw_config, rep):
+        n, self.sum = json.loads(Path(cw_config["_checkpoint_dir"], "state.json").read_text())
+        return n
+"""
+
+EVERY, ITERATIONS = 5, 40
+
+COUNTS = """
+name: SLURM
+job-name: amlsched-test
+time: {time}
+mem-per-cpu: 300
+{section}
+---
+name: counts
+path: results
+repetitions: 2
+iterations: 40
+params: {{pause: 0.2}}
+"""
+
+
+@pytest.fixture
+def counts(project: Project) -> Project:
+    (project.folder / "experiment.py").write_text(ITERATIVE)
+    return project
+
+
+def steps(project: Project, rep: int) -> list[int]:
+    path = project.folder / f"steps_{rep}"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def gone_on(project: Project) -> None:
+    """Completed: each row once, and at most one interval of checkpoints again for each interruption."""
+    assert project.completions() == [1] * 2
+    assert project.rows("n") == [[str(n) for n in range(ITERATIONS)]] * 2
+    assert [rows[-1] for rows in project.rows("sum")] == [str(sum(range(ITERATIONS)))] * 2
+    for rep, record in enumerate(project.records()):
+        interruptions = len(record["attempts"]) - 1
+        assert interruptions > 0
+        assert [attempt["resumed"] for attempt in record["attempts"]] == [False] + [True] * interruptions
+        assert len(steps(project, rep)) - ITERATIONS <= EVERY * interruptions
+
+
+@pytest.mark.slurm
+def test_what_is_preempted_goes_on_from_its_checkpoint(counts: Project) -> None:
+    counts.config("partition: main\ncpus-per-task: 4\nsbatch_args: {nodelist: n3}", COUNTS.replace("{time}", "10"))
+    counts.submit(target="experiment.py:Counts")
+    until(lambda: min(len(steps(counts, rep)) for rep in (0, 1)) > 12, SOON_S)
+    [job] = counts.arrays()
+    urgent = said("sbatch", "--parsable", "-p", "high", "-w", "n3", "-c", "8", "-o", "/dev/null", "--wrap", "sleep 1")
+    until(lambda: "2 pending" in counts.status(), SOON_S)
+    until(lambda: not said("squeue", "-h", "-t", "PENDING,RUNNING", "-j", urgent.strip()), SOON_S)
+    assert max(len(steps(counts, rep)) for rep in (0, 1)) < ITERATIONS
+    release(job)
+    until(lambda: counts.states() == ["completed"] * 2, SOON_S)
+    gone_on(counts)
+
+
+@EVERYWHERE
+def test_one_that_runs_out_of_time_goes_on_in_the_next_start_of_its_element(counts: Project, system: str) -> None:
+    counts.config("", COUNTS.replace("{time}", '"0:24"'))
+    counts.submit(target="experiment.py:Counts")
+    until(lambda: "preempted" in counts.states(), SOON_S)
+
+    def done() -> bool:
+        if system == "slurm":
+            release(counts.arrays()[0])
+        return counts.states() == ["completed"] * 2
+
+    until(done, 2 * SOON_S)
+    gone_on(counts)
