@@ -249,7 +249,8 @@ class CpuTimeLimitError(LimitError, TimeoutError):
         return f"{self.call} was ended: it used {self.used_s:.2f} s of CPU time, and its limit is {self.limit_s:g} s"
 
 
-class MemoryLimitError(LimitError, MemoryError):
+# MemoryError comes first: with LimitError there, its `__new__` refuses the class, and distributed loads errors by that.
+class MemoryLimitError(MemoryError, LimitError):
     """A call used more memory than it may.
 
     Args:

@@ -458,6 +458,74 @@ def test_limits_hold_in_a_daemonic_process() -> None:
     assert process.exitcode == 0
 
 
+@pytest.fixture(scope="module")
+def dask_client() -> Iterator[Any]:
+    """Of a cluster whose workers are processes of their own, with nannies."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("limits", "function", "args", "kind"),
+    [
+        ({"walltime": "1 s"}, greedy.sleep, (60,), WalltimeLimitError),
+        ({"walltime": "1 s", "grace_s": GRACE_S}, greedy.sleep_deaf_to_sigterm, (60,), WalltimeLimitError),
+        ({"cputime": "0.5 s"}, greedy.burn_in_children, (), CpuTimeLimitError),
+        ({"memory": "256 MiB"}, greedy.grow, (1280,), MemoryLimitError),
+        ({"memory": "256 MiB"}, greedy.grow_in_a_grandchild, (1280,), MemoryLimitError),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_limits_hold_on_the_executor_of_a_dask_client(
+    dask_client: Any, limits: dict[str, Any], function: Any, args: tuple[Any, ...], kind: type[BaseException]
+) -> None:
+    with dask_client.get_executor(pure=False) as executor:
+        outcome = Outcome(Scheduler(executor), Limits(**limits), function, *args)
+    assert isinstance(outcome.error, kind)
+    assert outcome.error.call == function.__name__
+    assert outcome.innocent == INNOCENT
+
+
+def test_a_daemon_that_a_call_on_dask_has_left_is_ended_with_it(dask_client: Any, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    limits = Limits(walltime="1 s", grace_s=GRACE_S)
+    with dask_client.get_executor(pure=False) as executor:
+        outcome = Outcome(Scheduler(executor), limits, greedy.daemonize, str(pid_file), 60)
+    assert isinstance(outcome.error, WalltimeLimitError)
+    assert not Path(f"/proc/{pid_file.read_text()}").exists()
+
+
+def test_functions_of_the_main_module_and_lambdas_are_limited_on_dask(dask_client: Any) -> None:
+    results: list[int] = []
+    with dask_client.get_executor(pure=False) as executor:
+        scheduler = Scheduler(executor)
+        task = scheduler.task(lambda number: 3 * number, plugins=Limits(walltime="60 s"))
+        task.on_result(lambda _, result: results.append(result))
+        scheduler.on_start(lambda: [task.submit(number) for number in range(4)])
+        scheduler.run()
+    assert sorted(results) == [0, 3, 6, 9]
+
+
+def test_the_children_on_dask_are_used_again_and_end_with_their_workers(dask_client: Any) -> None:
+    pids: set[int] = set()
+    with dask_client.get_executor(pure=False) as executor:
+        scheduler = Scheduler(executor)
+        task = scheduler.task(os.getpid, plugins=Limits(walltime="60 s"))
+        task.on_result(lambda _, result: pids.add(result))
+        scheduler.on_start(lambda: [task.submit() for _ in range(20)])
+        scheduler.run()
+    workers = [*dask_client.run(os.getpid).values()]
+    assert len(pids) <= len(workers)
+    assert pids.isdisjoint(workers)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), limit_s=20)
+
+
 def test_limits_hold_for_each_call_of_a_batch() -> None:
     scheduler = Scheduler.with_processes(2)
     task = scheduler.task(greedy.sleep, plugins=Limits(walltime="1 s"), batch_size=4)
