@@ -1,5 +1,6 @@
 """What the tests of batch systems share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,19 @@ import pytest
 
 from tests.clusters.site import KINDS, Site
 
+_ROOT = Path(__file__).parents[2]
+
 
 def _marked(names: tuple[str, ...]) -> list[Any]:
     return [pytest.param(KINDS[name], id=name, marks=getattr(pytest.mark, name)) for name in names]
 
 
-def _site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+def _site(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _batch_system: None
+) -> Iterator[Site]:
+    (tmp_path / "here").mkdir()  # where some leave files of output
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", str(_ROOT), prepend=os.pathsep)  # workers import from `tests`
     site = Site(request.param, tmp_path)
     yield site
     if left := site.jobs():  # of a test that failed
@@ -25,3 +33,5 @@ site = pytest.fixture(params=_marked(tuple(KINDS)))(_site)
 
 slurm = pytest.fixture(params=_marked(("slurm",)))(_site)
 slurm_or_sge = pytest.fixture(params=_marked(("slurm", "sge")))(_site)
+queued = pytest.fixture(params=_marked(("slurm", "sge", "pbs")))(_site)
+"""Those that have queues with names."""

@@ -69,14 +69,16 @@ class Site:
 
     def options(self, **more: Any) -> dict[str, Any]:
         """Arguments of the constructor: small workers on the loopback interface."""
+        logs = self.folder / "jobs"  # PBS in front of Slurm takes no note of where the script wants its output
         return {
             "cores": 1,
             "memory": "1 GB",
             "interface": "lo",
             "job_name": self.label,
-            "log_directory": str(self.folder / "jobs"),
+            "log_directory": str(logs),
             "start_timeout": 90,
             **self.kind.options,
+            **({"submit_command": f"qsub -o {logs}/%j.out -e {logs}/%j.err"} if self.name == "pbs" else {}),
             **more,
         }
 
