@@ -16,10 +16,10 @@ import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amlsched.errors import CodeCopyError
-from amlsched.experiments.codefiles import code_files
+from amlsched.experiments.codefiles import MARKER, code_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MARKER", "MAX_BYTES", "CodeCopy", "check_runs_from", "copy_code", "zip_code"]
 
-MARKER = ".amlsched-copy.json"
 MAX_BYTES = 200_000_000
 """A larger copy is refused, as by cw2: it mostly means that data or results lie among the code."""
 _FORMAT = 1
@@ -139,8 +138,11 @@ def copy_code(
     src, dst = Path(source).expanduser().resolve(), Path(destination).expanduser().resolve()
     for _ in range(_ATTEMPTS):
         files = code_files(src, [*map(Path, exclude), dst])
-        digest, n_bytes = _digest(src, files)
-        _check_size(src, files, n_bytes, max_bytes)
+        try:
+            _check_size(src, files, max_bytes)
+            digest, n_bytes = _digest(src, files)
+        except FileNotFoundError:  # it was removed meanwhile
+            continue
         if (there := _same_copy(dst, digest, replace)) is not None:
             return there
         made = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -176,7 +178,7 @@ def zip_code(
     if target.suffix != ".zip":
         target = target.with_name(target.name + ".zip")
     files = code_files(src, [*map(Path, exclude), target])
-    _check_size(src, files, sum((src / name).lstat().st_size for name in files), max_bytes)
+    _check_size(src, files, max_bytes)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -323,10 +325,13 @@ def _digest(folder: Path, files: Iterable[str]) -> tuple[str, int]:
     return whole.hexdigest(), n_bytes
 
 
-def _check_size(source: Path, files: Sequence[str], n_bytes: int, max_bytes: int | None) -> None:
-    if max_bytes is None or n_bytes <= max_bytes:
+def _check_size(source: Path, files: Sequence[str], max_bytes: int | None) -> None:
+    if max_bytes is None:
         return
-    sizes: list[tuple[int, Any]] = sorted(((source / name).lstat().st_size, name) for name in files)
+    sizes = sorted(((source / name).lstat().st_size, name) for name in files)
+    n_bytes = sum(size for size, _ in sizes)
+    if n_bytes <= max_bytes:
+        return
     largest = ", ".join(f"{name} ({size / 1e6:.0f} MB)" for size, name in reversed(sizes[-3:]))
     problem = f"{n_bytes / 1e6:.0f} MB of code are more than {max_bytes / 1e6:.0f}; the largest files: {largest}"
     raise CodeCopyError(str(source), problem, "name data and results in .gitignore, or allow it with --skipsizecheck")

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from pathspec import GitIgnoreSpec
 
-__all__ = ["code_files"]
+__all__ = ["MARKER", "code_files"]
+
+MARKER = ".amlsched-copy.json"
+"""Lies in each copy of the code."""
 
 _NEVER = frozenset({".git", "__pycache__"})
 
@@ -22,15 +25,15 @@ _NEVER = frozenset({".git", "__pycache__"})
 def code_files(source: Path, exclude: Iterable[Path] = ()) -> list[str]:
     """The files of a project, as sorted paths relative to its folder.
 
-    Without `.git`, compiled files, and what the `.gitignore` files name: as git sees them where it is installed and the
-    folder belongs to a repository (tracked files and new ones), otherwise as the package pathspec reads them.
+    Without `.git`, compiled files, other copies, and what the `.gitignore` files name: as git sees them where it is
+    installed and the folder belongs to a repository (tracked files and new ones), otherwise as pathspec reads them.
 
     Args:
         source: The folder, absolute.
         exclude: Files and folders to leave out.
 
     Raises:
-        CodeCopyError: There is no such folder, or it is one that is to be left out.
+        CodeCopyError: There is no such folder, or it is one that is to be left out, or no code is in it.
         MissingExtraError: There is a `.gitignore`, and neither git nor pathspec to read it.
     """
     if not source.is_dir():
@@ -41,10 +44,12 @@ def code_files(source: Path, exclude: Iterable[Path] = ()) -> list[str]:
             raise CodeCopyError(
                 str(path), "the code cannot be copied onto itself", "choose another folder for the copy"
             )
-    names = _of_git(source)
-    if names is None:
-        names = list(_of_folder(source, "", []))
-    return sorted(name for name in names if _is_code(source, name, without))
+    names = _of_git(source) or list(_of_folder(source, "", []))  # all of a folder may be ignored by one above
+    without += [(source / name).parent for name in names if name.endswith(f"/{MARKER}")]
+    code = sorted(name for name in names if name != MARKER and _is_code(source, name, without))
+    if not code:
+        raise CodeCopyError(str(source), "there is no code in this folder", "check experiment_copy_src and .gitignore")
+    return code
 
 
 def _is_code(source: Path, name: str, without: Sequence[Path]) -> bool:

@@ -242,3 +242,31 @@ def test_each_job_gets_a_copy_or_all_share_one(source: Path, tmp_path: Path) -> 
     assert [copy.folder for copy in made] == [tmp_path / "copies" / str(k) for k in range(3)]
     assert CopyPlan.of(section, "out", nocodecopy=True).make(3) == []
     assert CodeCopy.read(tmp_path / "copies" / "2").digest == one.digest
+
+
+def test_copies_within_the_source_are_not_copied_again(source: Path) -> None:
+    section = {"experiment_copy_src": str(source), "experiment_copy_dst": str(source / "copies" / "a")}
+    [first] = CopyPlan.of(section, "out").make()
+    section["experiment_copy_dst"] = str(source / "copies" / "b")
+    [second] = CopyPlan.of(section, "out").make()
+    assert first.files == second.files == tuple(WANTED)
+    assert copy_code(second.folder, source / "copies" / "c").files == tuple(WANTED)
+
+
+@needs_git
+def test_a_project_in_a_folder_that_git_ignores_is_copied_all_the_same(source: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    (tmp_path / ".gitignore").write_text("/project/\n")
+    assert list(copy_code(source, tmp_path / "copy").files) == WANTED
+
+
+def test_a_folder_without_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CodeCopyError, match="no code in this folder"):
+        copy_code(tmp_path / "empty", tmp_path / "copy")
+
+
+def test_what_is_too_large_is_not_read_before_it_is_refused(source: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(codecopy, "_digest", None)
+    with pytest.raises(CodeCopyError, match="largest files"):
+        copy_code(source, tmp_path / "copy", max_bytes=1)
