@@ -62,7 +62,15 @@ def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, qu
         head = f"{summary.ran} run in {duration(seconds)}. "
     else:
         head = "Nothing to run: all is done. " if summary.complete else "Nothing to run. "
-    print(f"{head}{counts(summary)} Results: {', '.join(map(str, plan.paths))}")
+    print(f"{head}{counts(summary)} {_used(summary)}Results: {', '.join(map(str, plan.paths))}")
+
+
+def _used(summary: Summary) -> str:
+    from amlsched.display.table import duration
+
+    used = summary.used
+    peak = f", at most {used.peak_memory_bytes / 2**20:.0f} MiB of memory" if used.peak_memory_bytes else ""
+    return f"{duration(used.cpu_s)} of CPU time{peak}. " if used.cpu_s else ""
 
 
 def counts(summary: Summary) -> str:

@@ -15,7 +15,19 @@ from typing import Any
 from amlsched import __version__
 from amlsched.experiments.code_version import Code
 
-__all__ = ["Attempt", "ErrorNote", "Process", "Record", "State", "decoded", "encoded", "jsonable", "now", "restored"]
+__all__ = [
+    "Attempt",
+    "ErrorNote",
+    "Process",
+    "Record",
+    "State",
+    "Used",
+    "decoded",
+    "encoded",
+    "jsonable",
+    "now",
+    "restored",
+]
 
 FORMAT = 1
 
@@ -138,6 +150,22 @@ class ErrorNote:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """What attempts used, as far as is known.
+
+    Attributes:
+        cpu_s: CPU time, of all together.
+        peak_memory_bytes: The most resident memory that the process of one had.
+    """
+
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+
+    def __add__(self, other: Used) -> Used:
+        return Used(self.cpu_s + other.cpu_s, max(self.peak_memory_bytes, other.peak_memory_bytes))
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One time that the repetition was begun.
 
@@ -153,6 +181,7 @@ class Attempt:
         rows: Number of rows that were logged.
         code: The version of the experiment's code, `None` where git knows none.
         resumed: Whether it went on with what an earlier attempt had left.
+        used: CPU time and memory, `None` where nobody could say.
     """
 
     run_id: str
@@ -166,6 +195,7 @@ class Attempt:
     rows: int = 0
     code: Code | None = None
     resumed: bool = False
+    used: Used | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +237,11 @@ class Record:
             return None
         attempt = self.attempts[-1]
         return (datetime.fromisoformat(attempt.ended or "") - datetime.fromisoformat(attempt.started)).total_seconds()
+
+    @property
+    def used(self) -> Used:
+        """What its attempts used."""
+        return sum((attempt.used for attempt in self.attempts if attempt.used is not None), Used())
 
     @property
     def reason(self) -> str:
@@ -294,4 +329,5 @@ def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
         rows=int(raw["rows"]),
         code=Code(**code) if (code := raw.get("code")) else None,
         resumed=bool(raw.get("resumed")),
+        used=Used(**used) if (used := raw.get("used")) else None,
     )

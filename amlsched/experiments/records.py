@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from amlsched.experiments import checkpoint, claims, layout
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.claims import Claim
-from amlsched.experiments.record import Attempt, ErrorNote, Record, State, decoded, encoded, now, restored
+from amlsched.experiments.record import Attempt, ErrorNote, Record, State, Used, decoded, encoded, now, restored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Begun", "begin", "end", "read", "write"]
+__all__ = ["Begun", "begin", "end", "lose", "read", "write"]
 
 EARLIER = "earlier"
 
@@ -174,6 +174,7 @@ def end(
     last: dict[str, Any] | None = None,
     rows: int = 0,
     claim: Claim | None = None,
+    used: Used | None = None,
 ) -> Record:
     """Write how the attempt of this run ended; the first to say so is right, a later one changes nothing.
 
@@ -185,6 +186,7 @@ def end(
         last: The last value of each column that was logged; `None` keeps what is there.
         rows: Number of rows that were logged.
         claim: That of the attempt; `None` for one that cannot speak for itself, whose claim is then taken.
+        used: CPU time and memory; `None` where nobody can say.
 
     Returns:
         The record as it stands now. It is as it was if it has no attempt of this run that is under way: the repetition
@@ -196,13 +198,28 @@ def end(
         record = read(folder)
         if not ours or not _under_way(record, run_id):
             return record
-        attempt = replace(record.attempts[-1], ended=now(), outcome=outcome, error=error, rows=rows)
+        attempt = record.attempts[-1]
+        if attempt.outcome is None:  # else it was lost, and never begun again
+            attempt = replace(attempt, ended=now(), outcome=outcome, error=error, rows=rows, used=used)
         last = record.last if last is None else last
         record = replace(record, state=outcome, attempts=(*record.attempts[:-1], attempt), last=last)
         write(folder, record)
         return record
 
 
+def lose(folder: Path, run_id: str, error: ErrorNote, used: Used | None = None) -> None:
+    """Write of what the attempt of this run died, while the repetition is about to be begun again by the same run.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with _ending, claims.claimed(folder, run_id) as ours:
+        record = read(folder)
+        if ours and _under_way(record, run_id) and record.attempts[-1].outcome is None:
+            attempt = replace(record.attempts[-1], ended=now(), outcome=State.FAILED, error=error, used=used)
+            write(folder, replace(record, attempts=(*record.attempts[:-1], attempt)))
+
+
 def _under_way(record: Record, run_id: str) -> bool:
     last = record.attempts[-1] if record.attempts else None
-    return last is not None and last.run_id == run_id and last.outcome is None
+    return last is not None and last.run_id == run_id and record.state is State.RUNNING

@@ -19,7 +19,8 @@ from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender,
 from amlsched.experiments import layout, records, stopping
 from amlsched.experiments.capture import Capture, captured
 from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
-from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
+from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, Used, now
+from amlsched.receipts import Meter
 from amlsched.resources.slots import VARIABLE
 
 if TYPE_CHECKING:
@@ -83,12 +84,14 @@ class Outcome:
         last: The last value of each column that it logged.
         seconds: How long it took.
         left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
+        used: CPU time and memory.
     """
 
     state: State
     last: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
     left: bool = False
+    used: Used = field(default_factory=Used)
 
 
 def run_repetition(repetition: Repetition) -> Outcome:
@@ -118,7 +121,7 @@ def _run(repetition: Repetition) -> Outcome:
         return Outcome(State.PENDING, left=True)
     known, claim, resumed = records.begin(folder, repetition.record, attempt, repetition.seen, repetition.anew)
     if claim is None:
-        return Outcome(known.state, known.last, known.seconds or 0.0, left=True)
+        return Outcome(known.state, known.last, known.seconds or 0.0, left=True, used=known.used)
     told = threading.Event()
     try:
         with _listening(repetition, told):
@@ -126,7 +129,7 @@ def _run(repetition: Repetition) -> Outcome:
     finally:
         claim.release()
         stopping.withdraw(folder)
-    return Outcome(record.state, record.last, record.seconds or 0.0)
+    return Outcome(record.state, record.last, record.seconds or 0.0, used=record.used)
 
 
 def _listening(repetition: Repetition, told: threading.Event) -> AbstractContextManager[None]:
@@ -154,6 +157,7 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
     )
     config = repetition.config | {"_checkpoint_dir": str(folder / layout.CHECKPOINT)}
     state, note = State.FAILED, None
+    meter = Meter(shared=repetition.executor == "threads")
     with captured(folder, _capture(repetition)) as err:
         try:
             surrender = perform(_made(repetition), config, repetition.record.rep, log, folder)
@@ -171,7 +175,17 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
             raise
         finally:
             last = _plain(log.last) if log.began else None
-            record = records.end(folder, repetition.run_id, state, error=note, last=last, rows=log.rows, claim=claim)
+            usage = meter.stop()
+            record = records.end(
+                folder,
+                repetition.run_id,
+                state,
+                error=note,
+                last=last,
+                rows=log.rows,
+                claim=claim,
+                used=Used(usage.cpu_s, usage.peak_memory_bytes or 0),
+            )
     return record
 
 

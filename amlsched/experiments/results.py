@@ -124,7 +124,7 @@ def tallied(found: Iterable[Found]) -> Summary:
     summary = Summary()
     for one in found:
         summary.expect(one.run, 1)
-        summary.count(one.run, one.record.state, one.record.last, one.record.seconds)
+        summary.count(one.run, one.record.state, one.record.last, one.record.seconds, one.record.used)
         if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
             summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run takes it up")
         if one.record.state in (State.FAILED, State.UNKNOWN):

@@ -9,12 +9,17 @@ import time
 import uuid
 from collections import deque
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
-from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError
+from amlsched.errors import (
+    ExperimentError,
+    ResultsNotWritableError,
+    SchedulerNotRunningError,
+    WorkerOutOfMemoryError,
+)
 from amlsched.events import Emitter, Event
 from amlsched.experiments import codecopy, layout, records, stopping
 from amlsched.experiments.binding import Binding, bindings
@@ -24,7 +29,7 @@ from amlsched.experiments.check import missing_iterations
 from amlsched.experiments.code_version import Code, code_version
 from amlsched.experiments.jobs import Numbers, Turns, bundles
 from amlsched.experiments.plan import Plan, Planned
-from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, now
+from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, Used, now
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.scheduling import Job
 from amlsched.experiments.search import run_with
@@ -60,6 +65,7 @@ class Ended:
         seconds: How long it took, `None` if it never ran.
         error: Why it failed.
         left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
+        used: CPU time and memory.
     """
 
     state: State
@@ -67,6 +73,7 @@ class Ended:
     seconds: float | None = None
     error: ErrorNote | None = None
     left: bool = False
+    used: Used = field(default_factory=Used)
 
 
 class ExperimentRun(Emitter):
@@ -348,7 +355,7 @@ class ExperimentRun(Emitter):
 
         @task.on_result
         def returned(future: Future[Outcome], outcome: Outcome) -> None:  # pyright: ignore[reportUnusedFunction]
-            ended = Ended(outcome.state, outcome.last, outcome.seconds, left=outcome.left)
+            ended = Ended(outcome.state, outcome.last, outcome.seconds, left=outcome.left, used=outcome.used)
             self._ended(self._landed(future), ended)
             submit()
 
@@ -363,6 +370,10 @@ class ExperimentRun(Emitter):
             self._ended(repetition, self._close(repetition, error))
             self._tell(self.on_exception, repetition, error)
             submit()
+
+        @task.on_retry
+        def lost(future: Future[Outcome], error: BaseException, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction]
+            self._lost(self.running[future], error)
 
         @task.on_cancelled
         def cancelled(future: Future[Outcome]) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -427,7 +438,7 @@ class ExperimentRun(Emitter):
             if begun:
                 self._ended(repetition, _ended(record))
             else:
-                self.summary.count(repetition.record.run, record.state, record.last, record.seconds)
+                self.summary.count(repetition.record.run, record.state, record.last, record.seconds, record.used)
         self.running.clear()
 
     def _close(self, repetition: Repetition, error: BaseException) -> Ended:
@@ -444,7 +455,9 @@ class ExperimentRun(Emitter):
             if record.state is State.RUNNING:
                 with (folder / layout.ERR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as err:
                     err.write(f"{now()} {repetition} failed\n{note}\n")
-                record = records.end(folder, self.run_id, State.FAILED, error=note, claim=claim)
+                record = records.end(
+                    folder, self.run_id, State.FAILED, error=note, claim=claim, used=_used_until(error)
+                )
             if claim is not None:
                 claim.release()
         except OSError as problem:
@@ -452,9 +465,16 @@ class ExperimentRun(Emitter):
             return Ended(State.FAILED, {}, error=note)
         return _ended(record)
 
+    def _lost(self, repetition: Repetition, error: BaseException) -> None:
+        """Write of what an attempt died, before the next one begins."""
+        try:
+            records.lose(repetition.folder, self.run_id, ErrorNote.of(error), _used_until(error))
+        except OSError as problem:
+            self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
+
     def _ended(self, repetition: Repetition, ended: Ended) -> None:
         record = repetition.record
-        self.summary.count(record.run, ended.state, ended.last, ended.seconds)
+        self.summary.count(record.run, ended.state, ended.last, ended.seconds, ended.used)
         self.summary.ran += not ended.left
         if ended.state is State.FAILED:
             self.summary.failed.append((str(repetition), repetition.folder, ended.error.line if ended.error else ""))
@@ -518,7 +538,7 @@ class ExperimentRun(Emitter):
 
     def _left(self, planned: Planned) -> None:
         known = planned.known
-        self.summary.count(planned.run.name, known.state, known.last, known.seconds)
+        self.summary.count(planned.run.name, known.state, known.last, known.seconds, known.used)
         if known.state.done and self.on_result.handlers:
             path = self.plan.path(planned.run.experiment).resolve()
             self._tell(self.on_result, self._repetition(planned, path, 0), _ended(known, left=True))
@@ -558,7 +578,13 @@ class ExperimentRun(Emitter):
 
 
 def _ended(record: Record, *, left: bool = False) -> Ended:
-    return Ended(record.state, record.last, record.seconds, record.error, left)
+    return Ended(record.state, record.last, record.seconds, record.error, left, record.used)
+
+
+def _used_until(error: BaseException) -> Used | None:
+    """What is known of an attempt that could not say what it used."""
+    known = isinstance(error, WorkerOutOfMemoryError) and error.peak_bytes
+    return Used(peak_memory_bytes=known) if known else None
 
 
 def _check_writable(path: Path) -> None:

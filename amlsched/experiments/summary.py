@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments.record import State
+from amlsched.experiments.record import State, Used
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,7 @@ class Summary:
         states: How many repetitions are in which state.
         failed: The repetitions that failed, or whose record cannot be read: name, folder and reason.
         notes: What deserves a word about the others.
+        used: CPU time of all attempts, and the most memory of one.
     """
 
     total: int = 0
@@ -67,6 +68,7 @@ class Summary:
     states: Counter[State] = field(default_factory=Counter[State])
     failed: list[tuple[str, Path, str]] = field(default_factory=list[tuple[str, "Path", str]])
     notes: list[str] = field(default_factory=list[str])
+    used: Used = field(default_factory=Used)
 
     @property
     def done(self) -> int:
@@ -83,7 +85,10 @@ class Summary:
         self.total += repetitions
         self.tallies.setdefault(run, Tally(run)).total += repetitions
 
-    def count(self, run: str, state: State, last: dict[str, Any], seconds: float | None) -> None:
+    def count(
+        self, run: str, state: State, last: dict[str, Any], seconds: float | None, used: Used | None = None
+    ) -> None:
         """Count a repetition of a run."""
         self.states[state] += 1
+        self.used += used or Used()
         self.tallies[run].count(state, last, seconds)

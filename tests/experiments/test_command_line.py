@@ -222,9 +222,21 @@ def test_a_repetition_whose_worker_is_killed_fails_alone_and_says_why(project: P
     done = project.run()
     assert done.returncode == 1
     assert project.states() == ["completed", "failed", "completed"]
-    error = project.records()["sums/log/rep_01"]["attempts"][-1]["error"]
-    assert error["type"] == "WorkerKilledError"
+    attempts = project.records()["sums/log/rep_01"]["attempts"]
+    assert [attempt["error"]["type"] for attempt in attempts] == ["WorkerKilledError"] * 4  # it is run again
+    assert [attempt["outcome"] for attempt in attempts] == ["failed"] * 4
+    assert len({attempt["worker"]["pid"] for attempt in attempts}) == 4
     assert "SIGKILL" in (project.folder / "results/sums/log/rep_01/err.log").read_text()
+
+
+def test_what_repetitions_used_is_in_their_records_and_told_in_the_end(project: Project) -> None:
+    project.config("{name: sums, path: results, repetitions: 2, iterations: 2}")
+    done = project.run()
+    used = [record["attempts"][-1]["used"] for record in project.records().values()]
+    assert len(used) == 2
+    assert all(one["cpu_s"] > 0 and one["peak_memory_bytes"] > 2**20 for one in used)
+    assert "of CPU time, at most" in done.stdout
+    assert "MiB of memory. Results:" in done.stdout
 
 
 def test_an_experiment_that_surrenders_is_done(project: Project) -> None:

@@ -13,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.experiments import records
-from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, decoded, encoded, now, restored
+from amlsched.experiments.record import (
+    Attempt,
+    ErrorNote,
+    Process,
+    Record,
+    State,
+    Used,
+    decoded,
+    encoded,
+    now,
+    restored,
+)
 from amlsched.experiments.records import end, read
 
 FRESH = Record("mlp", "mlp__lr0.1", 3, seed=7, params={"lr": 0.1, "opt": {"name": "sgd"}}, config_hash="abc")
@@ -189,6 +200,24 @@ def test_the_same_run_may_begin_it_again(tmp_path: Path) -> None:
     again = begin(tmp_path, FRESH, attempt("one"))
     assert again is not None
     assert [one.outcome for one in again.attempts] == [State.FAILED, None]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["begun again", "never begun again"])
+def test_one_that_was_lost_keeps_what_its_attempts_died_of(tmp_path: Path, again: bool) -> None:
+    begin(tmp_path, FRESH, attempt("one", worker=dead()))
+    records.lose(tmp_path, "one", ErrorNote("WorkerKilledError", "by SIGKILL"), Used(peak_memory_bytes=5))
+    assert read(tmp_path).state is State.RUNNING, "its run has not given it up"
+    if again:
+        begin(tmp_path, FRESH, attempt("one"))
+        record = end(tmp_path, "one", State.COMPLETED, used=Used(1.5, 3))
+    else:
+        record = end(tmp_path, "one", State.CANCELLED)
+    first = record.attempts[0]
+    assert first.error is not None
+    assert (first.outcome, first.error.type) == (State.FAILED, "WorkerKilledError")
+    assert record.state is (State.COMPLETED if again else State.CANCELLED)
+    assert record.used == (Used(1.5, 5) if again else Used(0.0, 5))
+    assert read(tmp_path) == record
 
 
 def test_output_of_earlier_attempts_is_put_aside(tmp_path: Path) -> None:
