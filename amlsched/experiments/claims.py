@@ -102,8 +102,10 @@ class Claim:
     def lost(self) -> bool:
         """Whether somebody else took it, because this process seemed gone."""
         try:
-            return os.fstat(self._file).st_nlink == 0
-        except OSError:  # a stale handle of NFS: the file is no more
+            # By its name, too: NFS keeps a removed file that is open on this host under another one.
+            found = os.fstat(self._file)
+            return found.st_nlink == 0 or self._path.stat().st_ino != found.st_ino
+        except OSError:  # it is no more
             return True
 
     def beat(self) -> None:

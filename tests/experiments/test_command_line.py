@@ -182,7 +182,31 @@ def test_output_can_be_left_on_the_console(project: Project) -> None:
 FAILING = "{name: sums, path: results, repetitions: 3, iterations: 2, params: {fails: 1}}"
 
 
+@pytest.mark.parametrize(
+    ("asked", "attempts"),
+    [
+        (["failed"], [1, 1, 1, 2]),
+        (["sums__a2"], [1, 1, 2, 2]),
+        (["sums__a1", "failed"], [2, 2, 1, 2]),
+        (["sums"], [2, 2, 2, 2]),
+        (["all"], [2, 2, 2, 2]),
+        (["cancelled"], [1, 1, 1, 1]),
+    ],
+    ids=["a state", "a run", "a run and a state", "an experiment", "all", "a state that none has"],
+)
+def test_what_is_asked_for_is_run_again_and_nothing_else(
+    project: Project, asked: list[str], attempts: list[int]
+) -> None:
+    project.run()
+    for record in (project.folder / "results/sums/sums__a2/log/rep_01").glob("record.json"):
+        record.write_text(record.read_text().replace('"completed"', '"failed"'))
+    assert project.run().returncode == 1, "what failed is not done, and not run again unasked"
+    project.run("--rerun", *asked)
+    assert [len(record["attempts"]) for record in project.records().values()] == attempts
+
+
 def test_a_failed_repetition_is_told_and_run_again_on_request_alone(project: Project) -> None:
+    """Traps 1 and 2 of cw2: it counts as done there, and the exit code is 0."""
     project.config(FAILING)
     done = project.run()
     place = project.folder / "results/sums/log/rep_01"

@@ -115,6 +115,7 @@ def test_whatever_is_raised_comes_out_after_everything_was_finalized(tmp_path: P
 
 
 def test_loggers_are_finalized_when_finalize_raises(tmp_path: Path) -> None:
+    """Trap 13 of cw2."""
     log = Rows()
     with pytest.raises(OSError, match="disk"):
         perform(Steps(in_finalize=OSError("disk")), CONFIG, 0, LoggerArray([log]), tmp_path)
@@ -210,6 +211,7 @@ def test_values_stand_in_a_csv_file_so_that_they_read_back(tmp_path: Path) -> No
 
 
 def test_a_row_is_appended_and_nothing_else_is_written(tmp_path: Path) -> None:
+    """Trap 12: cw2 writes the whole file anew for each row."""
     logger = CsvLogger()
     logger.initialize({}, 0, str(tmp_path))
     path = tmp_path / "rep_0.csv"

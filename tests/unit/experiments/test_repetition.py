@@ -103,6 +103,7 @@ def test_an_exception_is_recorded_traced_and_raised(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_cancels_and_is_not_swallowed(tmp_path: Path) -> None:
+    """Trap 13 of cw2."""
     one = repetition(tmp_path, params={"raises": KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
         run_repetition(one)
