@@ -21,9 +21,11 @@ import os, time
 def experiment(params, rep, log):
     with open("witness", "a") as file:
         file.write(f"{params.get('a')} {rep}\\n")
-    for n in range(5):
+    for n in range(log.restore() or 0, 5):
         time.sleep(params["sleep"])
         log(n=n)
+        if params.get("saves") and n % 2:
+            log.save(n + 1)
 """
 
 
@@ -61,12 +63,16 @@ def has_come_to(project: Project, process: subprocess.Popen[str], completed: int
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_driver_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing(project: Project) -> None:
+@pytest.mark.parametrize("saves", [False, True], ids=["", "with checkpoints"])
+def test_a_driver_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing(
+    project: Project, saves: bool
+) -> None:
     count, kills = 60, 20
     seed = random.randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
-    words = witnessed(project, f"{{name: sums, path: results, repetitions: {count}, params: {{sleep: 0.01}}}}")
+    params = f"{{sleep: 0.01, saves: {str(saves).lower()}}}"
+    words = witnessed(project, f"{{name: sums, path: results, repetitions: {count}, params: {params}}}")
     begun: list[int] = []
     for completed in sorted(chance.sample(range(count - 4), kills)):
         process = project.start(*words)
@@ -79,3 +85,6 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing_and_doubles_nothi
     assert project.completions() == [1] * count
     assert rows(project.folder / "results") == [list("01234")] * count
     wait_until(lambda: not any(members(group) for group in begun))
+    resumed = [attempt["resumed"] for record in project.records().values() for attempt in record["attempts"]]
+    print(f"{len(resumed)} attempts, {sum(resumed)} went on from a checkpoint")
+    assert saves or not any(resumed)
