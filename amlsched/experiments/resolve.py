@@ -121,11 +121,11 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
         if name not in known:
             report(ConfigError(str(file), f"there is no experiment {name!r}", known_names(name, known)))
     wanted = set(select)
-    seen: dict[tuple[str, object], Document] = {}
+    seen: dict[tuple[str, str], Document] = {}
     chosen: list[Document] = []
     for document in documents:
         # A resolved config has one document a run, or, written by cw2, one a repetition.
-        identity = (document.name, document.data.get("_experiment_name"))
+        identity = (document.name, repr(document.data.get("_experiment_name")))
         first = seen.setdefault(identity, document)
         if first is document:
             if not wanted or document.name in wanted:

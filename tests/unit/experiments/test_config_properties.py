@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from amlsched.errors import ConfigError
 from amlsched.experiments import layout
 from amlsched.experiments.axes import axes_of
+from amlsched.experiments.check import check
 from amlsched.experiments.environment import escaped, filled
 from amlsched.experiments.expand import count, expand
 from amlsched.experiments.load import Document, parse
@@ -191,3 +192,64 @@ def test_merging_keeps_all_keys_and_the_last_word(a: dict[str, Any], b: dict[str
     assert all(repr(merged[key]) == repr(b[key]) for key in b if not isinstance(b[key], dict))
     assert repr(merge(merged, {})) == repr(merged) == repr(merge({}, merged))
     assert set(merge(merged, c)) == set(a) | set(b) | set(c)
+
+
+any_keys = st.sampled_from(
+    [
+        "params",
+        "grid",
+        "list",
+        "list2",
+        "ablative",
+        "path",
+        "repetitions",
+        "iterations",
+        "seed",
+        "extra_keys",
+        "wandb",
+        "import_exp",
+        "import_path",
+        "x",
+        "_y",
+        "_experiment_name",
+        "_basic_path",
+        "_debug",
+        "_rep_idx",
+        "_path_relative_to",
+        "reps_per_job",
+        "gpus_per_rep",
+        "ablative_baseline",
+        "log_path",
+        "sbatch_args",
+        "sh_lines",
+        "time",
+        "repetitons",
+    ]
+)
+any_names = st.sampled_from(["a", "b", "DEFAULT", "SLURM", "SLURM_a", "../x", "${env:HOME}", "${env:NOT_THERE}", 3])
+
+
+@st.composite
+def any_documents(draw: st.DrawFn) -> list[Any]:
+    """Documents in which any key may have any value."""
+    found: list[Any] = []
+    for name in draw(st.lists(any_names, max_size=4)):
+        found.append({"name": name, "path": "out"} | draw(st.dictionaries(any_keys, values, max_size=4)))
+    return found
+
+
+@quick
+@given(any_documents(), st.lists(st.sampled_from(["params.a=1", "grid.a=[1]", "x=3", "grid=null", "a", "path=[1]"])))
+def test_a_check_tells_of_a_fault_exactly_if_a_run_would_be_refused(
+    tmp_path_factory: Any, documents: list[Any], overrides: list[str]
+) -> None:
+    file = tmp_path_factory.mktemp("any") / "f.yml"
+    file.write_text(write(documents))
+    first = None
+    try:
+        resolve(file, overrides=overrides)
+    except ConfigError as fault:
+        first = str(fault)
+    found = [str(fault) for fault in check(file, overrides=overrides).faults if isinstance(fault, ConfigError)]
+    assert bool(found) == (first is not None)
+    assert first is None or first in found
