@@ -6,6 +6,7 @@ What is expected of runs, names, folders and parameters was printed by cw2 2.5.1
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -358,3 +359,20 @@ def test_a_script_submits_an_array_that_runs_from_a_copy_of_the_code(folder, tmp
     records = [json.loads(place.read_text()) for place in found]
     assert {(record["state"], record["attempts"][0]["executor"]) for record in records} == {("completed", "Backwards")}
     assert not (tmp_path / "copy" / "results").exists()
+
+
+class Elsewhere(scheduler.AbstractScheduler):
+    """As one that hands its jobs to other processes."""
+
+    def run(self, overwrite=False):
+        for job in self.joblist:
+            sent = pickle.loads(pickle.dumps(job))
+            for task in pickle.loads(pickle.dumps(job.tasks)):
+                task["cpu_cores"] = {0}
+                sent.run_task(task, overwrite)
+
+
+def test_a_job_and_its_tasks_can_be_sent_to_other_processes(config: Path) -> None:
+    summary = cluster_work.ClusterWork(Steps).run(sch=Elsewhere(), argv=[str(config), "-q"])
+    assert summary is not None
+    assert (summary.complete, summary.ran) == (True, 4)
