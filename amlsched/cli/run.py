@@ -232,7 +232,7 @@ def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:
 
 def _dry_run(plan: Plan) -> None:
     """Line by line, so that a long list can be looked at while it is made."""
-    todo = total = 0
+    todo = total = changed = 0
     write = sys.stdout.write
     for path, one in plan.runs():
         indices: list[int] = []
@@ -242,9 +242,12 @@ def _dry_run(plan: Plan) -> None:
                 indices.append(planned.index)
             else:
                 others[planned.known.state.value] = others.get(planned.known.state.value, 0) + 1
+                changed += planned.changed
         total += one.repetitions
         todo += len(indices)
         settings = ", ".join(f"{key}={value}" for key, value in one.overrides.items())
         rest = "".join(f", {count} {state}" for state, count in others.items())
         write(f"{one.name}  {settings + '  ' if settings else ''}to run: {ranges(indices)}{rest}\n")
+    if changed:
+        write(f"{changed} were run with other settings under the same name: without -o or --keep-changed none is run\n")
     write(f"{total} repetitions, {todo} to run. Results: {', '.join(map(str, plan.paths))}\n")

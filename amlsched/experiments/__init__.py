@@ -8,7 +8,7 @@ from amlsched.experiments.experiment import (
     Experiment,
     IterativeExperiment,
 )
-from amlsched.experiments.loggers import AbstractLogger, LoggerArray
+from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
 from amlsched.experiments.pandas_logger import PandasLogger
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.results import iterations, load
@@ -31,6 +31,7 @@ __all__ = [
     "PandasLogger",
     "Plan",
     "Printer",
+    "RepetitionLog",
     "WandBLogger",
     "iterations",
     "load",

@@ -87,6 +87,7 @@ def test_other_settings_under_the_same_name_are_refused_and_shown(project: Proje
     assert "params.a" not in done.stderr
     assert "--keep-changed" in done.stderr
     assert before == {path: path.read_bytes() for path in (project.folder / "results").rglob("*") if path.is_file()}
+    assert "4 were run with other settings" in project.run("--dry-run").stdout
 
 
 def test_what_was_run_with_other_settings_can_be_kept(project: Project) -> None:
