@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import tempfile
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ class Backend:
         marks: Put on every test of this backend.
         prepare: Called before a scheduler is made, each time.
         names_signals: Whether the error of a call whose worker was killed names the signal.
+        jobs: Whether its workers are in jobs of a batch system, whose logs need a folder, and which take seconds to
+            start: only the suite for schedulers runs over it.
+        shared: Whether only those tests of that suite run that do not care whether they share an executor.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Backend:
     marks: tuple[pytest.MarkDecorator, ...] = ()
     prepare: Callable[[], object] = bool
     names_signals: bool = True
+    jobs: bool = False
+    shared: bool = False
 
     @property
     def concurrent(self) -> bool:
@@ -57,7 +63,8 @@ class Backend:
     def scheduler(self) -> Scheduler:
         """A new scheduler with an executor of its own."""
         self.prepare()
-        return Scheduler.from_name(self.name, **self.options)
+        logs = {"log_directory": tempfile.mkdtemp(prefix="jobs-")} if self.jobs else {}
+        return Scheduler.from_name(self.name, **self.options, **logs)
 
     def parameter(self) -> Any:
         """The row for `pytest.mark.parametrize`."""
@@ -74,6 +81,20 @@ def start_ray() -> None:
     import ray
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+
+def _in_jobs(name: str, *, shared: bool = True, **options: Any) -> Backend:
+    """Workers in the jobs of a batch system."""
+    return Backend(
+        name,
+        Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True),
+        slow=True,
+        options={"n_workers": 2, "cores": 1, "memory": "1 GB", "interface": "lo", "start_timeout": 90, **options},
+        needs="dask_jobqueue",
+        marks=(getattr(pytest.mark, name),),
+        jobs=True,
+        shared=shared,
+    )
 
 
 BACKENDS = (
@@ -96,6 +117,11 @@ BACKENDS = (
         prepare=start_ray,
         names_signals=False,
     ),
+    _in_jobs("slurm", shared=False),
+    _in_jobs("sge"),
+    _in_jobs("htcondor", disk="100 MB"),
+    # In front of Slurm it takes no note of where a script wants its output.
+    _in_jobs("pbs", submit_command="qsub -o /dev/null -e /dev/null"),
 )
 
 
