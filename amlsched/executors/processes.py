@@ -50,7 +50,9 @@ class ProcessPool(Executor):
 
     Args:
         max_workers: Number of workers; `None` for the number of CPUs that this process may use. They start when needed.
-        mp_context: Start method, as from `multiprocessing.get_context`; `None` for Python's default.
+        mp_context: Start method, as from `multiprocessing.get_context`; `None` for Python's default, or what
+            `multiprocessing.set_start_method` has set. But from Python 3.12 on, `None` never forks this process: where
+            that is the default, it is `"forkserver"`, as it is Python's own from 3.14 on.
         initializer: Called once in each worker, before its first call. When three workers in a row do not come up,
             because it raises or for another reason, the calls that wait end with `WorkerStartError`.
         initargs: Arguments of the initializer.
@@ -88,7 +90,7 @@ class ProcessPool(Executor):
         from amlsched.executors import _calls, _crew, _pickling
 
         self.max_workers = max_workers
-        context = multiprocessing.get_context() if mp_context is None else mp_context
+        context = mp_context or _default_context(multiprocessing.get_context())
         self._crew = _crew.Crew(max_workers, context, initializer, initargs, max_tasks_per_child)
         self._new_call = _calls.CallFuture
         self._call_name, self._dump_call = _pickling.call_name, _pickling.dump_call
@@ -218,6 +220,16 @@ class ProcessPool(Executor):
 def refuse_while_main_is_imported() -> None:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(_NO_GUARD)
+
+
+def _default_context(pythons: BaseContext, version: tuple[Any, ...] = sys.version_info) -> BaseContext:
+    """How workers start where nobody has said it for this pool.
+
+    A process forked from one with threads can wait for a lock for ever, and this process has threads: a pool has one
+    itself. From Python 3.12 on, `os.fork` warns of that.
+    """
+    forks = pythons.get_start_method() == "fork"
+    return multiprocessing.get_context("forkserver") if forks and version >= (3, 12) else pythons
 
 
 def _chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pytest
 
-from amlsched.errors import NotPicklableError, WorkerExitedError
+from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerStartError
+from amlsched.executors import processes
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, give_back, until_released
 from tests.processes import alive, until
@@ -663,3 +664,25 @@ def test_importing_the_package_imports_none_of_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("default", "version", "method"),
+    [
+        ("fork", (3, 11), "fork"),
+        ("fork", (3, 12), "forkserver"),
+        ("spawn", (3, 12), "spawn"),
+        ("forkserver", (3, 14), "forkserver"),
+    ],
+)
+def test_this_process_is_not_forked_where_python_warns_of_it(
+    default: str, version: tuple[int, int], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    context = processes._default_context(multiprocessing.get_context(default), version)
+    assert context.get_start_method() == method
+    monkeypatch.setattr(processes, "_default_context", lambda _: context)
+    monkeypatch.setattr(context, "Process", lambda **_: started.append(context.get_start_method()))
+    with ProcessPool(1) as pool:
+        assert isinstance(pool.submit(double, 1).exception(LIMIT_S), WorkerStartError)  # there is no process
+    assert started == [method]
