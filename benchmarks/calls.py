@@ -29,6 +29,14 @@ def ours_in_batches(size: int) -> Way:
     return through_scheduler(Scheduler.with_processes(2), {"batch_size": size})
 
 
+def limited(method: str, *args: Any, **limits: str) -> Way:
+    """A scheduler of ours whose calls have limits that they do not reach."""
+    from amlsched import Scheduler
+    from amlsched.plugins import Limits
+
+    return through_scheduler(getattr(Scheduler, method)(*args), {"plugins": Limits(**limits)})
+
+
 def ours_over(executor: Executor) -> Way:
     """A scheduler of ours over a given executor."""
     from amlsched import Scheduler
@@ -208,6 +216,18 @@ ON_GIVEN_PROCESSES = peers(lambda: ours_over(processes()), processes)
 ON_GIVEN_LOKY = peers(lambda: ours_over(loky()), loky)
 SEQUENTIAL = {"amlsched": lambda: ours("with_sequential"), "amltk": amltk_sequential}
 
+ALL_LIMITS = {"walltime": "1 h", "memory": "64 GiB", "cputime": "1 h"}
+
+
+def with_limits(method: str, *args: Any) -> dict[str, Callable[[], Way]]:
+    """Calls with all limits, with one, and without."""
+    return {
+        "amlsched": partial(limited, method, *args, **ALL_LIMITS),
+        "a walltime alone": partial(limited, method, *args, walltime="1 h"),
+        "no limits": partial(ours, method, *args),
+    }
+
+
 ALL_CPU = "CPU_of_all_processes_us"
 LOOP_CPU = "CPU_of_the_loop's_thread_us"
 
@@ -281,6 +301,24 @@ WORKLOADS = [
         "`with_processes(2)`, 2,000 calls of 1 ms, up front, `batch_size=10`",
         measured({"amlsched": lambda: ours_in_batches(10), "raw": ON_PROCESSES["raw"]}, two_cores_used_up_front, 2_000),
         (Bar("use_of_two_cores_percent", None, 85, at_least=True),),
+    ),
+    Workload(
+        "limits-processes",
+        "`with_processes(2)`, walltime, memory and CPU time limited, closed loop of 2,000 with 4 in flight",
+        measured(with_limits("with_processes", 2), closed_loop, 2_000, 4),
+        (
+            Bar(ALL_CPU, "no limits", 1.0, plus=200),
+            Bar(ALL_CPU, "a walltime alone", 1.0, plus=200),
+        ),
+    ),
+    Workload(
+        "limits-threads",
+        "`with_threads(2)`, the same",
+        measured(with_limits("with_threads", 2), closed_loop, 2_000, 4),
+        (
+            Bar(ALL_CPU, "no limits", 1.0, plus=500),
+            Bar(ALL_CPU, "a walltime alone", 1.0, plus=500),
+        ),
     ),
     Workload(
         "processes-1MB",
