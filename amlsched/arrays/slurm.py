@@ -38,7 +38,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
         "account": job.account,
         "time": None if job.time_s is None else "UNLIMITED" if math.isinf(job.time_s) else clock(job.time_s),
         "mem-per-cpu": None if job.memory_bytes is None else f"{max(1, -(-job.memory_bytes // 2**20))}M",
-        "signal": f"B:USR1@{job.warn_s}" if job.warn_s else None,  # B: the shell, which is the element
+        "signal": f"B:USR1@{job.warn_s}" if _is_warned(job) else None,  # B: the shell, which is the element
         "dependency": ":".join(("afterany", *job.after)) if job.after else None,
     }
     for name, value in asked.items():
@@ -49,6 +49,11 @@ def _directives(job: ArrayJob) -> Iterator[str]:
     for name, value in job.options.items():
         if value is not False:
             yield f"--{name}" if value is None or value is True else f"--{name}={written(value)}"
+
+
+def _is_warned(job: ArrayJob) -> bool:
+    """Not where it would come before the element can hear it; the element looks at its end time itself as well."""
+    return bool(job.warn_s) and (job.time_s is None or job.time_s > 2 * job.warn_s)
 
 
 def _query(jobs: Sequence[str]) -> list[str]:

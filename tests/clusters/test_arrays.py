@@ -190,6 +190,15 @@ def test_a_config_that_changes_while_elements_wait_changes_nothing(project: Proj
 
 
 @pytest.mark.slurm
+def test_the_example_runs(project: Project) -> None:
+    example = Path(__file__).parents[2] / "examples/digits"
+    words = ("run", f"{example}/digits.py:Digits", f"{example}/slurm.yml", "-s", "--debug", "--results", "results")
+    done = project.call(*words)
+    assert (done.returncode, "1 elements" in done.stdout) == (0, True), done.stderr
+    until(lambda: project.states() == ["completed"], SOON_S)
+
+
+@pytest.mark.slurm
 def test_bundles_run_in_one_element(project: Project) -> None:
     config = project.folder / "config.yml"
     config.write_text(config.read_text() + "reps_per_job: 3\nreps_in_parallel: 2\n")
@@ -321,7 +330,7 @@ def test_what_is_preempted_goes_on_from_its_checkpoint(counts: Project) -> None:
 
 @EVERYWHERE
 def test_one_that_runs_out_of_time_goes_on_in_the_next_start_of_its_element(counts: Project, system: str) -> None:
-    counts.config("", COUNTS.replace("{time}", '"0:24"'))
+    counts.config("", COUNTS.replace("{time}", '"0:30"').replace("0.2", "0.35"))
     counts.submit(target="experiment.py:Counts")
     until(lambda: "preempted" in counts.states(), SOON_S)
 
