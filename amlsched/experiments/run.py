@@ -172,7 +172,7 @@ class ExperimentRun(Emitter):
             for work in (self._repetitions(), self._orphans()):
                 for binding, bound in groupby(work, key=lambda one: self._bindings[one.record.name]):
                     self._turns = Turns(bound)
-                    first = self._turns.take()
+                    first = None if self._faults else self._turns.take()
                     if first is not None:
                         with binding.here(self.executor):
                             self._schedule(first, binding.options(self.executor, self.options))
