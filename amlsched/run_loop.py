@@ -128,6 +128,7 @@ class RunLoop:
         self._told_empty = False
 
         self._ordered = order == "submission"
+        self._plain = not self._ordered  # and no worker was lost so far
         self._held: dict[int, tuple[Future[Any], Any, BaseException | None]] = {}
         self._next = 1
 
@@ -482,6 +483,7 @@ class RunLoop:
         if self._losses is None:
             from amlsched.losses import Losses
 
+            self._plain = False
             self._losses = Losses(self, self._admission, self._retries_on_loss, self._renew)
         return self._losses
 
@@ -501,6 +503,9 @@ class RunLoop:
     # The ends of calls
 
     def _conclude(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
+        if self._plain:
+            self._tell(future, result, error)
+            return
         if self._losses is not None and self._losses.searching:
             self._losses.concluded(future)
         if not self._ordered:
