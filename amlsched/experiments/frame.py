@@ -72,9 +72,10 @@ class Results(pandas.DataFrame):
         Raises:
             ExperimentError: There is no such parameter.
         """
-        wanted = pandas.Series(True, index=range(len(self)))
+        plain = pandas.DataFrame(self).reset_index()
+        wanted = pandas.Series(True, index=plain.index)
         for key, value in flattened({**(params or {}), **more}):
-            column = self[self.column(f"params.{key}")].reset_index(drop=True)
+            column = plain[self.column(f"params.{key}")]
             wanted &= column.isna() if value is None else column == value
         return self[wanted.to_numpy()]
 

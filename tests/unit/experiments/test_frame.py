@@ -194,6 +194,14 @@ def test_what_cannot_be_shown_is_an_error(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("where", "number"), [("name=second", 2), ("state=failed", 2), ("run=first__opt.l0.1_b1", 4)])
+def test_other_columns_can_be_asked_for_too(
+    out: Path, capsys: pytest.CaptureFixture[str], where: str, number: int
+) -> None:
+    rows = list(csv.DictReader(io.StringIO(told(capsys, str(out), "--where", where, "--csv", "-"))))
+    assert len(rows) == number
+
+
 def test_columns_of_several_kinds_are_sorted_too(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(csv.DictReader(io.StringIO(told(capsys, str(out), "--sort", "loss", "--csv", "-"))))
     assert len(rows) == 18
