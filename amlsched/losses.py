@@ -137,7 +137,7 @@ class Losses:
         try:
             self._admission.send(future)
         except BrokenExecutor:
-            return self._pool_broken(future, error, breakdown)
+            return self._of_its_pool(future, error, breakdown)
         self._run.runs_again(future, error)
         return None
 

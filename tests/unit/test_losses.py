@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -421,6 +421,21 @@ def test_a_given_pool_that_breaks_fails_with_its_weakness_named() -> None:
     assert "a worker died" in str(errors[0])
     assert isinstance(errors[0].__cause__, Broken)
     assert scheduler.on_future_retry.count == 0
+
+
+def _refuse() -> None:
+    raise ValueError("no licence")
+
+
+def test_threads_that_cannot_start_are_no_processes_that_died() -> None:
+    with ThreadPoolExecutor(1, initializer=_refuse) as executor:
+        scheduler = Scheduler(executor)
+        errors: list[BaseException] = []
+        scheduler.on_future_exception(lambda _, error: errors.append(error))
+        scheduler.on_start(lambda: scheduler.submit(abs, -1))
+        with pytest.raises(BrokenExecutor):
+            scheduler.run()
+    assert not any(isinstance(error, PoolBrokenError) for error in errors)
 
 
 def test_a_call_submitted_to_a_broken_given_pool_says_so() -> None:
