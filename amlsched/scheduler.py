@@ -16,6 +16,7 @@ from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
 from amlsched.executors.capabilities import kill_workers
+from amlsched.executors.shared import Shared, is_shared, with_shared
 from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.receipts import Outcome, outcome
 from amlsched.signals import event_loop, handled
@@ -33,6 +34,7 @@ __all__ = ["Scheduler"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+V = TypeVar("V")
 S = TypeVar("S", bound="Scheduler")
 S_co = TypeVar("S_co", bound="Scheduler", covariant=True)
 
@@ -204,6 +206,7 @@ class Scheduler(Emitter):
         self._tasks: list[Task[..., Any]] = []
         self.renderables: list[Any] = []
         self._run: RunLoop | None = None
+        self._has_shared = False  # else no argument is looked at
         self.on_start = self.subscriber(self.STARTED)
         self.on_finishing = self.subscriber(self.FINISHING)
         self.on_finished = self.subscriber(self.FINISHED)
@@ -416,7 +419,34 @@ class Scheduler(Emitter):
             raise SchedulerNotRunningError(
                 f"{name} cannot be submitted: the scheduler does not run; submit in a callback, such as of on_start"
             )
+        if self._has_shared:
+            function = self._carrying(function, args, kwargs)
         return self._run.submit(task, function, args, kwargs)
+
+    def _carrying(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., R]:
+        """The function with shared objects in the place of their handles, if there are any."""
+        found = False
+        for each in (*args, *kwargs.values()):
+            if is_shared(each):
+                each.carry(self.executor)
+                found = True
+        return with_shared(function) if found else function
+
+    def scatter(self, value: V) -> Shared[V]:
+        """A handle of an object that many calls share: as an argument of a call it stands for the object.
+
+        Where calls run in this process they get the object itself. Elsewhere it is sent to each worker once, and calls
+        of one worker get the same object; so it is not to be changed. It is kept for the workers as long as the handle
+        lives.
+
+        Args:
+            value: The object.
+
+        Raises:
+            NotPicklableError: By `submit`: the object cannot be sent.
+        """
+        self._has_shared = True
+        return Shared(value)
 
     async def gather(
         self, futures: Iterable[Awaitable[R]], *, max_in_flight: int | None = None, return_exceptions: bool = False

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import itertools
+import pickle
 import threading
 import uuid
 from collections import deque
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from amlsched.errors import NotPicklableError, WorkerLostError
 from amlsched.executors._dask_worker import run_call
 from amlsched.executors.pickled import load_outcome
+from amlsched.executors.shared import InDask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -157,6 +159,13 @@ class Calls:
         """The calls that have not ended, oldest first."""
         with self._lock:
             return list(self._open.values())
+
+    def share(self, blob: bytes) -> InDask:
+        """Put an object on the cluster, as the result of a task, so that it can be made again."""
+        key = f"amlsched-shared-{uuid.uuid4().hex}"
+        with _without_warning():
+            first = 10**9  # calls wait for it
+            return InDask(key, self._client.submit(pickle.loads, blob, key=key, pure=False, priority=first))
 
     def busy(self) -> bool:
         """Whether there are calls that have not ended."""

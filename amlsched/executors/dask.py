@@ -12,6 +12,7 @@ from amlsched.errors import MissingExtraError
 from amlsched.executors._dask_sites import Elsewhere, Given, Local
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled import pickled_call
+from amlsched.executors.shared import InDask, dumped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +84,11 @@ class DaskExecutor(Executor):
         blob = pickled_call(fn, args, kwargs, by_value=True)
         calls = self._calls if self._calls is not None and not self._closed else self._start()
         return cast("Future[R]", calls.submit(self._call_name(fn), blob))
+
+    def share(self, value: object) -> InDask:
+        """What brings an object to the workers, each of which gets it once."""
+        calls = self._start()
+        return calls.share(dumped(value))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; a cluster of this executor's own is ended once those there are have ended.

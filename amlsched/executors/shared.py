@@ -1,0 +1,202 @@
+"""Data that many calls share: sent to each worker once."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar, cast
+
+from amlsched.errors import NotPicklableError
+from amlsched.executors.capabilities import capabilities_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+__all__ = ["InDask", "Shared", "dumped", "is_shared", "with_shared"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_KEPT = 8
+"""So many shared objects a worker keeps; those used least recently it gets again when it needs them."""
+
+
+class _Carrier(Protocol):
+    """Brings a shared object to the workers of one executor."""
+
+    def load(self) -> Any:
+        """The object; called in a worker."""
+        ...
+
+
+class _Shares(Protocol):
+    """An executor that has a way of its own."""
+
+    def share(self, value: object, /) -> _Carrier: ...
+
+
+class Shared(Generic[T]):
+    """The handle of an object that calls share; made by `Scheduler.scatter`.
+
+    A call that has it as an argument gets the object. Inside another argument, such as a list, it stays a handle, and
+    the call takes `value`.
+    """
+
+    def __init__(self, value: T) -> None:
+        self._value: T = value
+        self._carrier: _Carrier | None = None
+        self._executor: weakref.ref[Executor] | None = None
+
+    @property
+    def value(self) -> T:
+        """The object. Calls of one worker get the same one: do not change it."""
+        return self._value
+
+    def carry(self, executor: Executor) -> None:
+        """Get ready to travel to the workers of this executor.
+
+        Raises:
+            NotPicklableError: The object cannot be sent there.
+        """
+        if self._executor is not None and self._executor() is executor:
+            return
+        capabilities = capabilities_of(executor)
+        self._carrier = None
+        if hasattr(executor, "share"):
+            self._carrier = cast("_Shares", executor).share(self._value)
+        elif capabilities.pickles and not capabilities.remote:
+            self._carrier = _InMemory(dumped(self._value))
+        self._executor = weakref.ref(executor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._carrier is None:
+            return Shared, (self._value,)
+        return _Arrived, (self._carrier,)
+
+
+class _Arrived(Shared[T]):
+    """The handle in a worker."""
+
+    def __init__(self, carrier: _Carrier) -> None:
+        self._carrier = carrier
+        self._executor = None
+
+    @property
+    def value(self) -> T:
+        return cast("T", _cache.get(self._carrier))
+
+    def carry(self, executor: Executor) -> None:
+        """It is on its way already."""
+
+
+class _Cache:
+    """What this worker has."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+
+    def get(self, carrier: Any) -> Any:
+        key = carrier.key
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        value = carrier.load()
+        with self._lock:
+            value = self._kept.setdefault(key, value)  # another thread may have been quicker
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return value
+
+
+_cache = _Cache()
+
+
+class _InMemory:
+    """In a file in memory, which is there as long as the driver keeps it, and not longer than the driver."""
+
+    def __init__(self, blob: bytes) -> None:
+        import os
+
+        descriptor = os.memfd_create("amlsched-shared")
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(blob)
+        self.key = f"/proc/{os.getpid()}/fd/{descriptor}-{id(self)}"
+        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        weakref.finalize(self, os.close, descriptor)
+
+    def load(self) -> Any:
+        import pickle
+
+        with open(self.path, "rb") as file:
+            return pickle.load(file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _InMemoryElsewhere, (self.key, self.path)
+
+
+class _InMemoryElsewhere(_InMemory):
+    def __init__(self, key: str, path: str) -> None:  # pyright: ignore[reportMissingSuperCall]
+        self.key, self.path = key, path
+
+
+class InDask:
+    """The result of a task of a dask cluster, which makes it again where its worker is lost."""
+
+    def __init__(self, key: str, future: Any = None) -> None:
+        self.key = key
+        self._future = future  # held in the driver: without it, dask would forget the result
+
+    def load(self) -> Any:
+        distributed: Any = importlib.import_module("distributed")
+        held = distributed.get_worker().data
+        if self.key in held:
+            return held[self.key]
+        with distributed.worker_client() as client:
+            future = distributed.Future(self.key, client=client)
+            client._inform_scheduler_of_futures()  # that it is wanted here
+            return future.result()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InDask, (self.key,)
+
+
+def dumped(value: object) -> bytes:
+    """The object as bytes.
+
+    Raises:
+        NotPicklableError: It cannot be pickled.
+    """
+    from amlsched.executors._pickling import describe, pickled_by_value
+
+    try:
+        return pickled_by_value(value, protocol=5)
+    except Exception as reason:
+        raise NotPicklableError("scatter", f"the {type(value).__name__}", describe(reason)) from reason
+
+
+class with_shared(Generic[R]):  # noqa: N801  (it is used as a function)
+    """A function that gets shared objects in the place of their handles."""
+
+    def __init__(self, function: Callable[..., R]) -> None:
+        self.__wrapped__ = function
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        """What the function returns."""
+        named = {name: _value(each) for name, each in kwargs.items()}
+        return self.__wrapped__(*map(_value, args), **named)
+
+
+def _value(given: Any) -> Any:
+    return given.value if is_shared(given) else given
+
+
+def is_shared(value: object) -> TypeGuard[Shared[Any]]:
+    """Whether this is a handle."""
+    return isinstance(value, Shared)
