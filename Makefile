@@ -21,7 +21,7 @@ help: ## Show this list
 .venv/.ready-dev: pyproject.toml scripts/bootstrap
 	@scripts/bootstrap .venv dev && touch $@ .venv/.ready-test
 .venv-bench/.ready: pyproject.toml scripts/bootstrap benchmarks/requirements.txt
-	@scripts/bootstrap .venv-bench results,loky -r benchmarks/requirements.txt && touch $@
+	@scripts/bootstrap .venv-bench results,loky,dask -r benchmarks/requirements.txt && touch $@
 
 demo: .venv/.ready-test ## Train on the digits of scikit-learn, show the table, draw the learning curves
 	@$(BIN)/amlsched run examples/digits/digits.py:Digits examples/digits/digits.yml --executor processes --max-workers 2

@@ -75,6 +75,11 @@ __all__ = [
 class AmlschedError(Exception):
     """The parent of all errors that amlsched raises."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As any exception does. That it stands here keeps tblib, which dask has pickle exceptions, from leaving
+        # `__init__` out.
+        return type(self), self.args, self.__dict__
+
 
 class _ProblemError(AmlschedError):
     """What is wrong, where, and what to do about it."""

@@ -210,6 +210,22 @@ def measured(
     return {peer: partial(workload, way, *args) for peer, way in ways.items() if peer not in leave_out}
 
 
+def on_dask() -> Way:
+    """A scheduler of ours over two processes of dask."""
+    from amlsched import Scheduler
+
+    return through_scheduler(Scheduler.with_dask(n_workers=2))
+
+
+def raw_dask() -> Way:
+    """dask's own executor over the same, with a plain callback."""
+    from distributed import Client, LocalCluster
+
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+    return through_executor(Client(cluster).get_executor(pure=False))
+
+
+ON_DASK = {"amlsched": on_dask, "raw": raw_dask}
 ON_THREADS = peers(lambda: ours("with_threads", 2), threads)
 ON_PROCESSES = peers(lambda: ours("with_processes", 2), processes)
 ON_GIVEN_PROCESSES = peers(lambda: ours_over(processes()), processes)
@@ -277,6 +293,12 @@ WORKLOADS = [
         "`with_processes(2)`, closed loop of 5,000 with 4 in flight",
         measured(ON_PROCESSES, closed_loop, 5_000, 4),
         (Bar("wall_us", "raw", 0.40), Bar(ALL_CPU, "amltk", 0.18)),
+    ),
+    Workload(
+        "dask",
+        "`with_dask(n_workers=2)`, closed loop of 2,000 with 4 in flight",
+        measured(ON_DASK, closed_loop, 2_000, 4),
+        (Bar("wall_us", "raw", 1.15),),
     ),
     Workload(
         "processes-chain",

@@ -152,6 +152,7 @@ class InDask:
         self._future = future  # held in the driver: without it, dask would forget the result
 
     def load(self) -> Any:
+        """The object, from this worker or another."""
         distributed: Any = importlib.import_module("distributed")
         held = distributed.get_worker().data
         if self.key in held:

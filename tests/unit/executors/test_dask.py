@@ -92,7 +92,7 @@ def test_a_client_that_is_given_is_left_open(client: Any) -> None:
 def test_a_scheduler_connects_to_an_address(client: Any) -> None:
     with dask(client.scheduler.address) as executor:
         assert executor.submit(calls.double, 2).result(60) == 4
-        assert executor.max_workers == 2
+        assert executor.max_workers in (1, 2)  # a worker may be on its way back
     assert client.status == "running"
 
 
