@@ -55,6 +55,7 @@ backend = _over(lambda row: True)
 inline_backend = _over(lambda row: row.capabilities.inline)
 concurrent_backend = _over(lambda row: not row.capabilities.inline)
 process_backend = _over(lambda row: row.processes)
+this_machines_backend = _over(lambda row: not row.capabilities.remote)
 local_backend = _over(lambda row: row.processes and not row.capabilities.remote)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 # Where workers are on other hosts, a call whose worker dies is tried again, and the others wait for that.

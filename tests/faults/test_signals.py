@@ -279,9 +279,9 @@ def test_threads_that_cannot_be_ended_are_named_and_do_not_keep_the_program(star
     ],
 )
 def test_however_the_driver_ends_nothing_is_left(
-    backend: Backend, start: Callable[..., Driver], send: Callable[[int], None], code: int, function: str
+    this_machines_backend: Backend, start: Callable[..., Driver], send: Callable[[int], None], code: int, function: str
 ) -> None:
-    driver = start(backend, function)
+    driver = start(this_machines_backend, function)
     driver.wait_for("running")
     send(driver.process.pid)
     sent = time.monotonic()
@@ -289,8 +289,10 @@ def test_however_the_driver_ends_nothing_is_left(
     assert driver.all_gone_within(LIMIT_S - (time.monotonic() - sent))
 
 
-def test_what_calls_left_behind_ends_with_the_program(backend: Backend, start: Callable[..., Driver]) -> None:
-    driver = start(backend, "leave_a_program")
+def test_what_calls_left_behind_ends_with_the_program(
+    this_machines_backend: Backend, start: Callable[..., Driver]
+) -> None:
+    driver = start(this_machines_backend, "leave_a_program")
     driver.wait_for("returned EXHAUSTED")
     assert driver.ends_within(LIMIT_S) == 0
     assert driver.all_gone_within(LIMIT_S)
@@ -299,15 +301,15 @@ def test_what_calls_left_behind_ends_with_the_program(backend: Backend, start: C
 # In this process
 
 
-def test_nothing_is_left_of_the_watch_over_a_run(concurrent_backend: Backend) -> None:
+def test_nothing_is_left_of_the_watch_over_a_run(this_machines_backend: Backend) -> None:
     before = {*psutil.Process().children()}, dict(os.environ)
     watched: list[bool] = []
-    scheduler = concurrent_backend.scheduler()
+    scheduler = this_machines_backend.scheduler()
     task = scheduler.task(abs)
     scheduler.on_start(lambda: task.submit(-1))
     task.on_result(lambda *_: watched.append(dict(os.environ) != before[1]))
     scheduler.run()
-    assert watched == [not concurrent_backend.capabilities.kills_calls]  # else each worker has a keeper
+    assert watched == [not this_machines_backend.capabilities.kills_calls]  # else each worker has a keeper
     after = {child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())}
     assert (after - before[0], dict(os.environ)) == (set(), before[1])
 
