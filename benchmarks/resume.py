@@ -44,6 +44,7 @@ def fill(folder: Path) -> None:
     process, time = Process.this(), now()
     attempt = Attempt("earlier", process, process, "processes", time, ended=time, outcome=State.COMPLETED, rows=10)
     left = COUNT
+    seeds: dict[int, int] = {}
     for path, run in plan.runs():
         made_of = settings(run)
         rest = {key: value for key, value in made_of.items() if key != "params"}
@@ -51,14 +52,17 @@ def fill(folder: Path) -> None:
             run.experiment_name, run.name, 0, State.COMPLETED, params=run.params, config=rest, attempts=(attempt,),
             config_hash=config_hash(made_of), last={"loss": 0.125, "accuracy": 0.5, "iter": 9},
         )  # fmt: skip
+        text = json.dumps(encoded(one) | {"rep": "REP", "seed": "SEED"}, indent=1)
         for index in range(run.repetitions):
             left -= 1
             if left < LEFT:
                 return
             place = layout.repetition_folder(path, run, index)
             place.mkdir(parents=True)
-            record = encoded(one) | {"rep": index, "seed": layout.repetition_seed(run, index)}
-            (place / layout.RECORD).write_text(json.dumps(record, indent=1))
+            if index not in seeds:
+                seeds[index] = layout.repetition_seed(run, index)  # the same in every run
+            record = text.replace('"REP"', str(index)).replace('"SEED"', str(seeds[index]))
+            (place / layout.RECORD).write_text(record)
 
 
 @contextmanager
