@@ -163,17 +163,25 @@ class System:
         return out, err
 
     def script(self, job: ArrayJob) -> str:
-        """The script of an array's elements."""
-        asked = [f"{self.marker} {line}" for line in job_lines(self, job)] if self.marker else []
+        """The script of an array's elements.
+
+        Raises:
+            ValueError: A directive would be two lines.
+        """
+        directives, body = self.parts(job)
+        return "\n".join(["#!/bin/bash", *directives, "", *body, ""])
+
+    def parts(self, job: ArrayJob) -> tuple[list[str], list[str]]:
+        """The lines of a script: directives, and what is run, the element's command last."""
+        directives = [f"{self.marker} {line}" for line in job_lines(self, job)] if self.marker else []
+        body = [f"cd {shlex.quote(str(job.folder))} || exit", *job.lines]
+        if job.time_s is not None and not math.isinf(job.time_s):
+            body.insert(0, f"export AMLSCHED_END_TIME=$(($(date +%s) + {int(job.time_s)}))")
         if self.own_logs:
             out, err = (shlex.quote(str(job.logs)) + f'/"{name}"' for name in self.logs)
-            files = f"exec >>{out} 2>>{err}".format(job=self.own_logs, index=self.index)
-            asked += ["", files]
+            body.insert(0, f"exec >>{out} 2>>{err}".format(job=self.own_logs, index=self.index))
         words = " ".join(map(shlex.quote, job.command))
-        run = [f"cd {shlex.quote(str(job.folder))} || exit", *job.lines, f'exec {words} "{self.index}"']
-        if job.time_s is not None and not math.isinf(job.time_s):
-            run.insert(0, f"export AMLSCHED_END_TIME=$(($(date +%s) + {int(job.time_s)}))")
-        return "\n".join(["#!/bin/bash", *asked, "", *run, ""])
+        return directives, [*body, f'exec {words} "{self.index}"']
 
     def description(self, job: ArrayJob, script: Path) -> str:
         """The file of its own that says what is asked for; empty if the script says that."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, System, commands
+from amlsched.arrays.template import filled
 from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
 from amlsched.experiments import layout, yaml12
 from amlsched.experiments.cluster import slurm_seconds
@@ -172,8 +173,20 @@ def asked(section: Mapping[str, Any], batch: System, plan: Plan) -> dict[str, An
         "options": options,
         "directives": section.get("directives") or [],
         "lines": [*_activation(section.get("venv")), *(section.get("sh_lines") or [])],
+        "template": _template(section.get("path_to_template"), batch, where),
         "command": ["python" if section.get("venv") else sys.executable, "-m", "amlsched"],
     }
+
+
+def _template(place: str | None, batch: System, where: str) -> str:
+    if place is None:
+        return ""
+    if batch.name != "slurm":
+        raise ConfigError(where, f"path_to_template is for Slurm, and this is for {batch}", "leave it out")
+    try:
+        return Path(place).expanduser().read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(where, f"path_to_template {place} cannot be read: {error.strerror}") from error
 
 
 def _text(value: object) -> str | None:
@@ -276,6 +289,7 @@ def _fed(one: Submission, after: tuple[str, ...]) -> str:
 
 def _submitted(one: Submission, number: int, first: int, count: int, after: tuple[str, ...]) -> str:
     said = dict(one.array)
+    template = said.pop("template")
     command = (*said.pop("command"), "element", str(one.folder), str(first), str(count))
     folder, directives, lines = Path(said.pop("folder")), tuple(said.pop("directives")), tuple(said.pop("lines"))
     if len(one.copies) == 1:  # with a copy for each, an element goes to its own
@@ -293,13 +307,13 @@ def _submitted(one: Submission, number: int, first: int, count: int, after: tupl
     )
     script = one.folder / f"part_{number}.sh"
     try:
-        script.write_text(one.batch.script(job), "utf-8")
+        script.write_text(filled(template, one.batch, job) if template else one.batch.script(job), "utf-8")
         script.chmod(0o755)
         if described := one.batch.description(job, script):
             script = script.with_suffix(".sub")
             script.write_text(described, "utf-8")
     except ValueError as error:
-        raise ConfigError(str(one.folder), str(error)) from error
+        raise ConfigError("the section for the batch system", str(error)) from error
     return commands.submit(one.batch, script)
 
 

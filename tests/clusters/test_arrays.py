@@ -190,6 +190,17 @@ def test_a_config_that_changes_while_elements_wait_changes_nothing(project: Proj
 
 
 @pytest.mark.slurm
+def test_a_template_of_cw2_is_used(project: Project) -> None:
+    from tests.unit.arrays.test_systems import TEMPLATE
+
+    (project.folder / "template.sh").write_text(TEMPLATE)
+    project.config("partition: main\npath_to_template: template.sh\nslurm_output: out/sbatch.sh")
+    project.submit()
+    until(lambda: project.states() == ["completed"] * 4, SOON_S)
+    assert "%%" not in (project.folder / "out/sbatch.sh").read_text()
+
+
+@pytest.mark.slurm
 def test_the_example_runs(project: Project) -> None:
     example = Path(__file__).parents[2] / "examples/digits"
     words = ("run", f"{example}/digits.py:Digits", f"{example}/slurm.yml", "-s", "--debug", "--results", "results")
@@ -341,3 +352,16 @@ def test_one_that_runs_out_of_time_goes_on_in_the_next_start_of_its_element(coun
 
     until(done, 2 * SOON_S)
     gone_on(counts)
+
+
+# -------------------------------------------------------------------------------------------------------- PBS
+
+
+@pytest.mark.pbs
+@pytest.mark.parametrize("system", ["torque"])
+def test_pbs_runs_an_array(project: Project, system: str) -> None:
+    """Its commands stand in front of Slurm here, and show no elements: so only what they take is tested."""
+    done = project.call("run", "experiment.py:experiment", "config.yml", "--submit", system)
+    assert (done.returncode, "4 elements" in done.stdout) == (0, True), done.stderr
+    until(lambda: project.states() == ["completed"] * 4, SOON_S)
+    assert "4 repetitions: 4 completed." in project.status()

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from amlsched.experiments.claims import Owner
+from amlsched.experiments.record import Process
 from tests.clusters.project import EXPERIMENT, Project
 
 FAKE = f"""#!{sys.executable}
@@ -249,6 +252,23 @@ def test_an_element_that_is_started_again_runs_only_what_is_left(project: Projec
     assert slurm.run("1", "0") == 0
     assert slurm.run("1", "0", restart=1) == 0
     assert project.completions() == [1] * 4
+
+
+def test_an_element_that_is_started_again_on_another_host_does_not_wait_for_its_own_claim(
+    project: Project, slurm: Slurm
+) -> None:
+    """The claim that it left on a node that failed looks alive from everywhere else."""
+    project.submit()
+    assert slurm.run("1", "0") == 0
+    [record] = project.results.rglob("record.json")
+    known = json.loads(record.read_text())
+    elsewhere = known["attempts"][0]["worker"] | {"host": "elsewhere"}
+    known["attempts"][0] |= {"outcome": None, "ended": None, "worker": elsewhere, "driver": elsewhere}
+    record.write_text(json.dumps(known | {"state": "running"}))
+    owner = Owner("lost", Process(**elsewhere), job="100", restart=0)
+    (record.parent / "claim.1").write_text(json.dumps(asdict(owner)))
+    assert slurm.run("1", "0", restart=1) == 0
+    assert project.states() == ["completed"]
 
 
 def test_repetitions_that_are_run_again_on_request_are_run_once(project: Project, slurm: Slurm) -> None:

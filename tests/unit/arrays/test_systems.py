@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from amlsched import BatchSystemError, ConfigError
 from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, commands
 from amlsched.arrays.job import clock, ranges
+from amlsched.arrays.template import filled
 
 JOB = ArrayJob(
     name="digits",
@@ -133,6 +135,44 @@ def test_scripts_are_shell(name: str, tmp_path: Path) -> None:
 def test_a_value_with_a_line_break_is_refused() -> None:
     with pytest.raises(ValueError, match="two lines"):
         lines("slurm", ArrayJob("x\n#SBATCH --uid=0", ("true",), 1, Path("/a"), Path("/b")))
+
+
+TEMPLATE = """#!/bin/bash
+#SBATCH -p %%partition%%
+# #SBATCH -A %%account%%
+#SBATCH -J %%job-name%%
+#SBATCH --array 0-%%last_job_idx%%%%%num_parallel_jobs%%
+#SBATCH -D %%experiment_execution_dir%%
+#SBATCH -o %%slurm_log%%/out_%A_%a.log
+#SBATCH -t %%time%%
+%%sbatch_args%%
+%%venv%%
+%%sh_lines%%
+python3 %%python_script%% %%path_to_yaml_config%% -j $SLURM_ARRAY_TASK_ID %%cw_args%%
+"""
+
+
+def test_a_template_of_cw2_is_filled() -> None:
+    job = replace(JOB, options={"gres": "gpu:1"})
+    told = filled(TEMPLATE, SYSTEMS["slurm"], job).splitlines()
+    assert told[:5] == [
+        "#!/bin/bash",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --signal=B:USR1@60",
+        "#SBATCH --dependency=afterany:11:12",
+        "#SBATCH --requeue",
+    ]
+    assert {"#SBATCH -p gpu", "#SBATCH --array 0-19%4", "#SBATCH -t 1:30:00", "#SBATCH --gres=gpu:1"} <= set(told)
+    assert {"#SBATCH --mem-per-cpu=2048M", "module load cuda", lines("slurm")[-1]} <= set(told)
+    assert "%%" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"), [("#!/bin/sh\n", "no line with"), (f"{TEMPLATE}%%nodes%%\n", "not known: %%nodes%%")]
+)
+def test_a_template_that_cannot_be_filled_is_refused(template: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        filled(template, SYSTEMS["slurm"], JOB)
 
 
 # ---------------------------------------------------------------------------------------------------- what they say

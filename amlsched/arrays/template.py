@@ -1,0 +1,67 @@
+"""Scripts made from a template of the user's own, with the placeholders that cw2 has in its templates."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from amlsched.arrays.job import clock
+
+if TYPE_CHECKING:
+    from amlsched.arrays.job import ArrayJob, System
+
+__all__ = ["filled"]
+
+_COMMAND = "%%python_script%%"
+_ADDED = ("--open-mode", "--requeue", "--no-requeue", "--signal", "--dependency")
+"""What no template of cw2 asks for, and elements lean on."""
+
+
+def filled(template: str, system: System, job: ArrayJob) -> str:
+    """The script of an array, made from a template.
+
+    Args:
+        template: Its text: `%%partition%%`, `%%time%%` and so on are replaced by what the config says, and the line
+            with `%%python_script%%` by the command of an element.
+        system: The batch system.
+        job: The array.
+
+    Raises:
+        ValueError: There is no line for the command, or a placeholder that nobody knows.
+    """
+    directives, body = system.parts(job)
+    values: dict[str, object] = {
+        "last_job_idx": job.count - 1,
+        "num_parallel_jobs": job.at_once or job.count,
+        "partition": job.partition or "",
+        "account": job.account or "",
+        "job-name": job.name,
+        "experiment_execution_dir": job.folder,
+        "slurm_log": job.logs,
+        "ntasks": job.tasks,
+        "cpus-per-task": job.cpus,
+        "time": clock(job.time_s) if job.time_s and not math.isinf(job.time_s) else "UNLIMITED",
+        "sbatch_args": "\n".join(line for line in directives if _option(line) in {*job.options, "mem-per-cpu"}),
+        "venv": "",  # it is among the lines
+        "pythonpath": "",
+        "sh_lines": "\n".join(body[:-1]),
+    }
+    text = template
+    for name, value in values.items():
+        text = text.replace(f"%%{name}%%", str(value))
+    lines = text.splitlines()
+    places = [number for number, line in enumerate(lines) if _COMMAND in line and not line.lstrip().startswith("#")]
+    if not places:
+        raise ValueError(f"the template has no line with {_COMMAND}")
+    lines[places[-1]] = body[-1]
+    if unknown := re.search(r"%%[\w-]+%%", "\n".join(line for line in lines if not line.startswith("# "))):
+        raise ValueError(f"the template has a placeholder that is not known: {unknown[0]}")
+    added = [line for line in directives if line.startswith(tuple(f"{system.marker} {name}" for name in _ADDED))]
+    return "\n".join([*lines[:1], *added, *lines[1:], ""])
+
+
+def _option(line: str) -> str:
+    """`gres` of `#SBATCH --gres=gpu:1`."""
+    found = re.search(r" --([\w-]+)", line)
+    return found[1] if found else ""
