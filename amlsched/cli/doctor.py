@@ -49,4 +49,13 @@ def doctor(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     from amlsched.cli.run import option
 
-    return dict(map(option, arguments.executor_option))
+    options = dict(map(option, arguments.executor_option))
+    if arguments.config is None:
+        return options
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.workers import BATCH_SYSTEMS, worker_options
+
+    plan = Plan(arguments.config)
+    if arguments.executor not in BATCH_SYSTEMS:
+        return options
+    return worker_options(plan, arguments.executor, {"n_workers": 1, **options})

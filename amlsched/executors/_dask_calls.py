@@ -119,7 +119,7 @@ class Calls:
 
     def _may_begin(self, call: DaskCall) -> bool:
         """Whether a call is to be sent. From then on it counts as running where those that wait do so here."""
-        if self._depth is None:
+        if self._depth is None or call.done():
             return not call.done()
         try:
             return call.set_running_or_notify_cancel()
@@ -282,7 +282,7 @@ class Calls:
                 continue
             call.starts += 1
             call.place = (told["pid"], told["host"])
-            if not call.running():
+            if not call.running() and not call.done():
                 with contextlib.suppress(InvalidStateError, RuntimeError):  # it has just ended, or was cancelled
                     call.set_running_or_notify_cancel()
             if self._starts is not None and call.starts > self._starts:

@@ -124,3 +124,15 @@ def test_a_request_that_is_refused(project: Path) -> None:
     findings = list(examine("slurm", {"cores": 1000}))
     assert "More processors requested than permitted" in faults(findings)["job"]
     assert "#SBATCH --cpus-per-task=1000" in next(found.remedy for found in findings if found.check == "job")
+
+
+@pytest.mark.slurm
+def test_the_options_may_come_from_a_config(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "train.yml").write_text(
+        "name: SLURM\npartition: high\nnum_parallel_jobs: 2\ntime: 5\n---\nname: a\npath: results\nrepetitions: 1\n"
+    )
+    code = main(["doctor", "train.yml", "--executor", "slurm", "--timeout", "90"])
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "ok      queue     high: up" in said
+    assert "queue='high'" in said.splitlines()[-1]
