@@ -42,6 +42,7 @@ def submit_or_wait(
             copy={flag: getattr(arguments, flag) for flag in ("nocodecopy", "zip", "multicopy", "skipsizecheck")},
             replace_copy=arguments.overwrite,
             keep_changed=arguments.keep_changed,
+            grace_s=arguments.grace,
             loggers=loggers,
             scheduler=scheduler,
         ):

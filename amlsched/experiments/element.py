@@ -105,6 +105,7 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
         executor="processes",
         capture=one.capture,
         loggers=loggers,
+        grace_s=one.grace_s,
         keep_changed=True,  # that was looked at when it was submitted
         max_workers=plan.bundle.reps_in_parallel,
     )

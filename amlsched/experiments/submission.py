@@ -30,6 +30,7 @@ from amlsched.experiments import layout
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.names import ARRAYS_FOLDER, DEBUG_FOLDER
 from amlsched.experiments.record import now
+from amlsched.experiments.stopping import GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -110,6 +111,7 @@ class Submission:
         work: What each element does.
         array: All else that the batch system is told, as `ArrayJob` has it.
         copies: Folders of copies of the code: none, one for all elements, or one for each.
+        grace_s: As of `ExperimentRun`.
     """
 
     folder: Path
@@ -126,6 +128,7 @@ class Submission:
     work: list[Work]
     array: dict[str, Any]
     copies: list[str] = field(default_factory=list[str])
+    grace_s: float = GRACE_S
 
     @property
     def batch(self) -> System:

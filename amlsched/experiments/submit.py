@@ -24,6 +24,7 @@ from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.queue import UNSUBMITTED, in_queue, live_arrays, states
 from amlsched.experiments.record import State
 from amlsched.experiments.run import ExperimentRun
+from amlsched.experiments.stopping import GRACE_S
 from amlsched.experiments.submission import Part, Submission, Work, create, submissions
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def submit(
     copy: Mapping[str, bool] | None = None,
     replace_copy: bool = False,
     keep_changed: bool = False,
+    grace_s: float = GRACE_S,
     loggers: Iterable[AbstractLogger] = (),
     scheduler: object = None,
 ) -> list[Submitted]:
@@ -82,6 +84,7 @@ def submit(
         copy: Which copy of the code is asked for beside the config: the flags of `CopyPlan.of`.
         replace_copy: Whether a copy of other code that is there is put aside.
         keep_changed: As of `ExperimentRun`.
+        grace_s: Likewise.
         loggers: Told what the experiment logs, beside the CSV file.
         scheduler: Runs the repetitions of an element in its own way; `None` for an executor.
 
@@ -130,6 +133,7 @@ def submit(
                 at_once=section.get("num_parallel_jobs"),
                 work=work,
                 array=array,
+                grace_s=grace_s,
                 copies=[str(one.folder) for one in copied],
             )
             _carry(made, run.loggers, scheduler)
