@@ -40,6 +40,12 @@ name_host() {
     chown sgeadmin:sgeadmin $common/host_aliases $common/act_qmaster
 }
 
+# What qconf says is of interest only when it fails.
+quietly() {
+    local log=$STATE/sge/qconf.log
+    "$@" >"$log" 2>&1 </dev/null || { cat "$log" >&2; fail "failed: $*"; }
+}
+
 # set_all FILE KEY VALUE [KEY VALUE ...]: change lines of the form "key value".
 set_all() {
     local file=$1
@@ -57,27 +63,27 @@ configure() {
     set_all "$work/global" min_uid 0 min_gid 0 load_report_time 00:00:02 reschedule_unknown 00:00:00 \
         execd_params ENABLE_ADDGRP_KILL=true,PTF_MIN_PRIORITY=0 shell_start_mode unix_behavior
     sed -i 's/flush_time=[0-9:]*/flush_time=00:00:01/' "$work/global"
-    qconf -Mconf "$work/global" >/dev/null
+    quietly qconf -Mconf "$work/global"
     # It schedules as soon as something happens, and a loaded host holds no job back.
     qconf -ssconf >"$work/scheduler"
     set_all "$work/scheduler" schedule_interval 0:0:2 flush_submit_sec 1 flush_finish_sec 1 \
         job_load_adjustments NONE schedd_job_info true
-    qconf -Msconf "$work/scheduler" >/dev/null
+    quietly qconf -Msconf "$work/scheduler"
     qconf -as "$HOST" >/dev/null 2>&1 || true
     if ! qconf -sel 2>/dev/null | grep -qx "$HOST"; then
         printf '%s NONE\n' load_scaling complex_values user_lists xuser_lists projects xprojects usage_scaling \
             report_variables | sed "1i hostname $HOST" >"$work/host"
-        qconf -Ae "$work/host" >/dev/null
+        quietly qconf -Ae "$work/host"
     fi
     if ! qconf -shgrp @allhosts >/dev/null 2>&1; then
         printf 'group_name @allhosts\nhostlist %s\n' "$HOST" >"$work/group"
-        qconf -Ahgrp "$work/group" >/dev/null
+        quietly qconf -Ahgrp "$work/group"
     fi
     if ! qconf -sp smp >/dev/null 2>&1; then
         printf '%s\n' 'pe_name smp' 'slots 999' 'user_lists NONE' 'xuser_lists NONE' 'start_proc_args NONE' \
             'stop_proc_args NONE' 'allocation_rule $pe_slots' 'control_slaves TRUE' 'job_is_first_task TRUE' \
             'urgency_slots min' 'accounting_summary FALSE' 'qsort_args NONE' >"$work/smp"
-        qconf -Ap "$work/smp" >/dev/null
+        quietly qconf -Ap "$work/smp"
     fi
     add_queue "$work/queue"
 }
@@ -93,7 +99,7 @@ add_queue() {
             xprojects calendar
         printf '%s INFINITY\n' {s,h}_{rt,cpu,fsize,data,stack,core,rss,vmem}
     } >"$1"
-    if qconf -sql 2>/dev/null | grep -qx all.q; then qconf -Mq "$1" >/dev/null; else qconf -Aq "$1" >/dev/null; fi
+    if qconf -sql 2>/dev/null | grep -qx all.q; then quietly qconf -Mq "$1"; else quietly qconf -Aq "$1"; fi
 }
 
 bring_up() {
