@@ -52,6 +52,8 @@ unpack() {
     say "unpacking HTCondor of Debian 13 into $TREE"
     local work=$STATE/htcondor/apt log=$STATE/htcondor/unpack.log package
     rm -rf "$work" "$TREE"
+    [[ -n $(mirror) ]] || apt-get -q update >"$log" 2>&1 </dev/null || true # a fresh image may have no lists at all
+    [[ -n $(mirror) ]] || fail "apt-get knows no mirror of Debian"
     private_apt "$work"
     mkdir -p "$TREE"
     # With nothing installed apt names all that HTCondor stands on; its libraries are enough of that.
