@@ -69,7 +69,8 @@ class Losses:
             return error  # whoever starts workers, or has lost this call, has tried several times
         if ending or self._spent(future):
             return self._of_its_pool(future, error, self._admission.breakdown)
-        if self._admission.capabilities.survives_lost_workers:
+        # Pools that break as a whole say so by errors of their own; ours is of one worker, such as a child of `Limits`.
+        if self._admission.capabilities.survives_lost_workers or isinstance(error, WorkerLostError):
             return self._lost_with_its_worker(future, error, alone=not isinstance(work, Part) or work.alone)
         return self._lost_with_its_pool(future, error)
 
