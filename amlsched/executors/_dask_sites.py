@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
+
+from amlsched.errors import WorkerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +26,9 @@ SETTINGS = {
 """For clusters of our own."""
 _PRELOAD = "amlsched.executors._dask_worker"
 _NO_WAIT_S = 5.0
+_PATIENCE_S = 60.0
+"""How long calls wait for a cluster of ours that has lost all of its workers: dask gives up a worker that it cannot
+restart, and says so in its log only."""
 
 
 class Site(ABC):
@@ -92,6 +99,19 @@ class Elsewhere(Site):
         self._client.close(timeout=_NO_WAIT_S)
 
 
+def _local_cluster() -> Any:
+    """dask's local cluster, which leaves lost workers to those who restart them."""
+    distributed: Any = importlib.import_module("distributed")
+
+    class Cluster(distributed.LocalCluster):  # type: ignore[misc]
+        def _update_worker_status(self, op: str, msg: Any) -> None:
+            # dask looks 15 s after each loss, and closes for good what is not there just then: a worker that dies again
+            # and again, each time by another call, is mostly not there.
+            super(distributed.SpecCluster, self)._update_worker_status(op, msg)
+
+    return Cluster
+
+
 class Local(Site):
     """Processes on this machine."""
 
@@ -121,9 +141,24 @@ class Local(Site):
         settings = importlib.import_module("dask").config
         distributed = importlib.import_module("distributed")
         with settings.set(SETTINGS):
-            self._cluster = distributed.LocalCluster(n_workers=self.max_workers, **self._options)
+            self._cluster = _local_cluster()(n_workers=self.max_workers, **self._options)
         self._client = distributed.Client(self._cluster, set_as_default=False)
+        self._client.loop.add_callback(self._watch, fail)
         return self._client
+
+    async def _watch(self, fail: Callable[[BaseException], None]) -> None:
+        """See to it that calls do not wait for workers that never come back."""
+        gone_since: float | None = None
+        while self._client.status == "running":
+            await asyncio.sleep(_PATIENCE_S / 60)
+            if self._cluster.scheduler.workers or not self.busy():
+                gone_since = None
+            elif gone_since is None:
+                gone_since = time.monotonic()
+            elif time.monotonic() - gone_since > _PATIENCE_S:
+                words = f"and the others of its cluster are gone, and none came back within {_PATIENCE_S:g} s"
+                fail(WorkerStartError("a call", f"{words}: see the log of distributed.nanny"))
+                return
 
     def close(self, at_once: bool) -> None:
         if at_once:
@@ -132,14 +167,13 @@ class Local(Site):
         self._cluster.close(timeout=2 * _NO_WAIT_S)
 
     def _kill(self) -> None:
-        """SIGKILL to the workers and all below them, and no new ones in their place."""
+        """SIGKILL to the workers and all below them; those that dask starts in their place end when it is closed."""
         psutil = importlib.import_module("psutil")  # dask brings it
         found: list[Any] = []
         for nanny in list(self._cluster.workers.values()):
             pid = getattr(nanny, "pid", None)
             if pid is None:
                 continue
-            nanny.auto_restart = False
             try:
                 worker = psutil.Process(pid)
                 found += [*worker.children(recursive=True), worker]

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from amlsched import NotPicklableError, Scheduler, WorkerLostError
+from amlsched import NotPicklableError, Scheduler, WorkerLostError, WorkerStartError
 from tests import calls
 from tests.processes import alive, until
 
 distributed = pytest.importorskip("distributed")
 
-from amlsched.executors.dask import DaskExecutor, dask  # noqa: E402  (not where dask is missing)
+from amlsched.executors import _dask_sites  # noqa: E402  (not where dask is missing)
+from amlsched.executors.dask import DaskExecutor, dask  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +124,19 @@ def test_workers_of_its_own_end_with_it() -> None:
 def test_wrong_arguments_are_refused(arguments: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         dask(**arguments)
+
+
+def test_calls_do_not_wait_for_workers_that_never_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_dask_sites, "_PATIENCE_S", 1.0)
+    with dask(n_workers=1) as executor:
+        future = executor.submit(calls.until_released, tmp_path / "started", tmp_path / "never")
+        until((tmp_path / "started").exists, 60)
+
+        async def fail(_: Any) -> None:
+            raise OSError("no worker can be started")
+
+        monkeypatch.setattr(distributed.Nanny, "instantiate", fail)
+        for nanny in executor.client.cluster.workers.values():
+            os.kill(nanny.pid, signal.SIGKILL)
+        with pytest.raises(WorkerStartError, match=r"none came back within 1 s.*distributed\.nanny"):
+            future.result(60)
