@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from amlsched.errors import MissingExtraError
-from amlsched.executors._allocation import Allocation
-from amlsched.executors._jobqueue_site import Jobs
-from amlsched.executors.dask import DaskExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from amlsched.executors._dask_executor import DaskExecutor
+    from amlsched.executors._jobqueue_executor import JobQueueExecutor
+
 __all__ = [
-    "JobQueueExecutor",
     "htcondor",
     "job_script",
     "jobqueue",
@@ -33,26 +31,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 START_TIMEOUT_S = 600.0
-
-
-class JobQueueExecutor(DaskExecutor):
-    """Calls run on workers in jobs of a batch system. The first call submits the jobs."""
-
-    site: Jobs
-
-    def job_script(self) -> str:
-        """The script of a job; nothing is submitted for it."""
-        return self.site.job_script()
-
-    @property
-    def cluster(self) -> Any:
-        """dask-jobqueue's cluster; `None` before the first call."""
-        return self.site.cluster
-
-    @property
-    def status(self) -> str:
-        """How many workers there are, and what the batch system says of the jobs without one."""
-        return self.site.status
 
 
 def jobqueue(
@@ -91,6 +69,9 @@ def jobqueue(
         BatchSystemError: There is no such command here.
         ValueError: An option is missing, unknown or wrong.
     """
+    from amlsched.executors._jobqueue_executor import JobQueueExecutor  # here and below: not for `import amlsched`
+    from amlsched.executors._jobqueue_site import Jobs
+
     site = Jobs(name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, options)
     site.check_commands()
     return JobQueueExecutor(site)
@@ -98,6 +79,8 @@ def jobqueue(
 
 def job_script(name: str, /, **options: Any) -> str:
     """The script of a job, as `jobqueue` with these arguments would submit it; it needs no batch system here."""
+    from amlsched.executors._jobqueue_site import Jobs
+
     bound = inspect.signature(jobqueue).bind(name, **options)
     bound.apply_defaults()
     given = dict(bound.arguments)
@@ -157,6 +140,11 @@ def slurm_allocation(
         BatchSystemError: This program does not run in a Slurm job.
         ValueError: `n_workers` is less than 1.
     """
+    import importlib.util
+
     if importlib.util.find_spec("distributed") is None:
         raise MissingExtraError("with_slurm_allocation", "distributed", "dask")
+    from amlsched.executors._allocation import Allocation
+    from amlsched.executors._dask_executor import DaskExecutor
+
     return DaskExecutor(Allocation(n_workers, cpus, memory, start_timeout, security, log_directory, srun))

@@ -20,7 +20,8 @@ from tests.processes import alive, until
 distributed = pytest.importorskip("distributed")
 
 from amlsched.executors import _dask_sites  # noqa: E402  (not where dask is missing)
-from amlsched.executors.dask import DaskExecutor, dask  # noqa: E402
+from amlsched.executors._dask_executor import DaskExecutor  # noqa: E402
+from amlsched.executors.dask import dask  # noqa: E402
 
 
 @pytest.fixture(scope="module")
