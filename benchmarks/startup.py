@@ -1,5 +1,6 @@
 """How long it takes to begin: the import, and the first result of a pool of processes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,11 +10,14 @@ from functools import partial
 from benchmarks.drive import noop
 from benchmarks.frame import Bar, Numbers, Workload
 
+# Bytecode is written and read, as it is where the package was installed; some environments switch that off.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 def imported(statement: str) -> Numbers:
     """Time of the imports of a statement, as the interpreter counts it (`-X importtime`)."""
     command = [sys.executable, "-X", "importtime", "-c", statement]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr.splitlines()
     # "import time: self | cumulative | name"; one blank before the name means that nothing imported it in turn.
     # What the interpreter imports by itself ends with the module "site".
     fields = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
@@ -26,7 +30,7 @@ def imported(statement: str) -> Numbers:
 def interpreter(statement: str) -> Numbers:
     """Wall time of an interpreter that executes a statement."""
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True)
+    subprocess.run([sys.executable, "-c", statement], check=True, env=ENVIRONMENT)
     return {"wall_ms": 1000 * (time.perf_counter() - begin)}
 
 
