@@ -37,6 +37,7 @@ class Backend:
         marks: Put on every test of this backend.
         prepare: Called before a scheduler is made, each time.
         names_signals: Whether the error of a call whose worker was killed names the signal.
+        shares: Whether what `scatter` was given travels once to each worker, and not with each call.
         jobs: Whether its workers are in jobs of a batch system, whose logs need a folder, and which take seconds to
             start: only the suite for schedulers runs over it.
         shared: Whether only those tests of that suite run that do not care whether they share an executor.
@@ -52,6 +53,7 @@ class Backend:
     marks: tuple[pytest.MarkDecorator, ...] = ()
     prepare: Callable[[], object] = bool
     names_signals: bool = True
+    shares: bool = True
     jobs: bool = False
     shared: bool = False
 
@@ -116,6 +118,7 @@ BACKENDS = (
         needs="ray",
         prepare=start_ray,
         names_signals=False,
+        shares=False,
     ),
     _in_jobs("slurm", shared=False),
     _in_jobs("sge"),

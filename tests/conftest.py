@@ -57,6 +57,9 @@ concurrent_backend = _over(lambda row: not row.capabilities.inline)
 process_backend = _over(lambda row: row.processes)
 this_machines_backend = _over(lambda row: not row.capabilities.remote)
 local_backend = _over(lambda row: row.processes and not row.capabilities.remote)
+# A driver that is killed or hurried says nothing to workers on other hosts: they end when they notice.
+this_machines_pool = _over(lambda row: not row.capabilities.remote and not row.capabilities.inline)
+sharing_backend = _over(lambda row: row.capabilities.pickles and row.shares)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 # Where workers are on other hosts, a call whose worker dies is tried again, and the others wait for that.
 robust_backend = _over(lambda row: row.capabilities.survives_lost_workers and not row.capabilities.remote)

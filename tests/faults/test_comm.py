@@ -52,9 +52,9 @@ def say_and_die(n: int, how: str, *, comm: Comm) -> None:
 @pytest.mark.parametrize("how", ["kill", "exit"])
 @pytest.mark.parametrize("n", [1, 3000])
 def test_a_worker_that_dies_with_its_channel_open_gives_its_messages_and_a_close_with_the_reason(
-    pickling_backend: Backend, how: str, n: int
+    local_backend: Backend, how: str, n: int
 ) -> None:
-    scheduler = pickling_backend.scheduler()
+    scheduler = local_backend.scheduler()
     task = scheduler.task(say_and_die, plugins=Comm.Plugin(), retries_on_loss=0)
     messages: list[int] = []
     closes: list[Comm.Msg[Any]] = []
@@ -135,9 +135,9 @@ def ask_for_ever(note: str = "", *, comm: Comm) -> None:
             Path(note).write_text(str(error))
 
 
-def test_a_call_that_asks_does_not_wait_for_a_driver_that_was_killed(pickling_backend: Backend, tmp_path: Path) -> None:
+def test_a_call_that_asks_does_not_wait_for_a_driver_that_was_killed(local_backend: Backend, tmp_path: Path) -> None:
     note = tmp_path / "note"
-    command = [sys.executable, "-c", DRIVER, pickling_backend.name, str(note)]
+    command = [sys.executable, "-c", DRIVER, local_backend.name, str(note)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
         assert driver.stdout is not None
         worker = psutil.Process(int(driver.stdout.readline()))
@@ -149,8 +149,8 @@ def test_a_call_that_asks_does_not_wait_for_a_driver_that_was_killed(pickling_ba
 
 
 @pytest.mark.parametrize("way", ["SIGINT", "SIGTERM"])
-def test_a_signal_ends_a_run_whose_calls_ask(concurrent_backend: Backend, way: str) -> None:
-    command = [sys.executable, "-c", DRIVER, concurrent_backend.name]
+def test_a_signal_ends_a_run_whose_calls_ask(this_machines_pool: Backend, way: str) -> None:
+    command = [sys.executable, "-c", DRIVER, this_machines_pool.name]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         driver.stdout.readline()
@@ -196,8 +196,8 @@ def ask_slowly(n: int, *, comm: Comm) -> list[int]:
         return [comm.request(i, timeout=60) for i in range(n)]
 
 
-def test_peers_without_the_key_stop_nothing(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_peers_without_the_key_stop_nothing(this_machines_pool: Backend) -> None:
+    scheduler = this_machines_pool.scheduler()
     task = scheduler.task(ask_slowly, plugins=Comm.Plugin())
     adversary = Adversary(task)
     results: list[Any] = []

@@ -408,9 +408,9 @@ def test_no_process_is_left_when_the_run_is_interrupted(
 
 
 def test_no_process_is_left_after_a_run_that_does_not_wait(
-    concurrent_backend: Backend, marker: str, tmp_path: Path
+    this_machines_pool: Backend, marker: str, tmp_path: Path
 ) -> None:
-    with program(concurrent_backend, tmp_path, "60 s", wait=False) as process:
+    with program(this_machines_pool, tmp_path, "60 s", wait=False) as process:
         assert is_over(process)
         assert (tmp_path / "pid").exists()
         until(lambda: not left(marker, process), limit_s=5)
