@@ -54,6 +54,12 @@ class Backend:
     prepare: Callable[[], object] = bool
     names_signals: bool = True
     shares: bool = True
+
+    @property
+    def shared_service(self) -> bool:
+        """Whether the tests of this process share one service that is started for them."""
+        return self.prepare is not bool
+
     jobs: bool = False
     shared: bool = False
 

@@ -59,6 +59,10 @@ this_machines_backend = _over(lambda row: not row.capabilities.remote)
 local_backend = _over(lambda row: row.processes and not row.capabilities.remote)
 # A driver that is killed or hurried says nothing to workers on other hosts: they end when they notice.
 this_machines_pool = _over(lambda row: not row.capabilities.remote and not row.capabilities.inline)
+# These are programs of their own, and each would need a Ray of its own, which takes seconds (see test_ray.py).
+driven_backend = _over(lambda row: not row.shared_service)
+driven_processes = _over(lambda row: row.processes and not row.shared_service)
+driven_pool = _over(lambda row: not row.capabilities.inline and not row.shared_service)
 sharing_backend = _over(lambda row: row.capabilities.pickles and row.shares)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 # Where workers are on other hosts, a call whose worker dies is tried again, and the others wait for that.

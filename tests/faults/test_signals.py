@@ -174,9 +174,9 @@ def _have_exit_at_once(pid: int) -> None:
     ],
 )
 def test_a_signal_ends_the_run_and_all_that_it_started(
-    backend: Backend, start: Callable[..., Driver], send: Callable[[int], None], raised: str, code: int
+    driven_backend: Backend, start: Callable[..., Driver], send: Callable[[int], None], raised: str, code: int
 ) -> None:
-    driver = start(backend)
+    driver = start(driven_backend)
     driver.wait_for("running")
     send(driver.process.pid)
     sent = time.monotonic()
@@ -195,8 +195,8 @@ def test_a_signal_ends_the_run_and_all_that_it_started(
 
 
 @pytest.mark.parametrize("function", ["announce_and_resist", "announce_and_swallow", "announce_and_start_a_program"])
-def test_workers_end_whatever_they_run(process_backend: Backend, start: Callable[..., Driver], function: str) -> None:
-    driver = start(process_backend, function)
+def test_workers_end_whatever_they_run(driven_processes: Backend, start: Callable[..., Driver], function: str) -> None:
+    driver = start(driven_processes, function)
     driver.wait_for("running")
     _to_the_group(driver.process.pid)
     assert driver.ends_within(LIMIT_S) == -signal.SIGINT
@@ -238,9 +238,9 @@ def test_ctrl_c_is_raised_whatever_on_exception_says(start: Callable[..., Driver
 
 
 def test_ctrl_c_is_raised_though_an_exception_had_ended_the_run(
-    concurrent_backend: Backend, start: Callable[..., Driver]
+    driven_pool: Backend, start: Callable[..., Driver]
 ) -> None:
-    driver = start(concurrent_backend, on_exception="end", callback="fail_once_running")
+    driver = start(driven_pool, on_exception="end", callback="fail_once_running")
     driver.wait_for("running", "on_stop RuntimeError")
     _to_the_driver(driver.process.pid)
     driver.wait_for("handlers restored", limit_s=LIMIT_S)
@@ -250,9 +250,9 @@ def test_ctrl_c_is_raised_though_an_exception_had_ended_the_run(
 
 
 def test_after_a_run_that_did_not_wait_the_program_ends_at_once(
-    concurrent_backend: Backend, start: Callable[..., Driver]
+    driven_pool: Backend, start: Callable[..., Driver]
 ) -> None:
-    driver = start(concurrent_backend, timeout=0.5, wait=False)
+    driver = start(driven_pool, timeout=0.5, wait=False)
     driver.wait_for("returned TIMEOUT")
     assert driver.ends_within(LIMIT_S) == 0
     assert driver.all_gone_within(LIMIT_S)
