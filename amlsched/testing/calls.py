@@ -127,7 +127,8 @@ def map_raises_an_exception_where_its_result_would_be(stage: Stage) -> None:
 def map_keeps_its_time_out(stage: Stage) -> None:
     with stage.executor() as executor:
         gate = str(stage.gate)
-        results = executor.map(operator.methodcaller("run"), [Blocked(gate, stage.timeout_s)], timeout=0.05)
+        patient = Blocked(gate, 2 * stage.timeout_s)  # outlasts the wait below, so that it never decides the outcome
+        results = executor.map(operator.methodcaller("run"), [patient], timeout=0.05)
         expect_raises(TimeoutError, lambda: stage.soon("map", lambda: list(results)), "map with a time-out")
 
 
