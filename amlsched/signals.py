@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
-__all__ = ["event_loop", "handled"]
+__all__ = ["event_loop", "handled", "installed", "unclaimed"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -46,15 +47,26 @@ def handled(first: Callable[[BaseException], bool], second: Callable[[], None]) 
         if not first(error):
             raise error
 
-    former = {number: signal.getsignal(number) for number in _SIGNALS}
-    ours = [number for number in _SIGNALS if former[number] in (signal.SIG_DFL, signal.default_int_handler)]
-    for number in ours:
+    with installed(handler, unclaimed(_SIGNALS)):
+        yield
+
+
+def unclaimed(numbers: Iterable[int]) -> list[int]:
+    """Those of these signals that Python handles as it does by itself: neither ignored, nor handled by the program."""
+    return [number for number in numbers if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)]
+
+
+@contextmanager
+def installed(handler: Callable[[int, Any], object], numbers: Iterable[int]) -> Generator[None]:
+    """While in here, these signals have this handler. The former ones are back afterwards. For the main thread."""
+    former = {number: signal.getsignal(number) for number in numbers}
+    for number in former:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, former[number])
+        for number, handled_before in former.items():
+            signal.signal(number, handled_before)
 
 
 @contextmanager
@@ -67,7 +79,8 @@ def event_loop(debug: bool = False) -> Generator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     loop.set_debug(debug)
     try:
-        yield loop
+        with _woken_by_signals(loop):
+            yield loop
     finally:
         try:
             if tasks := asyncio.all_tasks(loop):
@@ -77,3 +90,30 @@ def event_loop(debug: bool = False) -> Generator[asyncio.AbstractEventLoop]:
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """See to it that a signal's handler runs also when the loop has nothing to do.
+
+    Python runs handlers in the main thread, between two of its instructions. A signal that comes after the last one
+    before the loop waits, or that the kernel gives to another thread, would be seen only when something else happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for end in (ours, theirs):
+            end.setblocking(False)
+        try:
+            loop.add_reader(ours, ours.recv, 4096)
+        except NotImplementedError:  # on Windows, where this loop wakes for signals by itself
+            yield
+            return
+        former = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(former)
+            loop.remove_reader(ours)

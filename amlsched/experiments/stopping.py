@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from amlsched.experiments import layout
+from amlsched.signals import installed, unclaimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -87,12 +88,9 @@ def listening(told: threading.Event, folder: Path) -> Generator[None]:
 
     ours = [number for number in _TO_WORKERS if _is_default(number)]
     for number in ours:
-        signal.signal(number, handler)
-    try:
+        signal.signal(number, signal.SIG_DFL)  # what a fork of the driver has inherited is not to come back
+    with installed(handler, ours):
         yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _is_default(number: int) -> bool:
@@ -160,19 +158,15 @@ def graceful(
         if not interrupt(error):
             raise error
 
-    former = {number: signal.getsignal(number) for number in _SIGNALS}
-    ours = [number for number in _SIGNALS if former[number] in (signal.SIG_DFL, signal.default_int_handler)]
+    ours = unclaimed(_SIGNALS)
     grace_before = os.environ.get(TERM_GRACE)
     os.environ[TERM_GRACE] = str(grace_s)
-    for number in ours:
-        signal.signal(number, handler)
-    if (left_s := _left_s()) is not None and signal.SIGUSR1 in ours:
-        later(max(0.0, left_s - grace_s), signal.SIGUSR1)
     try:
-        yield
+        with installed(handler, ours):
+            if (left_s := _left_s()) is not None and signal.SIGUSR1 in ours:
+                later(max(0.0, left_s - grace_s), signal.SIGUSR1)
+            yield
     finally:
-        for number in ours:
-            signal.signal(number, former[number])
         for timer in timers:
             timer.cancel()
         if grace_before is None:
