@@ -37,6 +37,7 @@ class Backend:
         marks: Put on every test of this backend.
         prepare: Called before a scheduler is made, each time.
         names_signals: Whether the error of a call whose worker was killed names the signal.
+        fixed: Whether it has one set of workers, which all calls run on; Ray starts and ends them as it likes.
         shares: Whether what `scatter` was given travels once to each worker, and not with each call.
         jobs: Whether its workers are in jobs of a batch system, whose logs need a folder, and which take seconds to
             start: only the suite for schedulers runs over it.
@@ -54,6 +55,7 @@ class Backend:
     prepare: Callable[[], object] = bool
     names_signals: bool = True
     shares: bool = True
+    fixed: bool = True
 
     @property
     def shared_service(self) -> bool:
@@ -88,7 +90,10 @@ def start_ray() -> None:
     """One Ray for all tests of this process: it takes seconds to start, and ends with the process."""
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    from amlsched.executors._ray_tasks import left_as_it_is
+
+    with left_as_it_is():
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 
 def _in_jobs(name: str, *, shared: bool = True, **options: Any) -> Backend:
@@ -125,6 +130,7 @@ BACKENDS = (
         prepare=start_ray,
         names_signals=False,
         shares=False,
+        fixed=False,
     ),
     _in_jobs("slurm", shared=False),
     _in_jobs("sge"),

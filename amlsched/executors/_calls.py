@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors._channel import Kind
+from amlsched.executors._ending import end_cancelled
 from amlsched.executors._payload import Large, Payload, Sheet, load
 from amlsched.executors._pickling import describe, load_exception
 
@@ -152,10 +153,7 @@ class CallFuture(Future[Any]):
     def end_cancelled(self) -> None:
         """Cancelled, even if it was running: its worker is gone, or never saw it."""
         self.payload = None
-        with self._condition:
-            self._state = "PENDING"  # `Future` itself cancels nothing else
-        super().cancel()
-        self.set_running_or_notify_cancel()
+        end_cancelled(self)
 
     def end(self, error: BaseException | None) -> None:
         """End without an answer of a worker: with this error, or as cancelled."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import NotPicklableError, WorkerLostError
 from amlsched.executors._dask_worker import run_call
+from amlsched.executors._ending import end_cancelled
 from amlsched.executors.pickled import load_outcome
 from amlsched.executors.shared import InDask
 
@@ -65,9 +66,7 @@ class DaskCall(Future[Any]):
             elif not isinstance(error, CancelledError):
                 self.set_exception(error)
             elif not self.done():
-                self._state = "PENDING"  # `Future` itself cancels nothing else
-                super().cancel()
-                self.set_running_or_notify_cancel()
+                end_cancelled(self)
 
 
 class Calls:

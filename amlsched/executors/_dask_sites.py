@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import WorkerStartError
+from amlsched.executors._watch import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +129,7 @@ class Local(Site):
         }
         self._cluster: Any = None
         self._client: Any = None
+        self._unwatch: Callable[[], object] = bool
 
     @property
     def driver_host(self) -> str | None:
@@ -140,6 +142,7 @@ class Local(Site):
         refuse_while_main_is_imported()
         settings = importlib.import_module("dask").config
         distributed = importlib.import_module("distributed")
+        self._unwatch = watched(self)  # workers end with the driver by themselves, what calls have started does not
         with settings.set(SETTINGS):
             self._cluster = _local_cluster()(n_workers=self.max_workers, **self._options)
         self._client = distributed.Client(self._cluster, set_as_default=False)
@@ -165,6 +168,7 @@ class Local(Site):
             self._kill()
         self._client.close(timeout=_NO_WAIT_S)
         self._cluster.close(timeout=2 * _NO_WAIT_S)
+        self._unwatch()
 
     def _kill(self) -> None:
         """SIGKILL to the workers and all below them; those that dask starts in their place end when it is closed."""

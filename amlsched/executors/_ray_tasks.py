@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
+import sys
 import threading
 from collections import deque
 from concurrent.futures import CancelledError, Executor, Future, wait
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
@@ -16,19 +19,21 @@ from amlsched.errors import (
     WorkerLostError,
     WorkerOutOfMemoryError,
 )
+from amlsched.executors._ending import end_cancelled
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled import load_outcome, pickled_call, run_pickled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
-__all__ = ["RayExecutor"]
+__all__ = ["RayExecutor", "left_as_it_is"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _SHUTDOWN_S = 5.0
 """How long workers that are ended at once may take until they are left to Ray."""
+_BREAKPOINT = "PYTHONBREAKPOINT"
 
 
 class _Call(NamedTuple):
@@ -133,7 +138,7 @@ class RayExecutor(Executor):
             left = list(self._running)
             self._running.clear()
         for work in left:
-            _end_cancelled(work)
+            end_cancelled(work)
         self._leave()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -165,7 +170,8 @@ class RayExecutor(Executor):
                     "include_dashboard": False,
                     "_node_ip_address": "127.0.0.1",
                 }
-            ray.init(**{**defaults, **self._options})
+            with left_as_it_is():
+                ray.init(**{**defaults, **self._options})
         if self.max_workers is None:
             self.max_workers = self._fits(ray.cluster_resources())
         self._remote = ray.remote(max_retries=0, **self._request)(run_pickled)
@@ -223,7 +229,7 @@ class RayExecutor(Executor):
         elif reason is not None:
             work.set_exception(reason)
         else:
-            _end_cancelled(work)
+            end_cancelled(work)
 
     def _close(self, *, cancel: bool) -> None:
         with self._lock:
@@ -255,12 +261,19 @@ def _ray() -> Any:
     return importlib.import_module("ray")
 
 
-def _end_cancelled(work: Future[Any]) -> None:
-    """As cancelled, though it was running: its worker is gone."""
-    with work._condition:  # pyright: ignore[reportPrivateUsage]
-        work._state = "PENDING"  # `Future` itself cancels nothing else
-    work.cancel()
-    work.set_running_or_notify_cancel()
+@contextmanager
+def left_as_it_is() -> Generator[None]:
+    """Ray is started in here, and leaves the program as it was: else SIGTERM and `breakpoint()` would be Ray's."""
+    terminate, hook, variable = signal.getsignal(signal.SIGTERM), sys.breakpointhook, os.environ.get(_BREAKPOINT)
+    try:
+        yield
+    finally:
+        sys.breakpointhook = hook
+        os.environ.pop(_BREAKPOINT, None)
+        if variable is not None:
+            os.environ[_BREAKPOINT] = variable
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)
 
 
 def _lost(name: str, error: BaseException) -> BaseException:

@@ -116,3 +116,26 @@ def test_nothing_is_left_of_a_driver_that_is_killed(tmp_path: Path) -> None:
         until(pid.exists, 90)
         running.kill()
     until(lambda: not alive(int(pid.read_text())), 60)
+
+
+def test_ray_leaves_the_program_as_it_is(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import os, signal, sys
+            from amlsched import Scheduler
+
+            def state():
+                return signal.getsignal(signal.SIGTERM), sys.breakpointhook, os.environ.get("PYTHONBREAKPOINT")
+
+            before = state()
+            with Scheduler.with_ray(max_workers=1) as scheduler:
+                assert scheduler.executor.submit(abs, -1).result(60) == 1
+                assert state() == before, state()
+            assert state() == before, state()
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
