@@ -37,6 +37,7 @@ _GROWTH = 8e9  # bytes a second that calls are thought to take at most; measured
 _REST_S = 0.1  # the longest time between two looks at memory
 _SHARE = 4  # a look that takes 1 ms is followed by none before 4 ms
 _STOP_AT = 1.08  # of the memory limit
+_COUNTS = 6  # at most, where the tree changes all the time
 _FORGET_S = 3.0
 
 
@@ -164,15 +165,28 @@ class _Call:
         began = time.monotonic()
         if used - self.twice > self.memory or began > self.count_at:
             once = self._once_bytes()
-            if once > self.memory:  # or a process has ended meanwhile, and its share was counted for others
-                once = min(once, self._once_bytes())
             self.twice = max(0, used - once)
             self.counting_s = time.monotonic() - began
             self.count_at = began + 10 * self.counting_s
         return used - self.twice
 
     def _once_bytes(self) -> int:
-        return sum(map(proportional, self.tree)) + self.shared - self.resident
+        """What the tree takes, what it shares counted once.
+
+        Processes are read one after the other. When one of them ends meanwhile, or becomes another program, what it
+        shared was counted for it, and is then counted for the others. So a sum that is too much is believed when
+        another one, during which nothing of this kind has happened, is too much as well.
+        """
+        sums: list[int] = []
+        steady = False
+        while not sums or (min(sums) > self.memory and (not steady or len(sums) < 2) and len(sums) < _COUNTS):
+            before = self._images()
+            sums.append(sum(map(proportional, self.tree)) + self.shared - self.resident)
+            steady = before == self._images()
+        return min(sums)
+
+    def _images(self) -> dict[int, int]:
+        return {pid: _stat(pid)[3] for pid in self.tree}
 
     def _least_bytes(self, sizes: dict[int, tuple[int, int]]) -> int:
         """What the tree takes at least: of processes forked from each other, the largest one alone."""

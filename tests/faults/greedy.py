@@ -64,13 +64,13 @@ def grow_in_a_grandchild(megabytes: int) -> None:
 
 
 def share_with_children(megabytes: int, children: int) -> int:
-    """Takes memory once, which forked children share."""
+    """Takes memory once, which forked children share, who end one soon after the other."""
     memory = _grow(megabytes)
     pids = []
     for _ in range(children):
         if not (pid := os.fork()):
             total = sum(memory[place] for place in range(0, len(memory), 4096))
-            time.sleep(0.3)
+            time.sleep(0.3 + 0.01 * len(pids))
             os._exit(0 if total else 1)
         pids.append(pid)
     for pid in pids:

@@ -210,7 +210,7 @@ def test_a_call_that_takes_too_much_memory_is_ended_before_it_has_a_fifth_more(l
 
 
 def test_memory_that_processes_share_counts_once(local: Backend) -> None:
-    outcome = Outcome(local.scheduler(), Limits(memory="256 MiB"), greedy.share_with_children, 200, 3)
+    outcome = Outcome(local.scheduler(), Limits(memory="256 MiB"), greedy.share_with_children, 200, 6)
     assert outcome.error is None
     assert outcome.result == 200 * MiB
 
