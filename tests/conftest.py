@@ -53,6 +53,7 @@ def _over(which: Callable[[Backend], bool]) -> Any:
 
 backend = _over(lambda row: True)
 inline_backend = _over(lambda row: row.capabilities.inline)
+fixed_backend = _over(lambda row: row.fixed)
 concurrent_backend = _over(lambda row: not row.capabilities.inline)
 process_backend = _over(lambda row: row.processes)
 this_machines_backend = _over(lambda row: not row.capabilities.remote)

@@ -733,9 +733,9 @@ def test_a_run_leaves_no_handler_and_no_task_behind(scheduler: Scheduler) -> Non
     asyncio.run(main())
 
 
-def test_a_with_block_keeps_the_workers_over_runs(backend: Backend) -> None:
+def test_a_with_block_keeps_the_workers_over_runs(fixed_backend: Backend) -> None:
     workers: list[set[tuple[int, int]]] = []
-    with backend.scheduler() as scheduler:
+    with fixed_backend.scheduler() as scheduler:
         task = scheduler.task(calls.where)
         task.on_result(lambda _, worker: workers[-1].add(worker))
         scheduler.on_start(lambda: [task.submit() for _ in range(20)])
@@ -743,7 +743,7 @@ def test_a_with_block_keeps_the_workers_over_runs(backend: Backend) -> None:
             workers.append(set())
             scheduler.run()
         executor = scheduler.executor
-    assert 1 <= len(workers[0] | workers[1]) <= backend.workers
+    assert 1 <= len(workers[0] | workers[1]) <= fixed_backend.workers
     with pytest.raises(RuntimeError):
         executor.submit(calls.double, 1)
 
