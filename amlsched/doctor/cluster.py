@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.doctor.compare import compare
 from amlsched.doctor.finding import Finding, Verdict
+from amlsched.doctor.first_call import first_call
 from amlsched.doctor.line import Line, addresses
 from amlsched.doctor.site import SITES, Site, said
 from amlsched.doctor.trial import Trial
-from amlsched.errors import AmlschedError, BatchSystemError
+from amlsched.errors import BatchSystemError
 from amlsched.executors._queues import QUEUES
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class ClusterExamination:
         if self._faults:
             yield self._left_out("worker")
             return
-        yield _worker(self._name, self.recommended, self._timeout_s)
+        options = {**self.recommended, "n_workers": 1, "start_timeout": self._timeout_s}
+        yield first_call("worker", self._name, options, self._timeout_s)
 
     def _noted(self, found: Finding) -> Finding:
         if found.verdict is FAULT:
@@ -206,18 +208,3 @@ def _usable(report: Mapping[str, Any], line: Line) -> str | None:
 
 
 # --------------------------------------------------------------------------------------------- the thing as a whole
-
-
-def _worker(name: str, options: Mapping[str, Any], timeout_s: float) -> Finding:
-    """One call on a worker of the real thing."""
-    from amlsched.scheduler import Scheduler
-
-    began = time.monotonic()
-    wanted = {**options, "n_workers": 1, "start_timeout": timeout_s}
-    try:
-        with Scheduler.from_name(name, **wanted).executor as executor:
-            if executor.submit(abs, -1).result(timeout_s) != 1:
-                raise ValueError("a call gave a wrong result")
-    except (AmlschedError, OSError, RuntimeError, ValueError, TypeError) as error:
-        return Finding("worker", FAULT, f"{type(error).__name__}: {error}")
-    return Finding("worker", OK, f"a call came back from one after {time.monotonic() - began:.1f} s")

@@ -10,12 +10,11 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.doctor.finding import Finding, Verdict
-from amlsched.errors import AmlschedError
+from amlsched.doctor.first_call import first_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,7 +47,7 @@ def examine_host(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
         yield _shared_memory()
         yield _open_files(cores)
     yield _temporary()
-    yield _call(name, options)
+    yield first_call("call", name, options, _CALL_S)
 
 
 def _cores() -> int:
@@ -120,19 +119,6 @@ def _temporary() -> Finding:
     if free < _FREE_WARNING:
         return Finding("temporary", WARNING, f"{_gib(free)} free in {folder}", "export TMPDIR=… names another folder")
     return Finding("temporary", OK, f"{_gib(free)} free in {folder}")
-
-
-def _call(name: str, options: Mapping[str, Any]) -> Finding:
-    from amlsched.scheduler import Scheduler
-
-    began = time.monotonic()
-    try:
-        with Scheduler.from_name(name, **options).executor as executor:
-            if executor.submit(abs, -1).result(_CALL_S) != 1:
-                raise ValueError("a call gave a wrong result")
-    except (AmlschedError, OSError, RuntimeError, ValueError, TypeError) as error:
-        return Finding("call", FAULT, f"{type(error).__name__}: {error}")
-    return Finding("call", OK, f"a first one came back after {time.monotonic() - began:.2f} s")
 
 
 def _gib(amount: int) -> str:
