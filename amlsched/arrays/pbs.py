@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from amlsched.arrays.job import ArrayJob, Element, Places, Stage, System, clock, ranges, written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["PBS", "TORQUE"]
 
@@ -69,53 +70,52 @@ def _torque_directives(job: ArrayJob) -> Iterator[str]:
 
 
 def _states(text: str) -> Places:
-    found: Places = {}
     jobs: dict[str, dict[str, Any]] = json.loads(text).get("Jobs", {}) if text.strip() else {}
-    for name, job in jobs.items():
-        if place := _ID.match(name):
-            found[place[1], int(place[2])] = _element(
-                job.get("job_state", ""), job.get("comment", ""), job.get("exec_host", ""), job.get("Exit_status")
-            )
-    return found
+    return _places(jobs.items())
 
 
 def _torque_states(text: str) -> Places:
-    found: Places = {}
     if not text.strip():
-        return found
-    for job in ElementTree.fromstring(text).iter("Job"):
-        if place := _ID.match(job.findtext("Job_Id", "")):
-            code = job.findtext("exit_status")
-            found[place[1], int(place[2])] = _element(
-                job.findtext("job_state", ""), job.findtext("comment", ""), job.findtext("exec_host", ""), code
-            )
-    return found
+        return {}
+    jobs = ({field.tag: field.text or "" for field in job} for job in ElementTree.fromstring(text).iter("Job"))
+    return _places((job.get("Job_Id", ""), job) for job in jobs)
 
 
-def _element(state: str, comment: str, host: str, code: Any) -> Element:
-    host = re.split(r"[/+]", host)[0]
+def _places(jobs: Iterable[tuple[str, Mapping[str, Any]]]) -> Places:
+    named = ((_ID.match(name), job) for name, job in jobs)
+    return {(name[1], int(name[2])): _element(job) for name, job in named if name}
+
+
+def _element(job: Mapping[str, Any]) -> Element:
+    state, reason = job.get("job_state", ""), job.get("comment", "")
+    host = re.split(r"[/+]", job.get("exec_host", ""))[0]
     if state in ("Q", "W", "T", "M"):
-        return Element(Stage.PENDING, comment)
+        return Element(Stage.PENDING, reason)
     if state == "H":
-        return Element(Stage.PENDING if "depend" in comment.lower() else Stage.STUCK, comment or "held")
+        return _held(job.get("Hold_Types", ""), job.get("depend", ""), reason)
     if state in ("R", "E", "S", "U", "B"):
         return Element(Stage.RUNNING, "" if state in "RB" else state, host)
+    code = job.get("Exit_status", job.get("exit_status"))
     return Element(Stage.ENDED, "" if code in (None, "0", 0) else f"exit code {code}", host)
+
+
+def _held(by: str, depend: str, reason: str) -> Element:
+    """The system itself holds what has to wait: for other arrays (`s`), or in Torque for a place of `%N` (`l`)."""
+    lets_go = not set(by) & set("uo") and (bool(depend) or by == "l")
+    return Element(Stage.PENDING if lets_go else Stage.STUCK, reason or depend or ("slot limit" if lets_go else "held"))
 
 
 def _cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["qdel", *(f"{job}[{part}]" for part in ranges(indices))]
 
 
+def _torque_query(jobs: Sequence[str]) -> list[str]:
+    return ["qstat", "-x", "-t", *(f"{job}[]" for job in jobs)]
+
+
 def _torque_cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["qdel", "-t", ",".join(ranges(indices)), f"{job}[]"]
 
-
-_SUBMITTED = re.compile(r"^(\d+)(?:\[\])?(?:\.\S*)?$", re.MULTILINE)
-_TOO_MANY = re.compile(r"max_array_size|array size|exceeds? .*limit|max_queued|maximum number of jobs", re.IGNORECASE)
-_FORGOTTEN = re.compile(r"unknown job|has finished|job id has finished", re.IGNORECASE)
-_INHERITED = ("PBS_", "NCPUS")
-_KEPT = ("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT")
 
 PBS = System(
     name="pbs",
@@ -124,39 +124,29 @@ PBS = System(
     directives=_directives,
     marker="#PBS",
     submit=("qsub",),
-    submitted=_SUBMITTED,
+    submitted=re.compile(r"^(\d+)(?:\[\])?(?:\.\S*)?$", re.MULTILINE),
     query=lambda jobs: ["qstat", "-x", "-t", "-f", "-F", "json", *(f"{job}[]" for job in jobs)],
     states=_states,
     cancel=_cancel,
     cancel_all=lambda job: ["qdel", f"{job}[]"],
-    too_many=_TOO_MANY,
-    forgotten=_FORGOTTEN,
+    too_many=re.compile(r"max_array_size|array size|exceeds? .*limit|max_queued|maximum number of jobs", re.IGNORECASE),
+    forgotten=re.compile(r"unknown job|has finished|job id has finished", re.IGNORECASE),
     again=("qrerun", "$PBS_JOBID"),
     inside="PBS_JOBID",
-    inherited=_INHERITED,
-    kept=_KEPT,
+    inherited=("PBS_", "NCPUS"),
+    kept=("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT"),
     own_logs="${PBS_JOBID%%[*}",
 )
 """PBS Professional and OpenPBS."""
 
-TORQUE = System(
+TORQUE = replace(
+    PBS,
     name="torque",
     title="Torque",
     index="${PBS_ARRAYID:-$SLURM_ARRAY_TASK_ID}",  # Slurm has commands that look like Torque's
     directives=_torque_directives,
-    marker="#PBS",
-    submit=("qsub",),
-    submitted=_SUBMITTED,
-    query=lambda jobs: ["qstat", "-x", "-t", *(f"{job}[]" for job in jobs)],
+    query=_torque_query,
     states=_torque_states,
     cancel=_torque_cancel,
-    cancel_all=lambda job: ["qdel", f"{job}[]"],
-    too_many=_TOO_MANY,
-    forgotten=_FORGOTTEN,
-    again=("qrerun", "$PBS_JOBID"),
-    inside="PBS_JOBID",
-    inherited=_INHERITED,
-    kept=_KEPT,
-    own_logs="${PBS_JOBID%%[*}",
 )
 """Torque."""

@@ -235,24 +235,74 @@ def test_qstat_of_grid_engine_is_read() -> None:
     assert len(found) == 5
 
 
-def test_qstat_of_pbs_and_torque_is_read() -> None:
+def test_qstat_of_pbs_is_read() -> None:
     said = """{"Jobs": {"12[].srv": {"job_state": "B"},
         "12[0].srv": {"job_state": "R", "exec_host": "node1/0*3+node2/0"},
         "12[1].srv": {"job_state": "Q", "comment": "Not Running: Insufficient ncpus"},
-        "12[2].srv": {"job_state": "X", "Exit_status": 271}}}"""
+        "12[2].srv": {"job_state": "X", "Exit_status": 271},
+        "12[3].srv": {"job_state": "X", "Exit_status": 0},
+        "13[0].srv": {"job_state": "H", "Hold_Types": "s", "depend": "afterany:12[].srv@srv"},
+        "13[1].srv": {"job_state": "H", "Hold_Types": "us", "depend": "afterany:12[].srv@srv"},
+        "13[2].srv": {"job_state": "H", "Hold_Types": "s", "comment": "job held, too many failed attempts to run"}}}"""
     assert SYSTEMS["pbs"].states(said) == {
         ("12", 0): Element(Stage.RUNNING, "", "node1"),
         ("12", 1): Element(Stage.PENDING, "Not Running: Insufficient ncpus"),
         ("12", 2): Element(Stage.ENDED, "exit code 271"),
+        ("12", 3): Element(Stage.ENDED),
+        ("13", 0): Element(Stage.PENDING, "afterany:12[].srv@srv"),
+        ("13", 1): Element(Stage.STUCK, "afterany:12[].srv@srv"),
+        ("13", 2): Element(Stage.STUCK, "job held, too many failed attempts to run"),
     }
+
+
+def test_qstat_of_torque_is_read() -> None:
+    def job(index: str, state: str, **fields: str) -> str:
+        more = "".join(f"<{key}>{value}</{key}>" for key, value in fields.items())
+        owner = "<Job_Name>digits-0</Job_Name><Job_Owner>ada@login1</Job_Owner>"
+        return f"<Job><Job_Id>12[{index}].srv</Job_Id>{owner}<job_state>{state}</job_state>{more}</Job>"
+
     said = (
-        "<Data><Job><Job_Id>12[0].srv</Job_Id><job_state>R</job_state><exec_host>node1/0</exec_host></Job>"
-        "<Job><Job_Id>12[1].srv</Job_Id><job_state>C</job_state><exit_status>1</exit_status></Job></Data>"
+        job("0", "R", exec_host="node1/0+node1/1", Hold_Types="n"),
+        job("1", "E", exec_host="node2/0"),
+        job("2", "C", exec_host="node1/0", exit_status="0"),
+        job("3", "C", exec_host="node1/0", exit_status="271"),
+        job("4", "C"),  # deleted before it ran
+        job("5", "Q", comment="Not Running: Draining system"),
+        job("6", "H", Hold_Types="l"),  # beyond the limit of -t 0-20%N
+        job("7", "H", Hold_Types="s", depend="afteranyarray:11[].srv"),
+        job("8", "H", Hold_Types="u"),
+        job("9", "H", Hold_Types="ul"),
+        job("10", "W"),
+        job("11", "S", exec_host="node3/0"),
+        job("", "B"),  # the array as a whole
     )
-    assert SYSTEMS["torque"].states(said) == {
+    assert SYSTEMS["torque"].states(f"<Data>{''.join(said)}</Data>") == {
         ("12", 0): Element(Stage.RUNNING, "", "node1"),
-        ("12", 1): Element(Stage.ENDED, "exit code 1"),
+        ("12", 1): Element(Stage.RUNNING, "E", "node2"),
+        ("12", 2): Element(Stage.ENDED, "", "node1"),
+        ("12", 3): Element(Stage.ENDED, "exit code 271", "node1"),
+        ("12", 4): Element(Stage.ENDED),
+        ("12", 5): Element(Stage.PENDING, "Not Running: Draining system"),
+        ("12", 6): Element(Stage.PENDING, "slot limit"),
+        ("12", 7): Element(Stage.PENDING, "afteranyarray:11[].srv"),
+        ("12", 8): Element(Stage.STUCK, "held"),
+        ("12", 9): Element(Stage.STUCK, "held"),
+        ("12", 10): Element(Stage.PENDING),
+        ("12", 11): Element(Stage.RUNNING, "S", "node3"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pbs", "qstat -x -t -f -F json 12[] 13[]"),
+        ("torque", "qstat -x -t 12[] 13[]"),
+    ],
+)
+def test_pbs_and_torque_are_asked_for_all_elements(name: str, words: str) -> None:
+    assert list(SYSTEMS[name].query(["12", "13"])) == words.split()
+    assert list(SYSTEMS[name].cancel_all("12")) == ["qdel", "12[]"]
+    assert SYSTEMS[name].forgotten.search("qstat: Unknown Job Id Error 12[].srv")
 
 
 def test_condor_q_is_read_with_what_it_has_not_made_yet() -> None:
