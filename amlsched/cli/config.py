@@ -7,7 +7,7 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli.told import BAD_INPUT, OK, add_set, ranges
+from amlsched.cli.told import BAD_INPUT, OK, add_debug, add_set, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +34,7 @@ def add_to(commands: Commands) -> None:
     shown = actions.add_parser("explain", help=text, description=explain.__doc__)
     shown.set_defaults(command=explain)
     _add_config(shown)
+    add_debug(shown)
     shown.add_argument("--all", action="store_true", help="every run and every job, not only the first")
 
     text = "everything that would go wrong"
@@ -59,11 +60,11 @@ def explain(arguments: argparse.Namespace) -> int:
     from amlsched.experiments.explain import explained, explained_section
     from amlsched.experiments.plan import Plan
 
-    plan = Plan(arguments.config, select=arguments.experiments, overrides=arguments.overrides)
+    plan = Plan(arguments.config, select=arguments.experiments, debug=arguments.debug, overrides=arguments.overrides)
     limit = None if arguments.all else _SHOWN
     for experiment in plan.experiments:
         print(f"{experiment.name}  ({experiment.place()})\n")
-        _tell_values(explained(experiment))
+        _tell_values(explained(experiment, plan.debug))
         _tell_runs(plan, experiment, limit)
     _tell_jobs(plan, limit)
     section, cluster = plan.resolved.section, plan.resolved.cluster

@@ -8,7 +8,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched.cli.told import OK, SOME_FAILED, add_set, ranges, tell, tell_interrupted
+from amlsched.cli.told import OK, SOME_FAILED, add_debug, add_set, ranges, tell, tell_interrupted
 
 if TYPE_CHECKING:
     import argparse
@@ -68,11 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--grace", metavar="SECONDS", type=float, default=20.0, help=text)
     add("--results", metavar="DIR", help="the folder for the results, instead of the config's `path`")
     add("--dry-run", action="store_true", help="only list what would be run")
-    short = parser.add_mutually_exclusive_group()
-    text = "a short trial: the first run of each experiment, one repetition, one iteration"
-    short.add_argument("--debug", action="store_const", const="debug", dest="debug", default="", help=text)
-    text = "the same for every run"
-    short.add_argument("--debugall", action="store_const", const="debugall", dest="debug", help=text)
+    add_debug(parser)
     text = "print to the console, not to out.log and err.log (with --executor sequential a debugger works)"
     add("--no-capture", "--noconsolelog", action="store_true", help=text)
     text = "put the time before the name of each experiment, as in 1121-093000_digits"

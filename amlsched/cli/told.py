@@ -21,6 +21,7 @@ __all__ = [
     "INTERRUPTED",
     "OK",
     "SOME_FAILED",
+    "add_debug",
     "add_set",
     "counts",
     "ranges",
@@ -37,6 +38,15 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _SHOWN_RUNS = 40
 """A table of runs is cut here."""
 _SHOWN_FAILURES = 20
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Adds `--debug` and `--debugall`, for the commands that expand a config."""
+    short = parser.add_mutually_exclusive_group()
+    text = "a short trial: the first run of each experiment, one repetition, one iteration"
+    short.add_argument("--debug", action="store_const", const="debug", dest="debug", default="", help=text)
+    text = "the same for every run"
+    short.add_argument("--debugall", action="store_const", const="debugall", dest="debug", help=text)
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

@@ -13,11 +13,12 @@ from amlsched.experiments.names import distinct_name, names_are_safe
 from amlsched.experiments.plain import copied, set_at
 from amlsched.experiments.resolve import Experiment
 
-__all__ = ["Debug", "Run", "count", "debug_mode", "expand"]
+__all__ = ["ONE_IN_DEBUG", "Debug", "Run", "count", "debug_mode", "expand"]
 
 Debug = Literal["", "debug", "debugall"]
 
-_ONE_IN_DEBUG = ("repetitions", "iterations", "reps_in_parallel", "reps_per_job")
+ONE_IN_DEBUG = ("repetitions", "iterations", "reps_in_parallel", "reps_per_job")
+"""Keys of an experiment that are 1 in a debug run."""
 
 
 @dataclass(slots=True, eq=False)  # not frozen: that would double the cost of each
@@ -65,7 +66,7 @@ class Run:
         config = {key: copied(value) for key, value in self.experiment.config.items() if expansion_kind(key) is None}
         config["params"] = self.params
         if self.debug:
-            config.update(dict.fromkeys(_ONE_IN_DEBUG, 1))
+            config.update(dict.fromkeys(ONE_IN_DEBUG, 1))
         return config | {"repetitions": self.repetitions, "seed": self.seed, "_debug": bool(self.debug)}
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amlsched.experiments.expand import Run
+from amlsched.experiments.expand import ONE_IN_DEBUG, Debug, Run, debug_mode
 from amlsched.experiments.imports import Layers, origin
 from amlsched.experiments.keys import expansion_kind
 from amlsched.experiments.load import Document, key_text
@@ -32,13 +32,23 @@ class Explained:
     origin: str
 
 
-def explained(experiment: Experiment) -> Iterator[Explained]:
-    """Each value of an experiment with its origin, in the order of the merged config; then those that nobody gave."""
+def explained(experiment: Experiment, debug: Debug = "") -> Iterator[Explained]:
+    """Each value of an experiment with its origin, in the order of the merged config; then those that nobody gave.
+
+    Args:
+        experiment: A resolved experiment.
+        debug: How it is made short; where that replaces a value, its origin says so too.
+    """
+    debug = debug_mode(experiment.config, debug)
     config = {key: value for key, value in experiment.config.items() if key != "name"}
     for path, value in _leaves(config):
         text = _origin(experiment.layers, path)
         if path[0] == "params" and (by := _replaced_by(experiment, path[1:])):
             text += f"; replaced by {by}"
+        elif debug and path[0] in ONE_IN_DEBUG and value not in (1, None):
+            text += f"; 1 with --{debug}"
+        elif debug == "debug" and expansion_kind(str(path[0])) is not None:
+            text += "; only the first combination with --debug"
         yield Explained(key_text(path), value, text)
     for key, value in _BUILT_IN.items():
         if config.get(key) is None:

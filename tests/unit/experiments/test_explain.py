@@ -89,6 +89,25 @@ def test_the_command_shows_values_runs_folders_jobs_and_the_section(
     assert not Path("out").exists()
 
 
+def test_a_debug_run_is_explained_as_it_would_be(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["config", "explain", str(file), "--set", "reps_in_parallel=1"]
+    assert main([*words, "--debug"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "iterations 7 base.yml:2, imported from DEFAULT; 1 with --debug" in told
+    assert "repetitions 3 f.yml:3, DEFAULT; 1 with --debug" in told
+    assert "grid.opt.lr [0.1, 1e-05] f.yml:14; only the first combination with --debug" in told
+    assert "reps_in_parallel 1 command line, --set reps_in_parallel=1 seed" in told
+    assert "1 runs × 1 repetitions" in told
+    assert "e__opt.l0.1_d4 grid.opt.lr = 0.1, ablative.depth = 4 out/_debug/e/e__opt.l0.1_d4" in told
+    assert "1 jobs: job 0: e__opt.l0.1_d4 rep 0" in told
+    assert main([*words, "--debugall"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "repetitions 3 f.yml:3, DEFAULT; 1 with --debugall" in told
+    assert "grid.opt.lr [0.1, 1e-05] f.yml:14 ablative" in told
+    assert "2 runs × 1 repetitions" in told
+    assert "2 jobs: job 0: e__opt.l0.1_d4 rep 0 job 1: e__opt.l1e-05_d4 rep 0" in told
+
+
 def test_a_long_list_is_cut_unless_all_is_asked_for(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     many = ["--set", f"grid.x={list(range(50))}", "--set", "reps_per_job=1"]
     assert main(["config", "explain", str(file), *many]) == 0
