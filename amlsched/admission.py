@@ -185,7 +185,9 @@ class Admission:
     def lost_calls(self, calls: Iterable[Future[Any]]) -> list[Future[Any]]:
         """Those that a broken executor had and that have not ended; it has them no more."""
         lost = [
-            future for future in calls if not future.done() and future.work is not None and not _has_ended(future.work)
+            future
+            for future in calls
+            if not future.done() and (work := future.work) is not None and (not work.done() or _is_broken(work))
         ]
         for future in lost:
             future.work = None
@@ -263,7 +265,7 @@ class Admission:
             self._finished(future)
 
     def _fragile_done(self, futures: Sequence[Future[Any]], pool: int, work: Work[Any]) -> None:
-        if not work.cancelled() and isinstance(work.exception(), BrokenExecutor) and pool == self._pools:
+        if _is_broken(work) and pool == self._pools:
             self._take_note(futures)
         self._batch_done(futures, work)
 
@@ -323,12 +325,12 @@ class Admission:
             self._finished(future)
 
 
-def _has_ended(work: Any) -> bool:
-    """Whether a call has ended in another way than with its executor."""
+def _is_broken(work: Any) -> bool:
+    """Whether a call that has ended, ended with its executor."""
     try:
-        return work.done() and not isinstance(work.exception(), BrokenExecutor)
+        return isinstance(work.exception(), BrokenExecutor)
     except CancelledError:
-        return True
+        return False
 
 
 class _Refused:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from amlsched.executors.pickled import load_outcome, run_pickled
@@ -42,8 +41,6 @@ class Part:
         Raises:
             concurrent.futures.CancelledError: The executor cancelled the batch.
         """
-        if self._work.cancelled():
-            raise CancelledError
         return self._work.exception() or self._outcome()[1]
 
     def result(self) -> Any:
