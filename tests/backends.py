@@ -38,7 +38,6 @@ class Backend:
         prepare: Called before a scheduler is made, each time.
         names_signals: Whether the error of a call whose worker was killed names the signal.
         fixed: Whether it has one set of workers, which all calls run on; Ray starts and ends them as it likes.
-        shares: Whether what `scatter` was given travels once to each worker, and not with each call.
         jobs: Whether its workers are in jobs of a batch system, whose logs need a folder, and which take seconds to
             start: only the suite for schedulers runs over it.
         shared: Whether only those tests of that suite run that do not care whether they share an executor.
@@ -54,7 +53,6 @@ class Backend:
     marks: tuple[pytest.MarkDecorator, ...] = ()
     prepare: Callable[[], object] = bool
     names_signals: bool = True
-    shares: bool = True
     fixed: bool = True
 
     @property
@@ -129,7 +127,6 @@ BACKENDS = (
         needs="ray",
         prepare=start_ray,
         names_signals=False,
-        shares=False,
         fixed=False,
     ),
     _in_jobs("slurm", shared=False),

@@ -64,7 +64,6 @@ this_machines_pool = _over(lambda row: not row.capabilities.remote and not row.c
 driven_backend = _over(lambda row: not row.shared_service)
 driven_processes = _over(lambda row: row.processes and not row.shared_service)
 driven_pool = _over(lambda row: not row.capabilities.inline and not row.shared_service)
-sharing_backend = _over(lambda row: row.capabilities.pickles and row.shares)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 # Where workers are on other hosts, a call whose worker dies is tried again, and the others wait for that.
 robust_backend = _over(lambda row: row.capabilities.survives_lost_workers and not row.capabilities.remote)

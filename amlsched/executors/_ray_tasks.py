@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import threading
+import uuid
+import weakref
 from collections import deque
 from concurrent.futures import CancelledError, Executor, Future, wait
 from contextlib import contextmanager
@@ -21,7 +23,8 @@ from amlsched.errors import (
 )
 from amlsched.executors._ending import end_cancelled
 from amlsched.executors.capabilities import Capabilities
-from amlsched.executors.pickled import load_outcome, pickled_call, run_pickled
+from amlsched.executors.pickled import load_outcome, pickled_call
+from amlsched.executors.shared import InRay, dumped, run_with_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -42,6 +45,7 @@ class _Call(NamedTuple):
     work: Future[Any]
     name: str
     payload: bytes
+    shared: dict[str, Any]
 
 
 class RayExecutor(Executor):
@@ -50,7 +54,8 @@ class RayExecutor(Executor):
     Used like any `concurrent.futures.Executor`; Ray is started, or connected to, with the first call.
 
     - Ray gets as many calls as fit into the cluster at a time. The others wait here, where cancelling them is certain.
-    - Nothing that a call sent or returned is kept in Ray's store once its outcome is here.
+    - Nothing that a call sent or returned is kept in Ray's store once its outcome is here. What calls share is kept
+      as long as its handle lives, and no longer than the executor.
     - What cannot be pickled raises `NotPicklableError` from `submit`, with the name of the argument.
     - A worker that dies takes only its own call with it. Ray's own retries are off: the scheduler's apply.
 
@@ -85,6 +90,7 @@ class RayExecutor(Executor):
         self._waiting: deque[_Call] = deque()
         self._running: dict[Future[Any], Any] = {}
         self._killed: dict[Future[Any], BaseException | None] = {}
+        self._shared: weakref.WeakValueDictionary[str, InRay] = weakref.WeakValueDictionary()
         self._remote: Any = None
         self._ours = False
         self._closed = False
@@ -100,13 +106,25 @@ class RayExecutor(Executor):
         payload = pickled_call(fn, args, kwargs, by_value=True)
         work: Future[Any] = Future()
         with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._remote is None:
-                self._start()
-            self._waiting.append(_Call(work, self._call_name(fn), payload))
+            self._open()
+            # A handle may be anywhere in a call, also in the pickle of another pickle.
+            shared = {key: one.reference for key, one in self._shared.items() if key.encode() in payload}
+            self._waiting.append(_Call(work, self._call_name(fn), payload, shared))
             self._fill()
         return cast("Future[R]", work)
+
+    def share(self, value: object) -> InRay:
+        """What brings an object to the workers: it is put into Ray's store, and stays there as long as this is held."""
+        with self._lock:
+            self._open()
+        try:
+            reference = _ray().put(value)
+        except Exception:
+            dumped(value)  # says so where it cannot be pickled
+            raise
+        carrier = InRay(uuid.uuid4().hex, reference)
+        self._shared[carrier.key] = carrier
+        return carrier
 
     def kill_call(self, future: Future[Any], exception: BaseException | None = None) -> bool:
         """End the worker that runs a call.
@@ -156,6 +174,13 @@ class RayExecutor(Executor):
 
     # With the lock held
 
+    def _open(self) -> None:
+        """See that Ray is there, and calls are taken."""
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._remote is None:
+            self._start()
+
     def _start(self) -> None:
         ray = _ray()
 
@@ -174,7 +199,7 @@ class RayExecutor(Executor):
                 ray.init(**{**defaults, **self._options})
         if self.max_workers is None:
             self.max_workers = self._fits(ray.cluster_resources())
-        self._remote = ray.remote(max_retries=0, **self._request)(run_pickled)
+        self._remote = ray.remote(max_retries=0, **self._request)(run_with_shared)
 
     def _fits(self, there_is: Mapping[str, float]) -> int:
         """How many calls fit into the cluster."""
@@ -198,9 +223,9 @@ class RayExecutor(Executor):
     def _fill(self) -> None:
         assert self.max_workers is not None
         while self._waiting and len(self._running) < self.max_workers:
-            work, name, payload = self._waiting.popleft()
+            work, name, payload, shared = self._waiting.popleft()
             if work.set_running_or_notify_cancel():
-                self._running[work] = reference = self._remote.options(name=name).remote(payload)
+                self._running[work] = reference = self._remote.options(name=name).remote(payload, shared)
                 reference.future().add_done_callback(partial(self._ended, work, name))
 
     # Without it
@@ -252,6 +277,8 @@ class RayExecutor(Executor):
 
         with self._lock:
             ours, self._ours = self._ours, False
+        for carrier in self._shared.values():
+            carrier.reference = None  # of a Ray that may be another when the handle goes
         if ours:
             ray.shutdown()
 

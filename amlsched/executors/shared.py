@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar, ca
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors.capabilities import capabilities_of
+from amlsched.executors.pickled import run_pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-__all__ = ["InDask", "Shared", "dumped", "is_shared", "with_shared"]
+__all__ = ["InDask", "InRay", "Shared", "dumped", "is_shared", "run_with_shared", "with_shared"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,7 +26,15 @@ _KEPT = 8
 
 
 class _Carrier(Protocol):
-    """Brings a shared object to the workers of one executor."""
+    """Brings a shared object to the workers of one executor.
+
+    Attributes:
+        key: Of the object, in the cache of a worker.
+        for_workers_only: Whether no other process can load it, not even a child of a worker.
+    """
+
+    key: str
+    for_workers_only: bool
 
     def load(self) -> Any:
         """The object; called in a worker."""
@@ -91,6 +100,11 @@ class _Arrived(Shared[T]):
     def carry(self, executor: Executor) -> None:
         """It is on its way already."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._carrier is not None and self._carrier.for_workers_only:
+            return Shared, (self.value,)  # it goes on, to a child of the worker or with a result
+        return super().__reduce__()
+
 
 class _Cache:
     """What this worker has."""
@@ -118,6 +132,8 @@ _cache = _Cache()
 
 class _InMemory:
     """In a file in memory, which is there as long as the driver keeps it, and not longer than the driver."""
+
+    for_workers_only = False
 
     def __init__(self, blob: bytes) -> None:
         import os
@@ -147,6 +163,8 @@ class _InMemoryElsewhere(_InMemory):
 class InDask:
     """The result of a task of a dask cluster, which makes it again where its worker is lost."""
 
+    for_workers_only = True
+
     def __init__(self, key: str, future: Any = None) -> None:
         self.key = key
         self._future = future  # held in the driver: without it, dask would forget the result
@@ -164,6 +182,45 @@ class InDask:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return InDask, (self.key,)
+
+
+class InRay:
+    """An object in the store of a Ray cluster, which each host that needs it has once.
+
+    Pickled, it is its key only, and the reference travels beside the call: Ray counts those that it sees, and would
+    keep an object for ever whose reference is inside of a pickle of ours.
+    """
+
+    for_workers_only = True
+
+    def __init__(self, key: str, reference: Any = None) -> None:
+        self.key = key
+        self.reference = reference  # held in the driver: Ray forgets the object without it
+
+    def load(self) -> Any:
+        """The object, from the store of this host or another."""
+        return importlib.import_module("ray").get(_references[self.key])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InRay, (self.key,)
+
+
+_references: dict[str, Any] = {}
+"""Ray's references to shared objects, by their keys, for the call that this worker runs."""
+
+
+def run_with_shared(call: bytes, references: dict[str, Any]) -> bytes:
+    """Run a call that `pickled_call` made in a worker of Ray.
+
+    Args:
+        call: The call.
+        references: Those to shared objects of which there are handles in it, by their keys.
+    """
+    _references.update(references)
+    try:
+        return run_pickled(call)
+    finally:
+        _references.clear()  # the store keeps what a worker refers to
 
 
 def dumped(value: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -76,6 +77,48 @@ def test_a_worker_that_is_killed_is_a_worker_lost_with_what_ray_says() -> None:
 
     with pytest.raises(WorkerLostError, match=r"die was lost.*Ray says"):
         _first(Scheduler.with_ray(), die)
+
+
+def _held() -> set[Any]:
+    """What this program refers to in Ray's store."""
+    gc.collect()
+    return set(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
+
+
+def test_shared_data_is_in_the_store_as_long_as_its_handle_lives() -> None:
+    before = _held()
+    with Scheduler.with_ray() as scheduler:
+        handles = [scheduler.scatter(bytes(1_000_000))]
+        task = scheduler.task(_size)
+        scheduler.on_start(lambda: task.submit(handles[0]))
+        scheduler.run()
+        assert task.on_result.count == 1
+        until(lambda: len(_held() - before) == 1)
+        handles.clear()
+        until(lambda: not _held() - before)
+
+
+def test_shared_data_leaves_the_store_with_the_run() -> None:
+    before = _held()
+    scheduler = Scheduler.with_ray()
+    handle = scheduler.scatter(bytes(1_000_000))
+    assert _first(scheduler, len, handle) == 1_000_000
+    until(lambda: not _held() - before)
+    assert len(handle.value) == 1_000_000
+
+
+def test_workers_of_a_host_share_the_memory_of_an_array() -> None:
+    numpy = pytest.importorskip("numpy")
+    scheduler = Scheduler.with_ray()
+    assert _first(scheduler, _is_writable, scheduler.scatter(numpy.zeros(1_000_000))) is False
+
+
+def _size(data: Any) -> int:
+    return len(data)
+
+
+def _is_writable(array: Any) -> bool:
+    return bool(array.flags.writeable)
 
 
 PROGRAM = """
