@@ -1,5 +1,7 @@
-"""Looking at processes, and waiting for what they do."""
+"""Looking at processes, and waiting for what they do and write."""
 
+import os
+import select
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,3 +23,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def read_until(descriptor: int, words: str, limit_s: float = 30.0) -> str:
+    """What comes from a terminal, up to these words; an assertion fails where they do not come in time."""
+    seen = ""
+    end = time.monotonic() + limit_s
+    while words not in seen:
+        assert time.monotonic() < end, f"not within {limit_s:g} s: {words!r} in {seen!r}"
+        if select.select([descriptor], [], [], 0.1)[0]:
+            seen += os.read(descriptor, 4096).decode(errors="replace")
+    return seen

@@ -1,14 +1,16 @@
 """What a repetition prints goes to its own files.
 
-In a worker process it is caught at the file descriptors, so that child processes and C code are caught too. In a
-thread of the driver it is caught by what stands in for `sys.stdout` and `sys.stderr` there, which knows the repetition
-of each thread: what C code or child processes print then goes to the console.
+Where one repetition runs at a time in a process, it is caught at the file descriptors, so that child processes and C
+code are caught too; if that process is the driver, what the driver itself has to say meanwhile goes by a copy of the
+descriptors. Threads share their descriptors, so between them it is only caught by what stands in for `sys.stdout` and
+`sys.stderr`, which knows the repetition of each thread: what C code or child processes print goes to the console.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["Capture", "captured", "per_thread"]
+__all__ = ["Capture", "captured", "children_ended", "console", "outside", "per_thread"]
 
 Capture = Literal["process", "thread", "none"]
 """Where the output is caught: for the whole process, for this thread, or nowhere (it goes to the console)."""
 
 _STREAMS = ("stdout", "stderr")
+_saved: dict[int, int] = {}
+"""Copies of the descriptors that point elsewhere now."""
 
 
 class _PerThread:
@@ -84,7 +88,7 @@ def captured(folder: Path, capture: Capture) -> Generator[TextIO]:
         (folder / layout.ERR_LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as err,
     ):
         if capture == "process":
-            with _descriptors({1: out, 2: err}), _replaced(out, err):
+            with _descriptors({1: out, 2: err}), _chosen(out, err):
                 yield err
         elif capture == "thread":
             with _chosen(out, err):
@@ -104,15 +108,46 @@ def _descriptors(streams: dict[int, TextIO]) -> Generator[None]:
     """Point the file descriptors at these files."""
     _flush()
     saved = {descriptor: os.dup(descriptor) for descriptor in streams}
-    for descriptor, stream in streams.items():
-        os.dup2(stream.fileno(), descriptor)
+    before = _saved.copy()
+    _saved.update(saved)
     try:
+        for descriptor, stream in streams.items():
+            os.dup2(stream.fileno(), descriptor)
         yield
     finally:
         _flush()
+        _saved.clear()
+        _saved.update(before)
         for descriptor, original in saved.items():
             os.dup2(original, descriptor)
             os.close(original)
+
+
+def children_ended() -> int:
+    """A number that grows when child processes of this one end."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+
+
+def console(descriptor: int) -> int:
+    """The descriptor that leads to where this one did before a repetition's output was caught: for signal handlers."""
+    return _saved.get(descriptor, descriptor)
+
+
+@contextlib.contextmanager
+def outside(stream: TextIO) -> Generator[TextIO]:
+    """While in here, a stream to where this one leads now, also while output is caught at the descriptors.
+
+    Yields:
+        A stream of its own; the same one if it has no descriptor.
+    """
+    try:
+        descriptor = os.dup(stream.fileno())
+    except (OSError, ValueError):
+        yield stream
+        return
+    stream.flush()
+    with os.fdopen(descriptor, "w", encoding=stream.encoding, errors=stream.errors) as own:
+        yield own
 
 
 def _flush() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from amlsched.display.table import duration, number
 from amlsched.experiments import layout
+from amlsched.experiments.capture import outside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,6 +132,7 @@ class LiveProgress:
         self._begun = time.monotonic()
         self._tails: dict[Path, tuple[int, str]] = {}
         self._console = Console(file=stream)
+        self._outside = outside(stream)  # a repetition in this thread takes the descriptors of the whole process
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -142,11 +144,13 @@ class LiveProgress:
         run.on_repetition_done(self._done)
 
     def __enter__(self) -> object:
+        self._console.file = self._outside.__enter__()
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        self._outside.__exit__(None, None, None)
 
     def _done(self, repetition: Repetition, ended: Ended) -> None:
         self._tails.pop(repetition.folder, None)

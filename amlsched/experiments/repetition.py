@@ -255,8 +255,20 @@ def _is_of_signal(error: BaseException) -> bool:
 def _capture(repetition: Repetition) -> Capture:
     if not repetition.capture:
         return "none"
-    alone = os.getpid() != repetition.driver.pid and threading.current_thread() is threading.main_thread()
-    return "process" if alone else "thread"
+    return "process" if _alone(repetition.driver.pid) else "thread"
+
+
+def _alone(driver: int) -> bool:
+    """Whether no other repetition runs in this process meanwhile."""
+    if threading.current_thread() is threading.main_thread():
+        return True
+    dask = sys.modules.get("distributed")
+    if dask is None or os.getpid() == driver:
+        return False
+    try:
+        return bool(dask.get_worker().state.nthreads == 1)
+    except ValueError:  # this is no thread of a worker
+        return False
 
 
 def _plain(last: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from amlsched.errors import (
 from amlsched.events import Emitter, Event
 from amlsched.experiments import codecopy, layout, records, stopping
 from amlsched.experiments.binding import Binding, bindings
-from amlsched.experiments.capture import per_thread
+from amlsched.experiments.capture import children_ended, per_thread
 from amlsched.experiments.changes import check_unchanged, config_hash, differences, settings
 from amlsched.experiments.check import missing_iterations
 from amlsched.experiments.code_version import Code, code_version
@@ -53,6 +53,10 @@ _IN_THIS_PROCESS = ("sequential", "threads")
 """Executors whose calls do not travel."""
 _ORPHANS_END_S = 10.0
 """Workers whose driver was killed are gone by then."""
+_UNCAUGHT = (
+    "there were child processes: on threads, what they print goes to the console, unless they were given "
+    "sys.stdout and sys.stderr; --executor processes catches it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +384,14 @@ class ExperimentRun(Emitter):
             # Its record is written in the end, when no worker can write there any more.
             self.running[future] = self._landed(future)
             submit()
+
+        before = children_ended()
+
+        @scheduler.on_finishing  # while the executor still has its own child processes
+        def look() -> None:  # pyright: ignore[reportUnusedFunction]
+            uncaught = self.executor == "threads" and self.capture and children_ended() != before
+            if uncaught and _UNCAUGHT not in self.summary.notes:
+                self.summary.notes.append(_UNCAUGHT)
 
         loops: list[asyncio.AbstractEventLoop] = []
         scheduler.on_start(lambda: loops.append(asyncio.get_running_loop()))

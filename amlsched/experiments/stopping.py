@@ -16,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments import layout
+from amlsched.experiments import capture, layout
 from amlsched.signals import installed, unclaimed
 
 if TYPE_CHECKING:
@@ -147,8 +147,9 @@ def graceful(
         if error is None:
             error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         if count:
+            text = f"{count} repetitions are told to stop; they have {grace_s:g} s\n"
             with contextlib.suppress(OSError):  # not by way of a stream, which this may have interrupted
-                os.write(2, f"{count} repetitions are told to stop; they have {grace_s:g} s\n".encode())
+                os.write(capture.console(2), text.encode())
             later(grace_s, number)
             return
         if stage > 2:

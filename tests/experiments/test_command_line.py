@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from amlsched import __version__
 from amlsched.cli import main
 from tests.experiments.conftest import Project, members, wait_until
+from tests.processes import read_until
 
 EXECUTORS = ("sequential", "threads", "processes", "loky")
 EVERYWHERE = pytest.mark.parametrize("executor", EXECUTORS)
@@ -48,8 +52,100 @@ def test_what_a_repetition_prints_lands_in_its_own_files(project: Project, execu
     assert "goodbye None\n" in (place / "out.log").read_text()
     assert (place / "err.log").read_text() == "trouble in 1\n"
     assert "hello" not in done.stdout
-    if executor in ("processes", "loky"):
-        assert "child of 1\n" in (place / "out.log").read_text()
+    on_console = executor == "threads"
+    assert ("child of 1\n" in (place / "out.log").read_text()) is not on_console
+    assert ("child of 1\n" in done.stdout) is on_console
+    assert ("there were child processes" in done.stderr) is on_console
+    assert done.stdout.count("completed    sums__a") == 4
+
+
+def test_without_child_processes_threads_have_nothing_to_tell_of_them(project: Project) -> None:
+    done = project.run("--executor", "threads", target="experiment.py:function")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_workers_of_dask_catch_child_processes_too(project: Project) -> None:
+    pytest.importorskip("distributed")
+    done = project.run("--executor", "dask", "-e", "sums", "--set", "grid.a=[2]")
+    place = project.folder / "results/sums/sums__a2/log/rep_01"
+    assert done.returncode == 0, done.stderr
+    assert (place / "out.log").read_text() == "hello from 1\nchild of 1\ngoodbye None\n"
+    assert (place / "err.log").read_text() == "trouble in 1\n"
+    assert "child of" not in done.stdout
+
+
+HANDS_ON = """
+import subprocess, sys
+
+def experiment(params, rep, log):
+    command = f"echo out {rep}; echo err {rep} >&2"
+    subprocess.run(["sh", "-c", command], stdout=sys.stdout, stderr=sys.stderr, check=True)
+"""
+
+
+def test_child_processes_of_threads_can_be_given_the_files_of_their_repetition(project: Project) -> None:
+    (project.folder / "experiment.py").write_text(HANDS_ON)
+    assert project.run("--executor", "threads", target="experiment.py:experiment").returncode == 0
+    for place in (project.folder / "results/sums").glob("sums__a*/log/rep_01"):
+        assert [(place / name).read_text() for name in ("out.log", "err.log")] == ["out 1\n", "err 1\n"]
+
+
+WAITS = """
+import subprocess, time
+from pathlib import Path
+
+def experiment(params, rep, log):
+    subprocess.run(["echo", "from a child"], check=True)
+    log(value=17.25)
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+
+
+def test_a_display_goes_on_while_a_sequential_repetition_has_the_descriptors(project: Project) -> None:
+    (project.folder / "experiment.py").write_text(WAITS)
+    words = ("run", "experiment.py:experiment", "config.yml", "--executor", "sequential")
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "amlsched", *words],
+            cwd=project.folder,
+            env=environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        ) as process:
+            os.close(theirs)
+            try:
+                read_until(ours, "value 17.25")
+                (project.folder / "go").touch()
+                seen = read_until(ours, "4 completed. ")
+            finally:
+                (project.folder / "go").touch()
+            assert process.wait(30) == 0
+    finally:
+        os.close(ours)
+    assert "4/4" in seen
+    for place in (project.folder / "results/sums").glob("sums__a*/log/rep_*"):
+        assert [(place / name).read_text() for name in ("out.log", "err.log")] == ["from a child\n", ""]
+
+
+def test_a_debugger_works_where_output_is_left_on_the_console(project: Project) -> None:
+    (project.folder / "experiment.py").write_text("def experiment(params, rep, log):\n    breakpoint()\n")
+    words = ("run", "experiment.py:experiment", "config.yml", "--debug", "--executor", "sequential", "--no-capture")
+    done = subprocess.run(
+        [sys.executable, "-m", "amlsched", *words],
+        cwd=project.folder,
+        input="p 'a is', params['a']\nc\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "('a is', 1)" in done.stdout
 
 
 def test_nothing_is_run_again_once_all_is_done(project: Project) -> None:

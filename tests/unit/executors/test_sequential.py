@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import os
 import pty
-import select
 import subprocess
 import sys
 import textwrap
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from amlsched import Scheduler, SequentialExecutor
+from tests.processes import read_until
 
 
 def names_of_the_stack() -> list[str]:
@@ -179,13 +179,3 @@ def test_a_breakpoint_works_on_a_terminal(tmp_path: Path) -> None:
         assert process.wait(30) == 0
     os.close(ours)
     check_session(output)
-
-
-def read_until(descriptor: int, words: str) -> str:
-    seen = ""
-    end = time.monotonic() + 30
-    while words not in seen:
-        assert time.monotonic() < end, f"not within 30 s: {words!r} in {seen!r}"
-        if select.select([descriptor], [], [], 0.1)[0]:
-            seen += os.read(descriptor, 4096).decode()
-    return seen
