@@ -341,8 +341,8 @@ class Scheduler(Emitter):
             receipts=self.receipts,
         )
         showing = self._showing(display)
-        self._begin(run)
         try:
+            self._begin(run)
             with showing:
                 return await run.run(timeout, wait, self.kill)
         finally:

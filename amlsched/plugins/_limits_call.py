@@ -43,6 +43,16 @@ class Bounds(NamedTuple):
         """Whether somebody has to look."""
         return self.walltime_s is not None or self.memory_bytes is not None or self.cputime_s is not None
 
+    def with_memory(self, factor: float, cap_bytes: float) -> Bounds | None:
+        """The same with a multiple of the memory, and of the address space; `None` where there is no more to be had."""
+        if self.memory_bytes is None or self.memory_bytes >= cap_bytes:
+            return None
+        memory = int(min(self.memory_bytes * factor, cap_bytes))
+        space = self.address_space_bytes
+        if space is not None:
+            space = int(space * memory / self.memory_bytes)
+        return self._replace(memory_bytes=memory, address_space_bytes=space)
+
     def error(self, call: str, which: bytes, used: float) -> LimitError:
         """What a call ends with that has passed one of them.
 

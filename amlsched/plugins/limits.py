@@ -6,7 +6,7 @@ import inspect
 import secrets
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
 from amlsched.events import Event
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from amlsched.future import Future
-    from amlsched.plugins._limits_host import Listener
+    from amlsched.plugins._limits_call import Watched
+    from amlsched.plugins._limits_host import InChild, Listener
     from amlsched.task import Task
 
 __all__ = ["Limits", "PynisherPlugin"]
@@ -114,13 +115,42 @@ class Limits(Plugin):
         if self._in_worker is None:
             self._executor = self.task.scheduler.executor
             self._in_worker = self.task.batch_size == 1 and _ends_calls(self._executor)
-        if not self._in_worker:
-            return _limits_host.InChild(fn, bounds, self._run), args, kwargs
-        if self._listener is None or not self._listener.up:
-            self._listener = _limits_host.listen(self._passed)
         # The call gets this number among the calls of the task in this run, unless a plugin after this one refuses it.
-        key = self._listener.base + self.task.n_submitted
-        return _limits_call.Watched(fn, bounds, key, self._listener.address), args, kwargs
+        number = self.task.n_submitted
+        limited: InChild | Watched
+        if not self._in_worker:
+            limited = _limits_host.InChild(fn, bounds, self._run)
+        else:
+            if self._listener is None or not self._listener.up:
+                self._listener = _limits_host.listen(self._passed)
+            limited = _limits_call.Watched(fn, bounds, self._listener.base + number, self._listener.address)
+        self._submitting[number] = limited
+        return limited, args, kwargs
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The limit of memory with which calls begin; `None` for none."""
+        return self._bounds.memory_bytes
+
+    def more_memory(self, future: Future[Any], factor: float, cap_bytes: float) -> int | None:
+        """Multiply the limit of memory of one call, for its next attempt, and that of its address space with it.
+
+        Args:
+            future: The call.
+            factor: More than 1.
+            cap_bytes: No limit of memory gets larger.
+
+        Returns:
+            The limit that it has then; `None` where the call has no limit of memory, or one that is at the cap already.
+        """
+        limited = self._limited.get(future)
+        if limited is None:
+            return None
+        raised = limited.bounds.with_memory(factor, cap_bytes)
+        if raised is None:
+            return None
+        limited.bounds = raised
+        return raised.memory_bytes
 
     def reset(self) -> None:
         """Forget the calls of the run before."""
@@ -134,9 +164,15 @@ class Limits(Plugin):
         self._n_seen = 0
         self._futures: WeakValueDictionary[int, Future[Any]] = WeakValueDictionary()
         self._early: dict[int, tuple[bytes, float]] = {}
+        self._submitting: dict[int, InChild | Watched] = {}
+        self._limited: WeakKeyDictionary[Future[Any], InChild | Watched] = WeakKeyDictionary()
 
     def _submitted(self, future: Future[Any], *_args: Any, **_kwargs: Any) -> None:
         number, self._n_seen = self._n_seen, self._n_seen + 1
+        limited = self._submitting.pop(number, None)
+        if limited is None:
+            return
+        self._limited[future] = limited
         if self._in_worker:
             self._futures[number] = future
             if number in self._early:
@@ -149,10 +185,10 @@ class Limits(Plugin):
             self._early[number] = which, used
             future = self._futures.get(number)
         work, executor = None if future is None else future.work, self._executor
-        if work is None or executor is None:
+        if future is None or work is None or executor is None:
             return
-        error = self._bounds.error(self._call_name, which, used)
-        executor.kill_call(work, error, grace_s=self._bounds.grace_s)
+        bounds = self._limited[future].bounds
+        executor.kill_call(work, bounds.error(self._call_name, which, used), grace_s=bounds.grace_s)
 
     def _run_ended(self) -> None:
         if self._listener is not None:

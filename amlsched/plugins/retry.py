@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import BrokenExecutor
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from weakref import WeakKeyDictionary
 
-from amlsched.errors import LimitError
+from amlsched.errors import LimitError, MemoryLimitError
 from amlsched.events import add_note
+from amlsched.plugins.limits import Limits
 from amlsched.task import Plugin
+from amlsched.units import parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from amlsched.future import Future
+    from amlsched.task import Task
 
     On = type[Exception] | Iterable[type[Exception]] | Callable[[Exception], object]
     Backoff = float | Literal["exponential"] | Callable[[int], float]
@@ -65,13 +69,20 @@ class Retry(Plugin):
         jitter: Which part of a wait is left to chance, from 0 for none to 1 for all: calls that failed together then
             do not come back together. A wait never gets longer by it.
         seed: Makes the chance the same in each run, for the same calls; `None` for another one each time.
+        memory_growth: With it, a call that passed the limit of memory that `Limits` of the task sets is run again too,
+            whatever `on` says, with this many times the memory; more than 1. The errors tell the limit of each attempt.
+        memory_cap: No limit gets larger by that, such as `"64 GiB"`, and a call that passes it there is not run again;
+            `None` for as large as `attempts` make it.
 
     Raises:
         TypeError: `on` is none of these.
-        ValueError: A number is out of its range, or `on` names a lost worker.
+        ValueError: A number is out of its range, or `on` names a lost worker. By a run: the task has no limit of memory
+            that could grow, or it begins at `memory_cap`.
     """
 
     name: ClassVar[str] = "retry"
+
+    task: Task[..., Any]
 
     def __init__(
         self,
@@ -81,6 +92,8 @@ class Retry(Plugin):
         backoff: Backoff = 0.0,
         jitter: float = 0.0,
         seed: int | None = None,
+        memory_growth: float | None = None,
+        memory_cap: str | None = None,
     ) -> None:
         if not 0 <= jitter <= 1:
             raise ValueError(f"jitter={jitter!r}: must be between 0 and 1, the part of a wait that is left to chance")
@@ -89,7 +102,14 @@ class Retry(Plugin):
         self.seed = seed
         self._matches, self._on = _condition(on)
         self._backoff, self._backoff_text = _waits(backoff)
+        self.memory_growth = _growth(memory_growth)
+        self._cap_bytes = _cap(memory_cap, memory_growth)
+        self._cap = memory_cap
         self._failures: WeakKeyDictionary[Future[Any], int] = WeakKeyDictionary()
+
+    def attach_task(self, task: Task[..., Any]) -> None:
+        """Keep the task."""
+        self.task = task
 
     def retry_after(self, future: Future[Any], exception: Exception) -> float | None:
         """Seconds until the next attempt; `None` for no further one.
@@ -97,7 +117,8 @@ class Retry(Plugin):
         Raises:
             ValueError: The function given as `backoff` returned no number of seconds.
         """
-        if not self._matches(exception):
+        grows = self.memory_growth is not None and isinstance(exception, MemoryLimitError)
+        if not grows and not self._matches(exception):
             return None
         failures = self._failures.get(future, 0) + 1
         self._failures[future] = failures
@@ -112,14 +133,46 @@ class Retry(Plugin):
             # One generator for each: the order in which calls fail does not matter.
             chance = random.Random() if self.seed is None else random.Random(f"{self.seed} {future.number} {failures}")
             wait_s *= 1 - self.jitter * chance.random()
+        if grows and not self._has_more_memory(future, exception):
+            return None
         return wait_s
 
+    def _has_more_memory(self, future: Future[Any], error: Exception) -> bool:
+        """Whether the next attempt of a call has; the error of this one says so."""
+        assert self.memory_growth is not None
+        limit = self._limits().more_memory(future, self.memory_growth, self._cap_bytes)
+        if limit is None:
+            add_note(error, f"{future!r} is not run again: that is the memory_cap")
+            return False
+        add_note(error, f"attempt {future.attempt + 1} may use {limit / 2**20:.1f} MiB of memory")
+        return True
+
+    def _limits(self) -> Limits:
+        """Those of the task, whose memory can grow."""
+        for plugin in self.task.plugins:
+            if isinstance(plugin, Limits) and plugin.memory_bytes is not None:
+                if plugin.memory_bytes < self._cap_bytes:
+                    return plugin
+                raise ValueError(
+                    f"{self.task.name}: Retry(memory_cap={self._cap!r}) is not above its limit of memory, "
+                    f"{plugin.memory_bytes / 2**20:.1f} MiB, so that nothing can grow"
+                )
+        raise ValueError(
+            f"{self.task.name}: Retry(memory_growth={self.memory_growth:g}) needs Limits(memory=…) among the plugins "
+            "of the task: that is what grows"
+        )
+
     def reset(self) -> None:
-        """Forget the calls of the run before."""
+        """Forget the calls of the run before, and see that there is what is to grow."""
         self._failures.clear()
+        if self.memory_growth is not None:
+            self._limits()
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.attempts} attempts, on {self._on}, {self._backoff_text}"
+        parts = [f"{self.attempts} attempts", f"on {self._on}", self._backoff_text]
+        if self.memory_growth is not None:
+            parts.append(f"{self.memory_growth:g} times the memory" + (f" up to {self._cap}" if self._cap else ""))
+        return f"{self.name}: {', '.join(parts)}"
 
 
 def _condition(on: Any) -> tuple[Callable[[Exception], object], str]:
@@ -163,7 +216,25 @@ def _waits(backoff: Any) -> tuple[Callable[[int], float], str]:
 
 
 def _is_wait(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
+
+
+def _growth(factor: Any) -> float | None:
+    if factor is None or (isinstance(factor, int | float) and not isinstance(factor, bool) and 1 < factor < inf):
+        return factor
+    raise ValueError(f"memory_growth={factor!r}: must be a number of more than 1, such as 2.0, or None for no growth")
+
+
+def _cap(text: str | None, growth: float | None) -> float:
+    """Bytes."""
+    if text is None:
+        return inf
+    if growth is None:
+        raise ValueError(f"memory_cap={text!r} without memory_growth=: nothing grows")
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise ValueError(f"memory_cap: {error}") from None
 
 
 def _attempts(number: Any) -> int:

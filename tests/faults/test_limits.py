@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from amlsched import CpuTimeLimitError, LimitError, MemoryLimitError, Scheduler, WalltimeLimitError
-from amlsched.plugins import Limits
+from amlsched.plugins import Limits, Retry
 from tests.backends import BACKENDS, Backend
 from tests.faults import greedy
 from tests.faults.greedy import MiB
@@ -223,6 +223,81 @@ def test_what_a_worker_had_before_does_not_count(local: Backend) -> None:
     plain.on_result(lambda *_: limited.submit(50, 0.1))
     scheduler.run()
     assert limited.on_result.count == 1
+
+
+class Growing:
+    """What became of calls that are run again with more memory.
+
+    Attributes:
+        limits: Of the attempts that failed, in MiB, by the size of the call; those between, then the last.
+        errors: What calls ended with, by their size.
+        results: Of the others, sorted.
+    """
+
+    def __init__(self, scheduler: Scheduler, retry: Retry, *sizes: int, batch_size: int = 1) -> None:
+        self.limits: dict[int, list[float]] = {size: [] for size in sizes}
+        self.errors: dict[int, Any] = {}
+        self.results: list[int] = []
+        task = scheduler.task(greedy.grow, plugins=[retry, Limits(memory="100 MiB")], batch_size=batch_size)
+        journal = Journal(scheduler, task)
+
+        @task.on_retry
+        def again(future: Any, error: Any, attempt: int) -> None:
+            limits = self.limits[future.args[0]]
+            limits.append(error.limit_bytes / MiB)
+            assert attempt == len(limits)
+            assert any(f"attempt {attempt + 1} may use" in note for note in error.__notes__)
+
+        @task.on_exception
+        def failed(future: Any, error: Any) -> None:
+            self.limits[future.args[0]].append(error.limit_bytes / MiB)
+            self.errors[future.args[0]] = error
+
+        task.on_result(lambda _, result: self.results.append(result // MiB))
+        scheduler.on_start(lambda: [task.submit(size, 0.5) for size in sizes])
+        scheduler.run(on_exception="continue", timeout=60)
+        journal.assert_every_call_ended_once()
+        self.results.sort()
+
+
+def test_a_call_that_takes_too_much_memory_runs_again_with_more(local: Backend) -> None:
+    seen = Growing(local.scheduler(), Retry(4, memory_growth=2.0, memory_cap="2 GiB"), 50, 300, 150)
+    assert seen.results == [50, 150, 300]
+    assert seen.limits == {50: [], 300: [100, 200], 150: [100]}
+
+
+@pytest.mark.parametrize(
+    ("retry", "limits", "note"),
+    [
+        (lambda: Retry(3, memory_growth=2.0), [100, 200, 400], "failed in each of 3 attempts"),
+        (lambda: Retry(9, memory_growth=2.0, memory_cap="250 MiB"), [100, 200, 250], "that is the memory_cap"),
+        (lambda: Retry(2, on=OSError, memory_growth=1.5), [100, 150], "failed in each of 2 attempts"),
+    ],
+    ids=["attempts", "cap", "on"],
+)
+def test_the_last_error_names_the_last_limit(
+    local: Backend, retry: Callable[[], Retry], limits: list[int], note: str
+) -> None:
+    seen = Growing(local.scheduler(), retry(), 600, 50)
+    assert seen.results == [50]
+    assert seen.limits == {600: limits, 50: []}
+    assert isinstance(seen.errors[600], MemoryLimitError)
+    assert any(note in each for each in seen.errors[600].__notes__)
+
+
+def test_memory_grows_for_the_calls_of_a_batch_and_with_receipts() -> None:
+    scheduler = Scheduler.with_processes(2, receipts=True)
+    seen = Growing(scheduler, Retry(3, memory_growth=2.0), 50, 150, 30, 300, batch_size=2)
+    assert seen.results == [30, 50, 150, 300]
+    assert seen.limits == {50: [], 150: [100], 30: [], 300: [100, 200]}
+
+
+def test_other_limits_do_not_grow() -> None:
+    scheduler = Scheduler.with_processes(1)
+    task = scheduler.task(greedy.sleep, plugins=[Limits(walltime="0.3 s", memory="1 GiB"), Retry(3, memory_growth=2.0)])
+    scheduler.on_start(lambda: task.submit(60))
+    scheduler.run(on_exception="continue")
+    assert (task.on_retry.count, task.on_exception.count) == (0, 1)
 
 
 def test_a_driver_that_is_stuck_does_not_let_a_call_take_the_memory(tmp_path: Path) -> None:
@@ -488,6 +563,13 @@ def test_limits_hold_on_the_executor_of_a_dask_client(
     assert isinstance(outcome.error, kind)
     assert outcome.error.call == function.__name__
     assert outcome.innocent == INNOCENT
+
+
+def test_memory_grows_on_dask(dask_client: Any) -> None:
+    with dask_client.get_executor(pure=False) as executor:
+        seen = Growing(Scheduler(executor), Retry(3, memory_growth=2.0), 50, 300)
+    assert seen.results == [50, 300]
+    assert seen.limits == {50: [], 300: [100, 200]}
 
 
 def test_a_daemon_that_a_call_on_dask_has_left_is_ended_with_it(dask_client: Any, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amlsched import CpuTimeLimitError, ExitState, LimitError, Scheduler, WalltimeLimitError, WorkerLostError
-from amlsched.plugins import Comm, Retry
+from amlsched.plugins import Comm, Limits, Retry
+from amlsched.plugins._limits_call import Bounds
 from amlsched.plugins.retry import exponential
 from tests.journal import Journal
 
@@ -250,6 +251,10 @@ def test_what_goes_wrong_in_the_user_s_functions_ends_the_run_with_its_place(ret
         (lambda: Retry(2, backoff="slow"), ValueError, "exponential"),  # type: ignore[arg-type]
         (lambda: Retry(2, jitter=2), ValueError, "jitter=2"),
         (lambda: exponential(factor=0.5), ValueError, "factor=0.5"),
+        (lambda: Retry(2, memory_growth=1), ValueError, "memory_growth=1: must be a number of more than 1"),
+        (lambda: Retry(2, memory_growth="2"), ValueError, "memory_growth='2'"),  # type: ignore[arg-type]
+        (lambda: Retry(2, memory_growth=2, memory_cap="64"), ValueError, "memory_cap: '64' is no amount of memory"),
+        (lambda: Retry(2, memory_cap="64 GiB"), ValueError, "without memory_growth"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Callable[[], Any], kind: type[Exception], message: str) -> None:
@@ -257,7 +262,33 @@ def test_what_makes_no_sense_is_refused(make: Callable[[], Any], kind: type[Exce
         make()
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ([], r"task len: Retry\(memory_growth=2\) needs Limits\(memory=…\)"),
+        ([Limits(walltime="1 s")], "needs Limits"),
+        ([Limits(memory="2 GiB")], r"memory_cap='1 GiB'\) is not above its limit of memory, 2048.0 MiB"),
+        ([Limits(memory="1 GiB")], "is not above"),
+    ],
+    ids=["none", "no memory", "above the cap", "at the cap"],
+)
+def test_without_memory_that_can_grow_nothing_runs(limits: list[Limits], message: str) -> None:
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(len, plugins=[Retry(2, memory_growth=2, memory_cap="1 GiB"), *limits])
+    scheduler.on_start(lambda: task.submit("text"))
+    for _ in range(2):  # and the scheduler can be used after it
+        with pytest.raises(ValueError, match=message):
+            scheduler.run()
+    assert scheduler.on_start.count == 0
+
+
+def test_the_address_space_grows_with_the_memory() -> None:
+    raised = Bounds(memory_bytes=100, address_space_bytes=1000, cputime_s=3.0).with_memory(2.0, 150)
+    assert raised == Bounds(memory_bytes=150, address_space_bytes=1500, cputime_s=3.0)
+
+
 def test_it_says_what_it_does() -> None:
+    assert str(Retry(2, memory_growth=2, memory_cap="64 GiB")).endswith(", 2 times the memory up to 64 GiB")
     assert (
         str(Retry(3, on=(OSError, KeyError), backoff=2))
         == "retry: 3 attempts, on OSError or KeyError, 2 s between them"
