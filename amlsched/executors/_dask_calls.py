@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import NotPicklableError, WorkerLostError
+from amlsched.events import add_note
 from amlsched.executors._dask_worker import run_call
 from amlsched.executors._ending import end_cancelled
 from amlsched.executors.pickled import load_outcome
@@ -22,8 +23,10 @@ from amlsched.executors.shared import InDask
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Calls", "DaskCall"]
+__all__ = ["SHARED", "Calls", "DaskCall"]
 
+SHARED = "amlsched-shared-"
+"""How the keys of scattered objects begin."""
 _LARGE_BYTES = 1_000_000  # dask warns of arguments of 10 MB: of ours it need not
 
 
@@ -82,12 +85,20 @@ class Calls:
         client: A `distributed.Client` that is connected, and whose loop runs in a thread of its own.
         depth: How many calls are sent at a time; `None` for all, as where the cluster grows with its queue.
         starts: On how many workers a call may be begun; `None` for any number.
+        log_of: The end of what the worker of this name has written.
     """
 
-    def __init__(self, client: Any, depth: int | None = None, starts: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        depth: int | None = None,
+        starts: int | None = None,
+        log_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self._client = client
         self._depth = depth
         self._starts = starts
+        self._log_of = log_of
         self._sent = 0
         self._waiting: deque[DaskCall] = deque()
         self._topic = f"amlsched-{uuid.uuid4().hex}"
@@ -161,7 +172,7 @@ class Calls:
 
     def share(self, blob: bytes) -> InDask:
         """Put an object on the cluster, as the result of a task, so that it can be made again."""
-        key = f"amlsched-shared-{uuid.uuid4().hex}"
+        key = f"{SHARED}{uuid.uuid4().hex}"
         with _without_warning():
             first = 10**9  # calls wait for it
             return InDask(key, self._client.submit(pickle.loads, blob, key=key, pure=False, priority=first))
@@ -262,10 +273,13 @@ class Calls:
         if type(error).__name__ == "KilledWorker":
             worker: Any = error.args[1]
             call.place = (None, getattr(worker, "host", None))
-            return self._lost(
+            lost = self._lost(
                 call,
                 f"died, as did each of the {error.args[2] + 1} workers on which it was tried; it is not tried again",
             )
+            if log := self._log_of(str(getattr(worker, "name", ""))):
+                add_note(lost, log)
+            return lost
         return NotPicklableError(call.name, "the call", f"its worker cannot load it: {type(error).__name__}: {error}")
 
     def _lost(self, call: DaskCall, cause: str) -> WorkerLostError:

@@ -54,6 +54,14 @@ class Site(ABC):
         """The address of this machine that workers can reach; `None` where that is not known."""
         return None
 
+    def log_of(self, worker: str) -> str:
+        """The end of what a worker that was lost has written, for messages; empty where that is not known.
+
+        Args:
+            worker: Its name.
+        """
+        return ""
+
     @abstractmethod
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         """A `distributed.Client` of the cluster, which is started; errors that come later are told by `fail`."""

@@ -8,6 +8,7 @@ from amlsched.executors._dask_executor import DaskExecutor
 
 if TYPE_CHECKING:
     from amlsched.executors._jobqueue_site import Jobs
+    from amlsched.executors.capabilities import WorkersNow
 
 __all__ = ["JobQueueExecutor"]
 
@@ -27,6 +28,9 @@ class JobQueueExecutor(DaskExecutor):
         return self.site.cluster
 
     @property
-    def status(self) -> str:
-        """How many workers there are, and what the batch system says of the jobs without one."""
+    def status(self) -> WorkersNow | None:
+        """How many workers there are, and what the batch system says of the jobs without one.
+
+        `None` before the first call.
+        """
         return self.site.status

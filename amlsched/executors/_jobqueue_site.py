@@ -21,7 +21,9 @@ from amlsched.executors._dask_sites import SETTINGS, Site
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from amlsched.executors._jobqueue_watch import Watch
     from amlsched.executors._queues import Queue
+    from amlsched.executors.capabilities import WorkersNow
 
 __all__ = ["Jobs", "import_dask_jobqueue"]
 
@@ -91,7 +93,7 @@ class Jobs(Site):
         self._settings = settings(self.queue, options)
         self._logs = Path(self._settings["log_directory"])
         self._job = job_class(self.queue, self._submit, self._cancel)
-        self._watch: Any = None
+        self._watch: Watch | None = None
         self._task: Any = None
         self._client: Any = None
         self._guard: Any = None
@@ -99,8 +101,13 @@ class Jobs(Site):
         self.job_script()  # finds out what is wrong with the options
 
     @property
-    def status(self) -> str:
-        return "not started" if self._watch is None else str(self._watch.status)
+    def status(self) -> WorkersNow | None:
+        """How many workers there are, and what there is instead of others; `None` before the start."""
+        return None if self._watch is None else self._watch.status
+
+    def log_of(self, worker: str) -> str:
+        """As of any site."""
+        return "" if self._watch is None else self._watch.log_of(worker)
 
     @property
     def driver_host(self) -> str | None:
@@ -190,6 +197,7 @@ class Jobs(Site):
 
     def _begin(self) -> None:
         """In the thread of the loop."""
+        assert self._watch is not None
         if self._adaptive is False:
             self.cluster.scale(self.max_workers)
         else:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from amlsched.arrays.job import Element, Stage
 from amlsched.errors import BatchSystemError
 from amlsched.executors._jobqueue_cluster import call
+from amlsched.executors._jobqueue_lives import End, Fruitless, Lives
+from amlsched.executors.capabilities import WorkersNow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,14 +26,13 @@ __all__ = ["Watch"]
 
 logger = logging.getLogger("amlsched.jobs")
 
-EARLY_ENDS = 3
-"""So many jobs in a row may end before a worker of theirs has come."""
 _TICK_S = 0.5
 _ASKED_S = (1.0, 10.0)  # how often the batch system is asked: at first, and at most
 _TOLD_S = (5.0, 300.0)  # how often the log says that no worker has come
 _GRACE_S = 15.0  # a job whose worker has left ends within this, or is ended
 _SETTLED_S = 4.0  # a job that was submitted just now may not be known yet
 _LOG_LINES = 20
+_UNKNOWN = "no job is known"
 
 
 @dataclass
@@ -39,7 +40,6 @@ class _Seen:
     """What was seen of a job."""
 
     submitted: float
-    came: float | None = None
     gone: float | None = None
 
 
@@ -47,7 +47,7 @@ class Watch:
     """Looks after the jobs of one cluster, in the thread of its loop.
 
     A job that ended, or whose worker has left, is replaced; one that the batch system has put back into its queue,
-    too. When several in a row end before their worker has come, or none comes in time, that is told as a failure.
+    too. When several in a row end before they have done anything, or none comes in time, that is told as a failure.
 
     Args:
         queue: The batch system.
@@ -80,13 +80,15 @@ class Watch:
         self._guard, self._busy, self._fail = guard, busy, fail
         self._seen: dict[Any, _Seen] = {}
         self._states: dict[str, Element] = {}
-        self._early: list[tuple[str, str]] = []  # jobs that ended before their worker came, and how
+        self._lives = Lives()
+        self._lives.listen(cluster.scheduler)
+        self._fruitless = Fruitless(self._lives)
         self._here = False  # a worker has come
         self._waits_since = self._began = time.monotonic()
         self._next_ask, self._ask_s = 0.0, _ASKED_S[0]
         self._next_word, self._word_s = time.monotonic() + _TOLD_S[0], _TOLD_S[0]
-        self._not_before = 0.0  # the next job in place of one that ended early
-        self.status = "no job has been submitted yet"
+        self._not_before = 0.0  # the next job in place of one that was refused
+        self.status = WorkersNow(0, 0)
 
     async def run(self) -> None:
         """Look after them until cancelled, or until that makes no sense any more."""
@@ -106,17 +108,17 @@ class Watch:
 
     async def _tick(self) -> None:
         now = time.monotonic()
-        workers = {str(each.name) for each in self._cluster.scheduler.workers.values()}
+        self._fruitless.look(now)
         self._refused()
+        here = {life.name for life in self._lives.here()}
         missing: list[Any] = []
         for name, job in list(self._cluster.workers.items()):
             if job not in self._seen and job.job_id:
                 self._guard.add(job.job_id)
                 logger.info("%s job %s was submitted", self._queue.title, job.job_id)
             seen = self._seen.setdefault(job, _Seen(now))
-            if str(name) in workers or any(worker.startswith(f"{name}-") for worker in workers):
-                seen.came, seen.gone = seen.came or now, None
-                self._early.clear()
+            if str(name) in here or any(worker.startswith(f"{name}-") for worker in here):
+                seen.gone = None
                 self._here = True
             elif job.job_id:
                 if seen.gone is None:
@@ -125,8 +127,9 @@ class Watch:
         self._seen = {job: seen for job, seen in self._seen.items() if job in set(self._cluster.workers.values())}
         if missing and now >= self._next_ask:
             await self._ask(missing)
-        self._tell(now, len(workers))
-        if now >= self._not_before and set(self._cluster.worker_spec) - set(self._cluster.workers):
+        self._tell(now, len(here))
+        due = now >= max(self._not_before, self._fruitless.not_before)
+        if due and set(self._cluster.worker_spec) - set(self._cluster.workers):
             await asyncio.shield(self._cluster._correct_state())  # else it would never run again
 
     # What the batch system says
@@ -161,31 +164,28 @@ class Watch:
             if now - seen.submitted < _SETTLED_S:
                 return
             state = Element(Stage.ENDED, "it is not in the queue any more")
-        if seen.came is not None:
-            if state.stage is Stage.RUNNING and now - (seen.gone or now) < _GRACE_S:
-                return
-            logger.warning(
-                "%s job %s lost its worker (%s): it is replaced",
-                self._queue.title,
-                job.job_id,
-                state.reason or state.stage,
-            )
-        elif state.stage in (Stage.PENDING, Stage.RUNNING):
+        lives = self._lives.of(str(name))
+        if any(life.gone is None for life in lives):  # it has come, or come back, just now
             return
+        if state.stage is Stage.RUNNING and (not lives or now - (lives[-1].gone or now) < _GRACE_S):
+            return
+        if state.stage is Stage.PENDING and not lives:
+            return
+        end = End(job.job_id, state.reason or str(state.stage), seen.submitted, now, lives)
+        what = f"{self._queue.title} job {job.job_id}"
+        if end.fruitless:
+            tail = self._tail(job.job_id)
+            when = "soon after its worker came" if lives else "before its worker came"
+            logger.warning("%s ended %s: %s%s", what, when, end.how, "" if self._fruitless.ends else tail)
+            self._fruitless.add(end)
+            if too_many := self._fruitless.too_many(now):
+                told = f"{too_many}; the job script: {self._script}{tail}"
+                raise BatchSystemError(self._queue.title, "its jobs", told)
         else:
-            self._early.append((job.job_id, state.reason or str(state.stage)))
-            logger.warning(
-                "%s job %s ended before its worker came: %s%s",
-                self._queue.title,
-                job.job_id,
-                state.reason or state.stage,
-                self._tail(job.job_id),
-            )
-            if len(self._early) >= EARLY_ENDS:
-                raise self._never_came()
-            self._not_before = now + 2.0 ** (len(self._early) - 1)
+            logger.warning("%s lost its worker (%s): it is replaced", what, end.how)
         await job.close()
         self._cluster.workers.pop(name, None)
+        self._lives.give_up(str(name))
 
     # What is said
 
@@ -215,9 +215,9 @@ class Watch:
         return f"this program runs in job {inside}: sites may forbid jobs to submit jobs; run it on a login node,{own}"
 
     def _tell(self, now: float, workers: int) -> None:
-        wanted = len(self._cluster.worker_spec)
-        told = self._summary()
-        self.status = f"{workers} workers, {wanted} jobs wanted{': ' + told if told else ''}"
+        wanted = sum(len(each.get("group", [""])) for each in self._cluster.worker_spec.values())
+        told = self._summary(now)
+        self.status = WorkersNow(workers, max(wanted, workers), tuple(told))  # some may be about to leave
         if workers or not self._busy():
             self._waits_since, self._next_word, self._word_s = now, now + _TOLD_S[0], _TOLD_S[0]
             return
@@ -225,9 +225,9 @@ class Watch:
         if now >= self._next_word:
             self._word_s = min(2 * self._word_s, _TOLD_S[1])
             self._next_word = now + self._word_s
-            logger.warning("%s: no worker for %.0f s: %s", self._queue.title, waited, told or "no job is known")
+            logger.warning("%s: no worker for %.0f s: %s", self._queue.title, waited, ", ".join(told) or _UNKNOWN)
         if not self._here and self._start_timeout is not None and now - self._began > self._start_timeout:
-            seen = told or "no job is known"
+            seen = ", ".join(told) or _UNKNOWN
             logs = "".join(self._tail(job) for job in self.jobs()[:1])
             raise BatchSystemError(
                 self._queue.title,
@@ -236,23 +236,26 @@ class Watch:
                 f"ask for less, wait longer by start_timeout=, or see the reasons with {self._queue.query(['JOB'])[0]}",
             )
 
-    def _summary(self) -> str:
-        """Such as `2 jobs PENDING (Resources)`."""
-        counts = Counter(
-            self._states[job.job_id].reason or str(self._states[job.job_id].stage)
-            for job in self._cluster.workers.values()
-            if job.job_id in self._states and self._seen.get(job, _Seen(0, 0)).gone is not None
-        )
-        return ", ".join(f"{count} job{'s' * (count > 1)} {reason}" for reason, count in counts.items())
+    def _summary(self, now: float) -> list[str]:
+        """What there is instead of workers, such as `2 jobs PENDING (Resources)`."""
+        jobs = self._cluster.workers.values()
+        without = [job for job in jobs if job in self._seen and self._seen[job].gone is not None]
+        counts = Counter(self._words(self._states.get(job.job_id)) for job in without)
+        told = [f"{count} job{'s' * (count > 1)} {words}" for words, count in counts.items()]
+        if missing := len(set(self._cluster.worker_spec) - set(self._cluster.workers)):
+            due = max(self._not_before, self._fruitless.not_before) - now
+            told.append(f"{missing} job{'s' * (missing > 1)} to be submitted" + (f" in {due:.0f} s" if due > 1 else ""))
+        return told
 
-    def _never_came(self) -> BatchSystemError:
-        ends = "; ".join(f"job {job}: {how}" for job, how in self._early)
-        return BatchSystemError(
-            self._queue.title,
-            "its jobs",
-            f"{len(self._early)} jobs in a row ended before their worker came: {ends}; "
-            f"the job script: {self._script}{self._tail(self._early[-1][0])}",
-        )
+    def _words(self, state: Element | None) -> str:
+        return "submitted" if state is None else state.reason or str(state.stage)
+
+    def log_of(self, worker: str) -> str:
+        """The end of the log of the job that holds, or held, this worker; empty where there is none."""
+        for name, job in self._cluster.workers.items():
+            if job.job_id and (worker == str(name) or worker.startswith(f"{name}-")):
+                return self._tail(job.job_id).strip()
+        return ""
 
     def _tail(self, job: str) -> str:
         """The end of a job's log, for a message; empty where there is none."""

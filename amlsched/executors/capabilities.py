@@ -16,6 +16,8 @@ __all__ = [
     "Capabilities",
     "InlineExecutor",
     "PostingExecutor",
+    "ReportingExecutor",
+    "WorkersNow",
     "capabilities_of",
     "failures_of",
     "kill_call",
@@ -23,6 +25,7 @@ __all__ = [
     "served_by",
     "thread_queue_depth",
     "worker_count",
+    "workers_now",
 ]
 
 
@@ -83,6 +86,33 @@ class InlineExecutor(Protocol):
 
     def execute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the function returns, now and in this thread."""
+        ...
+
+
+class WorkersNow(NamedTuple):
+    """How many workers there are, where that is not how many there are to be.
+
+    Attributes:
+        here: Workers that are there.
+        wanted: Workers that are to be there, by now.
+        instead: What there is in place of the others, such as `2 jobs PENDING (Resources)`.
+    """
+
+    here: int
+    wanted: int
+    instead: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        told = f": {', '.join(self.instead)}" if self.instead else ""
+        return f"{self.here} of {self.wanted} worker{'s' * (self.wanted != 1)}{told}"
+
+
+class ReportingExecutor(Protocol):
+    """An executor whose workers come and go, and which can tell of them; displays show it."""
+
+    @property
+    def status(self) -> WorkersNow | None:
+        """At any time and in any thread, at no cost; `None` where there is nothing to tell yet."""
         ...
 
 
@@ -175,6 +205,12 @@ def worker_count(executor: Executor) -> int | None:
         if isinstance(count, int):
             return count
     return None
+
+
+def workers_now(executor: Executor) -> WorkersNow | None:
+    """What a `ReportingExecutor` tells of its workers; `None` where it tells nothing, or is none."""
+    status = getattr(executor, "status", None)
+    return status if isinstance(status, WorkersNow) else None
 
 
 @contextmanager

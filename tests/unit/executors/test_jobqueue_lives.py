@@ -1,0 +1,193 @@
+"""Jobs that die before they have done anything, again and again."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dask_jobqueue")
+
+from amlsched import BatchSystemError, WorkerLostError
+from amlsched.executors import _jobqueue_lives, jobqueue
+from amlsched.executors._jobqueue_lives import EARLY_ENDS, SOON_S, End, Fruitless, Life, Lives
+from tests import calls
+from tests.processes import until
+
+ONE_CALL = 4
+"""So many workers may die with one call."""
+
+
+@pytest.fixture
+def fruitless() -> Fruitless:
+    return Fruitless(Lives())
+
+
+def end(round_: int, *, job: str = "7", came: bool = True, busy: bool = False, lasted: float = 1.0) -> End:
+    """Of a job of this round: all of one are submitted, and end, before those of the next."""
+    begun = 10.0 * round_
+    lives = [Life("w", begun + 1, begun + 1 + lasted, busy=busy)] if came else []
+    return End(job, "FAILED", begun, begun + 5, lives)
+
+
+def too_many(fruitless: Fruitless, *ends: End) -> list[bool]:
+    """After each of them, whether that is so."""
+    found: list[bool] = []
+    for one in ends:
+        fruitless.add(one)
+        found.append(bool(fruitless.too_many(time.monotonic())))
+    return found
+
+
+def test_jobs_whose_worker_never_came_are_too_many_at_three(fruitless: Fruitless) -> None:
+    assert too_many(fruitless, *(end(0, came=False) for _ in range(3))) == [False, False, True]
+    assert fruitless.too_many(0.0).startswith("3 jobs in a row ended before their worker came: job 7: FAILED")
+
+
+def test_so_are_those_that_died_soon_with_nothing_to_do(fruitless: Fruitless) -> None:
+    assert too_many(fruitless, *map(end, range(3))) == [False, False, True]
+    assert fruitless.too_many(0.0).startswith("3 jobs in a row ended before a call was completed on them")
+
+
+def test_both_count_together(fruitless: Fruitless) -> None:
+    assert too_many(fruitless, end(0), end(1, came=False), end(2)) == [False, False, True]
+
+
+def test_what_ends_together_is_one_fault(fruitless: Fruitless) -> None:
+    assert not any(too_many(fruitless, *(end(0) for _ in range(20)), *(end(1) for _ in range(20))))
+
+
+def test_what_dies_with_a_call_is_the_fault_of_that_as_long_as_it_can_be(fruitless: Fruitless) -> None:
+    bound = ONE_CALL + EARLY_ENDS
+    assert too_many(fruitless, *(end(round_, busy=True) for round_ in range(bound))) == [*[False] * (bound - 1), True]
+
+
+def test_a_call_that_is_completed_anywhere_begins_anew(fruitless: Fruitless) -> None:
+    too_many(fruitless, end(0), end(1))
+    fruitless.lives.done("elsewhere")
+    fruitless.look(time.monotonic())
+    assert too_many(fruitless, end(2)) == [False]
+
+
+def test_a_worker_that_outlasts_them_shows_that_others_are_well(fruitless: Fruitless) -> None:
+    fruitless.lives.came("address", "well")
+    for round_ in range(9):
+        fruitless.add(end(round_))
+    now = time.monotonic()
+    assert fruitless.too_many(now + 0.5)  # as far as is known, it will go like the others
+    assert not fruitless.too_many(now + 2)
+    fruitless.look(now + SOON_S + 1)
+    assert not fruitless.ends
+
+
+@pytest.mark.parametrize(
+    ("life", "fruitless"),
+    [
+        (Life("w", 0, 5), True),
+        (Life("w", 0, 5, busy=True), True),
+        (Life("w", 0, 5, useful=True), False),
+        (Life("w", 0, 5, retired=True), False),
+        (Life("w", 0, SOON_S + 1), False),
+    ],
+)
+def test_a_job_has_done_nothing_if_it_dies_soon_without_a_call(life: Life, fruitless: bool) -> None:
+    assert End("7", "FAILED", 0, 100, [life]).fruitless is fruitless
+
+
+def test_each_round_waits_longer_until_a_worker_proves_itself(fruitless: Fruitless) -> None:
+    ends = [end(0), end(0), end(1), end(2)]
+    for one in ends:
+        fruitless.add(one)
+    assert fruitless.not_before == ends[-1].ended + 4
+    fruitless.lives.came("address", "w")
+    fruitless.lives.done("address")
+    fruitless.look(time.monotonic())
+    fruitless.add(end(3))
+    assert fruitless.not_before == end(3).ended + 1
+
+
+def test_dask_tells_what_workers_did() -> None:
+    import distributed
+
+    lives = Lives()
+    options: dict[str, Any] = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(n_workers=0, **options) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        lives.listen(cluster.scheduler)
+        cluster.scale(1)
+        until(lives.here)
+        assert client.submit(calls.double, 3, pure=False).result(20) == 6
+        assert client.submit(calls.double, 4, pure=False).result(20) == 8
+        (life,) = lives.here()
+        assert (lives.completed, lives.proved, life.useful, life.gone) == (2, 1, True, None)
+        assert lives.of(life.name) == [life]
+        until(lambda: not cluster.scheduler.tasks)  # else there are results that nobody else can take
+        client.retire_workers()
+        until(lambda: not lives.here())
+        assert life.gone is not None
+        assert (life.retired, life.busy) == (True, False)
+        lives.give_up(life.name)
+        assert lives.of(life.name) == []
+
+
+# --------------------------------------------------------------------------------- jobs on this host, as Slurm's would
+
+JOB = """\
+cp "$1" script.$$
+mkdir -p logs
+setsid sh -c 'exec sh "$0" >logs/amlsched-$$.err 2>&1' script.$$ >/dev/null 2>&1 </dev/null &
+echo $! >>jobs
+echo "Submitted batch job $!"
+"""
+STATES = """\
+for job in $(cat jobs); do
+    kill -0 $job 2>/dev/null && echo "$job|RUNNING|n1|None" || echo "$job|FAILED|n1|NonZeroExitCode"
+done
+"""
+CANCEL = 'for job in "$@"; do kill -KILL -- -$job 2>/dev/null; done; true\n'
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file with the ids of the jobs; each dies half a second after its worker came."""
+    for name, body in {"sbatch": JOB, "squeue": STATES, "scancel": CANCEL, "scontrol": "exit 1\n"}.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\ncd "{tmp_path}"\n{body}')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]), prepend=os.pathsep)
+    monkeypatch.setattr(_jobqueue_lives, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(_jobqueue_lives, "EARLY_ENDS", 1)  # each takes seconds
+    return tmp_path / "jobs"
+
+
+@pytest.mark.timeout(180)
+def test_a_run_ends_whose_jobs_all_die_soon_after_their_worker_came(jobs: Path) -> None:
+    executor = jobqueue.slurm(
+        n_workers=1,
+        cores=1,
+        memory="1 GB",
+        interface="lo",
+        log_directory=str(jobs.parent / "logs"),
+        worker_extra_args=["--preload", "tests.mortal"],
+    )
+    failures: list[BaseException] = []
+    executor.on_failure = failures.append
+    try:
+        lost = executor.submit(time.sleep, 120)
+        with pytest.raises(WorkerLostError, match="each of the 4 workers on which it was tried") as caught:
+            lost.result(90)
+        assert "this node is no good" in "".join(caught.value.__notes__)
+        until(lambda: failures, 90)  # those that come now have nothing to do
+        with pytest.raises(BatchSystemError, match="5 jobs in a row") as ended:
+            executor.submit(calls.double, 1)
+    finally:
+        executor.kill_workers()
+    assert ended.value is failures[0]
+    assert "before a call was completed on them" in str(ended.value)
+    assert "this node is no good" in str(ended.value)
+    assert len(jobs.read_text().split()) == 5
