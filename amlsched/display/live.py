@@ -10,18 +10,14 @@ import asyncio
 import logging
 import os
 import sys
-import time
-from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
+from amlsched.display.counts import Clock, Counts, Workers, are_missing
 from amlsched.errors import MissingExtraError
-from amlsched.executors.capabilities import capabilities_of, worker_count
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from rich.console import RenderableType
     from rich.table import Table
 
@@ -34,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 REFRESH_S = 0.25
 LINE_S = 5.0
-_RATE_OVER_S = 10.0
 
 
 def live(
@@ -73,11 +68,11 @@ class _Display(AbstractContextManager[object]):
         self._scheduler = scheduler
         self._interval_s = interval_s
         self._timer: asyncio.TimerHandle | None = None
-        self._clock = _Clock()
+        self._clock = Clock()
 
     def __enter__(self) -> object:
         self._loop = asyncio.get_running_loop()
-        self._workers = _Workers.of(self._scheduler.executor)  # a run that is stopped may give its executor up
+        self._workers = Workers(self._scheduler.executor)  # a run that is stopped may give its executor up
         self._clock.start()
         self._timer = self._loop.call_later(self._interval_s, self._tick)
         return self
@@ -157,88 +152,24 @@ class PlainLines(_Display):
     def __init__(self, scheduler: Scheduler, stream: TextIO) -> None:
         super().__init__(scheduler, LINE_S)
         self._stream = stream
-        self._told: _Counts | None = None
+        self._told: tuple[Counts, str] | None = None
 
     def _show(self, final: bool) -> None:
-        counts = _Counts.of(self._scheduler, self._workers.number)
-        if counts == self._told and not final:
+        now = self._workers.now
+        counts = Counts.of(self._scheduler, self._workers.number)
+        missing = f"; {now}" if are_missing(now, counts) else ""
+        if (counts, missing) == self._told and not final:
             return
-        self._told = counts
-        self._stream.write(f"{self._clock.seconds:.0f} s: {counts}, {self._clock.rate(counts.ended):.3g}/s\n")
+        self._told = counts, missing
+        rate = self._clock.rate(counts.ended)
+        self._stream.write(f"{self._clock.seconds:.0f} s: {counts}, {rate:.3g}/s{missing}\n")
         self._stream.flush()
-
-
-class _Counts(NamedTuple):
-    """What became of the calls of a run."""
-
-    submitted: int
-    running: int
-    queued: int
-    results: int
-    exceptions: int
-    cancelled: int
-
-    @classmethod
-    def of(cls, scheduler: Scheduler, workers: int | None) -> _Counts:
-        results, exceptions = scheduler.on_future_result.count, scheduler.on_future_exception.count
-        cancelled = scheduler.on_future_cancelled.count
-        submitted = scheduler.on_future_submitted.count
-        left = submitted - scheduler.on_future_done.count - cancelled
-        running = left if workers is None else min(left, workers)
-        return cls(submitted, running, left - running, results, exceptions, cancelled)
-
-    @property
-    def ended(self) -> int:
-        return self.results + self.exceptions + self.cancelled
-
-    def __str__(self) -> str:
-        return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
-
-
-class _Workers(NamedTuple):
-    """Where calls run."""
-
-    name: str
-    number: int | None
-
-    @classmethod
-    def of(cls, executor: Executor) -> _Workers:
-        return cls(type(executor).__name__, 1 if capabilities_of(executor).inline else worker_count(executor))
-
-    def __str__(self) -> str:
-        if self.number is None:
-            return self.name
-        return f"{self.name}, {self.number} worker{'s' * (self.number != 1)}"
-
-
-class _Clock:
-    """How long the run goes on, and how many calls end in a second."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self._begun = time.monotonic()
-        self._seen = deque([(self._begun, 0)])
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._begun
-
-    def rate(self, ended: int) -> float:
-        """Calls a second, over the last ten seconds."""
-        now = time.monotonic()
-        while len(self._seen) > 1 and now - self._seen[0][0] > _RATE_OVER_S:
-            self._seen.popleft()
-        then, had_ended = self._seen[0]
-        self._seen.append((now, ended))
-        return (ended - had_ended) / max(now - then, 1e-9)
 
 
 def scheduler_view(scheduler: Scheduler) -> RenderableType:
     """What rich shows of a scheduler: its workers, its queue, its tasks, and what was added by `add_renderable`."""
     executor = scheduler._executor  # pyright: ignore[reportPrivateUsage]  (the property would make one)
-    return _view(scheduler, _Workers("no workers", None) if executor is None else _Workers.of(executor), None)
+    return _view(scheduler, Workers(executor), None)
 
 
 def task_view(task: Task[..., Any]) -> RenderableType:
@@ -248,12 +179,12 @@ def task_view(task: Task[..., Any]) -> RenderableType:
     return table
 
 
-def _view(scheduler: Scheduler, workers: _Workers, clock: _Clock | None) -> RenderableType:
+def _view(scheduler: Scheduler, workers: Workers, clock: Clock | None) -> RenderableType:
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
 
-    counts = _Counts.of(scheduler, workers.number)
+    counts = Counts.of(scheduler, workers.number)
     head = Text("running" if scheduler.running() else "not running", style="green" if scheduler.running() else "")
     if clock is not None:
         head.append(f"  {clock.seconds:.1f} s  {clock.rate(counts.ended):.3g} calls/s", style="default")
@@ -262,6 +193,8 @@ def _view(scheduler: Scheduler, workers: _Workers, clock: _Clock | None) -> Rend
     for task in scheduler.tasks:
         _add_task(table, task)
     parts: list[Any] = [head, Text(str(counts))]
+    if are_missing(now := workers.now, counts):
+        parts += (Text(f"  {line}", style="yellow") for line in now.instead)
     if table.row_count:
         parts.append(table)
     return Panel(Group(*parts, *scheduler.renderables), title="Scheduler", title_align="left")

@@ -52,6 +52,7 @@ class Attached(Emitter):
         super().__init__()
         self.on_repetition_done = self.subscriber(self.DONE)
         self.capture = True
+        self.workers = None  # what is in the queue brings its own
         self.running: dict[Key, Repetition] = {}
         self.summary = Summary(plan.count()[1])
         self._chosen: list[Submission] = []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from amlsched.events import Subscriber
+    from amlsched.executors.capabilities import WorkersNow
     from amlsched.experiments.repetition import Repetition
     from amlsched.experiments.run import Ended
     from amlsched.experiments.summary import Summary
@@ -47,6 +48,11 @@ class Watched(Protocol):
     @property
     def running(self) -> Mapping[Any, Repetition]:
         """What runs now."""
+        ...
+
+    @property
+    def workers(self) -> WorkersNow | None:
+        """How many workers there are, where they come and go."""
         ...
 
     @property
@@ -177,12 +183,15 @@ class LiveProgress:
             Text(duration(time.monotonic() - self._begun)),
             Text(counts),
         )
+        workers = self._run.workers
+        missing = workers.instead if workers is not None and workers.here < workers.wanted else ()
+        about = [Text(f"{workers}", style="yellow")] if missing else []
         lines = Table.grid(padding=(0, 2))
-        room = max(1, self._console.size.height - 4)
+        room = max(1, self._console.size.height - 4 - len(about))
         running = [(repetition, self._tail(repetition)) for repetition in list(self._run.running.values())]
         for repetition, tail in [(repetition, tail) for repetition, tail in running if tail is not None][:room]:
             lines.add_row(Text("running"), Text(str(repetition)), Text(tail))
-        return Group(head, lines)
+        return Group(head, *about, lines)
 
     def _tail(self, repetition: Repetition) -> str | None:
         """What a repetition logged last, from its file; `None` if it has not begun."""

@@ -21,6 +21,7 @@ from amlsched.errors import (
     WorkerOutOfMemoryError,
 )
 from amlsched.events import Emitter, Event
+from amlsched.executors.capabilities import WorkersNow, workers_now
 from amlsched.experiments import codecopy, layout, records, stopping
 from amlsched.experiments.binding import Binding, bindings
 from amlsched.experiments.capture import children_ended, per_thread
@@ -39,6 +40,7 @@ from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from concurrent.futures import Executor
 
     from amlsched.events import Subscriber
     from amlsched.experiments.loggers import AbstractLogger
@@ -147,6 +149,7 @@ class ExperimentRun(Emitter):
         self._code: Code | None = None
         self._turns: Turns[Repetition] = Turns(iter(()))
         self._scheduler: Scheduler | None = None
+        self._runs_on: Executor | None = None
         self._faults: list[Exception] = []
         self._more: deque[Repetition] = deque()  # submitted by the user, not yet handed out
         self._in_flight = 0
@@ -154,6 +157,11 @@ class ExperimentRun(Emitter):
         self._n_submitted = 0
         self._bindings: dict[str, Binding] = {}
         self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
+
+    @property
+    def workers(self) -> WorkersNow | None:
+        """How many workers there are, and what there is in place of others, where they come and go."""
+        return workers_now(self._runs_on) if self._runs_on is not None else None
 
     def run(self) -> Summary:
         """Run what is left to run.
@@ -355,6 +363,7 @@ class ExperimentRun(Emitter):
 
         @scheduler.on_start
         def begin() -> None:  # pyright: ignore[reportUnusedFunction]
+            self._runs_on = scheduler.executor
             submit(first)
 
         @task.on_result
@@ -410,7 +419,7 @@ class ExperimentRun(Emitter):
                 scheduler.run(on_exception="continue", on_cancelled="continue")
         finally:
             self._settle()
-            self._scheduler = None
+            self._scheduler = self._runs_on = None
         if faults:
             raise faults[0]
 

@@ -6,16 +6,19 @@ import asyncio
 import io
 import logging
 import sys
+import time
 from collections.abc import Iterable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
-from amlsched import MissingExtraError, Plugin, Scheduler
+from amlsched import MissingExtraError, Plugin, Scheduler, SequentialExecutor
 from amlsched.display import live as module
 from amlsched.display.live import LiveView, PlainLines, live, scheduler_view, task_view
+from amlsched.executors.capabilities import WorkersNow
 from amlsched.plugins import Limiter
 
 
@@ -240,3 +243,62 @@ def test_rich_is_not_imported_where_the_display_is_off() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+# --------------------------------------------------------------------------------------- workers that come and go
+
+
+class Reporting(Executor):
+    """An executor that tells of its workers, and whose one call ends when a test says so."""
+
+    def __init__(self) -> None:
+        self.status = WorkersNow(0, 3, ("2 jobs PENDING (Resources)", "1 job RUNNING"))
+        self.work: Future[Any] = Future()
+
+    def submit(self, fn: Any, /, *_: Any, **__: Any) -> Future[Any]:
+        return self.work
+
+
+def waiting_scheduler(stream: io.StringIO) -> Scheduler:
+    """Its call waits until the display has shown why."""
+    executor = Reporting()
+    scheduler = Scheduler(executor)
+    task = scheduler.task(abs)
+    scheduler.on_start(lambda: task.submit(-1))
+
+    @task.on_submitted
+    async def _then(*_: Any) -> None:
+        deadline = time.monotonic() + 20
+        while "1 job RUNNING" not in stream.getvalue() and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        executor.status = WorkersNow(3, 3)
+        executor.work.set_result(1)
+
+    return scheduler
+
+
+def test_a_terminal_shows_why_there_are_no_workers() -> None:
+    stream = Terminal()
+    text = show(waiting_scheduler(stream), True, stream)
+    waiting, _, done = text.rpartition("1 job RUNNING")
+    assert "Reporting, 0 of 3 workers" in waiting
+    assert "1 submitted, 0 running, 1 queued" in waiting
+    assert "  2 jobs PENDING (Resources)" in waiting
+    assert "Reporting, 3 of 3 workers" in done
+    assert "PENDING" not in done
+
+
+def test_lines_tell_why_there_are_no_workers() -> None:
+    stream = io.StringIO()
+    lines = show(waiting_scheduler(stream), True, stream).splitlines()
+    told = [line for line in lines if line.endswith("; 0 of 3 workers: 2 jobs PENDING (Resources), 1 job RUNNING")]
+    assert len(told) == 1
+    assert "1 submitted, 0 running, 1 queued" in told[0]
+    assert "workers" not in lines[-1]
+
+
+def test_a_status_of_another_kind_is_not_shown() -> None:
+    class Other(SequentialExecutor):
+        status = "mine"
+
+    assert "mine" not in show(Scheduler(Other()), True, Terminal())

@@ -162,11 +162,11 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     return make
 
 
-def run_one(**options: Any) -> None:
+def run_one(display: bool = False, **options: Any) -> None:
     scheduler = Scheduler.with_slurm(**{**OPTIONS, "scheduler_options": {"host": "127.0.0.1"}, **options})
     task = scheduler.task(calls.double)
     scheduler.on_start(lambda: task.submit(1))
-    scheduler.run(on_exception="continue")  # which is about calls, not about this
+    scheduler.run(on_exception="continue", display=display)  # which is about calls, not about this
 
 
 def test_a_refused_submission_raises_with_its_words_and_the_script(commands: Callable[..., Path]) -> None:
@@ -203,12 +203,16 @@ def test_jobs_that_die_at_once_raise_with_the_end_of_their_log(commands: Callabl
 
 
 def test_when_no_worker_comes_the_reasons_are_told(
-    commands: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    commands: Callable[..., Path], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = commands()
     with pytest.raises(BatchSystemError, match=r"no worker came within 7 s: 2 jobs PENDING \(Resources\)"):
-        run_one(start_timeout=7)
+        run_one(start_timeout=7, display=True)
     assert "no worker for" in caplog.text
+    shown = (
+        "1 submitted, 0 running, 1 queued, 0 results, 0 exceptions, 0 cancelled, 0/s; 0 of 2 workers: 2 jobs PENDING"
+    )
+    assert shown in capsys.readouterr().out
     jobs = (folder / "jobs").read_text().split()
     assert set((folder / "scancel.log").read_text().split()) == set(jobs)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from amlsched import SequentialExecutor
 from amlsched.display import table
 from amlsched.display.table import duration, mean_and_deviation, number
+from amlsched.executors.capabilities import WorkersNow
 from amlsched.experiments import ExperimentRun, progress
 from amlsched.experiments.progress import LiveProgress, PlainProgress, progress_for
 
@@ -98,6 +100,26 @@ def test_a_live_display_shows_what_runs_and_how_far_it_is(run: ExperimentRun) ->
     assert "a rep 0  3/7  loss 0.5" in seen[0]
     assert "2/3" in seen[2]
     assert "1 completed, 1 failed" in seen[2]
+
+
+def test_a_live_display_shows_why_there_are_no_workers(run: ExperimentRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    seen: list[str] = []
+
+    def look(*_: Any) -> None:
+        console = Console(file=io.StringIO(), width=100)
+        console.print(display._render())
+        seen.append(console.file.getvalue())  # type: ignore[attr-defined]
+
+    display = LiveProgress(run, 3, [], Terminal())
+    look()
+    now = WorkersNow(0, 2, ("2 jobs PENDING (Resources)",))
+    monkeypatch.setattr(SequentialExecutor, "status", now, raising=False)
+    run.on_repetition_submitted(look)
+    run.run()
+    look()
+    assert ["0 of 2 workers: 2 jobs PENDING (Resources)" in text for text in seen] == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize(
