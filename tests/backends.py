@@ -19,7 +19,7 @@ from amlsched import Capabilities, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["BACKENDS", "Backend", "ByHand"]
+__all__ = ["BACKENDS", "Backend", "ByHand", "needs", "start_ray"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,12 @@ class Backend:
 
     def skip_if_absent(self) -> None:
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
-            pytest.skip(f"{self.name} needs {self.needs}, which is not installed")
+            pytest.skip(f"{self.needs} is not installed")
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    """Skips tests where a module is not installed. It is not imported: dask-jobqueue would take over Ctrl-C."""
+    return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"{module} is not installed")
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
@@ -14,6 +15,7 @@ import pytest
 from amlsched import Scheduler
 from tests.backends import BACKENDS, Backend
 from tests.expected_skips import ExpectedSkips
+from tests.faults.driver import HANDLED
 from tests.systems import SYSTEMS, BatchSystems, environment
 
 
@@ -67,6 +69,17 @@ driven_pool = _over(lambda row: not row.capabilities.inline and not row.shared_s
 pickling_backend = _over(lambda row: row.capabilities.pickles)
 # Where workers are on other hosts, a call whose worker dies is tried again, and the others wait for that.
 robust_backend = _over(lambda row: row.capabilities.survives_lost_workers and not row.capabilities.remote)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_ignored_signals() -> Iterator[None]:
+    """Programs that tests start would ignore what this one ignores, as under `nohup`."""
+    ignored = [number for number in HANDLED if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import shlex
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import BatchSystemError
@@ -15,11 +17,34 @@ if TYPE_CHECKING:
 
     from amlsched.executors._queues import Queue
 
-__all__ = ["call", "cluster_class", "job_class"]
+__all__ = ["call", "cluster_class", "dask_jobqueue", "job_class"]
 
 ANSWER_S = 60.0
 """Seconds that a batch system may take for an answer."""
 _SHOWN = 2000
+
+
+def dask_jobqueue() -> Any:
+    """The module, without the handler of Ctrl-C that it installs when imported, which would end a program silently.
+
+    In a thread that is not the main one, the import would fail for this handler.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    if "dask_jobqueue" in sys.modules:
+        return sys.modules["dask_jobqueue"]
+    module: Any = signal
+    original = module.signal
+    module.signal = _no_signal
+    try:
+        return importlib.import_module("dask_jobqueue")
+    finally:
+        module.signal = original
+
+
+def _no_signal(*_: object) -> None:
+    """In the place of `signal.signal`."""
 
 
 async def call(title: str, words: Sequence[str], environment: Mapping[str, str], script: Path | None = None) -> str:
@@ -113,7 +138,7 @@ class _OwnCluster:
 
 def job_class(queue: Queue, submit: str, cancel: str) -> Any:
     """A class of jobs with these commands; dask-jobqueue's own is left as it is."""
-    base: Any = getattr(importlib.import_module("dask_jobqueue"), queue.cluster).job_cls
+    base: Any = getattr(dask_jobqueue(), queue.cluster).job_cls
     environment = queue.environment()
 
     async def own_call(words: Sequence[str], *, shell: bool = False, **_: Any) -> str:
@@ -132,5 +157,5 @@ def job_class(queue: Queue, submit: str, cancel: str) -> Any:
 
 def cluster_class(queue: Queue, job: Any) -> Any:
     """A class of clusters with jobs of this class."""
-    base: Any = getattr(importlib.import_module("dask_jobqueue"), queue.cluster)
+    base: Any = getattr(dask_jobqueue(), queue.cluster)
     return type(base.__name__, (_OwnCluster, base), {"job_cls": job})

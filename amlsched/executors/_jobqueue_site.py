@@ -7,8 +7,6 @@ import contextlib
 import importlib
 import shlex
 import shutil
-import signal
-import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -25,32 +23,12 @@ if TYPE_CHECKING:
     from amlsched.executors._queues import Queue
     from amlsched.executors.capabilities import WorkersNow
 
-__all__ = ["Jobs", "import_dask_jobqueue"]
+__all__ = ["Jobs"]
 
 MOST_STARTS = 10
 """A call that was begun on this many workers, all of which ended or reached their lifetime, is not tried again."""
 _OF_CLUSTER = ("asynchronous", "loop", "name", "scheduler_cls", "shared_temp_directory", "silence_logs")
 _END_S = 10.0
-
-
-def import_dask_jobqueue() -> None:
-    """Without the handler of Ctrl-C that it installs when it is imported, which would end this process without a word.
-
-    In a thread that is not the main one, the import would fail for this handler.
-    """
-    if "dask_jobqueue" in sys.modules:
-        return
-    module: Any = signal
-    original = module.signal
-    module.signal = _no_signal
-    try:
-        importlib.import_module("dask_jobqueue")
-    finally:
-        module.signal = original
-
-
-def _no_signal(*_: object) -> None:
-    """In the place of `signal.signal`."""
 
 
 class Jobs(Site):
@@ -67,11 +45,12 @@ class Jobs(Site):
         security: Any,
         options: dict[str, Any],
     ) -> None:
+        from amlsched.executors._jobqueue_cluster import dask_jobqueue, job_class
+
         try:
-            import_dask_jobqueue()
+            dask_jobqueue()
         except ModuleNotFoundError as error:
             raise MissingExtraError(f"with_{name}", "dask-jobqueue", "jobqueue") from error
-        from amlsched.executors._jobqueue_cluster import job_class
         from amlsched.executors._jobqueue_settings import settings
         from amlsched.executors._queues import QUEUES
 

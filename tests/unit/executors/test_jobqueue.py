@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +15,15 @@ import pytest
 
 from amlsched import BatchSystemError, Scheduler
 from amlsched.arrays import Stage
-from tests import calls
-from tests.processes import until
-
-pytest.importorskip("dask_jobqueue")
-
 from amlsched.executors import jobqueue
 from amlsched.executors._jobqueue_settings import lifetime, walltime_s
 from amlsched.executors._queues import QUEUES
+from tests import calls
+from tests.backends import needs
+from tests.processes import until
+
+pytestmark = needs("dask_jobqueue")
+
 
 OPTIONS: dict[str, Any] = {"n_workers": 2, "cores": 4, "memory": "6 GB", "walltime": "00:10:00"}
 MARKERS = {"slurm": "#SBATCH", "sge": "#$ ", "pbs": "#PBS", "moab": "#PBS", "lsf": "#BSUB", "oar": "#OAR"}
@@ -275,3 +278,23 @@ def test_no_security_is_warned_of(commands: Callable[..., Path]) -> None:
 def test_an_allocation_needs_a_job() -> None:
     with pytest.raises(BatchSystemError, match=r"does not run in a job.*with_slurm"):
         Scheduler.with_slurm_allocation()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jobqueue.job_script('slurm', n_workers=1, cores=1, memory='1 GB')",
+        "_jobqueue_cluster.job_class(_queues.QUEUES['slurm'], 'sbatch', 'scancel')",  # as the doctor does
+    ],
+)
+def test_ctrl_c_stays_what_it_was(line: str) -> None:
+    program = f"""
+import signal
+from amlsched.executors import _jobqueue_cluster, _queues, jobqueue
+{line}
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

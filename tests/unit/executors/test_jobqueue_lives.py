@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("dask_jobqueue")
-
 from amlsched import BatchSystemError, WorkerLostError
 from amlsched.executors import _jobqueue_lives, jobqueue
 from amlsched.executors._jobqueue_lives import EARLY_ENDS, SOON_S, End, Fruitless, Life, Lives
 from tests import calls
+from tests.backends import needs
 from tests.processes import until
+
+pytestmark = needs("dask_jobqueue")
 
 ONE_CALL = 4
 """So many workers may die with one call."""

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("dask_jobqueue")
-
 from amlsched import Scheduler
 from tests import calls
+from tests.backends import needs
 from tests.processes import alive, until
+
+pytestmark = needs("dask_jobqueue")
 
 START = 'setsid sh "$script" >"$record/out" 2>&1 </dev/null & job=$!; echo $job >>"$record/jobs"'
 CANCEL = 'for job in "$@"; do case $job in [0-9]*) kill -TERM -- -$job 2>/dev/null;; esac; done'
