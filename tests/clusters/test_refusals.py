@@ -23,12 +23,12 @@ def within(limit_s: float) -> Iterator[None]:
     assert time.monotonic() - begun < limit_s
 
 
-def error_of(scheduler: Scheduler) -> BatchSystemError:
+def error_of(scheduler: Scheduler, display: bool = False) -> BatchSystemError:
     """What ends a run with one call."""
     task = scheduler.task(calls.double)
     scheduler.on_start(lambda: task.submit(1))
     with pytest.raises(BatchSystemError) as caught:
-        scheduler.run()
+        scheduler.run(display=display)
     return caught.value
 
 
@@ -62,6 +62,15 @@ def test_jobs_that_never_start(site: Site) -> None:
     assert "no worker came within 5 s" in str(error) or "held" in str(error).lower()
     assert {"slurm": "BeginTime", "sge": "qw", "htcondor": "idle", "pbs": "2 jobs Q"}[site.name] in str(error)
     until(lambda: not site.jobs(), 15)
+
+
+def test_the_display_says_why_jobs_do_not_start(
+    slurm: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("amlsched.display.live.LINE_S", 0.5)
+    error_of(slurm.scheduler(2, start_timeout=5, **NEVER["slurm"]), display=True)
+    assert "1 queued, 0 results" in (shown := capsys.readouterr().out)
+    assert "; 0 of 2 workers: 2 jobs PENDING (BeginTime)" in shown
 
 
 def test_jobs_that_die_at_once(site: Site) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from amlsched import Scheduler
+from amlsched import BatchSystemError, Scheduler, WorkerLostError
 from tests import calls
 from tests.clusters.site import Site, said
 from tests.processes import until
@@ -132,3 +132,29 @@ def test_a_node_that_fails_costs_no_result(slurm: Site) -> None:
 
     provoked.run(fail_a_node)
     until(lambda: not slurm.jobs(), 15)
+
+
+def test_jobs_that_die_soon_after_their_worker_came_end_the_run(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amlsched.executors._jobqueue_lives._PAUSES_S", (0.0, 0.0))
+    scheduler = slurm.scheduler(1, worker_extra_args=["--preload", "tests.mortal"])
+    task = scheduler.task(time.sleep)
+    lost: list[BaseException] = []
+    task.on_exception(lambda _, error: lost.append(error))
+    scheduler.on_start(lambda: [task.submit(200) for _ in range(20)])
+    with pytest.raises(BatchSystemError, match=r"(?s)7 jobs in a row ended .*this node is no good") as caught:
+        scheduler.run(on_exception="continue")
+    assert str(caught.value).count(": FAILED") == 7
+    assert isinstance(lost[0], WorkerLostError)  # after four of them
+    assert "this node is no good" in "".join(lost[0].__notes__)
+    until(lambda: not slurm.jobs(), 15)
+
+
+def test_workers_that_die_with_nothing_to_do_end_the_run_sooner(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amlsched.executors._jobqueue_lives._PAUSES_S", (0.0, 0.0))
+    failures: list[BaseException] = []
+    with slurm.scheduler(2, worker_extra_args=["--preload", "tests.mortal"]).executor as executor:
+        executor.on_failure = failures.append
+        assert executor.client is not None  # which submits the jobs
+        until(lambda: failures, 120)
+    assert "jobs in a row ended before a call was completed on them" in str(failures[0])
+    assert "this node is no good" in str(failures[0])
