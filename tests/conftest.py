@@ -57,7 +57,6 @@ backend = _over(lambda row: True)
 inline_backend = _over(lambda row: row.capabilities.inline)
 fixed_backend = _over(lambda row: row.fixed)
 concurrent_backend = _over(lambda row: not row.capabilities.inline)
-process_backend = _over(lambda row: row.processes)
 this_machines_backend = _over(lambda row: not row.capabilities.remote)
 local_backend = _over(lambda row: row.processes and not row.capabilities.remote)
 # A driver that is killed or hurried says nothing to workers on other hosts: they end when they notice.
@@ -67,8 +66,9 @@ driven_backend = _over(lambda row: not row.shared_service)
 driven_processes = _over(lambda row: row.processes and not row.shared_service)
 driven_pool = _over(lambda row: not row.capabilities.inline and not row.shared_service)
 pickling_backend = _over(lambda row: row.capabilities.pickles)
-# Where workers are on other hosts, a call whose worker dies is tried again, and the others wait for that.
-robust_backend = _over(lambda row: row.capabilities.survives_lost_workers and not row.capabilities.remote)
+# dask tries a call again whose worker dies, and the others wait for that.
+mortal_backend = _over(lambda row: row.processes and not row.capabilities.reruns_lost_calls)
+robust_backend = _over(lambda row: row.capabilities.survives_lost_workers and not row.capabilities.reruns_lost_calls)
 
 
 @pytest.fixture(scope="session", autouse=True)

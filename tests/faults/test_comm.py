@@ -53,9 +53,9 @@ def say_and_die(n: int, how: str, *, comm: Comm) -> None:
 @pytest.mark.parametrize("how", ["kill", "exit"])
 @pytest.mark.parametrize("n", [1, 3000])
 def test_a_worker_that_dies_with_its_channel_open_gives_its_messages_and_a_close_with_the_reason(
-    local_backend: Backend, how: str, n: int
+    mortal_backend: Backend, how: str, n: int
 ) -> None:
-    scheduler = local_backend.scheduler()
+    scheduler = mortal_backend.scheduler()
     task = scheduler.task(say_and_die, plugins=Comm.Plugin(), retries_on_loss=0)
     messages: list[int] = []
     closes: list[Comm.Msg[Any]] = []
@@ -198,8 +198,8 @@ def ask_slowly(n: int, *, comm: Comm) -> list[int]:
         return [comm.request(i, timeout=60) for i in range(n)]
 
 
-def test_peers_without_the_key_stop_nothing(this_machines_pool: Backend) -> None:
-    scheduler = this_machines_pool.scheduler()
+def test_peers_without_the_key_stop_nothing(concurrent_backend: Backend) -> None:
+    scheduler = concurrent_backend.scheduler()
     task = scheduler.task(ask_slowly, plugins=Comm.Plugin())
     adversary = Adversary(task)
     results: list[Any] = []

@@ -109,8 +109,8 @@ def test_killers_fail_and_the_innocent_complete(
     journal.assert_every_call_ended_once()
 
 
-def test_a_call_that_loses_its_worker_once_returns(local_backend: Backend, tmp_path: Path) -> None:
-    scheduler = local_backend.scheduler()
+def test_a_call_that_loses_its_worker_once_returns(mortal_backend: Backend, tmp_path: Path) -> None:
+    scheduler = mortal_backend.scheduler()
     task = scheduler.task(once)
     ends = Ends(task)
     retries: list[tuple[int, BaseException]] = []
@@ -118,7 +118,8 @@ def test_a_call_that_loses_its_worker_once_returns(local_backend: Backend, tmp_p
     scheduler.on_start(lambda: task.submit(tmp_path / "marker"))
     scheduler.run()
     assert len(ends.results) == 1
-    assert [(attempt, type(error)) for attempt, error in retries] == [(1, WorkerKilledError)]
+    kind = WorkerKilledError if mortal_backend.names_signals else WorkerLostError
+    assert [(attempt, type(error)) for attempt, error in retries] == [(1, kind)]
 
 
 def test_without_retries_a_call_that_has_begun_never_begins_again(local_backend: Backend, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from amlsched import Scheduler, WorkerLostError
@@ -17,6 +19,7 @@ from tests.backends import start_ray
 from tests.processes import alive, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ray = pytest.importorskip("ray")
@@ -143,7 +146,8 @@ def _program(tmp_path: Path, seconds: float) -> tuple[subprocess.Popen[str], Pat
     program, pid = tmp_path / "program.py", tmp_path / "pid"
     program.write_text(textwrap.dedent(PROGRAM))
     command = [sys.executable, str(program), str(pid), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True), pid
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True), pid
 
 
 def test_a_ray_of_its_own_ends_with_the_run(tmp_path: Path) -> None:
@@ -159,6 +163,38 @@ def test_nothing_is_left_of_a_driver_that_is_killed(tmp_path: Path) -> None:
         until(pid.exists, 90)
         running.kill()
     until(lambda: not alive(int(pid.read_text())), 60)
+
+
+def _session(number: int) -> set[int]:
+    """The processes of a session, zombies aside."""
+    found: set[int] = set()
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(process.pid) == number and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("send", "number", "raised"),
+    [
+        pytest.param(os.killpg, signal.SIGINT, "KeyboardInterrupt", id="Ctrl-C to the group"),
+        pytest.param(os.kill, signal.SIGINT, "KeyboardInterrupt", id="SIGINT to the driver"),
+        pytest.param(os.kill, signal.SIGTERM, "", id="SIGTERM"),
+    ],
+)
+def test_a_signal_ends_the_run_and_all_that_it_started(
+    tmp_path: Path, send: Callable[[int, int], None], number: int, raised: str
+) -> None:
+    running, pid = _program(tmp_path, 600)
+    with running:
+        until(pid.exists, 90)
+        assert {int(pid.read_text()), running.pid} < _session(running.pid)  # and what Ray is made of
+        send(running.pid, number)
+        _, errors = running.communicate(timeout=20)
+    assert running.returncode == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}[signal.Signals(number)], errors
+    assert raised in errors
+    until(lambda: not _session(running.pid))
 
 
 def test_ray_leaves_the_program_as_it_is(tmp_path: Path) -> None:
