@@ -294,6 +294,10 @@ def left_as_it_is() -> Generator[None]:
     terminate, hook, variable = signal.getsignal(signal.SIGTERM), sys.breakpointhook, os.environ.get(_BREAKPOINT)
     try:
         yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # Ray's handler got it, and says no more than its number
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
     finally:
         sys.breakpointhook = hook
         os.environ.pop(_BREAKPOINT, None)

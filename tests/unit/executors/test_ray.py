@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from amlsched import Scheduler, WorkerLostError
+from amlsched.executors._ray_tasks import left_as_it_is
 from tests.backends import start_ray
 from tests.processes import alive, until
 
@@ -195,6 +196,15 @@ def test_a_signal_ends_the_run_and_all_that_it_started(
     assert running.returncode == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}[signal.Signals(number)], errors
     assert raised in errors
     until(lambda: not _session(running.pid))
+
+
+def test_a_program_that_is_ended_while_ray_starts_has_the_exit_code_of_others() -> None:
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, left_as_it_is():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is former
 
 
 def test_ray_leaves_the_program_as_it_is(tmp_path: Path) -> None:
