@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from amlsched.arrays import Stage
 from amlsched.events import Emitter, Event
 from amlsched.experiments import records
+from amlsched.experiments.endings import Ended
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.queue import states
 from amlsched.experiments.record import Process, Record, State
 from amlsched.experiments.repetition import Repetition
-from amlsched.experiments.run import Ended
 from amlsched.experiments.submission import submissions
 from amlsched.experiments.submit import feed
 from amlsched.experiments.summary import Summary, Tally

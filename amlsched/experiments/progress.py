@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from amlsched.events import Subscriber
     from amlsched.executors.capabilities import WorkersNow
+    from amlsched.experiments.endings import Ended
     from amlsched.experiments.repetition import Repetition
-    from amlsched.experiments.run import Ended
     from amlsched.experiments.summary import Summary
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "Watched", "last_row", "progress_for"]

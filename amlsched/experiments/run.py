@@ -9,33 +9,29 @@ import time
 import uuid
 from collections import deque
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
-from amlsched.errors import (
-    ExperimentError,
-    ResultsNotWritableError,
-    SchedulerNotRunningError,
-    WorkerOutOfMemoryError,
-)
+from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError
 from amlsched.events import Emitter, Event
 from amlsched.executors.capabilities import WorkersNow, workers_now
-from amlsched.experiments import codecopy, layout, records, stopping
+from amlsched.experiments import layout, records, stopping
 from amlsched.experiments.binding import Binding, bindings
 from amlsched.experiments.capture import children_ended, per_thread
-from amlsched.experiments.changes import check_unchanged, config_hash, differences, settings
-from amlsched.experiments.check import missing_iterations
+from amlsched.experiments.changes import config_hash, differences, settings
 from amlsched.experiments.code_version import Code, code_version
+from amlsched.experiments.endings import Ended, close, lose
 from amlsched.experiments.jobs import Numbers, Turns, bundles
 from amlsched.experiments.plan import Plan, Planned
-from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, Used, now
+from amlsched.experiments.preparation import check_run
+from amlsched.experiments.record import ErrorNote, Process, Record, State
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.scheduling import Job
 from amlsched.experiments.search import run_with
 from amlsched.experiments.summary import Summary, Tally
-from amlsched.experiments.target import Target, check_config_picklable
+from amlsched.experiments.target import Target
 from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -49,37 +45,14 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-__all__ = ["Ended", "ExperimentRun"]
+__all__ = ["ExperimentRun"]
 
-_IN_THIS_PROCESS = ("sequential", "threads")
-"""Executors whose calls do not travel."""
 _ORPHANS_END_S = 10.0
 """Workers whose driver was killed are gone by then."""
 _UNCAUGHT = (
     "there were child processes: on threads, what they print goes to the console, unless they were given "
     "sys.stdout and sys.stderr; --executor processes catches it"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a repetition ended.
-
-    Attributes:
-        state: The state in which it ended.
-        last: The last value of each column that it logged.
-        seconds: How long it took, `None` if it never ran.
-        error: Why it failed.
-        left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
-        used: CPU time and memory.
-    """
-
-    state: State
-    last: dict[str, Any]
-    seconds: float | None = None
-    error: ErrorNote | None = None
-    left: bool = False
-    used: Used = field(default_factory=Used)
 
 
 class ExperimentRun(Emitter):
@@ -309,19 +282,7 @@ class ExperimentRun(Emitter):
 
     def check(self) -> None:
         """Find out what would go wrong in every repetition, before any starts."""
-        codecopy.check_runs_from(self.target.module())
-        made = self.target.load()
-        if not self.plan.debug:
-            for fault in missing_iterations(made, self.plan.experiments):
-                raise fault
-        if self.executor not in _IN_THIS_PROCESS:
-            self.target.check_picklable()
-            for experiment in self.plan.experiments:
-                check_config_picklable(experiment.name, experiment.config)
-        if not self.plan.debug and not self.keep_changed:
-            check_unchanged(self.plan)
-        for path in self.plan.paths:
-            _check_writable(path)
+        check_run(self.target, self.plan, self.executor, keep_changed=self.keep_changed)
         self._code = code_version(self.target.folder)
 
     def _write_configs(self) -> None:
@@ -386,7 +347,11 @@ class ExperimentRun(Emitter):
 
         @task.on_retry
         def lost(future: Future[Outcome], error: BaseException, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction]
-            self._lost(self.running[future], error)
+            repetition = self.running[future]
+            try:
+                lose(repetition, error)
+            except OSError as problem:
+                self._not_written(repetition, problem)
 
         @task.on_cancelled
         def cancelled(future: Future[Outcome]) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -453,45 +418,24 @@ class ExperimentRun(Emitter):
             try:
                 record = records.end(repetition.folder, self.run_id, State.CANCELLED)
             except OSError as problem:  # the record says that it runs, and nobody holds its claim: it is taken up
-                self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
+                self._not_written(repetition, problem)
                 record = repetition.record
             begun = bool(record.attempts) and record.attempts[-1].run_id == self.run_id
             if begun:
-                self._ended(repetition, _ended(record))
+                self._ended(repetition, Ended.of(record))
             else:
                 self.summary.count(repetition.record.run, record.state, record.last, record.seconds, record.used)
         self.running.clear()
 
     def _close(self, repetition: Repetition, error: BaseException) -> Ended:
-        """Write how a repetition ended that could not say so itself: its worker was lost, or it never got one."""
-        folder, note = repetition.folder, ErrorNote.of(error)
         try:
-            record = records.read(folder)
-            claim = None
-            if not record.attempts or record.attempts[-1].run_id != self.run_id:
-                attempt = Attempt(self.run_id, self._driver, None, self.executor, now(), code=self._code)
-                record, claim, _ = records.begin(folder, repetition.record, attempt, repetition.seen, repetition.anew)
-                if claim is None:
-                    return _ended(record, left=True)
-            if record.state is State.RUNNING:
-                with (folder / layout.ERR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as err:
-                    err.write(f"{now()} {repetition} failed\n{note}\n")
-                record = records.end(
-                    folder, self.run_id, State.FAILED, error=note, claim=claim, used=_used_until(error)
-                )
-            if claim is not None:
-                claim.release()
+            return close(repetition, error)
         except OSError as problem:
-            self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
-            return Ended(State.FAILED, {}, error=note)
-        return _ended(record)
+            self._not_written(repetition, problem)
+            return Ended(State.FAILED, {}, error=ErrorNote.of(error))
 
-    def _lost(self, repetition: Repetition, error: BaseException) -> None:
-        """Write of what an attempt died, before the next one begins."""
-        try:
-            records.lose(repetition.folder, self.run_id, ErrorNote.of(error), _used_until(error))
-        except OSError as problem:
-            self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
+    def _not_written(self, repetition: Repetition, problem: OSError) -> None:
+        self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
 
     def _ended(self, repetition: Repetition, ended: Ended) -> None:
         record = repetition.record
@@ -562,7 +506,7 @@ class ExperimentRun(Emitter):
         self.summary.count(planned.run.name, known.state, known.last, known.seconds, known.used)
         if known.state.done and self.on_result.handlers:
             path = self.plan.path(planned.run.experiment).resolve()
-            self._tell(self.on_result, self._repetition(planned, path, 0), _ended(known, left=True))
+            self._tell(self.on_result, self._repetition(planned, path, 0), Ended.of(known, left=True))
         name = f"{planned.run.name} rep {planned.index}"
         if known.state in (State.FAILED, State.UNKNOWN):
             self.summary.failed.append((name, planned.folder, known.reason))
@@ -596,31 +540,3 @@ class ExperimentRun(Emitter):
             code=self._code,
             anew=self.plan.asks_anew(planned),
         )
-
-
-def _ended(record: Record, *, left: bool = False) -> Ended:
-    return Ended(record.state, record.last, record.seconds, record.error, left, record.used)
-
-
-def _used_until(error: BaseException) -> Used | None:
-    """What is known of an attempt that could not say what it used."""
-    known = isinstance(error, WorkerOutOfMemoryError) and error.peak_bytes
-    return Used(peak_memory_bytes=known) if known else None
-
-
-def _check_writable(path: Path) -> None:
-    """Make the folder and try to write there.
-
-    Raises:
-        ExperimentError: It cannot be made or written.
-    """
-    probe = path / f".amlsched-{os.getpid()}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        where = f"results folder {path}"
-        raise ExperimentError(
-            where, f"cannot be written: {error.strerror}", "set path in the config, or --results"
-        ) from error

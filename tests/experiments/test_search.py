@@ -11,8 +11,8 @@ import pytest
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import ExperimentRun
+from amlsched.experiments.endings import Ended
 from amlsched.experiments.repetition import Repetition
-from amlsched.experiments.run import Ended
 
 HALVING = Path(__file__).parents[2] / "examples/halving/halving.py"
 CONFIG = "{name: search, path: results, params: {x: 1, deep: {y: 2}}}"

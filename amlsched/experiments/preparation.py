@@ -1,0 +1,71 @@
+"""What would go wrong in every repetition of a run, found before any starts."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from amlsched.errors import ExperimentError
+from amlsched.experiments import codecopy
+from amlsched.experiments.changes import check_unchanged
+from amlsched.experiments.check import missing_iterations
+from amlsched.experiments.target import check_config_picklable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.target import Target
+
+__all__ = ["check_run"]
+
+_IN_THIS_PROCESS = ("sequential", "threads")
+"""Executors whose calls do not travel."""
+
+
+def check_run(target: Target, plan: Plan, executor: str, *, keep_changed: bool) -> None:
+    """Import the experiment, and see whether the plan can be run with it here.
+
+    Args:
+        target: The experiment.
+        plan: The repetitions.
+        executor: Name of the executor.
+        keep_changed: Whether repetitions may have been run with other settings under the same name.
+
+    Raises:
+        CodeCopyError: A copy of the code was made for this job, and the experiment does not come from there.
+        ConfigError: The config does not suit the experiment.
+        ExperimentError: The experiment cannot be imported or sent to workers, a results folder cannot be written, or
+            repetitions were run with other settings.
+    """
+    codecopy.check_runs_from(target.module())
+    made = target.load()
+    if not plan.debug:
+        for fault in missing_iterations(made, plan.experiments):
+            raise fault
+    if executor not in _IN_THIS_PROCESS:
+        target.check_picklable()
+        for experiment in plan.experiments:
+            check_config_picklable(experiment.name, experiment.config)
+    if not plan.debug and not keep_changed:
+        check_unchanged(plan)
+    for path in plan.paths:
+        _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    """Make the folder and try to write there.
+
+    Raises:
+        ExperimentError: It cannot be made or written.
+    """
+    probe = path / f".amlsched-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        where = f"results folder {path}"
+        raise ExperimentError(
+            where, f"cannot be written: {error.strerror}", "set path in the config, or --results"
+        ) from error
