@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
-from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError
+from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError, WorkerLostError
 from amlsched.events import Emitter, Event
 from amlsched.executors.capabilities import WorkersNow, workers_now
 from amlsched.experiments import layout, records, stopping
@@ -125,6 +125,7 @@ class ExperimentRun(Emitter):
         self._runs_on: Executor | None = None
         self._faults: list[Exception] = []
         self._more: deque[Repetition] = deque()  # submitted by the user, not yet handed out
+        self._stopping = False  # by a signal
         self._in_flight = 0
         self._enough = 1
         self._n_submitted = 0
@@ -341,6 +342,9 @@ class ExperimentRun(Emitter):
                 faults.append(error)
                 scheduler.stop(stop_msg=str(error))
                 return
+            if self._stopping and isinstance(error, WorkerLostError):  # who ends us ended it: no fault of its own
+                self.running[future] = repetition
+                return
             self._ended(repetition, self._close(repetition, error))
             self._tell(self.on_exception, repetition, error)
             submit()
@@ -376,6 +380,7 @@ class ExperimentRun(Emitter):
                 return 0
             for repetition in self.running.values():
                 stopping.request(repetition.folder, self.run_id)
+            self._stopping = True
             loops[0].call_soon_threadsafe(scheduler.stop)
             return sum(stopping.can_stop(repetition.folder) for repetition in self.running.values())
 

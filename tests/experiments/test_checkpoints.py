@@ -192,6 +192,20 @@ def test_one_that_can_stop_and_does_not_is_ended(project: Project, executor: str
     wait_until(lambda: not members(process.pid))
 
 
+@pytest.mark.parametrize("executor", ["processes", "loky"])
+def test_one_whose_worker_is_killed_while_it_should_stop_did_not_fail(project: Project, executor: str) -> None:
+    """As batch systems do: they tell all processes of a job, and soon kill them, one before the other."""
+    process = project.start(*words(project, "restless", executor))
+    wait_until((project.folder / "begun").exists)
+    process.send_signal(signal.SIGTERM)
+    wait_until((project.folder / "results/sums/log/rep_00/stop").exists)
+    [attempt] = project.records()["sums/log/rep_00"]["attempts"]
+    os.kill(attempt["worker"]["pid"], signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, project.states()) == (128 + signal.SIGTERM, ["cancelled"])
+    assert "failed" not in err
+
+
 def test_one_that_does_not_look_at_its_checkpoint_begins_anew(project: Project) -> None:
     command = words(project, "forgetful", "processes")
     process = project.start(*command)
