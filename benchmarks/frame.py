@@ -56,6 +56,7 @@ class Workload:
         peers: The measurement of each peer; ours is `amlsched`.
         bars: What ours is held to; peers without a bar are shown all the same.
         rounds: Rounds at the most, for workloads that take long.
+        times_limit: As many times as long as others may one measurement take, for what has much to prepare.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Workload:
     peers: Mapping[str, Measurement]
     bars: tuple[Bar, ...]
     rounds: int | None = None
+    times_limit: int = 1
 
 
 @dataclass
@@ -111,7 +113,7 @@ def measure(chosen: Iterable[Workload], rounds: int, limit_s: float, log: Callab
         for number in range(min(rounds, result.workload.rounds or rounds)):
             for peer in peers[number % len(peers) :] + peers[: number % len(peers)]:  # nobody is always the first
                 if peer not in result.failures:
-                    _measure_once(result, peer, limit_s)
+                    _measure_once(result, peer, limit_s * result.workload.times_limit)
         log(f"{result.workload.name}: done" + "".join(f"; {p} failed: {why}" for p, why in result.failures.items()))
     return results
 

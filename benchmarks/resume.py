@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,9 +108,13 @@ def run() -> Numbers:
 
 BARS = (Bar("CPU_s", None, 30), Bar("memory_MiB", None, 1024))
 WHERE = f"a folder of {COUNT:,} repetitions of which {LEFT} are left"
+
+
+def _workload(name: str, what: str, measure: Callable[[], Numbers]) -> Workload:
+    return Workload(name, f"{WHERE}: {what}", {"amlsched": measure}, BARS, rounds=1, times_limit=5)
+
+
 WORKLOADS = [
-    Workload("resume-status", f"{WHERE}: `amlsched status`", {"amlsched": status}, BARS, rounds=1),
-    Workload(
-        "resume-run", f"{WHERE}: `amlsched run` until the first of them begins", {"amlsched": run}, BARS, rounds=1
-    ),
+    _workload("resume-status", "`amlsched status`", status),
+    _workload("resume-run", "`amlsched run` until the first of them begins", run),
 ]
