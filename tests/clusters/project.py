@@ -26,6 +26,33 @@ def experiment(params, rep, log):
                 time.sleep(0.05)
 """
 
+ITERATIVE = """
+import json, time
+from pathlib import Path
+from amlsched.experiments import IterativeExperiment
+
+EVERY = 5
+
+
+class Counts(IterativeExperiment):
+    def iterate(self, cw_config, rep, n):
+        with open(f"steps_{rep}", "a") as file:
+            file.write(f"{n}\\n")
+        time.sleep(cw_config["params"]["pause"])
+        self.sum = getattr(self, "sum", 0) + n
+        return {"n": n, "sum": self.sum}
+
+    def save_state(self, cw_config, rep, n):
+        if n % EVERY == EVERY - 1:
+            path = Path(cw_config["_checkpoint_dir"], "state.json")
+            path.with_suffix(".new").write_text(json.dumps([n, self.sum]))
+            path.with_suffix(".new").replace(path)
+
+    def load_state(self, cw_config, rep):
+        n, self.sum = json.loads(Path(cw_config["_checkpoint_dir"], "state.json").read_text())
+        return n
+"""
+
 CONFIG = """
 name: SLURM
 job-name: amlsched-test

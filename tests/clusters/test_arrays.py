@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.project import EXPERIMENT, Project
+from tests.clusters.project import EXPERIMENT, ITERATIVE, Project
 from tests.processes import alive, until
 
 SOON_S = 60.0
@@ -256,33 +256,6 @@ def release(job: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints
-
-ITERATIVE = """
-import json, time
-from pathlib import Path
-from amlsched.experiments import IterativeExperiment
-
-EVERY = 5
-
-
-class Counts(IterativeExperiment):
-    def iterate(self, cw_config, rep, n):
-        with open(f"steps_{rep}", "a") as file:
-            file.write(f"{n}\\n")
-        time.sleep(cw_config["params"]["pause"])
-        self.sum = getattr(self, "sum", 0) + n
-        return {"n": n, "sum": self.sum}
-
-    def save_state(self, cw_config, rep, n):
-        if n % EVERY == EVERY - 1:
-            path = Path(cw_config["_checkpoint_dir"], "state.json")
-            path.with_suffix(".new").write_text(json.dumps([n, self.sum]))
-            path.with_suffix(".new").replace(path)
-
-    def load_state(self, cw_config, rep):
-        n, self.sum = json.loads(Path(cw_config["_checkpoint_dir"], "state.json").read_text())
-        return n
-"""
 
 EVERY, ITERATIONS = 5, 40
 
