@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ExperimentError, NotPicklableError
+from amlsched.executors._pickling import pickled_by_value
 from amlsched.experiments.experiment import Experiment, IterativeExperiment
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ["FunctionExperiment", "Target", "being_imported", "check_config_pickl
 
 being_imported: set[str] = set()
 """Names of the modules of files whose import has not ended yet."""
+_MAIN = "__main__"
 _METHODS = ("initialize", "run", "finalize")
 _LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
 
@@ -61,8 +63,8 @@ class Target:
     Attributes:
         place: Path of a Python file, absolute, or name of a module.
         name: Name of the class or the function there, dots for a nested one.
-        held: The class or the function itself, if it cannot be found by its place: it was defined in a function or
-            typed into a notebook. It travels as it is.
+        held: The class or the function itself, if it cannot be found by its place: it was defined in a function, in a
+            notebook, or in code that is in no file. It travels by value.
     """
 
     place: str
@@ -98,19 +100,23 @@ class Target:
             ExperimentError: It is neither a class nor a function.
         """
         name = getattr(experiment, "__qualname__", "")
-        module = sys.modules.get(getattr(experiment, "__module__", ""))
-        if not name or module is None:
+        if not name:
             raise ExperimentError(repr(experiment), "is neither a class nor a function")
-        file = getattr(module, "__file__", None)
-        if "<" in name or file is None:
-            return cls(module.__name__, name, experiment)
-        return cls(module.__name__ if module.__name__ != "__main__" else str(Path(file).resolve()), name)
+        place = getattr(experiment, "__module__", None) or _MAIN  # none where exec() was given no __name__
+        module = sys.modules.get(place)
+        file = None if module is None else _source_file(module)
+        if file is None or _lookup(module, name) is not experiment:
+            return cls(place, name, experiment)
+        return cls(str(file) if place == _MAIN else place, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (self.place, self.name, None if self.held is None else pickled_by_value(self.held))
 
     @property
     def folder(self) -> Path:
-        """The folder of its file."""
-        file = self.place if self.place.endswith(".py") else self.module().__file__
-        return Path(file or ".").parent
+        """The folder of its file; the working folder where it is in no file, as in a notebook."""
+        file = Path(self.place) if self.place.endswith(".py") else _source_file(self.module())
+        return Path.cwd() if file is None else file.parent
 
     def load(self) -> Callable[[], Experiment]:
         """What makes a new experiment when it is called.
@@ -130,14 +136,9 @@ class Target:
 
         experiment = self.found()
         try:
-            if self.held is None:
-                pickle.dumps(experiment)
-            else:
-                import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
-
-                cloudpickle.dumps(experiment)  # pyright: ignore[reportUnknownMemberType]
+            (pickle.dumps if self.held is None else pickled_by_value)(experiment)
         except Exception as error:
-            inside = "<locals>" in getattr(experiment, "__qualname__", "")
+            inside = self.held is None and "<locals>" in getattr(experiment, "__qualname__", "")
             reason = "it is defined inside a function" if inside else str(error)
             raise ExperimentError(str(self), f"cannot be pickled for another process: {reason}", _TOP_LEVEL) from error
 
@@ -150,10 +151,32 @@ class Target:
         return _found(self, self.module()) if self.held is None else self.held
 
     def module(self) -> ModuleType:
-        """The module that it is in, imported."""
+        """The module that it is in, imported; that of the program where it is in none."""
         if self.held is not None:
-            return sys.modules[self.held.__module__]
+            return sys.modules.get(self.place) or sys.modules[_MAIN]
         return _imported_file(self.place) if self.place.endswith(".py") else _imported_module(self)
+
+
+def _source_file(module: ModuleType) -> Path | None:
+    """The Python file of a module that other processes can import too; `None` for a notebook, `python -c` and stdin."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or (module.__name__ == _MAIN and not (file.endswith(".py") and Path(file).is_file())):
+        return None
+    return Path(file).resolve()
+
+
+def _lookup(module: ModuleType | None, name: str) -> Any:
+    """What is at this dotted name of a module; `None` if nothing is."""
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _loaded(place: str, name: str, held: bytes | None) -> Target:
+    import pickle
+
+    return Target(place, name, None if held is None else pickle.loads(held))
 
 
 _TOP_LEVEL = "define it at the top level of its file, or use --executor threads or sequential"
