@@ -22,6 +22,7 @@ Places = dict[tuple[Key, ...], int]
 
 ASKS = "${env:"
 MAX_DEPTH = 64
+_TOO_DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
 MAX_ALIASED_VALUES = 1_000_000
 
 _TAG = "tag:yaml.org,2002:"
@@ -110,6 +111,8 @@ def _events(text: str, file: str) -> Iterator[Any]:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
         problem = ", ".join(part for part in (error.context, error.problem) if part)
+        if "nesting depth" in problem:  # the C parser's own bound, of PyYAML 6.0.4
+            raise ConfigError(where, _TOO_DEEP) from None
         source = text.splitlines()[mark.line : mark.line + 1] if mark else []
         remedy = "indent with spaces, not tabs" if source and source[0].lstrip(" ").startswith("\t") else ""
         raise ConfigError(where, f"this is not YAML: {problem}", remedy) from None
@@ -141,7 +144,7 @@ def _compose(events: Iterable[Any], file: str, report: Report) -> Iterator[_Node
             if node.kind != "scalar":
                 stack.append(node)
                 if len(stack) > MAX_DEPTH:
-                    raise ConfigError(f"{file}:{line}", f"values are nested deeper than {MAX_DEPTH} levels")
+                    raise ConfigError(f"{file}:{line}", _TOO_DEEP)
 
 
 def _aliased(anchors: dict[str, _Node], name: str, where: str) -> _Node:
@@ -244,7 +247,7 @@ class _Values:
 
     def _bound(self, node: _Node, path: tuple[Key, ...]) -> None:
         if len(path) > MAX_DEPTH:
-            raise ConfigError(f"{self._file}:{node.line}", f"values are nested deeper than {MAX_DEPTH} levels")
+            raise ConfigError(f"{self._file}:{node.line}", _TOO_DEEP)
         if id(node) in self._seen:
             self._aliased += 1
             if self._aliased > MAX_ALIASED_VALUES:
