@@ -119,14 +119,14 @@ class Results(pandas.DataFrame):
             metrics: The columns to look at; `None` for all.
 
         Returns:
-            A row for each group and metric: the groups' columns, `metric`, `n` (how many values), `mean`, `std` (of the
-            sample: divided by n - 1), `median`, `min`, `max`, and `low` and `high`, the 95 % interval of the mean by
-            Student's t. What needs two values is NaN for one.
+            A row for each group and metric: the groups' columns (with `name` where `apart` adds it), `metric`, `n` (how
+            many values), `mean`, `std` (of the sample: divided by n - 1), `median`, `min`, `max`, and `low` and `high`,
+            the 95 % interval of the mean by Student's t. What needs two values is NaN for one.
 
         Raises:
             ExperimentError: There is no such column, or no metric.
         """
-        columns = [self.column(key) for key in ([by] if isinstance(by, str) else by)]
+        columns = [self.column(key) for key in self.apart([by] if isinstance(by, str) else by)]
         names = self.metrics if metrics is None else [self._metric(name) for name in metrics]
         if not names:
             raise ExperimentError("results", "nothing was logged there yet that is a number")
@@ -144,6 +144,16 @@ class Results(pandas.DataFrame):
             [_PLACE, _METRIC], ignore_index=True
         )
         return table.drop(columns=[_PLACE, _METRIC])
+
+    def apart(self, by: Sequence[str]) -> list[str]:
+        """The keys to group by, with `name` before them where the folder of an experiment is there more than once.
+
+        So a copy of a folder is never counted with the original.
+        """
+        origins: dict[str, str] = self.attrs.get("origins", {})
+        names = set(self.index.get_level_values("name"))
+        copied = len({origins.get(name, name) for name in names}) < len(names)
+        return ["name", *by] if copied and not {"name", "run"} & set(by) else list(by)
 
     def _metric(self, name: str) -> str:
         for one in (f"{name}_last", name):
@@ -165,7 +175,8 @@ def table_of(found: Iterable[Found]) -> Results:
         rows.append({**about(one), **own, **last})
     names = [*OWN[:4], *settings, *metrics, *OWN[4:]]
     table = Results(pandas.DataFrame(rows, columns=names).set_index(["name", "r"]))
-    table.attrs |= {"settings": list(settings), "metrics": list(metrics)}
+    origins = {one.name: one.origin for one, *_ in every if one.origin}
+    table.attrs |= {"settings": list(settings), "metrics": list(metrics), "origins": origins}
     return table
 
 

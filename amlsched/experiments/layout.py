@@ -36,6 +36,7 @@ __all__ = [
     "log_folder",
     "output_folder",
     "repetition_folder",
+    "repetition_name",
     "repetition_seed",
     "resolved_config",
     "resolved_config_folder",
@@ -92,7 +93,12 @@ def repetition_folder(output: str | Path, run: Run, index: int) -> Path:
         run: The run.
         index: The repetition's index, from 0.
     """
-    return log_folder(output, run) / f"rep_{index:02d}"
+    return log_folder(output, run) / repetition_name(index)
+
+
+def repetition_name(index: int) -> str:
+    """Name of the folder of a repetition."""
+    return f"rep_{index:02d}"
 
 
 def csv_name(index: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from amlsched.errors import ExperimentError
 from amlsched.experiments import claims, expand, jobs, layout, records
 from amlsched.experiments.changes import config_hash, settings
-from amlsched.experiments.record import Record, State
+from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.resolve import resolve
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Plan:
         begun, made_of = folder.is_dir(), ""
         for index in self.indices(run):
             place = layout.repetition_folder(path, run, index)
-            known = records.read(place) if begun else Record()
+            known = self.known(run, index, place) if begun else Record()
             if known.config_hash and not made_of:
                 made_of = config_hash(settings(run))
             yield self._planned(run, index, place, known, made_of)
@@ -146,7 +146,18 @@ class Plan:
     def repetition(self, run: Run, index: int, path: Path) -> Planned:
         """One repetition of a run, with what its record says now."""
         place = layout.repetition_folder(path, run, index)
-        return self._planned(run, index, place, records.read(place), config_hash(settings(run)))
+        return self._planned(run, index, place, self.known(run, index, place), config_hash(settings(run)))
+
+    def known(self, run: Run, index: int, folder: Path) -> Record:
+        """The record in the folder of a repetition; an unknown one if it is the record of another repetition."""
+        record = records.read(folder)
+        if not record.attempts or (record.rep == index and record.run == run.name):
+            return record
+        if record.rep == index and record.params == jsonable(run.params):
+            return record  # the experiment or its expansions were renamed, and the folder with them
+        problem = f"{folder / layout.RECORD}: is the record of {record.run} rep {record.rep}, copied or moved here"
+        problem += " (remove the folder, or run with --rerun unknown)"
+        return Record(state=State.UNKNOWN, attempts=record.attempts, problem=problem)
 
     def asks_anew(self, planned: Planned) -> bool:
         """Whether `rerun` asks for a repetition to begin anew, whatever it has saved."""

@@ -49,7 +49,7 @@ def plot_curves(
     if band not in get_args(Band):
         raise ValueError(f"band={band!r}: must be one of {', '.join(get_args(Band))}")
     found = load(results) if isinstance(results, str | Path) else results
-    keys = [by] if isinstance(by, str) else list(by)
+    keys = found.apart([by] if isinstance(by, str) else by)
     columns = [found.column(key) for key in keys]
     rows: Any = found.iterations()
     logged_too = [f"params_{name}" for name in found.settings]  # a parameter of the name of a logged column

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ConfigError, ExperimentError, MissingExtraError
-from amlsched.experiments import claims, layout, records
+from amlsched.experiments import claims, expand, layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plan import Plan
-from amlsched.experiments.record import Record, State
+from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.summary import Summary
 
 if TYPE_CHECKING:
@@ -44,12 +44,13 @@ class Found:
     """A repetition in a folder of results.
 
     Attributes:
-        name: Name of the experiment.
-        run: Name of the run.
+        name: Name of the experiment; in a copied, moved or renamed folder, the path of that folder.
+        run: Name of the run; likewise with that path in front.
         rep: Index of the repetition.
         folder: Its folder.
         params: The settings of its run.
         record: What its record says.
+        origin: Name of the experiment that wrote it, where its folder is not where that experiment puts it; else empty.
     """
 
     name: str
@@ -58,10 +59,15 @@ class Found:
     folder: Path
     params: dict[Any, Any]
     record: Record
+    origin: str = ""
 
 
 def survey(results: str | Path) -> Iterator[Found]:
     """Every repetition of a folder of results: those of its configs, begun or not, then others that left a record.
+
+    A folder is what lies in it. One that is not where its experiment puts it, since it was copied, moved or renamed, is
+    listed under its own path and never counted with another; what such a folder lacks is not listed, as no run fills
+    it. A folder that several links lead to is listed once.
 
     Args:
         results: The folder for the results, the `path` of a config; or the folder of one experiment in it.
@@ -72,40 +78,89 @@ def survey(results: str | Path) -> Iterator[Found]:
     folder = Path(results)
     if not folder.is_dir():
         raise ExperimentError(f"results folder {folder}", "there is no such folder", "it is the path in the config")
+    own = (folder / layout.RESOLVED_CONFIG).is_file()
+    places = [folder] if own else sorted(file.parent for file in folder.glob(f"*/{layout.RESOLVED_CONFIG}"))
+    places.sort(key=lambda place: place.is_symlink())  # the folder itself before the links to it
+    base = (folder.parent if own else folder).absolute()  # not resolved: a link goes by its own name
+    listed: set[str] = set()
     seen: set[str] = set()
-    for config in _configs(folder):
-        for found in _of_config(config):
-            seen.add(str(found.folder))
-            yield found
+    for place in places:
+        real = os.path.realpath(place)
+        if real not in listed:
+            listed.add(real)
+            for found in _of_config(place.absolute(), base):
+                seen.add(real + str(found.folder)[len(str(place.absolute())) :])
+                yield found
     for place in _repetition_folders(folder):
-        if str(place.resolve()) not in seen:
-            seen.add(str(place))
+        real = os.path.realpath(place)
+        if real not in seen:
+            seen.add(real)
             record = records.read(place)
             if record.state is not State.PENDING:
-                run = record.run or place.parent.parent.name
-                yield Found(record.name or run, run, record.rep, place, record.params, record)
+                yield _left_over(place.absolute(), record, base)
     if not seen:
         raise ExperimentError(
             f"results folder {folder}", "has no repetition of amlsched in it", "it is the path in the config"
         )
 
 
-def _configs(folder: Path) -> list[Path]:
-    own = folder / layout.RESOLVED_CONFIG
-    return [own] if own.is_file() else sorted(folder.glob(f"*/{layout.RESOLVED_CONFIG}"))
-
-
-def _of_config(config: Path) -> Iterator[Found]:
+def _of_config(place: Path, base: Path) -> Iterator[Found]:
+    """The repetitions of the resolved config in an experiment's folder."""
     try:
-        plan = Plan(config.resolve())
+        plan = Plan(place / layout.RESOLVED_CONFIG)
     except ConfigError:
         return  # not ours; what it left is found by its records
     if any("_path_relative_to" not in experiment.config for experiment in plan.experiments):
         return  # a config of the user's, which happens to lie here
-    for path, run in plan.runs():
-        params = run.params
-        for planned in plan.repetitions(run, path):
-            yield Found(run.experiment_name, run.name, planned.index, planned.folder, params, planned.known)
+    for experiment in plan.experiments:
+        path = plan.path(experiment)
+        written_for = layout.resolved_config_folder(path, experiment)
+        moved = os.path.relpath(written_for, path) != os.path.relpath(place, path)
+        label = _label(place, base) if moved else experiment.name
+        for run in expand.expand(experiment):
+            params, plain = run.params, jsonable(run.params)
+            home = place / os.path.relpath(layout.run_folder(path, run), written_for) / "log"
+            begun = home.is_dir()
+            for index in plan.indices(run):
+                folder = home / layout.repetition_name(index)
+                known = plan.known(run, index, folder) if begun else Record()
+                if moved and known.state is State.PENDING:
+                    continue
+                # After a change of the config that its records were kept under, they are what was run.
+                ran_with = known.params if known.attempts and known.params != plain else params
+                name = _relabelled(run.name, experiment.name, label)
+                yield Found(label, name, index, folder, ran_with, known, experiment.name if moved else "")
+
+
+def _left_over(place: Path, record: Record, base: Path) -> Found:
+    """A repetition that no config here has."""
+    run = record.run or place.parent.parent.name
+    name = record.name or run
+    home = place.parent.parent
+    nested = [] if run == name else [run]
+    at_home = home.parent if nested and home.name == run else home
+    if at_home in (base, base.parent):  # asked for the folder of a run
+        return Found(name, run, record.rep, place, record.params, record)
+    if place.name != layout.repetition_name(record.rep):
+        label = run_label = _label(place, base)
+    elif nested and home.name != run:
+        label = run_label = _label(home, base)
+    else:
+        label = _label(at_home, base)
+        run_label = _relabelled(run, name, label)
+    return Found(label, run_label, record.rep, place, record.params, record, name if label != name else "")
+
+
+def _label(place: Path, base: Path) -> str:
+    """The path of a folder below that of the results."""
+    return os.path.relpath(place, base)
+
+
+def _relabelled(run: str, name: str, label: str) -> str:
+    """The name of a run in a folder that may not be that of its experiment."""
+    if label == name:
+        return run
+    return label if run == name else f"{label}/{run}"
 
 
 def _repetition_folders(folder: Path) -> Iterator[Path]:
@@ -122,7 +177,13 @@ def _repetition_folders(folder: Path) -> Iterator[Path]:
 def tallied(found: Iterable[Found]) -> Summary:
     """The numbers of repetitions, by run and by state."""
     summary = Summary()
+    elsewhere: dict[str, str] = {}
     for one in found:
+        if one.origin and one.name not in elsewhere:
+            elsewhere[one.name] = one.origin
+            summary.notes.append(
+                f"{one.name}: holds repetitions of {one.origin} (a copied, moved or renamed folder), counted apart"
+            )
         summary.expect(one.run, 1)
         summary.count(one.run, one.record.state, one.record.last, one.record.seconds, one.record.used)
         if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
