@@ -30,6 +30,8 @@ def submit_or_wait(
 ) -> int:
     """Submit what is left of a plan, or wait for what was submitted, or both."""
     _refuse_others(arguments)
+    if arguments.print_job_script:
+        return _print_job_scripts(arguments, target, plan)
     if arguments.slurm or arguments.submit:
         from amlsched.experiments.submit import submit
 
@@ -54,10 +56,27 @@ def submit_or_wait(
     return OK
 
 
+def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan) -> int:
+    from amlsched.experiments.submit import job_scripts
+
+    if not (arguments.slurm or arguments.submit):
+        raise ExperimentError("--print-job-script", "does not go with --wait, which submits nothing", "leave one out")
+    nothing = True
+    for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
+        nothing = False
+        say(f"The script of an array of {count} {'element' if count == 1 else 'elements'} in {results}; not submitted")
+        print(script, end="")
+        if description:
+            say("The description of the job:")
+            print(description, end="")
+    if nothing:
+        say(f"Nothing is left to run in {', '.join(map(str, plan.paths))}: there is no array to show.")
+    return OK
+
+
 def _refuse_others(arguments: argparse.Namespace) -> None:
     for flag, given in (
         ("-j", arguments.job is not None),
-        ("-t", arguments.prefix_with_timestamp),
         ("-t", arguments.prefix_with_timestamp),
         ("--max-workers", arguments.max_workers is not None),
         ("--executor-option", bool(arguments.executor_option)),

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-workers", metavar="N", type=int, help="how many repetitions run at a time; default: one per CPU")
     text = "another option of the executor; may be given several times"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
-    text = "with an executor whose workers are jobs: print the script of a job, and submit nothing"
+    text = "with -s, or an executor whose workers are jobs: print the script of the array or job, and submit nothing"
     add("--print-job-script", action="store_true", help=text)
     text = "after a signal, how long repetitions that can stop get to save what they have; default: 20"
     add("--grace", metavar="SECONDS", type=float, default=20.0, help=text)

@@ -35,7 +35,7 @@ from amlsched.experiments.stopping import GRACE_S
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Part", "Submission", "Work", "create", "submissions"]
+__all__ = ["Part", "Submission", "Work", "create", "next_folder", "submissions"]
 
 _FORMAT = 1
 _FILE, _DROPPED, _LOCK = "submission.json", "dropped.json", "feeding"
@@ -223,9 +223,8 @@ def create(results: Path, config: str, **said: Any) -> Submission:
     Raises:
         ExperimentError: The folder cannot be written.
     """
-    base = results / ARRAYS_FOLDER
     try:
-        folder = _numbered(base)
+        folder = _numbered(results)
         said["logs"] = said["logs"] or folder / "logs"
         said["logs"].mkdir(parents=True, exist_ok=True)
         one = Submission(folder=folder, created=now(), user=getpass.getuser(), host=socket.gethostname(), **said)
@@ -239,15 +238,25 @@ def create(results: Path, config: str, **said: Any) -> Submission:
     return one
 
 
-def _numbered(base: Path) -> Path:
-    base.mkdir(parents=True, exist_ok=True)
-    number = max((int(path.name) for path in base.iterdir() if path.name.isdecimal()), default=0) + 1
+def next_folder(results: Path) -> Path:
+    """The folder that the next submission gets; it is not made."""
+    base = results / ARRAYS_FOLDER
+    there = base.iterdir() if base.is_dir() else ()
+    return _folder(base, max((int(path.name) for path in there if path.name.isdecimal()), default=0) + 1)
+
+
+def _folder(base: Path, number: int) -> Path:
+    return base / f"{number:04d}"
+
+
+def _numbered(results: Path) -> Path:
+    folder = next_folder(results)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        folder = base / f"{number:04d}"
         try:
             folder.mkdir()
         except FileExistsError:
-            number += 1
+            folder = _folder(folder.parent, int(folder.name) + 1)
         else:
             return folder
 

@@ -25,17 +25,17 @@ from amlsched.experiments.queue import UNSUBMITTED, in_queue, live_arrays, state
 from amlsched.experiments.record import State
 from amlsched.experiments.run import ExperimentRun
 from amlsched.experiments.stopping import GRACE_S
-from amlsched.experiments.submission import Part, Submission, Work, create, submissions
+from amlsched.experiments.submission import Part, Submission, Work, create, next_folder, submissions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.submission import Key
     from amlsched.experiments.target import Target
 
-__all__ = ["Submitted", "feed", "feed_from_element", "submit"]
+__all__ = ["Submitted", "feed", "feed_from_element", "job_scripts", "submit"]
 
 _MEMORY = re.compile(r"(\d+)\s*([KMGT]?)B?", re.IGNORECASE)
 _UNITS = {"K": 2**10, "": 2**20, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -99,12 +99,7 @@ def submit(
     if target.held is not None:
         problem = "was defined in a function or typed into a notebook, so that a job cannot import it"
         raise ExperimentError(str(target), problem, "define it at the top level of a file")
-    section = plan.resolved.cluster
-    if section is None:
-        where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
-        raise ConfigError(where, "there is no SLURM section for this host", remedy)
-    batch = SYSTEMS[system or section.get("system", "slurm")]
-    array = asked(section, batch, plan)
+    section, batch, array = _section(plan, system)
     commands.largest(batch)  # fails at once where there is none
     run = ExperimentRun(target, plan, capture=capture, loggers=loggers, keep_changed=keep_changed)
     run.prepare()
@@ -129,7 +124,7 @@ def submit(
                 command=list(command) or sys.argv,
                 debug=bool(plan.debug),
                 capture=capture,
-                logs=Path(section["slurm_log"]).expanduser().resolve() if section.get("slurm_log") else None,
+                logs=_logs(section),
                 at_once=section.get("num_parallel_jobs"),
                 work=work,
                 array=array,
@@ -292,6 +287,22 @@ def _fed(one: Submission, after: tuple[str, ...]) -> str:
 
 
 def _submitted(one: Submission, number: int, first: int, count: int, after: tuple[str, ...]) -> str:
+    text, description = _scripts(one, number, first, count, after)
+    script = _script_path(one, number)
+    script.write_text(text, "utf-8")
+    script.chmod(0o755)
+    if description:
+        script = script.with_suffix(".sub")
+        script.write_text(description, "utf-8")
+    return commands.submit(one.batch, script)
+
+
+def _script_path(one: Submission, number: int) -> Path:
+    return one.folder / f"part_{number}.sh"
+
+
+def _scripts(one: Submission, number: int, first: int, count: int, after: tuple[str, ...]) -> tuple[str, str]:
+    """The script of a part, and the file of its own that says what is asked for, where the system has one."""
     said = dict(one.array)
     template = said.pop("template")
     command = (*said.pop("command"), "element", str(one.folder), str(first), str(count))
@@ -309,16 +320,67 @@ def _submitted(one: Submission, number: int, first: int, count: int, after: tupl
         after=after,
         **said,
     )
-    script = one.folder / f"part_{number}.sh"
     try:
-        script.write_text(filled(template, one.batch, job) if template else one.batch.script(job), "utf-8")
-        script.chmod(0o755)
-        if described := one.batch.description(job, script):
-            script = script.with_suffix(".sub")
-            script.write_text(described, "utf-8")
+        text = filled(template, one.batch, job) if template else one.batch.script(job)
+        return text, one.batch.description(job, _script_path(one, number))
     except ValueError as error:
         raise ConfigError("the section for the batch system", str(error)) from error
-    return commands.submit(one.batch, script)
+
+
+def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Iterator[tuple[Path, int, str, str]]:
+    """What `submit` would hand to the batch system; nothing is submitted, asked or written.
+
+    What is in the queue already, limits on the size of an array and copies of the code are not looked at.
+
+    Args:
+        target: The experiment.
+        plan: The repetitions.
+        system: As of `submit`.
+
+    Yields:
+        For each folder for the results where something is left to run: that folder, the number of elements, the script,
+        and the description of the job where that is a file of its own (HTCondor), else an empty text.
+
+    Raises:
+        ConfigError: The config is wrong, or has no section for the batch system of this host.
+    """
+    section, batch, array = _section(plan, system)
+    for path in plan.paths:
+        results = path.resolve()
+        work = left(plan, results, frozenset())
+        if not work:
+            continue
+        folder = next_folder(results)
+        one = Submission(
+            folder=folder,
+            system=batch.name,
+            target=str(target),
+            command=[],
+            created="",
+            user="",
+            host="",
+            debug=bool(plan.debug),
+            capture=True,
+            logs=_logs(section) or folder / "logs",
+            at_once=section.get("num_parallel_jobs"),
+            work=work,
+            array=array,
+        )
+        yield results, len(work), *_scripts(one, 0, 0, len(work), ())
+
+
+def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System, dict[str, Any]]:
+    """The config's section, the batch system that it is for, and what it asks for."""
+    section = plan.resolved.cluster
+    if section is None:
+        where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
+        raise ConfigError(where, "there is no SLURM section for this host", remedy)
+    batch = SYSTEMS[system or section.get("system", "slurm")]
+    return section, batch, asked(section, batch, plan)
+
+
+def _logs(section: Mapping[str, Any]) -> Path | None:
+    return Path(section["slurm_log"]).expanduser().resolve() if section.get("slurm_log") else None
 
 
 def _carry(one: Submission, loggers: Sequence[AbstractLogger], scheduler: object) -> None:

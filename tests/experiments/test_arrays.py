@@ -306,3 +306,41 @@ def test_what_an_element_complained_about_last_is_shown_as_the_cause(project: Pr
     (logs / f"err_{job}_0.log").write_text("slurmstepd: error: CANCELLED DUE TO TIME LIMIT\n\n")
     cause = "lost     sums__a1 rep 0 (element 1_0): TIMEOUT: slurmstepd: error: CANCELLED DUE TO TIME LIMIT"
     assert cause in project.status()
+
+
+def test_the_script_that_is_printed_is_the_one_that_is_submitted_and_printing_does_nothing_else(
+    project: Project, slurm: Slurm
+) -> None:
+    for flags in (("-s",), ("--submit", "slurm"), ("-s", "--wait")):
+        shown = project.call("run", "experiment.py:experiment", "config.yml", *flags, "--print-job-script")
+        assert shown.returncode == 0
+        assert shown.stderr == f"The script of an array of 4 elements in {project.results}; not submitted\n"
+        assert slurm.state["jobs"] == {}
+        assert not project.results.exists()
+    project.submit()
+    assert shown.stdout == slurm.state["scripts"]["1"]
+
+
+@pytest.mark.parametrize(
+    ("system", "directive"),
+    [("sge", "#$ -t 1-4"), ("pbs", "#PBS -J 0-3"), ("torque", "#PBS -t 0-3"), ("htcondor", "queue 4")],
+)
+def test_the_script_of_an_array_is_printed_where_its_batch_system_is_not(
+    project: Project, monkeypatch: pytest.MonkeyPatch, system: str, directive: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    project.config()
+    shown = project.call("run", "experiment.py:experiment", "config.yml", "--submit", system, "--print-job-script")
+    assert shown.returncode == 0, shown.stderr
+    assert directive in shown.stdout.splitlines()
+    assert not project.results.exists()
+
+
+def test_printing_the_script_of_nothing_says_so(project: Project, slurm: Slurm) -> None:
+    assert project.call("run", "experiment.py:experiment", "config.yml", "-q").returncode == 0
+    shown = project.call("run", "experiment.py:experiment", "config.yml", "-s", "--print-job-script")
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert shown.stderr == "Nothing is left to run in results: there is no array to show.\n"
+    waiting = project.call("run", "experiment.py:experiment", "config.yml", "--wait", "--print-job-script")
+    assert waiting.returncode == 2
+    assert "--print-job-script: does not go with --wait" in waiting.stderr
