@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from amlsched.errors import SchedulerNotRunningError
@@ -13,12 +15,21 @@ from amlsched.future import Future
 from amlsched.signals import event_loop, handled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Generator,
+        Iterable,
+        Iterator,
+    )
     from concurrent.futures import Executor
 
     from amlsched.scheduler import Scheduler
 
-__all__ = ["Results", "gather"]
+__all__ = ["Results", "gather", "gather_in_own_run"]
 
 R = TypeVar("R")
 
@@ -29,8 +40,9 @@ _PER_WORKER = 4
 class Results(Generic[R]):
     """The results of a task over inputs, in the order of the inputs; made by `task.map`.
 
-    In a loop (an async callback, or beside `async_run`), `async for` submits as it goes. Outside of a run, a plain
-    `for` makes a run of its own around itself.
+    Where no asyncio loop runs, use `for`. Where one does, as in an async callback or a notebook, use `async for`, or
+    `await` for a list of all results. Calls are submitted as their results are taken. Each of the three starts a run
+    where the scheduler is not running, and ends it afterwards.
 
     Args:
         scheduler: Where the calls run.
@@ -56,7 +68,13 @@ class Results(Generic[R]):
         self._bound = bound(scheduler.executor, max_in_flight)
 
     def __aiter__(self) -> AsyncIterator[R]:
-        return self._results()
+        return self._results() if has_users_run(self._scheduler) else self._own_async_run()
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self._all().__await__()
+
+    async def _all(self) -> list[R]:
+        return [result async for result in self]
 
     async def _results(self) -> AsyncGenerator[R]:
         calls: deque[Future[R]] = deque()
@@ -73,6 +91,11 @@ class Results(Generic[R]):
                 call.cancel()
 
     def __iter__(self) -> Iterator[R]:
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "task.map(…) cannot be used with for where an asyncio loop runs, as in a notebook or a callback: "
+                "write async for result in task.map(…), or results = await task.map(…)"
+            )
         return self._own_run()
 
     def _own_run(self) -> Generator[R]:
@@ -80,7 +103,7 @@ class Results(Generic[R]):
         scheduler.refuse_second_run()
         results = self._results()
         with event_loop() as loop:
-            run = loop.create_task(scheduler.async_run(end_on_empty=False))
+            run = loop.create_task(_run(scheduler))
             try:
                 while True:
                     with handled(scheduler.interrupt, scheduler.kill):
@@ -92,27 +115,115 @@ class Results(Generic[R]):
                 with handled(scheduler.interrupt, scheduler.kill):
                     loop.run_until_complete(self._close(results, run))
 
+    async def _own_async_run(self) -> AsyncGenerator[R]:
+        results = self._results()
+        async with _own_run(self._scheduler) as run:
+            try:
+                while found := await self._next(results, run):
+                    yield found[0]
+            finally:
+                await results.aclose()
+
     async def _next(self, results: AsyncGenerator[R], run: asyncio.Task[Any]) -> list[R]:
         """The next result in a list, which is empty after the last."""
-        while not self._scheduler.running() and not run.done():
-            await asyncio.sleep(0)  # the run begins in the loop's next turns
-        following = asyncio.ensure_future(anext(results, _END))
-        await asyncio.wait((following, run), return_when=asyncio.FIRST_COMPLETED)
-        if run.done():  # before its end: something stopped it
-            following.cancel()
-            await asyncio.wait((following,))
-            raise run.exception() or SchedulerNotRunningError(f"the run ended before the last result: {run.result()}")
-        result = following.result()
+        result = await _during(run, self._scheduler, anext(results, _END))
         return [] if result is _END else [result]
 
     async def _close(self, results: AsyncGenerator[R], run: asyncio.Task[Any]) -> None:
         await results.aclose()
-        if not run.done():
-            self._scheduler.stop(stop_msg="all results were taken")
-            await run
+        await _ended(self._scheduler, run)
 
 
 _END: Any = object()
+
+
+class _OwnRun:
+    """A run that was started for results, and ends when all of those that share it have theirs."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.task: asyncio.Task[Any] = asyncio.ensure_future(_run(scheduler))
+        self.users = 0
+
+    @property
+    def joinable(self) -> bool:
+        return not self.task.done() and self.users > 0 and self.task.get_loop() is asyncio.get_running_loop()
+
+
+_own_runs: weakref.WeakKeyDictionary[Scheduler, _OwnRun] = weakref.WeakKeyDictionary()
+
+
+def has_users_run(scheduler: Scheduler) -> bool:
+    """Whether there is a run that was not started for results."""
+    own = _own_runs.get(scheduler)
+    return scheduler.has_run and (own is None or own.task.done())
+
+
+def _run(scheduler: Scheduler) -> Coroutine[Any, Any, Any]:
+    return scheduler.async_run(end_on_empty=False)
+
+
+@asynccontextmanager
+async def _own_run(scheduler: Scheduler) -> AsyncGenerator[asyncio.Task[Any]]:
+    """A run in this loop, which others may share; calls that still run when it ends are waited for."""
+    own = _own_runs.get(scheduler)
+    if own is None or not own.joinable:
+        if own is not None and own.task.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait((own.task,))  # it ends
+        own = _own_runs[scheduler] = _OwnRun(scheduler)
+    own.users += 1
+    try:
+        yield own.task
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if own.users == 1 and task is not None and task.cancelling():  # who waits was cancelled: wait for nothing
+            own.task.cancel()
+        raise
+    finally:
+        own.users -= 1
+        if not own.users:
+            try:
+                await _ended(scheduler, own.task)
+            finally:
+                if _own_runs.get(scheduler) is own:
+                    del _own_runs[scheduler]
+
+
+async def _during(run: asyncio.Task[Any], scheduler: Scheduler, awaitable: Awaitable[R]) -> R:
+    """What an awaitable gives; what ended the run, if that happens before.
+
+    Raises:
+        SchedulerNotRunningError: The run was stopped.
+    """
+    while not scheduler.running() and not run.done():
+        await asyncio.sleep(0)  # the run begins in the loop's next turns
+    following = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait((following, run), return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        following.cancel()
+        await asyncio.wait((following,))
+        raise
+    if run.done():
+        following.cancel()
+        await asyncio.wait((following,))
+        raise run.exception() or SchedulerNotRunningError(f"the run ended before the last result: {run.result()}")
+    return following.result()
+
+
+async def _ended(scheduler: Scheduler, run: asyncio.Task[Any]) -> None:
+    """End a run that was made for its results."""
+    if not run.done():
+        scheduler.stop(stop_msg="all results were taken")
+        await run
+
+
+async def gather_in_own_run(
+    scheduler: Scheduler, futures: Iterable[Awaitable[R]], max_in_flight: int | None, return_exceptions: bool
+) -> list[R]:
+    """The same as `gather`, in a run for these calls alone."""
+    async with _own_run(scheduler) as run:
+        gathered = gather(scheduler.executor, futures, max_in_flight, return_exceptions)
+        return await _during(run, scheduler, gathered)
 
 
 async def gather(

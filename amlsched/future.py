@@ -43,9 +43,11 @@ class Future(asyncio.Future[R]):
         awaited: Whether somebody awaits or awaited the call; `None` where that is still expected (`task(…)`).
     """
 
-    # Not set for most: `_attempt` and `_losses` are for a call that runs again, `receipt` for one that is measured.
+    # Not set for most: `_context` is the user's, `_attempt` and `_losses` are for a call that runs again, and `receipt`
+    # for one that is measured.
     __slots__ = (
         "_attempt",
+        "_context",
         "_losses",
         "_run",
         "args",
@@ -76,6 +78,18 @@ class Future(asyncio.Future[R]):
         self.number = 0
         self.awaited: bool | None = False
         self.work: Any = None  # the executor's own future; none while the call waits to be run in this thread
+
+    @property
+    def context(self) -> Any:
+        """Anything that the caller keeps with the call, such as what it is for; `None` until it is set.
+
+        Every callback of the call finds it here, also after retries. It stays in this process: no worker gets it.
+        """
+        return getattr(self, "_context", None)
+
+    @context.setter
+    def context(self, value: Any) -> None:
+        self._context = value
 
     @property
     def attempt(self) -> int:

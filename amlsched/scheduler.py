@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
-from amlsched.bounded import gather
+from amlsched.bounded import gather, gather_in_own_run
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
@@ -370,6 +370,11 @@ class Scheduler(Emitter):
         """Whether calls can be submitted."""
         return self._run is not None and self._run.accepting
 
+    @property
+    def has_run(self) -> bool:
+        """Whether a run is under way, be it that it ends."""
+        return self._run is not None
+
     # Calls
 
     def task(
@@ -453,11 +458,15 @@ class Scheduler(Emitter):
     ) -> list[R]:
         """The results of calls, in their order: `await scheduler.gather(task(x) for x in xs)`.
 
+        Where the scheduler is not running, as in a notebook, this starts a run, and ends it afterwards.
+
         Args:
             futures: Handles of calls. An iterator is read, and so the calls are submitted, as earlier ones end.
             max_in_flight: How many calls that have not ended are taken from it; `None` for all.
             return_exceptions: Whether exceptions stand in the list, instead of the first one being raised.
         """
+        if self._run is None:
+            return await gather_in_own_run(self, futures, max_in_flight, return_exceptions)
         return await gather(self.executor, futures, max_in_flight, return_exceptions)
 
     def call_later(

@@ -165,8 +165,9 @@ class Task(Emitter, Generic[P, R]):
     def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None) -> Results[R]:
         """Results for the arguments taken from each of the iterables, in their order: `for result in task.map(xs)`.
 
-        Outside of a run, a `for` loop makes one around itself; in an async callback, use `async for`. An exception of a
-        call is raised where its result would come; the calls behind it are cancelled then.
+        Where an asyncio loop runs, as in a notebook or an async callback, use `async for`, or `await` for a list of all
+        results. Each of them starts a run where the scheduler is not running. An exception of a call is raised where
+        its result would come; the calls behind it are cancelled then.
 
         Args:
             *iterables: One for each positional parameter; the shortest ends it. They are read as calls are submitted.

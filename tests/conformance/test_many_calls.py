@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amlsched import ExitState, Future, Scheduler
+from amlsched import ExitState, Future, Scheduler, SchedulerNotRunningError
 from tests import calls
 from tests.journal import Journal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(60)
 
 Code = ExitState.Code
+ENDS = ("on_future_result", "on_future_exception", "on_future_cancelled")
 
 
 class Counted:
@@ -109,6 +110,104 @@ def test_map_in_an_async_callback_is_part_of_its_run(scheduler: Scheduler) -> No
 
     assert scheduler.run() == ExitState(Code.EXHAUSTED)
     assert results == [2 * number for number in range(10)]
+
+
+def test_map_in_a_loop_makes_a_run_of_its_own(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.double)
+    journal = Journal(scheduler, task)
+
+    async def main() -> list[Any]:
+        found = [result async for result in task.map(range(10), max_in_flight=2)]
+        return [found, await task.map([20]), await scheduler.gather(task(number) for number in (30, 31))]
+
+    assert asyncio.run(main()) == [[2 * number for number in range(10)], [40], [60, 62]]
+    assert journal.counts["on_future_submitted"] == sum(journal.counts[end] for end in ENDS)
+    assert not scheduler.has_run
+
+
+def test_map_in_a_loop_can_be_left_and_used_again_at_once(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.double)
+    journal = Journal(scheduler, task)
+
+    async def main() -> list[int]:
+        async for result in task.map(itertools.count()):
+            if result == 20:
+                break
+        return await task.map([1, 2])
+
+    assert asyncio.run(main()) == [2, 4]
+    assert journal.counts["on_future_submitted"] == sum(journal.counts[end] for end in ENDS)
+    assert not scheduler.has_run
+
+
+def test_map_in_a_loop_raises_an_exception_where_its_result_would_be(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.double_unless_three)
+
+    async def main() -> list[int]:
+        results: list[int] = []
+        with pytest.raises(ValueError, match="three"):
+            async for result in task.map(range(100)):
+                results.append(result)
+        with pytest.raises(ValueError, match="three"):
+            await task.map(range(100))
+        with pytest.raises(ValueError, match="three"):
+            await scheduler.gather(task(number) for number in range(5))
+        return results
+
+    assert asyncio.run(main()) == [0, 2, 4]
+
+
+def test_maps_in_a_loop_share_one_run(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.double)
+    journal = Journal(scheduler, task)
+
+    async def main() -> list[list[int]]:
+        nested = [await task.map([result]) async for result in task.map([1, 2])]
+        return [*nested, *await asyncio.gather(task.map(range(3)), task.map(range(5)))]
+
+    assert asyncio.run(main()) == [[4], [8], [0, 2, 4], [0, 2, 4, 6, 8]]
+    assert journal.counts["on_finished"] == 2
+
+
+def test_map_in_a_loop_that_is_cancelled_leaves_nothing_behind(concurrent_backend: Backend, tmp_path: Path) -> None:
+    scheduler = concurrent_backend.scheduler()
+    task = scheduler.task(calls.until_released)
+    started, release = tmp_path / "started", tmp_path / "release"
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(task.map([started], [release]))
+        async with asyncio.timeout(30):
+            while not started.exists():
+                await asyncio.sleep(0.002)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        release.touch()
+        assert await scheduler.gather([]) == []
+
+    asyncio.run(main())
+    assert not scheduler.has_run
+
+
+def test_a_run_that_ends_before_the_last_result_of_a_map_in_a_loop_is_an_error(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.double)
+    task.on_result(scheduler.stop)
+
+    async def main() -> None:
+        with pytest.raises(SchedulerNotRunningError):
+            await task.map(itertools.count())
+
+    asyncio.run(main())
+
+
+def test_map_with_for_in_a_loop_says_what_to_write() -> None:
+    task = Scheduler.with_sequential().task(calls.double)
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"async for result in task.map\(…\), or results = await task.map"):
+            list(task.map([1]))
+
+    asyncio.run(main())
 
 
 def test_map_with_a_bound_below_one_is_refused() -> None:

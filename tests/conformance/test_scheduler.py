@@ -15,6 +15,7 @@ import pytest
 
 from amlsched import Event, ExitState, NotPicklableError, Scheduler, SchedulerNotRunningError, WorkerLostError
 from amlsched.executors.capabilities import capabilities_of
+from amlsched.plugins import Retry
 from tests import calls
 from tests.journal import Journal
 
@@ -686,6 +687,31 @@ def test_run_inside_a_loop_says_to_await_async_run(scheduler: Scheduler) -> None
 
 
 # Running again
+
+
+def test_what_the_caller_keeps_with_a_call_is_there_in_every_callback(backend: Backend) -> None:
+    scheduler = backend.scheduler()
+    task = scheduler.task(calls.double_unless_three, plugins=Retry(2, backoff=0))
+    seen: dict[int, set[str]] = {}
+
+    def note(future: Future[Any], *_: Any) -> None:
+        seen.setdefault(future.context, set()).add(str(future.attempt))
+
+    for event in (task.on_submitted, task.on_done, task.on_result, task.on_exception, task.on_cancelled, task.on_retry):
+        event.register(note)
+
+    @scheduler.on_start
+    def start() -> None:
+        for number in (2, 3, 4):
+            future = task.submit(number)
+            assert future is not None
+            assert future.context is None
+            future.context = number
+            if number == 4:
+                future.cancel()
+
+    scheduler.run(on_exception="continue", on_cancelled="continue")
+    assert seen == {2: {"1"}, 3: {"1", "2"}, 4: {"1"}}
 
 
 def test_a_scheduler_can_be_run_again(backend: Backend) -> None:

@@ -30,6 +30,7 @@ async def search() -> None:
     assert_type(await scheduler.gather([task(1), task(2)]), list[str])
     async for result in task.map([1, 2, 3]):
         assert_type(result, str)
+    assert_type(await task.map([1, 2, 3]), list[str])
     assert_type(await scheduler.async_run(), ExitState)
 
 
