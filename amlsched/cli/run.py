@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from datetime import datetime
@@ -166,6 +167,9 @@ def execute(
         grace_s=arguments.grace,
         **options,
     )
+    failures = logging.getLogger(ExperimentRun.__module__)
+    if not failures.handlers:
+        failures.addHandler(logging.NullHandler())  # the progress and the last lines say it
     begun = time.monotonic()
     try:
         with progress_for(experiments, experiments.summary.total, arguments.metric, quiet=arguments.quiet):

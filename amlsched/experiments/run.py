@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 import uuid
@@ -35,7 +36,7 @@ from amlsched.experiments.target import Target
 from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from amlsched.events import Subscriber
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from amlsched.future import Future
 
 P = ParamSpec("P")
+logger = logging.getLogger(__name__)
 
 __all__ = ["ExperimentRun"]
 
@@ -67,6 +69,8 @@ class ExperimentRun(Emitter):
             Otherwise nothing is run where there are such.
         grace_s: After a signal, seconds for repetitions that can stop to save what they have.
         loggers: Told what the experiment logs, beside the CSV file; each repetition gets a copy.
+        initial: Whether the runs of the plan are run. With `False`, only what `submit` adds is run, such as in a
+            callback of `on_start`: for a search that chooses all parameters itself.
         **options: For the executor, such as `max_workers`.
 
     Raises:
@@ -74,6 +78,8 @@ class ExperimentRun(Emitter):
         ExperimentError: The target cannot be found.
     """
 
+    STARTED: ClassVar[Event[[], Any]] = Event("on-start", ())
+    """Everything was checked, and the first repetitions are about to be submitted."""
     SUBMITTED: ClassVar[Event[[Repetition], Any]] = Event("on-repetition-submitted", ("repetition",))
     """A repetition was submitted."""
     DONE: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
@@ -83,6 +89,7 @@ class ExperimentRun(Emitter):
     EXCEPTION: ClassVar[Event[[Repetition, BaseException], Any]] = Event("on-exception", ("repetition", "error"))
     """A repetition failed."""
 
+    on_start: Subscriber[[], Any]
     on_result: Subscriber[[Repetition, Ended], Any]
     on_exception: Subscriber[[Repetition, BaseException], Any]
     on_repetition_submitted: Subscriber[[Repetition], Any]
@@ -98,6 +105,7 @@ class ExperimentRun(Emitter):
         keep_changed: bool = False,
         grace_s: float = stopping.GRACE_S,
         loggers: Iterable[AbstractLogger] = (),
+        initial: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -112,17 +120,20 @@ class ExperimentRun(Emitter):
         self.grace_s = grace_s
         self.loggers = tuple(loggers)
         self.run_id = uuid.uuid4().hex[:16]
+        self.initial = initial
+        self.on_start = self.subscriber(self.STARTED)
         self.on_repetition_submitted = self.subscriber(self.SUBMITTED)
         self.on_repetition_done = self.subscriber(self.DONE)
         self.on_result = self.subscriber(self.RESULT)
         self.on_exception = self.subscriber(self.EXCEPTION)
         self.running: dict[Future[Outcome], Repetition] = {}
-        self.summary = Summary(self.plan.count()[1])
+        self.summary = Summary(self.plan.count()[1] if initial else 0)
         self._driver = Process.this()
         self._code: Code | None = None
         self._turns: Turns[Repetition] = Turns(iter(()))
         self._scheduler: Scheduler | None = None
         self._runs_on: Executor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._faults: list[Exception] = []
         self._more: deque[Repetition] = deque()  # submitted by the user, not yet handed out
         self._stopping = False  # by a signal
@@ -151,28 +162,76 @@ class ExperimentRun(Emitter):
             ResultsNotWritableError: The disk is full, or read-only; the same again goes on from there.
             KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
         """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "ExperimentRun.run() cannot be used where an asyncio loop runs, as in a notebook: await run.async_run()"
+            )
+        with contextlib.closing(self._schedulers()) as schedulers:
+            for scheduler in schedulers:
+                if not isinstance(scheduler, Scheduler):
+                    time.sleep(scheduler)
+                    continue
+                with stopping.graceful(self._tell_to_stop, scheduler.interrupt, scheduler.kill, self.grace_s):
+                    scheduler.run(on_exception="continue", on_cancelled="continue")
+        return self.summary
+
+    async def async_run(self) -> Summary:
+        """The same as `run`, in a loop that runs already, as in a notebook: `await run.async_run()`.
+
+        The loop goes on meanwhile, but for the executor `sequential`, which runs repetitions in it. If it is cancelled,
+        as by an interrupt of the kernel, repetitions that can stop get their grace; a second time, all are cancelled.
+        Signals are left to the loop's owner.
+        """
+        with contextlib.closing(self._schedulers()) as schedulers:
+            for scheduler in schedulers:
+                if isinstance(scheduler, Scheduler):
+                    await self._awaited(scheduler)
+                else:
+                    await asyncio.sleep(scheduler)
+        return self.summary
+
+    async def _awaited(self, scheduler: Scheduler) -> None:
+        run = asyncio.ensure_future(scheduler.async_run(on_exception="continue", on_cancelled="continue"))
+        try:
+            await asyncio.shield(run)
+        except asyncio.CancelledError:
+            try:
+                if not run.done() and self._tell_to_stop():
+                    await asyncio.wait((run,), timeout=self.grace_s)
+            finally:
+                run.cancel()
+                await asyncio.gather(run, return_exceptions=True)
+            raise
+
+    def _schedulers(self) -> Generator[Scheduler | float]:
+        """The schedulers to run, one after the other; between them, seconds to wait for."""
         with per_thread() if self.capture else contextlib.nullcontext():
             self._bindings = bindings(self.plan, self.executor, self.options.get("max_workers"))
             with next(iter(self._bindings.values())).here(self.executor):  # before the experiment is imported
                 self.prepare()
-            for work in (self._repetitions(), self._orphans()):
-                for binding, bound in groupby(work, key=lambda one: self._bindings[one.record.name]):
-                    self._turns = Turns(bound)
-                    first = None if self._faults else self._turns.take()
-                    if first is not None:
-                        with binding.here(self.executor):
-                            self._schedule(first, binding.options(self.executor, self.options))
+            self._tell(self.on_start)
+            if self.initial:
+                yield from self._grouped(self._repetitions())
+                yield from self._until_orphans_end()
+                yield from self._grouped(self._orphans())
             while self._more and not self._faults:
                 self._turns = Turns[Repetition](iter(()))
                 binding = self._bindings[self._more[0].record.name]
                 if (first := self._taken()) is not None:
                     with binding.here(self.executor):
-                        self._schedule(first, binding.options(self.executor, self.options))
+                        yield from self._schedule(first, binding.options(self.executor, self.options))
             for planned in self._busy:
                 self._left(planned)
         if self._faults:
             raise self._faults[0]
-        return self.summary
+
+    def _grouped(self, work: Iterator[Repetition]) -> Iterator[Scheduler]:
+        for binding, bound in groupby(work, key=lambda one: self._bindings[one.record.name]):
+            self._turns = Turns(bound)
+            first = None if self._faults else self._turns.take()
+            if first is not None:
+                with binding.here(self.executor):
+                    yield from self._schedule(first, binding.options(self.executor, self.options))
 
     def submit(
         self,
@@ -294,7 +353,7 @@ class ExperimentRun(Emitter):
 
     # ---------------------------------------------------------------------------------------------------- while it runs
 
-    def _schedule(self, first: Repetition, options: Mapping[str, Any]) -> None:
+    def _schedule(self, first: Repetition, options: Mapping[str, Any]) -> Iterator[Scheduler]:
         self._enough = self._calls_ahead(options)
         try:
             scheduler = Scheduler.from_name(self.executor, **options)
@@ -325,7 +384,7 @@ class ExperimentRun(Emitter):
 
         @scheduler.on_start
         def begin() -> None:  # pyright: ignore[reportUnusedFunction]
-            self._runs_on = scheduler.executor
+            self._runs_on, self._loop = scheduler.executor, asyncio.get_running_loop()
             submit(first)
 
         @task.on_result
@@ -371,27 +430,25 @@ class ExperimentRun(Emitter):
             if uncaught and _UNCAUGHT not in self.summary.notes:
                 self.summary.notes.append(_UNCAUGHT)
 
-        loops: list[asyncio.AbstractEventLoop] = []
-        scheduler.on_start(lambda: loops.append(asyncio.get_running_loop()))
-
-        def tell() -> int:
-            """On a signal: let those that can stop do so, and begin no others."""
-            if not loops or not any(stopping.can_stop(repetition.folder) for repetition in self.running.values()):
-                return 0
-            for repetition in self.running.values():
-                stopping.request(repetition.folder, self.run_id)
-            self._stopping = True
-            loops[0].call_soon_threadsafe(scheduler.stop)
-            return sum(stopping.can_stop(repetition.folder) for repetition in self.running.values())
-
         try:
-            with stopping.graceful(tell, scheduler.interrupt, scheduler.kill, self.grace_s):
-                scheduler.run(on_exception="continue", on_cancelled="continue")
+            yield scheduler
         finally:
             self._settle()
-            self._scheduler = self._runs_on = None
+            self._scheduler = self._runs_on = self._loop = None
         if faults:
             raise faults[0]
+
+    def _tell_to_stop(self) -> int:
+        """On a signal: let those that can stop do so, and begin no others."""
+        loop, scheduler = self._loop, self._scheduler
+        able = sum(stopping.can_stop(repetition.folder) for repetition in self.running.values())
+        if loop is None or scheduler is None or not able:
+            return 0
+        for repetition in self.running.values():
+            stopping.request(repetition.folder, self.run_id)
+        self._stopping = True
+        loop.call_soon_threadsafe(scheduler.stop)
+        return able
 
     def _next(self) -> Repetition | None:
         """The next to submit; `None` if there are enough for now, or no job has room."""
@@ -447,7 +504,9 @@ class ExperimentRun(Emitter):
         self.summary.count(record.run, ended.state, ended.last, ended.seconds, ended.used)
         self.summary.ran += not ended.left
         if ended.state is State.FAILED:
-            self.summary.failed.append((str(repetition), repetition.folder, ended.error.line if ended.error else ""))
+            line = ended.error.line if ended.error else ""
+            self.summary.failed.append((str(repetition), repetition.folder, line))
+            logger.error("%s failed: %s (see %s)", repetition, line, repetition.folder)
         elif ended.state is State.RUNNING:
             self.summary.notes.append(f"{repetition}: is run by another run now")
         self._tell(self.on_repetition_done, repetition, ended)
@@ -484,20 +543,22 @@ class ExperimentRun(Emitter):
                 "-o runs them again"
             )
 
-    def _orphans(self) -> Iterator[Repetition]:
-        """Those that others ran when this run began, and that nobody runs now.
-
-        When a driver was killed, its workers end soon: they are waited for.
-        """
+    def _until_orphans_end(self) -> Iterator[float]:
+        """Seconds to wait, while workers run whose driver was killed: they end soon."""
         deadline = time.monotonic() + _ORPHANS_END_S
+        while any(map(self._is_orphaned, self._busy.items())) and time.monotonic() < deadline:
+            yield _ORPHANS_END_S / 50
+
+    def _is_orphaned(self, busy: tuple[Planned, tuple[Path, int]]) -> bool:
+        planned, (path, _) = busy
+        again = self.plan.repetition(planned.run, planned.index, path)
+        driver = again.known.attempts[-1].driver if again.known.attempts else self._driver
+        return again.known.state is State.RUNNING and not again.todo and driver.alive() is False
+
+    def _orphans(self) -> Iterator[Repetition]:
+        """Those that others ran when this run began, and that nobody runs now."""
         for planned, (path, job) in list(self._busy.items()):
-            while True:
-                again = self.plan.repetition(planned.run, planned.index, path)
-                driver = again.known.attempts[-1].driver if again.known.attempts else self._driver
-                orphaned = again.known.state is State.RUNNING and not again.todo and driver.alive() is False
-                if not orphaned or time.monotonic() > deadline:
-                    break
-                time.sleep(_ORPHANS_END_S / 50)
+            again = self.plan.repetition(planned.run, planned.index, path)
             if again.known.state is State.RUNNING and not again.todo:
                 continue
             del self._busy[planned]

@@ -80,6 +80,11 @@ class Summary:
         """Whether every repetition is done."""
         return self.done == self.total
 
+    def __str__(self) -> str:
+        counted = ", ".join(f"{number} {state.value}" for state, number in self.states.items() if number)
+        unit = "repetition" if self.total == 1 else "repetitions"
+        return f"{self.total} {unit}: {counted or 'none has run'}; {self.ran} run now"
+
     def expect(self, run: str, repetitions: int) -> None:
         """There are so many more repetitions, of this run."""
         self.total += repetitions

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amlsched.experiments import ExperimentRun, Plan
+from amlsched.experiments.record import State
 
 PROGRAM = """
 import sys
@@ -89,3 +92,65 @@ def test_a_function_that_another_replaced_in_its_module_is_the_one_that_runs(
 
 def replaced(params: dict[str, Any], rep: int, log: Any) -> dict[str, Any]:
     return {"value": 7}
+
+
+# A loop that runs
+
+
+def saves_when_told(params: dict[str, Any], rep: int, log: Any) -> None:
+    log.restore()
+    log.save({"value": rep})
+    deadline = time.monotonic() + 60
+    while not log.should_stop():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "threads", "processes", "loky"])
+def test_async_run_in_a_loop(executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yml").write_text(CONFIG)
+
+    async def main() -> Any:
+        run = ExperimentRun(replaced, "config.yml", executor=executor)
+        with pytest.raises(RuntimeError, match=r"await run.async_run\(\)"):
+            run.run()
+        assert not (tmp_path / "results").exists()
+        ticks = asyncio.ensure_future(count())
+        summary = await run.async_run()
+        assert ticks.cancel()
+        assert ticking
+        return summary
+
+    ticking: list[int] = []
+
+    async def count() -> None:
+        while True:
+            ticking.append(1)
+            await asyncio.sleep(0)
+
+    assert asyncio.run(main()).tallies["base"].last == {"value": [7, 7]}
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_async_run_that_is_cancelled_lets_repetitions_save(
+    executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yml").write_text(CONFIG)
+
+    async def main() -> ExperimentRun:
+        run = ExperimentRun(saves_when_told, "config.yml", executor=executor, max_workers=1)
+        running = asyncio.ensure_future(run.async_run())
+        async with asyncio.timeout(60):
+            while not list(tmp_path.rglob("checkpoint/*")):
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return run
+
+    run = asyncio.run(main())
+    assert run.summary.states[State.PREEMPTED] + run.summary.states[State.CANCELLED] >= 1
+    assert list(tmp_path.rglob("checkpoint/*"))
+    assert not run.running

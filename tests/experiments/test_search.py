@@ -87,6 +87,25 @@ def test_who_failed_is_told_with_its_error(project: Path) -> None:
     assert (summary.total, summary.done) == (2, 1)
 
 
+def test_a_search_without_initial_runs_begins_in_on_start(project: Path) -> None:
+    run = ExperimentRun(squared, "config.yml", executor="threads", initial=False)
+    run.on_start(lambda: run.submit({"x": 5}))
+    summary = run.run()
+    assert (list(summary.tallies), summary.total, summary.complete) == (["search__x5"], 1, True)
+    assert str(summary) == "1 repetition: 1 completed; 1 run now"
+    assert not (project / "results/search/log").exists()
+    assert str(ExperimentRun(squared, "config.yml", initial=False).run()) == "0 repetitions: none has run; 0 run now"
+
+
+@pytest.mark.parametrize("executor", ["sequential", "threads", "processes"])
+def test_failures_are_logged(project: Path, executor: str, caplog: pytest.LogCaptureFixture) -> None:
+    (project / "config.yml").write_text(CONFIG.replace("x: 1", "x: 13"))
+    ExperimentRun(squared, "config.yml", executor=executor).run()
+    logged = [record.getMessage() for record in caplog.records if record.name == "amlsched.experiments.run"]
+    folder = project / "results/search/log/rep_00"
+    assert logged == [f"search rep 0 failed: ValueError: thirteen (see {folder})"]
+
+
 def test_a_callback_that_raises_ends_the_run_with_that(project: Path) -> None:
     run = ExperimentRun(squared, "config.yml", executor="threads")
 
