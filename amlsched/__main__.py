@@ -2,7 +2,14 @@
 
 import sys
 
-from amlsched.cli import main
+try:
+    from amlsched.cli import main
+except (ImportError, AttributeError) as error:  # the working folder comes first on sys.path here
+    from amlsched.extras import hidden
+
+    if not (hint := hidden(error)):
+        raise
+    sys.exit(f"amlsched: error: {type(error).__name__}: {error} ({hint})")
 
 if __name__ == "__main__":
     sys.exit(main())

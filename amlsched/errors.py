@@ -18,6 +18,7 @@
     │   └── WalltimeLimitError (TimeoutError)  of time
     ├── NotPicklableError (TypeError)          something cannot travel to a worker or back
     ├── MissingExtraError (ImportError)        an optional package is needed
+    ├── ImportFailedError (ImportError)        an optional package is there, and its import raises
     └── WorkerLostError (BrokenExecutor)       the place failed, not the work
         ├── WorkerKilledError                  by a signal
         ├── WorkerExitedError                  by its own exit
@@ -50,6 +51,7 @@ __all__ = [
     "EventNotKnownError",
     "ExperimentError",
     "ExperimentSurrender",
+    "ImportFailedError",
     "JobCancelledError",
     "JobLostError",
     "JobWalltimeError",
@@ -325,6 +327,25 @@ class MissingExtraError(AmlschedError, ImportError):
         return f"{self.what} needs {self.package}: pip install 'amlsched[{self.extra}]'"
 
 
+class ImportFailedError(AmlschedError, ImportError):
+    """An optional package is needed, is installed, and cannot be imported.
+
+    Args:
+        what: What needs it.
+        package: The package.
+        reason: What its import raised.
+        remedy: What to do about it, if that is known.
+    """
+
+    def __init__(self, what: str, package: str, reason: str, remedy: str = "") -> None:
+        super().__init__(what, package, reason, remedy)
+        self.what, self.package, self.reason, self.remedy = what, package, reason, remedy
+
+    def __str__(self) -> str:
+        remedy = f" ({self.remedy})" if self.remedy else ""
+        return f"{self.what} needs {self.package}, which cannot be imported: {self.reason}{remedy}"
+
+
 class WorkerLostError(AmlschedError, BrokenExecutor):
     """The worker that ran a call is gone: a failure of the place, not of the function.
 
@@ -490,9 +511,15 @@ class ExperimentSurrender(Exception):  # noqa: N818  (cw2's name)
     """Raised by an experiment to end its repetition early and well.
 
     Args:
-        payload: Logged as the result of the iteration in which it was raised, and handed to `finalize`.
+        payload: A mapping or a number; logged as a row (that of the iteration in which it was raised), and handed to
+            `finalize`.
+
+    Attributes:
+        logged: Whether it has been logged.
     """
 
-    def __init__(self, payload: dict[str, Any] | None = None) -> None:
+    logged = False
+
+    def __init__(self, payload: Any = None) -> None:
         super().__init__(payload)
         self.payload = payload

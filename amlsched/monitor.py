@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched.errors import MissingExtraError
 from amlsched.executors.capabilities import capabilities_of, worker_count
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,10 +87,9 @@ class QueueMonitor:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("QueueMonitor.df", "pandas", "results") from error
+        import_extra("pandas", "QueueMonitor.df", "pandas", "results")
+        import pandas as pd
+
         table = pd.DataFrame(self.data, columns=list(QueueMonitorRecord._fields)).astype("int64")
         if n_workers is not None:
             table["running"] = table["queue_size"].clip(upper=n_workers)
@@ -123,12 +122,10 @@ class QueueMonitor:
         if not self.data:
             raise ValueError("there are no records to plot: make the QueueMonitor before scheduler.run()")
         table = self.df(n_workers=n_workers)
-        try:
-            from matplotlib import pyplot
-            from matplotlib.ticker import MaxNLocator
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("QueueMonitor.plot", "matplotlib", "results") from error
+        import_extra("matplotlib.pyplot", "QueueMonitor.plot", "matplotlib", "results")
         import pandas as pd
+        from matplotlib import pyplot
+        from matplotlib.ticker import MaxNLocator
 
         axes: Any = ax if ax is not None else pyplot.subplots()[1]
         bins = table[["running", "queued", "idle"]].resample(pd.Timedelta(f"{interval[0]}{interval[1]}"))

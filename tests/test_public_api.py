@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -85,6 +86,7 @@ SAMPLES: dict[object, object] = {
     dict: {"a": 1},
     tuple: ("a", "b"),
     Path: Path("p"),
+    Any: {"a": 1},
 }
 
 

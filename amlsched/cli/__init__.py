@@ -59,6 +59,13 @@ def exit_code(command: Callable[[], int]) -> int:
     except (AmlschedError, OSError) as error:
         say(f"amlsched: error: {error}")
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
+    except (ImportError, AttributeError) as error:
+        from amlsched.extras import hidden
+
+        if not (hint := hidden(error)):
+            raise
+        say(f"amlsched: error: {type(error).__name__}: {error} ({hint})")
+        return BAD_INPUT
 
 
 def leave_threads(code: int) -> None:

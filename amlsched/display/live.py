@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from amlsched.display.counts import Clock, Counts, Workers, are_missing
-from amlsched.errors import MissingExtraError
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -114,11 +114,10 @@ class LiveView(_Display):
 
     def __init__(self, scheduler: Scheduler, extra: Iterable[RenderableType], stream: TextIO) -> None:
         super().__init__(scheduler, REFRESH_S)
-        try:
-            from rich.console import Console
-            from rich.live import Live
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("run(display=True) on a terminal", "rich", "experiments") from error
+        import_extra("rich.live", "run(display=True) on a terminal", "rich", "experiments")
+        from rich.console import Console
+        from rich.live import Live
+
         self._extra = tuple(extra)
         self._live = Live(console=Console(file=stream), auto_refresh=False)
 

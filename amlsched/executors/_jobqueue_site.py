@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import BatchSystemError, MissingExtraError
 from amlsched.executors._dask_sites import SETTINGS, Site
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,11 +46,14 @@ class Jobs(Site):
         security: Any,
         options: dict[str, Any],
     ) -> None:
+        import_extra("dask", f"with_{name}", "dask-jobqueue", "jobqueue")
         from amlsched.executors._jobqueue_cluster import dask_jobqueue, job_class
 
         try:
             dask_jobqueue()
         except ModuleNotFoundError as error:
+            if error.name != "dask_jobqueue":
+                raise
             raise MissingExtraError(f"with_{name}", "dask-jobqueue", "jobqueue") from error
         from amlsched.executors._jobqueue_settings import settings
         from amlsched.executors._queues import QUEUES

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from amlsched.errors import MissingExtraError
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from amlsched.executors._dask_executor import DaskExecutor
@@ -28,10 +27,7 @@ def dask(client: Any = None, n_workers: int | None = None, **options: Any) -> Da
         MissingExtraError: dask is not installed.
         ValueError: `n_workers` is less than 1, or is given together with a cluster; or the client is asynchronous.
     """
-    try:
-        distributed = importlib.import_module("distributed")  # it has no types
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("with_dask", "distributed", "dask") from error
+    distributed = import_extra("distributed", "with_dask", "distributed", "dask")
     from amlsched.executors._dask_executor import DaskExecutor  # here: not for `import amlsched`
     from amlsched.executors._dask_sites import Elsewhere, Given, Local
 

@@ -6,8 +6,8 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amlsched.errors import MissingExtraError
 from amlsched.executors.sequential import SequentialExecutor
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,10 +84,9 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
     Raises:
         MissingExtraError: loky is not installed.
     """
-    try:
-        from amlsched.executors._loky import LokyPool
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("with_loky", "loky", "loky") from error
+    import_extra("loky", "with_loky", "loky", "loky")
+    from amlsched.executors._loky import LokyPool
+
     for name in ("reuse", "kill_workers"):
         options.pop(name, None)
     options["initializer"] = partial(_leave_ctrl_c_to_the_driver, options.pop("initializer", None))

@@ -33,7 +33,9 @@ _SHOWN_DIFFERENCES = 20
 def settings(run: Run) -> dict[str, Any]:
     """All in the config of a run that its numbers may depend on, as JSON has it."""
     return {
-        key: jsonable(value) for key, value in run.config.items() if key not in _NO_MATTER and not key.startswith("_")
+        key: jsonable(value)
+        for key, value in run.config.items()
+        if key not in _NO_MATTER and not key.startswith("_") and (key != "seed_globals" or value is False)
     }
 
 

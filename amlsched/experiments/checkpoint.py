@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from amlsched.errors import ExperimentError
@@ -23,10 +25,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         rows: How many rows had been logged.
         state: What the experiment gave.
+        generators: States of the global generators of random numbers.
     """
 
     rows: int
     state: Any
+    generators: Mapping[str, Any] = MappingProxyType({})
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -41,7 +45,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """
     place = folder / layout.CHECKPOINT
     place.mkdir(exist_ok=True)
-    replace_file(place / _STATE, pickle.dumps(tuple(checkpoint)))
+    replace_file(place / _STATE, pickle.dumps((checkpoint.rows, checkpoint.state, dict(checkpoint.generators))))
 
 
 def load(folder: Path) -> Checkpoint | None:

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amlsched.errors import CodeCopyError, MissingExtraError
+from amlsched.errors import CodeCopyError
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -98,10 +99,9 @@ def _gitignore(source: Path, below: str) -> list[_Ignored]:
     file = source / below / ".gitignore"
     if not file.is_file():
         return []
-    try:
-        from pathspec import GitIgnoreSpec
-    except ImportError:
-        raise MissingExtraError(f"reading {file} without git", "pathspec", "experiments") from None
+    import_extra("pathspec", f"reading {file} without git", "pathspec", "experiments")
+    from pathspec import GitIgnoreSpec
+
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     return [(below, GitIgnoreSpec.from_lines(lines))]
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 from amlsched.errors import ExperimentSurrender
+from amlsched.experiments.asynchronous import call
 from amlsched.experiments.loggers import RepetitionLog, stamp
-
-if TYPE_CHECKING:
-    from amlsched.experiments.loggers import LoggerArray
+from amlsched.experiments.rows import payload_row, row_of
 
 __all__ = ["AbstractExperiment", "AbstractIterativeExperiment", "Experiment", "IterativeExperiment"]
+
+Row: TypeAlias = Mapping[str, Any] | float
+"""A mapping, or a number, which is the column `value`."""
 
 
 class Experiment(ABC):
@@ -19,20 +23,24 @@ class Experiment(ABC):
 
     What the methods get: `cw_config`, the config of the repetition (its settings under `params`, its folder under
     `_rep_log_path`, its seed under `_seed`); `rep`, its index; `logger`, whose `process(row)` adds a row to
-    `rep_N.csv`. What is printed lands in the repetition's `out.log` and `err.log`.
+    `rep_N.csv`. What is printed lands in the repetition's `out.log` and `err.log`. Methods may be `async def`.
 
     Only `run` must be written. Any of them may raise `ExperimentSurrender` to end the repetition early and well. Any
     other exception makes it fail: its trace is written to `err.log`, and the other repetitions go on.
     """
 
-    def initialize(self, cw_config: dict[str, Any], rep: int, logger: LoggerArray) -> None:  # noqa: B027
+    def initialize(  # noqa: B027
+        self, cw_config: dict[str, Any], rep: int, logger: RepetitionLog
+    ) -> Awaitable[None] | None:
         """Prepare: called once, first."""
 
     @abstractmethod
-    def run(self, cw_config: dict[str, Any], rep: int, logger: LoggerArray) -> None:
-        """Do the work: called once, after `initialize`."""
+    def run(self, cw_config: dict[str, Any], rep: int, logger: RepetitionLog) -> Awaitable[Row | None] | Row | None:
+        """Do the work: called once, after `initialize`. A mapping or a number that it returns is logged as a row."""
 
-    def finalize(self, surrender: ExperimentSurrender | None = None, crash: bool = False) -> None:  # noqa: B027
+    def finalize(  # noqa: B027
+        self, surrender: ExperimentSurrender | None = None, crash: bool = False
+    ) -> Awaitable[None] | None:
         """Clean up: called once, last, whatever happened before.
 
         Args:
@@ -40,22 +48,27 @@ class Experiment(ABC):
             crash: Whether it failed.
         """
 
+    @property
+    def called(self) -> str:
+        """Its name in messages."""
+        return f"run of {type(self).__name__}"
+
 
 class IterativeExperiment(Experiment):
     """An experiment that repeats one step, `iterations` times (a key of the config). Only `iterate` must be written."""
 
     @abstractmethod
-    def iterate(self, cw_config: dict[str, Any], rep: int, n: int) -> dict[str, Any]:
+    def iterate(self, cw_config: dict[str, Any], rep: int, n: int) -> Awaitable[Row] | Row:
         """Do iteration `n`, from 0.
 
         Returns:
-            The row to log. It gets the columns `ts` (the time, UTC), `rep` and `iter`.
+            The row to log: a mapping, or a number. It gets the columns `ts` (the time, UTC), `rep` and `iter`.
         """
 
-    def save_state(self, cw_config: dict[str, Any], rep: int, n: int) -> None:
+    def save_state(self, cw_config: dict[str, Any], rep: int, n: int) -> Awaitable[None] | None:
         """Save what you wish to keep: called after each iteration, once its row is logged."""
 
-    def load_state(self, cw_config: dict[str, Any], rep: int) -> int | None:
+    def load_state(self, cw_config: dict[str, Any], rep: int) -> Awaitable[int | None] | int | None:
         """Load what `save_state` saved: called after `initialize`, if an earlier attempt was cut off.
 
         Write both to make a repetition go on where it was: keep the state in the folder `cw_config["_checkpoint_dir"]`,
@@ -67,7 +80,7 @@ class IterativeExperiment(Experiment):
         """
         return None
 
-    def run(self, cw_config: dict[str, Any], rep: int, logger: LoggerArray) -> None:
+    def run(self, cw_config: dict[str, Any], rep: int, logger: RepetitionLog) -> Any:
         """Iterate and log.
 
         Where there is a `load_state`, it ends early, after an iteration was saved, if it is told to stop.
@@ -76,25 +89,27 @@ class IterativeExperiment(Experiment):
             ExperimentSurrender: An iteration ended the experiment; its payload is logged as that iteration's row.
         """
         resumable = type(self).load_state is not IterativeExperiment.load_state
-        log = logger if resumable and isinstance(logger, RepetitionLog) else None
+        log = logger if resumable else None
+        name = partial("{} of {}".format, "iterate", type(self).__name__)
         first = 0
         if log is not None:
             log.checkpoint_dir  # noqa: B018 - to have it made: whoever has it can be told to stop
-            saved = self.load_state(cw_config, rep) if log.resumed else None
+            saved = call(self.load_state, cw_config, rep) if log.resumed else None
             if saved is not None:
                 log.keep_until(saved)
                 first = saved + 1
         for n in range(first, cw_config["iterations"]):
             surrender: ExperimentSurrender | None = None
             try:
-                result = self.iterate(cw_config, rep, n)
+                row = row_of(call(self.iterate, cw_config, rep, n), name, needed=True)
             except ExperimentSurrender as ending:
-                surrender, result = ending, ending.payload or {}
-            logger.process({**result, **stamp(rep, n)})
+                surrender, row = ending, payload_row(ending.payload)
+            logger.process({**(row or {}), **stamp(rep, n)})
             if log is not None:
                 log.sync()
-            self.save_state(cw_config, rep, n)
+            call(self.save_state, cw_config, rep, n)
             if surrender is not None:
+                surrender.logged = True
                 raise surrender
             if log is not None and n + 1 < cw_config["iterations"] and log.should_stop():
                 return

@@ -93,6 +93,7 @@ RULES: dict[str, Rule] = {
     "iterations": count_rule(10),
     "params": MAPPING,
     "seed": count_rule(1, least=0),
+    "seed_globals": one_of(True, False),
     "reps_per_job": count_rule(4),
     "reps_in_parallel": count_rule(2),
     "gpus_per_rep": SHARE,

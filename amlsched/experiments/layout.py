@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from amlsched.errors import ConfigError, MissingExtraError
+from amlsched.errors import ConfigError
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.environment import escaped
 from amlsched.experiments.expand import Debug, Run, debug_mode
@@ -23,6 +23,7 @@ from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plain import copied
 from amlsched.experiments.resolve import Experiment
 from amlsched.experiments.yaml12 import write
+from amlsched.extras import import_extra
 
 __all__ = [
     "CHECKPOINT",
@@ -123,10 +124,9 @@ def repetition_seed(run: Run, index: int) -> int:
     Sources:
         numpy's parallel random generation: child `index` of `SeedSequence(seed)`, its first 32 bits.
     """
-    try:
-        from numpy.random import SeedSequence
-    except ImportError:
-        raise MissingExtraError("the seed of a repetition", "numpy", "experiments") from None
+    import_extra("numpy.random", "the seed of a repetition", "numpy", "experiments")
+    from numpy.random import SeedSequence
+
     return int(SeedSequence(run.seed, spawn_key=(index,)).generate_state(1)[0])
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from amlsched.experiments import checkpoint, layout
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.checkpoint import Checkpoint
+from amlsched.experiments.isolation import generators, set_generators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -321,6 +322,7 @@ class RepetitionLog(LoggerArray):
         seed: The seed of the repetition.
         resumed: Whether an earlier attempt left a checkpoint to go on from.
         told: Whether `should_stop` has said so.
+        keeps_generators: Whether `save` keeps the states of the global generators of random numbers too.
     """
 
     def __init__(
@@ -342,6 +344,7 @@ class RepetitionLog(LoggerArray):
         self.seed = seed
         self.resumed = resumed
         self.told = False
+        self.keeps_generators = False
         self._asked_to_stop = asked_to_stop
         self._rep = rep
 
@@ -375,12 +378,14 @@ class RepetitionLog(LoggerArray):
             OSError: It cannot be written.
         """
         self._csv.sync()
-        checkpoint.save(self.folder, Checkpoint(self.rows, state))
+        drawn = generators() if self.keeps_generators else {}
+        checkpoint.save(self.folder, Checkpoint(self.rows, state, drawn))
 
     def restore(self) -> Any:
         """What an earlier attempt saved last, `None` if there is nothing to go on from.
 
-        The rows that it had logged by then are kept, later ones are cut. Call it before anything is logged.
+        The rows that it had logged by then are kept, later ones are cut, and the global generators of random numbers
+        continue from where they were. Call it before anything is logged.
 
         Raises:
             ExperimentError: It cannot be read back.
@@ -389,6 +394,8 @@ class RepetitionLog(LoggerArray):
         if saved is None:
             return None
         self._csv.keep(lambda number, _: number < saved.rows)
+        if self.keeps_generators:
+            set_generators(saved.generators)
         return saved.state
 
     def keep_until(self, iteration: int) -> None:

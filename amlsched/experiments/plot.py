@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from amlsched.display.table import number
-from amlsched.errors import ExperimentError, MissingExtraError
+from amlsched.errors import ExperimentError
 from amlsched.experiments.results import load
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,11 +58,10 @@ def plot_curves(
     _check_column(rows, metric)
     _check_column(rows, x)
     rows = rows.dropna(subset=[metric, x])
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("plot", "matplotlib", "results") from error
+    import_extra("matplotlib.figure", "plot", "matplotlib", "results")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure: Any = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()

@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from amlsched import signals
 from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender, ResultsNotWritableError
-from amlsched.experiments import layout, records, stopping
+from amlsched.experiments import asynchronous, layout, records, stopping
 from amlsched.experiments.capture import Capture, captured
-from amlsched.experiments.loggers import AbstractLogger, LoggerArray, RepetitionLog
+from amlsched.experiments.import_errors import is_of_signal
+from amlsched.experiments.isolation import generators, isolated
+from amlsched.experiments.loggers import AbstractLogger, RepetitionLog
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, Used, now
+from amlsched.experiments.rows import payload_row, row_of
 from amlsched.receipts import Meter
 from amlsched.resources.slots import VARIABLE
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Repetition", "perform", "run_repetition"]
 
+_FOLDER_LOST = "what it logged is lost; let the experiment write elsewhere, and leave this folder alone"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -85,6 +88,7 @@ class Outcome:
         seconds: How long it took.
         left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
         used: CPU time and memory.
+        drew: Whether global generators of random numbers were used that several repetitions share.
     """
 
     state: State
@@ -92,6 +96,7 @@ class Outcome:
     seconds: float = 0.0
     left: bool = False
     used: Used = field(default_factory=Used)
+    drew: bool = False
 
 
 def run_repetition(repetition: Repetition) -> Outcome:
@@ -125,11 +130,11 @@ def _run(repetition: Repetition) -> Outcome:
     told = threading.Event()
     try:
         with _listening(repetition, told):
-            record = _run_claimed(repetition, claim, told, resumed)
+            record, drew = _run_claimed(repetition, claim, told, resumed)
     finally:
         claim.release()
         stopping.withdraw(folder)
-    return Outcome(record.state, record.last, record.seconds or 0.0, used=record.used)
+    return Outcome(record.state, record.last, record.seconds or 0.0, used=record.used, drew=drew)
 
 
 def _listening(repetition: Repetition, told: threading.Event) -> AbstractContextManager[None]:
@@ -139,8 +144,8 @@ def _listening(repetition: Repetition, told: threading.Event) -> AbstractContext
     return stopping.listening(told, repetition.folder)
 
 
-def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, resumed: bool) -> Record:
-    """Run it, now that nobody else does; its record afterwards."""
+def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, resumed: bool) -> tuple[Record, bool]:
+    """Run it, now that nobody else does; its record afterwards, and whether it used generators that it shares."""
     folder = repetition.folder
     if VARIABLE in os.environ:
         repetition.config["cpu_cores"] = os.sched_getaffinity(0)
@@ -156,16 +161,27 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
         asked_to_stop=lambda: told.is_set() or claim.lost or stopping.requested(folder, repetition.run_id),
     )
     config = repetition.config | {"_checkpoint_dir": str(folder / layout.CHECKPOINT)}
-    state, note = State.FAILED, None
+    state, note, drew = State.FAILED, None, False
+    alone = _alone(repetition.driver.pid) or repetition.executor == "sequential"
+    seeded = repetition.config.get("seed_globals") is not False
+    log.keeps_generators = alone and seeded
     meter = Meter(shared=repetition.executor == "threads")
     with captured(folder, _capture(repetition)) as err:
         try:
-            surrender = perform(_made(repetition), config, repetition.record.rep, log, folder)
+            make = repetition.target.load()
+            seed = f"{repetition.record.seed} {number if resumed else 0}"  # another stream than before what it resumes
+            before = generators() if seeded and not alone else None
+            with isolated(seed if seeded else None) if alone else nullcontext():
+                repetition.target.enter_folder(alone=alone)
+                surrender = perform(make(), config, repetition.record.rep, log, folder)
+            if not (folder / layout.RECORD).is_file():
+                raise ExperimentError(str(repetition), f"its folder was removed while it ran: {folder}", _FOLDER_LOST)
+            drew = before is not None and before != generators()
             state = State.PREEMPTED if log.told else State.COMPLETED
             state = state if surrender is None else State.SURRENDERED
         except BaseException as error:
             disk_fails = isinstance(error, OSError) and error.errno in _DISK
-            if disk_fails or isinstance(error, KeyboardInterrupt) or _is_of_signal(error):
+            if disk_fails or isinstance(error, KeyboardInterrupt) or is_of_signal(error):
                 state = State.CANCELLED  # it is no fault of the experiment: the next run takes it up
             note = ErrorNote.of(error)
             if not disk_fails:
@@ -186,15 +202,16 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
                 claim=claim,
                 used=Used(usage.cpu_s, usage.peak_memory_bytes or 0),
             )
-    return record
+    return record, drew
 
 
 def perform(
-    experiment: Experiment, config: dict[str, Any], rep: int, logger: LoggerArray, folder: Path
+    experiment: Experiment, config: dict[str, Any], rep: int, logger: RepetitionLog, folder: Path
 ) -> ExperimentSurrender | None:
     """Take an experiment through initialize, run and finalize.
 
-    The experiment's `finalize` is called and the loggers are finalized in any case.
+    What `run` returns, or surrenders with, is logged as a row. The experiment's `finalize` is called and the loggers
+    are finalized in any case. Methods may be `async def`.
 
     Returns:
         What the experiment raised to end itself early, `None` if it ran to its end.
@@ -204,29 +221,45 @@ def perform(
     """
     surrender: ExperimentSurrender | None = None
     problem: BaseException | None = None
-    try:
-        logger.initialize(config, rep, str(folder))
-        experiment.initialize(config, rep, logger)
-        experiment.run(config, rep, logger)
-    except ExperimentSurrender as ending:
-        surrender = ending
-    except BaseException as error:
-        problem = error
-        raise
-    finally:
-        _finish(experiment, logger, surrender, problem)
+    with asynchronous.own_loop():
+        try:
+            logger.initialize(config, rep, str(folder))
+            surrender = _run_to_its_end(experiment, config, rep, logger)
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            _finish(experiment, logger, surrender, problem)
     return surrender
+
+
+def _run_to_its_end(
+    experiment: Experiment, config: dict[str, Any], rep: int, logger: RepetitionLog
+) -> ExperimentSurrender | None:
+    try:
+        asynchronous.call(experiment.initialize, config, rep, logger)
+        result = asynchronous.call(experiment.run, config, rep, logger)
+    except ExperimentSurrender as ending:
+        row = None if ending.logged else payload_row(ending.payload)
+        if row:
+            logger(row)
+        return ending
+    row = row_of(result, lambda: experiment.called)
+    if row is not None:
+        logger(row)
+    return None
 
 
 def _finish(
     experiment: Experiment,
-    logger: LoggerArray,
+    logger: RepetitionLog,
     surrender: ExperimentSurrender | None,
     problem: BaseException | None,
 ) -> None:
     """Finalize all; what fails here is added to what failed before, and does not hide it."""
     first = problem
-    for step in (partial(experiment.finalize, surrender, problem is not None), logger.finalize):
+    finalize = partial(asynchronous.call, experiment.finalize, surrender, problem is not None)
+    for step in (finalize, logger.finalize):
         try:
             step()
         except Exception as error:
@@ -238,18 +271,6 @@ def _finish(
                 )
     if problem is None and first is not None:
         raise first
-
-
-def _made(repetition: Repetition) -> Experiment:
-    return repetition.target.load()()
-
-
-def _is_of_signal(error: BaseException) -> bool:
-    """Whether it was raised by the scheduler's handler of signals, and not by the experiment."""
-    if not isinstance(error, SystemExit):
-        return False
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_globals.get("__name__") in (signals.__name__, stopping.__name__)
 
 
 def _capture(repetition: Repetition) -> Capture:

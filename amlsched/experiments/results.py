@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.errors import ConfigError, ExperimentError, MissingExtraError
+from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import claims, expand, layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.summary import Summary
+from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -261,8 +262,4 @@ def flattened(mapping: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def pandas_for(what: str) -> Any:
     """The module pandas, for what needs it."""
-    try:
-        import pandas
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(what, "pandas", "results") from error
-    return pandas
+    return import_extra("pandas", what, "pandas", "results")

@@ -55,6 +55,10 @@ _UNCAUGHT = (
     "there were child processes: on threads, what they print goes to the console, unless they were given "
     "sys.stdout and sys.stderr; --executor processes catches it"
 )
+_SHARED = (
+    "global random numbers (of random, numpy or torch) were used in threads, which share them: they are not seeded "
+    "there; use log.seed or config['_seed'], or --executor processes"
+)
 
 
 class ExperimentRun(Emitter):
@@ -391,6 +395,8 @@ class ExperimentRun(Emitter):
         def returned(future: Future[Outcome], outcome: Outcome) -> None:  # pyright: ignore[reportUnusedFunction]
             ended = Ended(outcome.state, outcome.last, outcome.seconds, left=outcome.left, used=outcome.used)
             self._ended(self._landed(future), ended)
+            if outcome.drew and _SHARED not in self.summary.notes:
+                self.summary.notes.append(_SHARED)
             submit()
 
         @task.on_exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
+from amlsched.experiments.endings import close
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class Job:
         try:
             return run_repetition(repetition)
         except Exception as error:
+            with contextlib.suppress(OSError):
+                close(repetition, error)  # if it could not, as where its folder is gone
             print(f"{repetition} failed: {error}", file=sys.stderr)  # noqa: T201  (the trace is in err.log)
             return None
 

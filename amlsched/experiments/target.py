@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import inspect
+import os
+import re
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ExperimentError, NotPicklableError
 from amlsched.executors._pickling import pickled_by_value
+from amlsched.experiments.asynchronous import call, called, generator_complaint
 from amlsched.experiments.experiment import Experiment, IterativeExperiment
+from amlsched.experiments.import_errors import import_failed, is_of_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import ModuleType
 
-    from amlsched.experiments.loggers import LoggerArray
+    from amlsched.experiments.loggers import RepetitionLog
 
 __all__ = ["FunctionExperiment", "Target", "being_imported", "check_config_picklable", "is_iterative"]
 
@@ -28,6 +32,9 @@ being_imported: set[str] = set()
 """Names of the modules of files whose import has not ended yet."""
 _MAIN = "__main__"
 _METHODS = ("initialize", "run", "finalize")
+_ITERATIVE = ("iterate", "save_state", "load_state")
+_entered: dict[str, str] = {}
+"""The working directories that modules entered when they were imported, by their places."""
 _LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
 
 
@@ -35,25 +42,21 @@ class FunctionExperiment(Experiment):
     """Makes an experiment of a plain function `experiment(params, rep, log)`.
 
     Args:
-        function: Gets the settings under `params`, the index of the repetition, and a `RepetitionLog`. A dict that it
-            returns is logged as a row; so is the payload of an `ExperimentSurrender`.
+        function: Gets the settings under `params`, the index of the repetition, and a `RepetitionLog`. What it returns
+            is logged as a row; so is the payload of an `ExperimentSurrender`.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._log: Callable[..., None] | None = None
 
-    def run(self, cw_config: dict[str, Any], rep: int, logger: LoggerArray) -> None:
+    @property
+    def called(self) -> str:
+        """Its name in messages."""
+        return called(self._function)
+
+    def run(self, cw_config: dict[str, Any], rep: int, logger: RepetitionLog) -> Any:
         """Call the function."""
-        self._log = cast("Callable[..., None]", logger)
-        result = self._function(cw_config.get("params") or {}, rep, logger)
-        if isinstance(result, dict):
-            self._log(cast("dict[str, Any]", result))
-
-    def finalize(self, surrender: Any = None, crash: bool = False) -> None:
-        """Log what the function surrendered with."""
-        if surrender is not None and surrender.payload and self._log is not None:
-            self._log(surrender.payload)
+        return call(self._function, cw_config.get("params") or {}, rep, logger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +103,18 @@ class Target:
             ExperimentError: It is neither a class nor a function.
         """
         name = getattr(experiment, "__qualname__", "")
+        if not name and callable(experiment):
+            return cls(getattr(type(experiment), "__module__", _MAIN), called(experiment), experiment)
         if not name:
             raise ExperimentError(repr(experiment), "is neither a class nor a function")
         place = getattr(experiment, "__module__", None) or _MAIN  # none where exec() was given no __name__
         module = sys.modules.get(place)
         file = None if module is None else _source_file(module)
-        if file is None or _lookup(module, name) is not experiment:
+        if module is None or file is None or _lookup(module, name) is not experiment:
             return cls(place, name, experiment)
-        return cls(str(file) if place == _MAIN else place, name)
+        if place == _MAIN:  # run with `python -m package.module`, or by its file
+            return cls(getattr(module.__spec__, "name", None) or str(file), name)
+        return cls(place, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _loaded, (self.place, self.name, None if self.held is None else pickled_by_value(self.held))
@@ -117,6 +124,11 @@ class Target:
         """The folder of its file; the working folder where it is in no file, as in a notebook."""
         file = Path(self.place) if self.place.endswith(".py") else _source_file(self.module())
         return Path.cwd() if file is None else file.parent
+
+    def enter_folder(self, *, alone: bool) -> None:
+        """Enter the working directory that the module entered when it was imported, unless others run here too."""
+        if alone and self.place in _entered:
+            os.chdir(_entered[self.place])
 
     def load(self) -> Callable[[], Experiment]:
         """What makes a new experiment when it is called.
@@ -185,15 +197,39 @@ _TOP_LEVEL = "define it at the top level of its file, or use --executor threads 
 def _imported_module(target: Target) -> ModuleType:
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    for module in _mains():  # run with `python -m`
+        if getattr(module.__spec__, "name", None) == target.place:
+            return module
     try:
-        return importlib.import_module(target.place)
+        with _folder_kept(target.place):
+            return importlib.import_module(target.place)
     except ModuleNotFoundError as error:
         if error.name is not None and (target.place == error.name or target.place.startswith(error.name + ".")):
             where = f"from {Path.cwd()} and {sys.prefix}"
             raise ExperimentError(str(target), f"there is no module {error.name}", where) from error
-        raise _import_failed(target.place, error) from error
-    except Exception as error:
-        raise _import_failed(target.place, error) from error
+        raise import_failed(target.place, error) from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | ExperimentError) or is_of_signal(error):
+            raise
+        raise import_failed(target.place, error) from error
+
+
+@contextlib.contextmanager
+def _folder_kept(place: str) -> Generator[None]:
+    """A module that changes the working directory when it is imported does so for its repetitions alone."""
+    before = os.getcwd()  # noqa: PTH109
+    try:
+        yield
+    finally:
+        after = os.getcwd()  # noqa: PTH109
+        if after != before:
+            _entered[place] = after
+            os.chdir(before)
+
+
+def _mains() -> list[ModuleType]:
+    """The module of the program, also in a worker that has imported it under its other name."""
+    return [sys.modules[name] for name in (_MAIN, "__mp_main__") if name in sys.modules]
 
 
 @functools.cache
@@ -205,12 +241,13 @@ def _imported_file(place: str) -> ModuleType:
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == place:
         return known
-    for main in ("__main__", "__mp_main__"):  # a script that runs its own experiment is not imported a second time
-        module = sys.modules.get(main)
-        if module is not None and _is_file_of(module, path):
+    for module in _mains():  # a script that runs its own experiment is not imported a second time
+        if _is_file_of(module, path):
             return module
-    # A file called like a module that is already there (random.py) gets a name of its own, and hides nothing.
-    name = path.stem if known is None else f"_amlsched_target_{path.stem}"
+    # A file called like a module that is already there (random.py) gets a name of its own, and hides nothing; so does
+    # one whose name has a dot (train_v1.2.py), which would be that of a module in a package.
+    own = known is None and "." not in path.stem
+    name = path.stem if own else f"_amlsched_target_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "it ends in .py"
     assert spec.loader is not None
@@ -218,12 +255,13 @@ def _imported_file(place: str) -> ModuleType:
     sys.modules[name] = module
     being_imported.add(name)
     try:
-        spec.loader.exec_module(module)
+        with _folder_kept(place):
+            spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, Exception) and not isinstance(error, ExperimentError):
-            raise _import_failed(place, error) from error
-        raise
+        if isinstance(error, KeyboardInterrupt | ExperimentError) or is_of_signal(error):
+            raise
+        raise import_failed(place, error) from error
     finally:
         being_imported.discard(name)
     return module
@@ -232,17 +270,6 @@ def _imported_file(place: str) -> ModuleType:
 def _is_file_of(module: ModuleType, path: Path) -> bool:
     file = getattr(module, "__file__", None)
     return file is not None and Path(file).resolve() == path
-
-
-def _import_failed(place: str, error: Exception) -> ExperimentError:
-    if isinstance(error, SyntaxError):
-        line = f" (line {error.lineno})" if error.filename == place else f" ({error.filename}, line {error.lineno})"
-        return ExperimentError(place, f"cannot be imported: {type(error).__name__}: {error.msg}{line}")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    own = [frame for frame in frames if frame.filename == place]
-    frame = (own or frames)[-1]
-    line = f"line {frame.lineno}" if own else f"{frame.filename}, line {frame.lineno}"
-    return ExperimentError(place, f"cannot be imported: {type(error).__name__}: {error} ({line})")
 
 
 def _found(target: Target, module: ModuleType) -> Any:
@@ -272,11 +299,16 @@ def _complaint(found: Any) -> str | None:
             return f"is no experiment: it has no {', '.join(missing)}"
         if inspect.isabstract(found):
             return f"is not complete: {', '.join(sorted(_abstract(found)))} must be written"
-        return None
-    if not inspect.isfunction(found):
+        methods = {name: getattr(cast("Any", found), name, None) for name in (*_METHODS, *_ITERATIVE)}
+        return next((f"{name} {why}" for name, one in methods.items() if (why := generator_complaint(one))), None)
+    if not callable(found):
         return f"is a {type(found).__name__}, neither a class nor a function"
+    if complaint := generator_complaint(found):
+        return complaint
     try:
         inspect.signature(found).bind({}, 0, None)
+    except ValueError:  # of a function in C
+        return None
     except TypeError as error:
         return f"cannot be called as experiment(params, rep, log): {error}"
     return None
@@ -290,6 +322,7 @@ def _factory(target: Target, found: Any) -> Callable[[], Experiment]:
     complaint = _complaint(found)
     if complaint is not None:
         remedy = "derive it from amlsched.experiments.Experiment or IterativeExperiment"
+        remedy = remedy if "generator" not in complaint else "log each row instead of yielding it"
         raise ExperimentError(str(target), complaint, remedy)
     if isinstance(found, type):
         return cast("type[Experiment]", found)

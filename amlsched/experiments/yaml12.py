@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Self
 
-from amlsched.errors import ConfigError, MissingExtraError
+from amlsched.errors import ConfigError
 from amlsched.experiments.faults import Report, refuse
+from amlsched.extras import import_extra
 
 __all__ = ["Key", "Places", "Tree", "Unread", "read", "resolve_scalar", "write"]
 
@@ -329,8 +330,4 @@ def _dumper() -> Any:
 
 
 def _yaml(what: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError(what, "PyYAML", "experiments") from None
-    return yaml
+    return import_extra("yaml", what, "PyYAML", "experiments")

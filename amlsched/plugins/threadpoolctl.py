@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from amlsched.errors import MissingExtraError
+from amlsched.extras import import_extra
 from amlsched.resources.threads import check_threads, thread_environment
 from amlsched.task import Plugin
 
@@ -88,7 +87,5 @@ def set_thread_environment(max_threads: int) -> None:
 
 
 def _threadpoolctl() -> ModuleType:
-    try:
-        return import_module("threadpoolctl")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("ThreadPoolCTLPlugin", "threadpoolctl", "threadpoolctl") from error
+    module: ModuleType = import_extra("threadpoolctl", "ThreadPoolCTLPlugin", "threadpoolctl", "threadpoolctl")
+    return module

@@ -1,0 +1,135 @@
+"""Experiments written as `async def`: a repetition has an event loop of its own, made when it is first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from typing import TYPE_CHECKING, Any, cast
+
+from amlsched.errors import ExperimentError
+from amlsched.signals import event_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+__all__ = ["call", "called", "generator_complaint", "own_loop"]
+
+_GRACE_S = 5.0
+"""Seconds that a coroutine gets to clean up after it was cancelled."""
+
+
+class _OwnLoop:
+    """Runs the coroutines of one repetition. Where a loop runs in this thread already, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """What it gives in the end."""
+        if self._loop is None:
+            if _loop_runs_here():
+                self._thread = ThreadPoolExecutor(1, "amlsched-repetition")
+                self._loop = self._thread.submit(self._stack.enter_context, event_loop()).result()
+            else:
+                self._loop = self._stack.enter_context(event_loop())
+        loop = self._loop
+        if self._thread is None:
+            return loop.run_until_complete(awaitable)
+        task: asyncio.Task[Any] | None = None
+
+        async def one() -> Any:
+            nonlocal task
+            task = asyncio.current_task()
+            return await awaitable
+
+        future = self._thread.submit(contextvars.copy_context().run, loop.run_until_complete, one())
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():  # a signal interrupted the wait
+                if task is not None:
+                    loop.call_soon_threadsafe(task.cancel)
+                wait_for([future], timeout=_GRACE_S)
+            raise
+
+    def close(self) -> None:
+        """Cancel the tasks that are left, and close the loop."""
+        if self._thread is None:
+            self._stack.close()
+        else:
+            self._thread.submit(self._stack.close)
+            self._thread.shutdown(wait=False)
+
+
+_own: contextvars.ContextVar[_OwnLoop | None] = contextvars.ContextVar("amlsched-repetition-loop", default=None)
+
+
+@contextlib.contextmanager
+def own_loop() -> Generator[None]:
+    """While in here, `call` runs coroutines on one event loop; tasks that are left in the end are cancelled."""
+    own = _OwnLoop()
+    token = _own.set(own)
+    try:
+        yield
+    finally:
+        _own.reset(token)
+        own.close()
+
+
+def call(function: Callable[..., Any], /, *args: Any) -> Any:
+    """Call a function or a method of an experiment; one that is `async def` runs to its end on the loop of `own_loop`.
+
+    Raises:
+        ExperimentError: A plain function gave a coroutine, which nobody would await.
+    """
+    result = function(*args)
+    if not inspect.isawaitable(result):
+        return result
+    if not _is_async(function):
+        if inspect.iscoroutine(result):
+            result.close()  # else Python warns that it was never awaited
+            remedy = "make the function async def, or run it with asyncio.run"
+            raise ExperimentError(called(function), "returned a coroutine, which did not run", remedy)
+        return result
+    own = _own.get()
+    if own is not None:
+        return own.run(result)
+    with own_loop():
+        return cast("_OwnLoop", _own.get()).run(result)
+
+
+def called(function: Callable[..., Any]) -> str:
+    """What to call a function in a message."""
+    function = getattr(function, "func", function)  # of a partial
+    owner = getattr(function, "__self__", None)
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return name if owner is None or inspect.ismodule(owner) else f"{name} of {type(owner).__name__}"
+
+
+def generator_complaint(function: Any) -> str | None:
+    """Why a function or method that yields is no experiment; `None` if it does not yield."""
+    for one in (function, getattr(function, "__call__", None)):  # noqa: B004  (an object that can be called)
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            return "is a generator function: it would not run"
+    return None
+
+
+def _is_async(function: Any) -> bool:
+    for one in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if one is not None and inspect.iscoroutinefunction(inspect.unwrap(one)):
+            return True
+    return False
+
+
+def _loop_runs_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
