@@ -199,7 +199,7 @@ class Subscriber(Generic[P, R]):
         """Register a callback no longer, however often it was registered; nothing happens where it was not."""
         self._replace(tuple(handler for handler in self.handlers if handler.callback != callback))
 
-    def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def emit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call the callbacks: now, or while a scheduler runs, as soon as no other callback runs."""
         if self._calls:
             self.emit_packed(args, kwargs)

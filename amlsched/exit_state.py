@@ -30,6 +30,10 @@ class _Code(Enum):
     """None of these; not used, kept for code written for amltk."""
 
 
+# What users read, print and pickle is `ExitState.Code`.
+_Code.__name__, _Code.__qualname__ = "Code", "ExitState.Code"
+
+
 class _Fields(NamedTuple):
     code: _Code
     exception: BaseException | None = None
@@ -67,7 +71,7 @@ class Policy:
             check_mode("on_exception", mode)
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise ValueError(
-                    f"on_exception: {kind!r} cannot be a key, only subclasses of Exception can "
+                    f"on_exception: Invalid key {kind!r}: must be a subclass of Exception "
                     "(a KeyboardInterrupt or another BaseException always ends the run and is raised)"
                 )
         self._modes = tuple(modes.items())

@@ -182,7 +182,7 @@ class Measured:
     def __reduce__(self) -> tuple[Any, ...]:
         return Measured, (self.__wrapped__, self.shared, self.travels)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Receipt:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> _Receipt:
         """The receipt of a call of the function."""
         meter = Meter(self.shared)
         try:

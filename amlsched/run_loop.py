@@ -126,6 +126,7 @@ class RunLoop:
         self._awake = False  # a turn is scheduled or under way
         self._waker = Waker(self.loop, self._turn)
         self._told_empty = False
+        self._ended_empty = False  # no call was left when the run ended, and on_empty was not emitted for that yet
 
         self._ordered = order == "submission"
         self._plain = not self._ordered  # and no worker was lost so far
@@ -181,6 +182,9 @@ class RunLoop:
 
             ending = self._ending
             assert ending is not None
+            if self._ended_empty and not self._hurried:
+                self._told_empty = True
+                scheduler.on_empty.emit()
             if ending.code is Code.TIMEOUT:
                 scheduler.on_timeout.emit()
             elif ending.code is not Code.EXHAUSTED:
@@ -252,6 +256,8 @@ class RunLoop:
         if self._ending is None or (exception is not None and former is None) or interrupts:
             self._ending = _Ending(code, exception, raised, message)
         if not self._ended.done():
+            # Such as by the exception of the last call, before the turn that finds no more.
+            self._ended_empty = not (self._told_empty or self._calls or self._spawned)
             self._ended.set_result(None)
 
     def fail(self, error: BaseException, message: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from amlsched.bounded import gather, gather_in_own_run
@@ -136,7 +138,7 @@ class Scheduler(Emitter):
     TIMEOUT: ClassVar[Event[[], Any]] = Event("on_timeout", ())
     """The time given to the run is over."""
     EMPTY: ClassVar[Event[[], Any]] = Event("on_empty", ())
-    """No call is left; a callback may submit more, and the run goes on."""
+    """No call is left; a callback may submit more, and the run goes on, unless it has ended by the last of them."""
     FUTURE_SUBMITTED: ClassVar[Event[[Any], Any]] = Event("on_future_submitted", ("future",))
     """A call was submitted."""
     FUTURE_DONE: ClassVar[Event[[Any], Any]] = Event("on_future_done", ("future",))
@@ -290,6 +292,7 @@ class Scheduler(Emitter):
 
         Raises:
             RuntimeError: The scheduler runs already, or an asyncio loop runs in this thread.
+            TypeError: An argument has a type that it cannot have.
             ValueError: An argument has a value that it cannot have.
             concurrent.futures.CancelledError: A call was cancelled, under `on_cancelled="raise"`.
         """
@@ -323,16 +326,20 @@ class Scheduler(Emitter):
         """The same as `run`, in a loop that runs already; signals are left to that loop's owner."""
         self.refuse_second_run()
         check_mode("on_cancelled", on_cancelled)
+        policy = Policy(on_exception)
         if order not in ("completion", "submission"):
             raise ValueError(f"order={order!r}: must be 'completion' or 'submission'")
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout={timeout!r}: must be a number of seconds, or None")
+        if timeout is not None:
+            _check_seconds("timeout", timeout, " or None")
+        for name, flag in (("end_on_empty", end_on_empty), ("wait", wait)):
+            if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{name}={flag!r}: must be True or False")
         from amlsched.run_loop import RunLoop  # and with it a fifth of what `import amlsched` would take
 
         run = RunLoop(
             self,
             self.executor,
-            policy=Policy(on_exception),
+            policy=policy,
             on_cancelled=on_cancelled,
             end_on_empty=end_on_empty,
             order=order,
@@ -349,7 +356,7 @@ class Scheduler(Emitter):
             self._finish()
 
     def stop(
-        self, *args: Any, stop_msg: str | None = None, exception: BaseException | None = None, **kwargs: Any
+        self, /, *args: Any, stop_msg: str | None = None, exception: BaseException | None = None, **kwargs: Any
     ) -> None:
         """End the run; nothing happens where none is. It takes any arguments, so that it can be any event's callback.
 
@@ -412,8 +419,11 @@ class Scheduler(Emitter):
 
         Raises:
             SchedulerNotRunningError: The scheduler does not run, or is ending.
+            TypeError: `fn` cannot be called.
             NotPicklableError: An argument cannot be sent to a worker.
         """
+        if not callable(fn):
+            raise TypeError(f"scheduler.submit needs a function, not {fn!r}")
         return self._submit(None, fn, args, kwargs)
 
     def _submit(
@@ -478,7 +488,12 @@ class Scheduler(Emitter):
 
         Raises:
             SchedulerNotRunningError: The scheduler does not run.
+            TypeError: `delay` is no number, or `fn` cannot be called.
+            ValueError: `delay` is below 0 or not finite.
         """
+        _check_seconds("delay", delay)
+        if not callable(fn):
+            raise TypeError(f"call_later needs a function, not {fn!r}")
         if self._run is None:
             raise SchedulerNotRunningError("call_later needs a scheduler that runs: use it in a callback")
         return self._run.call_later(delay, partial(fn, *args, **kwargs))
@@ -606,3 +621,16 @@ class Scheduler(Emitter):
         run.interruption = error
         run.loop.call_soon_threadsafe(run.interrupt, error)
         return not run.executing  # a call that runs in this thread is interrupted where it is
+
+
+def _check_seconds(name: str, value: object, also: str = "") -> None:
+    """Raise for a value that is no length of time.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is below 0 or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}: must be a number of seconds{also}")
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name}={value!r}: must be a number of seconds of at least 0{also}")

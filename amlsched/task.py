@@ -116,9 +116,7 @@ class Task(Emitter, Generic[P, R]):
         self.function = function
         self.scheduler = scheduler
         self.plugins: list[Plugin] = []
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r}: must be at least 1")
-        self.batch_size = batch_size
+        self.batch_size = _checked_batch_size(batch_size)
         self.retries_on_loss = None if retries_on_loss is None else checked_retries(retries_on_loss)
         self.n_running = 0  # kept by the run loop: calls of this run that were submitted and have not ended
         self.n_submitted = 0  # likewise: all that were submitted
@@ -134,7 +132,7 @@ class Task(Emitter, Generic[P, R]):
             else:
                 self.plugins.append(plugin)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R] | None:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R] | None:
         """The handle of a new call, or `None` where a plugin refused it.
 
         Raises:
@@ -149,7 +147,7 @@ class Task(Emitter, Generic[P, R]):
             function, args, kwargs = allowed  # type: ignore[assignment]
         return self.scheduler._submit(self, function, args, kwargs)  # pyright: ignore[reportPrivateUsage]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """The handle of a new call, to be awaited: `result = await task(…)` in an async callback.
 
         Raises:
@@ -197,7 +195,7 @@ class Task(Emitter, Generic[P, R]):
             ValueError: This plugin is attached already, here or to another task.
         """
         if not isinstance(plugin, Plugin):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{self.name}: {plugin!r} is no Plugin")
+            raise TypeError(f"{self.name}: {plugin!r} is no Plugin{_remedy(plugin)}")
         owner = vars(plugin).get("_attached_to")
         if owner is not None:
             raise ValueError(
@@ -217,6 +215,20 @@ class Task(Emitter, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<{self.name}, {self.n_running} calls not ended>"
+
+
+def _remedy(plugin: object) -> str:
+    """What to do about an object that is no plugin of amlsched, where it is known."""
+    for kind in type(plugin).__mro__:
+        if kind.__module__.startswith("amltk."):
+            return f" of amlsched: it comes from amltk; import {kind.__name__} from amlsched.plugins instead"
+    return ""
+
+
+def _checked_batch_size(number: Any) -> int:
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
+        return number
+    raise ValueError(f"batch_size={number!r}: must be a whole number of at least 1")
 
 
 def checked_retries(number: Any) -> int:

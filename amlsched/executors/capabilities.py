@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
@@ -184,9 +185,22 @@ def kill_workers(executor: Executor) -> None:
         return
     # Before Python 3.14 the standard library has no public way to end a ProcessPoolExecutor's processes.
     processes = dict(getattr(executor, "_processes", None) or {})
-    executor.shutdown(wait=False, cancel_futures=True)
+    _shut_down_at_once(executor)
     for process in processes.values():
         process.kill()
+
+
+def _shut_down_at_once(executor: Executor) -> None:
+    """Shut down without waiting, with what this executor's `shutdown` takes; one that can only wait is left open."""
+    options = {"wait": False, "cancel_futures": True}
+    try:
+        parameters = dict(inspect.signature(executor.shutdown).parameters)
+    except ValueError:  # written in C, without a signature
+        parameters = {}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        options = {name: value for name, value in options.items() if name in parameters}
+    if "wait" in options:
+        executor.shutdown(**options)
 
 
 def thread_queue_depth(max_workers: int) -> int:

@@ -245,7 +245,7 @@ class with_shared(Generic[R]):  # noqa: N801  (it is used as a function)
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> R:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> R:
         """What the function returns."""
         named = {name: _value(each) for name, each in kwargs.items()}
         return self.__wrapped__(*map(_value, args), **named)

@@ -86,7 +86,7 @@ class Watched:
     def __reduce__(self) -> tuple[Any, ...]:
         return Watched, (self.function, self.bounds, self.key, self.address)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         with ExitStack() as limits:
             if self.bounds.address_space_bytes is not None:
                 limits.enter_context(_address_space(self.__qualname__, self.bounds.address_space_bytes))

@@ -162,7 +162,7 @@ class InChild:
         """The same for another function."""
         return InChild(function, self.bounds, self.run)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         with _child(self.run) as child:
             return child.call(self.in_child, self.bounds, args, kwargs)
 

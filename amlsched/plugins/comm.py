@@ -99,7 +99,7 @@ class CommPlugin(Plugin):
         task.scheduler.on_finished(self._close, hidden=True)
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The call with a `Comm`.
 
@@ -150,7 +150,7 @@ class CommPlugin(Plugin):
                 "Comm.Plugin(parameter_name=...)"
             )
 
-    def _submitted(self, future: Future[Any], *args: Any, **kwargs: Any) -> None:
+    def _submitted(self, future: Future[Any], /, *args: Any, **kwargs: Any) -> None:
         comm = kwargs.get(self.parameter_name)
         channel = comm.channel if isinstance(comm, Comm) else None
         if channel is None:
@@ -400,7 +400,7 @@ class _WithComm:
         self.parameter_name = parameter_name
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         comm: Comm = kwargs[self.parameter_name]
         comm.begin()
         try:

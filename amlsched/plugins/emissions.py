@@ -43,7 +43,7 @@ class EmissionsTrackerPlugin(Plugin):
         self.codecarbon_kwargs = {"allow_multiple_runs": True, **kwargs}
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The call, its function under a tracker."""
         return _Tracked(fn, self.codecarbon_args, self.codecarbon_kwargs), args, kwargs
@@ -63,7 +63,7 @@ class _Tracked:
         self.function, self.args, self.kwargs = function, args, kwargs
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         codecarbon = import_module("codecarbon")
         offline = self.kwargs.get("country_iso_code") is not None
         tracker = codecarbon.OfflineEmissionsTracker if offline else codecarbon.EmissionsTracker

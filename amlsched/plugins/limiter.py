@@ -69,7 +69,7 @@ class Limiter(Plugin):
         self.task = task
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None:
         """The call as it is, or `None` where a bound is reached."""
         task = self.task

@@ -104,7 +104,7 @@ class Limits(Plugin):
         task.scheduler.on_finished.register(self._run_ended, hidden=True)
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The call, its function under the limits."""
         bounds = self._bounds
@@ -167,7 +167,7 @@ class Limits(Plugin):
         self._submitting: dict[int, InChild | Watched] = {}
         self._limited: WeakKeyDictionary[Future[Any], InChild | Watched] = WeakKeyDictionary()
 
-    def _submitted(self, future: Future[Any], *_args: Any, **_kwargs: Any) -> None:
+    def _submitted(self, future: Future[Any], /, *_args: Any, **_kwargs: Any) -> None:
         number, self._n_seen = self._n_seen, self._n_seen + 1
         limited = self._submitting.pop(number, None)
         if limited is None:

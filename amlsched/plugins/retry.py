@@ -95,10 +95,8 @@ class Retry(Plugin):
         memory_growth: float | None = None,
         memory_cap: str | None = None,
     ) -> None:
-        if not 0 <= jitter <= 1:
-            raise ValueError(f"jitter={jitter!r}: must be between 0 and 1, the part of a wait that is left to chance")
         self.attempts = _attempts(attempts)
-        self.jitter = jitter
+        self.jitter = _part(jitter)
         self.seed = seed
         self._matches, self._on = _condition(on)
         self._backoff, self._backoff_text = _waits(backoff)
@@ -235,6 +233,12 @@ def _cap(text: str | None, growth: float | None) -> float:
         return parse_memory(text)
     except ValueError as error:
         raise ValueError(f"memory_cap: {error}") from None
+
+
+def _part(number: Any) -> float:
+    if isinstance(number, int | float) and 0 <= number <= 1:
+        return number
+    raise ValueError(f"jitter={number!r}: must be between 0 and 1, the part of a wait that is left to chance")
 
 
 def _attempts(number: Any) -> int:

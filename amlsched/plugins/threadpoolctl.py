@@ -49,7 +49,7 @@ class ThreadPoolCTLPlugin(Plugin):
         self.user_api = user_api
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The call, its function under the bound."""
         return _Limited(fn, self.max_threads, self.user_api), args, kwargs
@@ -67,7 +67,7 @@ class _Limited:
         self.function, self.max_threads, self.user_api = function, max_threads, user_api
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         with _threadpoolctl().threadpool_limits(limits=self.max_threads, user_api=self.user_api):
             return self.function(*args, **kwargs)
 

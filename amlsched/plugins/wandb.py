@@ -163,7 +163,7 @@ class WandbPlugin(Plugin):
         return params.run(name, config)
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The call, its function in a run."""
         self._submitted += 1
@@ -192,7 +192,7 @@ class _InRun:
         self.modify, self.parameter_name = modify, parameter_name
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         trial = args[0] if args else None
         params = self.params if self.modify is None else self.modify(trial, self.params)
         name, config = _name_and_config(self, self.number, args, kwargs)

@@ -40,7 +40,7 @@ class WarningFilter(Plugin):
             self.warning_kwargs = kwargs
 
     def pre_submit(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The call, its function under the filter."""
         return _Filtered(fn, self.warning_args, self.warning_kwargs), args, kwargs
@@ -57,7 +57,7 @@ class _Filtered:
         self.function, self.args, self.kwargs = function, args, kwargs
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         with _filters(self.args, self.kwargs):
             return self.function(*args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -12,6 +13,18 @@ from amlsched.exit_state import Policy
 
 def test_there_is_a_code_for_each_reason_that_amltk_knows() -> None:
     assert {"STOPPED", "TIMEOUT", "EXHAUSTED", "CANCELLED", "UNKNOWN", "EXCEPTION"} <= set(ExitState.Code.__members__)
+
+
+def test_codes_are_printed_and_pickled_by_their_public_name() -> None:
+    assert str(ExitState.Code.TIMEOUT) == "Code.TIMEOUT"
+    assert repr(ExitState.Code.TIMEOUT).startswith("<Code.TIMEOUT")
+    assert pickle.loads(pickle.dumps(ExitState.Code.TIMEOUT)) is ExitState.Code.TIMEOUT
+
+
+@pytest.mark.parametrize("key", [BaseException, KeyboardInterrupt, "ValueError"])
+def test_a_wrong_type_is_an_invalid_key(key: Any) -> None:
+    with pytest.raises(ValueError, match="Invalid key"):
+        Policy({key: "raise"})
 
 
 def test_exit_states_are_equal_where_code_and_exception_are() -> None:

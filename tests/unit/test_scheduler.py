@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import time
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 
 from amlsched import EventNotKnownError, ExitState, Scheduler, SequentialExecutor
 from amlsched.executors import local
+from amlsched.plugins import Limiter, Limits, WarningFilter
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -113,6 +117,14 @@ def test_the_events_of_a_scheduler_are_those_of_amltk() -> None:
         ({"order": "random"}, "order='random'"),
         ({"timeout": -1}, "timeout=-1"),
         ({"timeout": float("nan")}, "timeout=nan"),
+        ({"timeout": float("inf")}, "timeout=inf"),
+        ({"timeout": "5"}, "timeout='5'"),
+        ({"timeout": True}, "timeout=True"),
+        ({"end_on_empty": "no"}, "end_on_empty='no'"),
+        ({"wait": 2}, "wait=2"),
+        ({"on_exception": 5}, "on_exception=5"),
+        ({"order": None}, "order=None"),
+        ({"display": 3}, "display=3"),
         ({"display": "sometimes"}, "display"),
     ],
     ids=str,
@@ -121,11 +133,92 @@ def test_a_wrong_argument_of_run_is_refused_before_the_run_begins(options: dict[
     scheduler = Scheduler.with_sequential()
     started: list[bool] = []
     scheduler.on_start(lambda: started.append(True))
-    with pytest.raises(ValueError, match="must be|cannot be") as caught:
+    with pytest.raises((TypeError, ValueError), match="must be") as caught:
         scheduler.run(**options)
     assert message in str(caught.value)
     assert started == []
     assert scheduler.run() == ExitState(Code.EXHAUSTED)
+
+
+@pytest.mark.parametrize("delay", ["1", None, -1, float("nan"), float("inf")], ids=repr)
+def test_a_wrong_delay_of_call_later_raises(delay: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="delay="):
+        Scheduler.with_sequential().call_later(delay, print)
+
+
+def test_only_functions_are_called_later_or_submitted() -> None:
+    value: Any = "train"
+    with pytest.raises(TypeError, match="needs a function, not 'train'"):
+        Scheduler.with_sequential().call_later(1, value)
+    with pytest.raises(TypeError, match="needs a function, not 'train'"):
+        Scheduler.with_sequential().submit(value)
+
+
+def named_like_ours(**kwargs: int) -> dict[str, int]:
+    return kwargs
+
+
+@pytest.mark.parametrize("name", ["sequential", "threads", "processes"])
+@pytest.mark.parametrize(
+    "plugin",
+    [None, partial(Limiter, max_calls=9), partial(Limits, "60 s"), partial(WarningFilter, "ignore")],
+    ids=["no plugin", "limiter", "limits", "warning filter"],
+)
+def test_arguments_of_a_call_may_have_any_name(name: str, plugin: Any) -> None:
+    scheduler = Scheduler.from_name(name)
+    task = scheduler.task(named_like_ours, plugins=[] if plugin is None else [plugin()])
+    given = dict.fromkeys(("self", "fn", "function", "task", "event", "args", "kwargs", "executor", "future"), 1)
+    results: list[Any] = []
+    scheduler.on_future_result(lambda _, result: results.append(result))
+    scheduler.on_start(lambda: task.submit(**given))
+    scheduler.on_start(lambda: scheduler.submit(named_like_ours, **given))
+    scheduler.run()
+    assert results == [given, given]
+
+
+class ShutsDown(ThreadPoolExecutor):
+    """Keeps how it was shut down."""
+
+    how: Any = None
+
+
+class WithoutOptions(ShutsDown):
+    def shutdown(self) -> None:  # type: ignore[override]
+        self.how = "waits"
+        super().shutdown()
+
+
+class WithWait(ShutsDown):
+    def shutdown(self, wait: bool = True) -> None:  # type: ignore[override]
+        self.how = wait
+        super().shutdown(wait=wait)
+
+
+@pytest.mark.parametrize(("kind", "how"), [(WithoutOptions, None), (WithWait, False)])
+def test_an_executor_may_take_fewer_options_when_it_is_shut_down(kind: type[ShutsDown], how: Any) -> None:
+    executor = kind(1)
+    scheduler = Scheduler(executor)
+    scheduler.on_start(lambda: scheduler.submit(time.sleep, 0.5))
+    assert scheduler.run(timeout=0.1, wait=False).code is Code.TIMEOUT
+    assert executor.how is how
+    ThreadPoolExecutor.shutdown(executor)
+
+
+@pytest.mark.parametrize("name", ["sequential", "threads"])
+@pytest.mark.parametrize("mode", ["raise", "end"])
+def test_on_empty_is_emitted_too_where_an_exception_of_the_last_call_ends_the_run(name: str, mode: Any) -> None:
+    scheduler = Scheduler.from_name(name)
+    scheduler.on_start(lambda: scheduler.submit(int, "x"))
+    with pytest.raises(ValueError, match="'x'") if mode == "raise" else nullcontext():
+        scheduler.run(on_exception=mode)
+    assert scheduler.on_empty.count == 1
+
+
+def test_on_empty_is_not_emitted_where_calls_are_left_when_the_time_is_over() -> None:
+    scheduler = Scheduler.with_threads(1)
+    scheduler.on_start(lambda: scheduler.submit(time.sleep, 0.5))
+    assert scheduler.run(timeout=0.05).code is Code.TIMEOUT
+    assert scheduler.on_empty.count == 0
 
 
 def test_a_timeout_of_zero_ends_the_run_at_once() -> None:

@@ -157,6 +157,18 @@ def test_what_is_no_plugin_is_refused(scheduler: Scheduler) -> None:
         scheduler.task(abs, plugins=["limiter"])  # type: ignore[list-item]
 
 
+def test_a_plugin_of_amltk_raises_with_the_import_to_change(scheduler: Scheduler) -> None:
+    theirs: Any = type("Limiter", (), {"__module__": "amltk.scheduling.plugins.limiter"})()
+    with pytest.raises(TypeError, match=r"import Limiter from amlsched\.plugins"):
+        scheduler.task(abs, plugins=[theirs])
+
+
+@pytest.mark.parametrize("size", ["2", 0, 1.5, None, True], ids=repr)
+def test_a_wrong_batch_size_raises(scheduler: Scheduler, size: Any) -> None:
+    with pytest.raises(ValueError, match="batch_size="):
+        scheduler.task(abs, batch_size=size)
+
+
 def test_with_init_plugins_false_attach_task_is_left_to_the_caller(scheduler: Scheduler) -> None:
     plugin = Adds(1)
     task = scheduler.task(abs, plugins=[plugin], init_plugins=False)
