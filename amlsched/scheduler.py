@@ -13,6 +13,7 @@ from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
+from amlsched._surroundings import open_descriptors
 from amlsched.bounded import gather, gather_in_own_run
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
@@ -299,6 +300,7 @@ class Scheduler(Emitter):
         self.refuse_second_run()
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("scheduler.run() cannot be used where an asyncio loop runs: await scheduler.async_run()")
+        open_descriptors()
         with handled(self.interrupt, self.kill), event_loop(asyncio_debug_mode) as loop:
             return loop.run_until_complete(
                 self.async_run(

@@ -6,12 +6,12 @@ Sources:
 
 from __future__ import annotations
 
-import getpass
 import math
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from amlsched._surroundings import user_name
 from amlsched.arrays.job import ArrayJob, Element, Places, Stage, System, clock, ranges, written
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
 
 
 def _query(jobs: Sequence[str]) -> list[str]:
-    return ["qstat", "-xml", "-g", "d", "-u", getpass.getuser()]
+    return ["qstat", "-xml", "-g", "d", "-u", user_name()]
 
 
 def _states(text: str) -> Places:

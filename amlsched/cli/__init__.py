@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from amlsched import __version__
+from amlsched._surroundings import open_streams, restart_in_utf8_mode, working_folder_problem
 from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
 from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
 from amlsched.errors import AmlschedError, ResultsNotWritableError
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if argv is None:
+        restart_in_utf8_mode()
     code = exit_code(lambda: _command(argv))
     if argv is None:
         leave_threads(code)
@@ -47,17 +50,32 @@ def exit_code(command: Callable[[], int]) -> int:
     Args:
         command: Gives the exit code, unless it raises.
     """
+    open_streams()
+    code = _exit_code(command)
+    try:
+        sys.stdout.flush()
+    except ValueError:
+        pass  # closed
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python fails again at its end
+        if not isinstance(error, BrokenPipeError):  # such as `| head`
+            say(f"amlsched: error: the output cannot be written: {error.strerror}")
+        code = code or SOME_FAILED
+    return code
+
+
+def _exit_code(command: Callable[[], int]) -> int:
     try:
         return command()
     except SystemExit as ending:  # argparse has spoken, or a signal ended a run
         return ending.code if isinstance(ending.code, int) else OK if ending.code is None else SOME_FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:
         return SOME_FAILED
     except (AmlschedError, OSError) as error:
-        say(f"amlsched: error: {error}")
+        problem = working_folder_problem() if isinstance(error, FileNotFoundError) else ""
+        say(f"amlsched: error: {problem or error}")
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
     except (ImportError, AttributeError) as error:
         from amlsched.extras import hidden

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amlsched.cli.told import OK
+from amlsched.cli.told import OK, folder
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +18,9 @@ def add_to(commands: Commands) -> None:
     """Tell argparse of the command."""
     parser = commands.add_parser("cancel", help="end what was submitted as arrays", description=cancel.__doc__)
     parser.set_defaults(command=cancel)
-    parser.add_argument("results", metavar="RESULTS", help="the folder for the results: the config's `path`")
+    parser.add_argument(
+        "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
+    )
     parser.add_argument("names", metavar="NAME", nargs="*", help="only these experiments or runs; default: all")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from amlsched.cli.results import add_picking, picked
-from amlsched.cli.told import OK
+from amlsched.cli.told import OK, folder
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +21,7 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("plot", help="draw learning curves", description=plot.__doc__)
     parser.set_defaults(command=plot)
     add = parser.add_argument
-    add("results", metavar="RESULTS", help="the folder for the results")
+    add("results", metavar="RESULTS", type=folder, help="the folder for the results")
     add("--metric", metavar="NAME", required=True, help="the column to draw")
     add("--out", metavar="FILE", required=True, help="the picture; its ending says which kind, such as .png")
     add("--x", metavar="NAME", default="iter", help="the column of the x axis (default: iter)")
@@ -33,9 +34,10 @@ def add_to(commands: Commands) -> None:
 
 def plot(arguments: argparse.Namespace) -> int:
     """Draw a metric over the iterations: the mean over repetitions of each run, or of each value of a parameter."""
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook may not be here, and nothing is shown
     from amlsched.experiments.plot import plot_curves
 
-    plot_curves(
+    out = plot_curves(
         picked(arguments),
         arguments.metric,
         arguments.out,
@@ -43,5 +45,5 @@ def plot(arguments: argparse.Namespace) -> int:
         by=arguments.by or ["run"],
         band=arguments.band,
     )
-    print(f"Learning curves: {arguments.out}")
+    print(f"Learning curves: {out}")
     return OK

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli.told import OK, say
+from amlsched.cli.told import OK, folder, say
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +24,9 @@ def add_to(commands: Commands) -> None:
     text = "parameters and last values of each repetition, or statistics over them"
     parser = commands.add_parser("results", help=text, description=results.__doc__)
     parser.set_defaults(command=results)
-    parser.add_argument("results", metavar="RESULTS", help="the folder for the results: the config's `path`")
+    parser.add_argument(
+        "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
+    )
     add_picking(parser)
     add = parser.add_argument
     text = "group by this, such as params.lr or run, and show mean, std, median, min, max and the 95%% interval"

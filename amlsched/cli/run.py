@@ -9,7 +9,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched.cli.told import OK, SOME_FAILED, add_debug, add_set, ranges, tell, tell_interrupted
+from amlsched.cli.told import OK, SOME_FAILED, add_debug, add_set, folder, ranges, tell, tell_interrupted
 
 if TYPE_CHECKING:
     import argparse
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--print-job-script", action="store_true", help=text)
     text = "after a signal, how long repetitions that can stop get to save what they have; default: 20"
     add("--grace", metavar="SECONDS", type=float, default=20.0, help=text)
-    add("--results", metavar="DIR", help="the folder for the results, instead of the config's `path`")
+    add("--results", metavar="DIR", type=folder, help="the folder for the results, instead of the config's `path`")
     add("--dry-run", action="store_true", help="only list what would be run")
     add_debug(parser)
     text = "print to the console, not to out.log and err.log (with --executor sequential a debugger works)"

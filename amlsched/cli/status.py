@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from amlsched.cli.told import OK, counts, say, tell_failures, tell_notes, tell_table
+from amlsched.cli.told import OK, counts, folder, say, tell_failures, tell_notes, tell_table
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +25,9 @@ def add_to(commands: Commands) -> None:
     text = "what is done, what failed, what is in the queue"
     parser = commands.add_parser("status", help=text, description=status.__doc__)
     parser.set_defaults(command=status)
-    parser.add_argument("results", metavar="RESULTS", help="the folder for the results: the config's `path`")
+    parser.add_argument(
+        "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
+    )
     parser.add_argument("--all", action="store_true", help="show every run, not only the first")
 
 

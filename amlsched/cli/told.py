@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ __all__ = [
     "add_debug",
     "add_set",
     "counts",
+    "folder",
     "ranges",
     "say",
     "tell",
@@ -55,9 +57,23 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help=text)
 
 
+def folder(text: str) -> Path:
+    """A folder of results that was given as an argument; for argparse."""
+    import argparse
+
+    from amlsched._surroundings import expanded
+    from amlsched.errors import ConfigError
+
+    try:
+        return expanded(text, text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def say(text: str) -> None:
-    """To the standard error."""
-    print(text, file=sys.stderr)
+    """To the standard error; where that is gone, to nobody."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, quiet: bool) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
+from amlsched._surroundings import printable
 from amlsched.display.counts import Clock, Counts, Workers, are_missing
 from amlsched.extras import import_extra
 
@@ -114,7 +115,7 @@ class LiveView(_Display):
 
     def __init__(self, scheduler: Scheduler, extra: Iterable[RenderableType], stream: TextIO) -> None:
         super().__init__(scheduler, REFRESH_S)
-        import_extra("rich.live", "run(display=True) on a terminal", "rich", "experiments")
+        import_extra("rich.console", "run(display=True) on a terminal", "rich", "experiments")
         from rich.console import Console
         from rich.live import Live
 
@@ -161,7 +162,7 @@ class PlainLines(_Display):
             return
         self._told = counts, missing
         rate = self._clock.rate(counts.ended)
-        self._stream.write(f"{self._clock.seconds:.0f} s: {counts}, {rate:.3g}/s{missing}\n")
+        self._stream.write(printable(f"{self._clock.seconds:.0f} s: {counts}, {rate:.3g}/s{missing}\n", self._stream))
         self._stream.flush()
 
 

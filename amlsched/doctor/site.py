@@ -6,12 +6,13 @@ Sources:
 
 from __future__ import annotations
 
-import getpass
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from amlsched._surroundings import user_name
 
 __all__ = ["SITES", "Site", "said"]
 
@@ -83,7 +84,7 @@ def _slurm_settings() -> dict[str, str]:
 def _slurm_accounts() -> list[str] | None:
     if "slurmdbd" not in _slurm_settings().get("AccountingStorageType", ""):
         return None
-    text = said("sacctmgr", "-nP", "show", "associations", f"user={getpass.getuser()}", "format=account")
+    text = said("sacctmgr", "-nP", "show", "associations", f"user={user_name()}", "format=account")
     return sorted(set(text.split()))
 
 
@@ -91,7 +92,7 @@ def _slurm_limits() -> dict[str, str]:
     settings = _slurm_settings()
     found: dict[str, str] = {name: settings[name] for name in ("MaxArraySize", "MaxJobCount") if name in settings}
     if "slurmdbd" in settings.get("AccountingStorageType", ""):
-        asked = ("-nP", "show", "associations", f"user={getpass.getuser()}", "format=account,maxjobs,maxsubmit")
+        asked = ("-nP", "show", "associations", f"user={user_name()}", "format=account,maxjobs,maxsubmit")
         for account, running, submitted in _columns(said("sacctmgr", *asked), "|"):
             found[f"jobs of yours in {account}"] = f"{running or 'any'} running, {submitted or 'any'} submitted"
     return found

@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
+from amlsched._surroundings import open_descriptors
 from amlsched.experiments import layout
 
 if TYPE_CHECKING:
@@ -65,14 +66,16 @@ class _PerThread:
 @contextlib.contextmanager
 def per_thread() -> Generator[None]:
     """While in here, threads of this process have output of their own. Enter it before the experiment is imported."""
+    open_descriptors()
     originals = {name: getattr(sys, name) for name in _STREAMS}
-    for name, original in originals.items():
-        setattr(sys, name, _PerThread(original))
-    try:
-        yield
-    finally:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # for a stream that is closed
         for name, original in originals.items():
-            setattr(sys, name, original)
+            setattr(sys, name, _PerThread(original or nowhere))
+        try:
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(sys, name, original)
 
 
 @contextlib.contextmanager
@@ -87,10 +90,10 @@ def captured(folder: Path, capture: Capture) -> Generator[TextIO]:
         (folder / layout.OUT_LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as out,
         (folder / layout.ERR_LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as err,
     ):
-        if capture == "process":
+        if capture == "process" and None not in (sys.__stdout__, sys.__stderr__):  # else others may have the numbers
             with _descriptors({1: out, 2: err}), _chosen(out, err):
                 yield err
-        elif capture == "thread":
+        elif capture != "none":
             with _chosen(out, err):
                 yield err
         else:

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amlsched._surroundings import expanded
 from amlsched.errors import CodeCopyError
 from amlsched.experiments.codefiles import MARKER, code_files
 
@@ -135,7 +136,7 @@ def copy_code(
         CodeCopyError: The source is missing, too large, or changes all the time; the destination lies in it, cannot be
             written, or holds something else.
     """
-    src, dst = Path(source).expanduser().resolve(), Path(destination).expanduser().resolve()
+    src, dst = expanded(source, "the source of the copy").resolve(), expanded(destination, "the copy").resolve()
     for _ in range(_ATTEMPTS):
         files = code_files(src, [*map(Path, exclude), dst])
         try:
@@ -174,7 +175,7 @@ def zip_code(
     """
     import zipfile
 
-    src, target = Path(source).expanduser().resolve(), Path(file).expanduser().resolve()
+    src, target = expanded(source, "the source of the copy").resolve(), expanded(file, "the copy").resolve()
     if target.suffix != ".zip":
         target = target.with_name(target.name + ".zip")
     files = code_files(src, [*map(Path, exclude), target])

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amlsched._surroundings import expanded
 from amlsched.errors import CodeCopyError
 from amlsched.extras import import_extra
 
@@ -39,7 +40,7 @@ def code_files(source: Path, exclude: Iterable[Path] = ()) -> list[str]:
     """
     if not source.is_dir():
         raise CodeCopyError(str(source), "there is no such folder", "check experiment_copy_src")
-    without = [path.expanduser().resolve() for path in exclude]
+    without = [expanded(path, f"the path {path}").resolve() for path in exclude]
     for path in without:
         if path == source:
             raise CodeCopyError(

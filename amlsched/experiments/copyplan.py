@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from amlsched._surroundings import expanded
 from amlsched.errors import ConfigError
 from amlsched.experiments.codecopy import MAX_BYTES, CodeCopy, copy_code, zip_code
 
@@ -65,7 +66,7 @@ class CopyPlan:
         Raises:
             ConfigError: Only one of source and destination is given, or `multicopy` without them.
         """
-        source = Path(section.get(_SRC) or ".").expanduser().resolve()
+        source = expanded(section.get(_SRC) or ".", _SRC).resolve()
         destination = _destination(section)
         max_bytes = None if skipsizecheck else MAX_BYTES
         if nocodecopy:
@@ -111,7 +112,9 @@ class CopyPlan:
 
 def _destination(section: Mapping[str, Any]) -> Path | None:
     if (fixed := section.get(_DST)) is not None:
-        return Path(fixed).expanduser().resolve()
+        return expanded(fixed, "experiment_copy_dst").resolve()
     if (parent := section.get(_AUTO_DST)) is None:
         return None
-    return Path(parent).expanduser().resolve() / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return expanded(parent, "experiment_copy_auto_dst").resolve() / datetime.now().astimezone().strftime(
+        "%Y%m%d-%H%M%S"
+    )

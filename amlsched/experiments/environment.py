@@ -13,6 +13,8 @@ from amlsched.experiments.yaml12 import Key, Unread
 __all__ = ["escaped", "filled", "read_unread"]
 
 _ASKED = re.compile(r"(\$+)\{env:(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\})?")
+_HALF = re.compile("[\ud800-\udfff]")
+"""Of a surrogate: how Python passes on bytes that it cannot decode."""
 _REMEDY = "write ${env:NAME} or ${env:NAME:default}; $${env: stands for the text ${env:"
 
 
@@ -65,6 +67,9 @@ def read_unread(scalar: Unread, where: str, report: Report = refuse, environ: Ma
         if value is None:
             remedy = f"export {name}=…, or give a default: ${{env:{name}:default}}"
             raise ConfigError(where, f"the environment variable {name} is not set", remedy)
+        if not value.isascii() and _HALF.search(value):
+            problem = f"the environment variable {name} holds bytes that are no text: {os.fsencode(value)!r}"
+            raise ConfigError(where, problem, "set it to a text in UTF-8")
         return value
 
     try:

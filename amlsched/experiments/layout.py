@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from amlsched._surroundings import expanded
 from amlsched.errors import ConfigError
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.environment import escaped
@@ -58,7 +59,8 @@ def output_folder(experiment: Experiment) -> Path:
     A relative `path` starts at the working folder, as in cw2; in a resolved config it starts at the file, so that the
     whole folder can be moved.
     """
-    path = Path(experiment.config.get("_basic_path") or experiment.config["path"]).expanduser()
+    path = experiment.config.get("_basic_path") or experiment.config["path"]
+    path = expanded(path, f"{experiment.document.file}, path {path}")
     if experiment.config.get("_path_relative_to") == "file":
         return Path(os.path.normpath(experiment.document.file.parent / path))
     return path

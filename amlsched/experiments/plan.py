@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amlsched._surroundings import expanded
 from amlsched.errors import ExperimentError
 from amlsched.experiments import claims, expand, jobs, layout, records
 from amlsched.experiments.changes import config_hash, settings
@@ -92,7 +93,7 @@ class Plan:
         self.resolved = resolve(self.config, tuple(select), overrides=self.overrides)
         self.experiments: list[Experiment] = [_prefixed(one, prefix) for one in self.resolved.experiments]
         self._root = Path(root)
-        self._results = None if results is None else Path(results)
+        self._results = None if results is None else expanded(results, f"results folder {results}")
         self.rerun = frozenset(rerun)
         self.bundle: jobs.Bundle | None = None
         self._check_rerun()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from amlsched._surroundings import expanded
 from amlsched.display.table import number
 from amlsched.errors import ExperimentError
 from amlsched.experiments.results import load
@@ -31,16 +33,19 @@ def plot_curves(
     x: str = "iter",
     by: str | Sequence[str] = "run",
     band: Band = "std",
-) -> None:
+) -> Path:
     """Draw a metric over the iterations: the mean over the repetitions of each run or group, in a band.
 
     Args:
         results: The folder for the results, or some of what `load` gave.
         metric: The column to draw.
-        out: The picture; its ending says which kind. Its folder is made.
+        out: The picture; its ending says which kind, `.png` is added where there is none. Its folder is made.
         x: The column of the x axis.
         by: What makes a curve: `run`, or a parameter such as `params.lr`; several make one of each combination.
         band: What the bands show.
+
+    Returns:
+        The picture that was written.
 
     Raises:
         ExperimentError: There is nothing to draw, there is no such column, or matplotlib does not write such pictures.
@@ -49,6 +54,9 @@ def plot_curves(
     """
     if band not in get_args(Band):
         raise ValueError(f"band={band!r}: must be one of {', '.join(get_args(Band))}")
+    out = expanded(out, f"--out {out}")
+    out = out if out.suffix else out.with_name(f"{out.name}.png")
+    matplotlib = _matplotlib(out)
     found = load(results) if isinstance(results, str | Path) else results
     keys = found.apart([by] if isinstance(by, str) else by)
     columns = [found.column(key) for key in keys]
@@ -57,8 +65,39 @@ def plot_curves(
     columns = [one if (one := f"params_{name}") in logged_too and one in rows.columns else name for name in columns]
     _check_column(rows, metric)
     _check_column(rows, x)
-    rows = rows.dropna(subset=[metric, x])
-    import_extra("matplotlib.figure", "plot", "matplotlib", "results")
+    rows = rows[_are_finite(rows[[metric, x]])]
+    if not len(rows):
+        raise ExperimentError("results", f"{metric} has no finite value there, so there is nothing to draw")
+    with matplotlib.rc_context(_PLAIN_TEXT), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # it is drawn as a box
+        figure = _figure(rows, keys, columns, metric, x, band)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=150)
+    return out
+
+
+_PLAIN_TEXT = {"text.usetex": False, "text.parse_math": False, "axes.formatter.use_mathtext": False}
+"""Names and values are shown as they are, whatever the user's own style file says of `$` and `_`."""
+
+
+def _matplotlib(out: Path) -> Any:
+    """The module, which does not need a display and can write this picture."""
+    matplotlib = import_extra("matplotlib", "plot", "matplotlib", "results")
+    agg = import_extra("matplotlib.backends.backend_agg", "plot", "matplotlib", "results")
+    kinds = agg.FigureCanvasAgg.get_supported_filetypes()
+    if out.suffix[1:].lower() not in kinds:
+        problem = f"matplotlib writes no pictures that end in {out.suffix}"
+        raise ExperimentError(f"--out {out}", problem, f"use one of .{', .'.join(sorted(kinds))}")
+    return matplotlib
+
+
+def _are_finite(columns: Any) -> Any:
+    import numpy
+
+    return numpy.isfinite(columns.to_numpy(dtype=float)).all(axis=1)
+
+
+def _figure(rows: Any, keys: Sequence[str], columns: Sequence[str], metric: str, x: str, band: Band) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -73,12 +112,7 @@ def plot_curves(
     axes.grid(alpha=0.3)
     if 0 < len(axes.lines) <= LEGEND_FITS:
         axes.legend(fontsize="small")
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(out, dpi=150)
-    except ValueError as error:
-        raise ExperimentError(f"--out {out}", str(error), "such as curves.png, curves.pdf or curves.svg") from error
+    return figure
 
 
 def _named(key: str, value: Any) -> str:
@@ -90,6 +124,7 @@ def _draw(axes: Any, curves: Any, label: str, band: Band) -> None:
     from amlsched.experiments.frame import half_interval
 
     mean = curves.mean()
+    label = f" {label}" if label.startswith("_") else label  # matplotlib leaves labels with a leading _ out
     (line,) = axes.plot(mean.index, mean, label=label, marker="." if len(mean) == 1 else "")
     if band == "none":
         return

@@ -98,7 +98,8 @@ class PlainProgress:
     """A line for each repetition that ended; when there are many, a line a second, and one for each that failed."""
 
     def __init__(self, run: Watched, total: int, metrics: list[str], stream: TextIO) -> None:
-        self._run, self._total, self._metrics, self._stream = run, total, metrics, stream
+        self._run, self._total, self._metrics = run, total, metrics
+        self._stream: TextIO | None = stream
         self._told = 0.0
         self._untold = 0
         run.on_repetition_done(self._done)
@@ -121,10 +122,15 @@ class PlainProgress:
         self._told, self._untold = time.monotonic(), 0
 
     def _write(self, text: str) -> None:
+        if self._stream is None:
+            return
         width = len(str(self._total))
         count = self._run.summary.states.total()
-        self._stream.write(f"[{count:>{width}}/{self._total}] {text}\n")
-        self._stream.flush()
+        try:
+            self._stream.write(f"[{count:>{width}}/{self._total}] {text}\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # a pipe whose reader is gone, a full disk: no reason to end the run
+            self._stream = None
 
 
 class LiveProgress:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._surroundings import expanded
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import claims, expand, layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
@@ -76,7 +77,7 @@ def survey(results: str | Path) -> Iterator[Found]:
     Raises:
         ExperimentError: There is no such folder, or nothing of amlsched in it.
     """
-    folder = Path(results)
+    folder = expanded(results, f"results folder {results}")
     if not folder.is_dir():
         raise ExperimentError(f"results folder {folder}", "there is no such folder", "it is the path in the config")
     own = (folder / layout.RESOLVED_CONFIG).is_file()

@@ -15,7 +15,6 @@ A submission is one array, or several parts where the batch system does not take
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import os
 import socket
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._surroundings import user_name
 from amlsched.arrays import SYSTEMS, System
 from amlsched.errors import ExperimentError
 from amlsched.experiments import layout
@@ -227,7 +227,7 @@ def create(results: Path, config: str, **said: Any) -> Submission:
         folder = _numbered(results)
         said["logs"] = said["logs"] or folder / "logs"
         said["logs"].mkdir(parents=True, exist_ok=True)
-        one = Submission(folder=folder, created=now(), user=getpass.getuser(), host=socket.gethostname(), **said)
+        one = Submission(folder=folder, created=now(), user=user_name(), host=socket.gethostname(), **said)
         replace_file(one.config, config)
         raw = asdict(one)
         del raw["folder"]

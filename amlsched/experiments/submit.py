@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._surroundings import expanded
 from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, System, commands
 from amlsched.arrays.template import filled
 from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
@@ -183,7 +184,7 @@ def _template(place: str | None, batch: System, where: str) -> str:
     if batch.name != "slurm":
         raise ConfigError(where, f"path_to_template is for Slurm, and this is for {batch}", "leave it out")
     try:
-        return Path(place).expanduser().read_text("utf-8")
+        return expanded(place, "path_to_template").read_text("utf-8")
     except OSError as error:
         raise ConfigError(where, f"path_to_template {place} cannot be read: {error.strerror}") from error
 
@@ -203,7 +204,7 @@ def _bytes(value: int | str, where: str) -> int:
 def _activation(venv: str | None) -> list[str]:
     if venv is None:
         return []
-    script = Path(venv).expanduser().resolve() / "bin" / "activate"
+    script = expanded(venv, "venv").resolve() / "bin" / "activate"
     quoted = shlex.quote(str(script) if script.is_file() else venv)
     return [f"source {quoted}" if script.is_file() else f"source activate {quoted}"]  # a name is one of conda
 
@@ -380,7 +381,7 @@ def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System,
 
 
 def _logs(section: Mapping[str, Any]) -> Path | None:
-    return Path(section["slurm_log"]).expanduser().resolve() if section.get("slurm_log") else None
+    return expanded(section["slurm_log"], "slurm_log").resolve() if section.get("slurm_log") else None
 
 
 def _carry(one: Submission, loggers: Sequence[AbstractLogger], scheduler: object) -> None:
@@ -418,7 +419,7 @@ def _waits(seen: Element) -> bool:
 def _copy_script(one: Submission, place: str | None) -> None:
     if place is None:
         return
-    path = Path(place).expanduser()
+    path = expanded(place, "slurm_output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((one.folder / "part_0.sh").read_bytes())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from amlsched._surroundings import expanded
 from amlsched.errors import ExperimentError, NotPicklableError
 from amlsched.executors._pickling import pickled_by_value
 from amlsched.experiments.asynchronous import call, called, generator_complaint
@@ -89,7 +90,7 @@ class Target:
             raise ExperimentError(text, "does not say which class or function of the file to run", _LINE_TO_WRITE)
         if not place.endswith(".py") and "/" not in place:
             return cls(place, name)
-        path = Path(place).expanduser()
+        path = expanded(place, text)
         if not path.is_file():
             problem = "is a folder, not a Python file" if path.is_dir() else "there is no such file"
             raise ExperimentError(text, f"{problem}: {path}", f"from {Path.cwd()}")
