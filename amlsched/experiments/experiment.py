@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
-from amlsched.errors import ExperimentSurrender
+from amlsched.errors import ExperimentError, ExperimentSurrender
 from amlsched.experiments.asynchronous import call
-from amlsched.experiments.loggers import RepetitionLog, stamp
+from amlsched.experiments.loggers import RepetitionLog, stamped
 from amlsched.experiments.rows import payload_row, row_of
 
 __all__ = ["AbstractExperiment", "AbstractIterativeExperiment", "Experiment", "IterativeExperiment"]
@@ -104,7 +104,12 @@ class IterativeExperiment(Experiment):
                 row = row_of(call(self.iterate, cw_config, rep, n), name, needed=True)
             except ExperimentSurrender as ending:
                 surrender, row = ending, payload_row(ending.payload)
-            logger.process({**(row or {}), **stamp(rep, n)})
+            numbers = {"rep": rep, "iter": n}
+            for column in numbers.keys() & (row or {}).keys():
+                if (row or {})[column] != numbers[column]:
+                    problem = f"has a column {column}, which is {numbers[column]} here and counted by itself"
+                    raise ExperimentError(f"the row of {name()}", problem, "give the column another name")
+            logger.process(stamped(row or {}, rep, n))
             if log is not None:
                 log.sync()
             call(self.save_state, cw_config, rep, n)

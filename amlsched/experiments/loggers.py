@@ -411,8 +411,8 @@ class RepetitionLog(LoggerArray):
         self._csv.sync()
 
     def __call__(self, row: Mapping[str, Any] | None = None, /, **values: Any) -> None:
-        """Log one row, given as a mapping, as keywords, or both."""
-        self.process({**(row or {}), **values, **stamp(self._rep, self.rows)})
+        """Log one row, given as a mapping, as keywords, or both. Columns `ts`, `rep`, `iter` of your own are kept."""
+        self.process(stamped({**(row or {}), **values}, self._rep, self.rows))
 
     @property
     def rows(self) -> int:
@@ -428,6 +428,11 @@ class RepetitionLog(LoggerArray):
     def began(self) -> bool:
         """Whether it is known what there is in the CSV file: nothing of an earlier attempt waits there."""
         return not self._csv.undecided
+
+
+def stamped(row: Mapping[str, Any], rep: int, iteration: int) -> dict[str, Any]:
+    """The row with the columns that every iteration gets, where it does not have them itself."""
+    return {**row, **{key: value for key, value in stamp(rep, iteration).items() if key not in row}}
 
 
 def stamp(rep: int, iteration: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amlsched.errors import ExperimentError
 from amlsched.experiments import (
     AbstractExperiment,
     AbstractIterativeExperiment,
@@ -250,3 +251,35 @@ def test_a_function_logs_by_calling(tmp_path: Path) -> None:
     log.finalize()
     assert (log.rows, log.seed, log.folder) == (2, 99, tmp_path)
     assert {key: value for key, value in log.last.items() if key != "ts"} == {"a": 2, "rep": 2, "iter": 1, "b": 3}
+
+
+def test_columns_of_the_same_name_as_ours_are_kept_as_they_were_logged(tmp_path: Path) -> None:
+    log = RepetitionLog(tmp_path, 2, 99)
+    log.initialize({}, 2, str(tmp_path))
+    for epoch in (0, 10, 20):
+        log(iter=epoch, loss=epoch, rep="mine", ts="then")
+    log.finalize()
+    assert (tmp_path / "rep_2.csv").read_text().splitlines() == [
+        "iter,loss,rep,ts",
+        *(f"{epoch},{epoch},mine,then" for epoch in (0, 10, 20)),
+    ]
+
+
+class Counts(IterativeExperiment):
+    """Has a column of the same name as one of ours."""
+
+    def __init__(self, column: str, offset: int) -> None:
+        self.column, self.offset = column, offset
+
+    def iterate(self, cw_config: Any, rep: int, n: int) -> dict[str, Any]:
+        return {self.column: (n if self.column == "iter" else rep) + self.offset}
+
+
+@pytest.mark.parametrize("column", ["iter", "rep"])
+def test_an_iteration_that_is_counted_otherwise_is_an_error(tmp_path: Path, column: str) -> None:
+    log = RepetitionLog(tmp_path, 0, 99)
+    log.initialize({}, 0, str(tmp_path))
+    Counts(column, 0).run({"iterations": 2}, 0, log)
+    with pytest.raises(ExperimentError, match=f"the row of iterate of Counts: has a column {column}, which is 0 here"):
+        Counts(column, 10).run({"iterations": 2}, 0, log)
+    log.finalize()
