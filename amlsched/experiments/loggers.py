@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["AbstractLogger", "CsvLogger", "LoggerArray", "RepetitionLog"]
 
 
+# Of the whole module csv. Its own limit of 128 KiB would make a longer cell look like a row that was torn.
+csv.field_size_limit(2**31 - 1)
+
+
 class AbstractLogger:
     """Something that keeps what an experiment logs; the parent of your own loggers.
 
@@ -291,12 +295,16 @@ def value_of(cell: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value without numpy around it: a scalar of numpy, torch or the like is a plain number, the rest stays."""
+    """The value without numpy around it: a scalar of numpy, torch or the like is a plain number, an array a list."""
     if value is None or isinstance(value, bool | int | str) or type(value) is float:
         return value
     item = getattr(value, "item", None)
-    if callable(item) and not getattr(value, "shape", ()):
+    shape: Any = getattr(value, "shape", ())
+    if callable(item) and not shape:
         return item()
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list) and shape:
+        return to_list()  # as text, numpy leaves out the middle of a long one
     return float(value) if isinstance(value, float) else value
 
 

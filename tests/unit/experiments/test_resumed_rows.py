@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from amlsched.errors import ExperimentError
@@ -82,3 +83,19 @@ def test_what_cannot_be_restored_is_an_error_that_says_where(tmp_path: Path, dam
     with pytest.raises(ExperimentError, match=r"checkpoint/state\.pkl: cannot be read back"):
         log.restore()
     log.finalize()
+
+
+def test_rows_with_long_cells_are_whole(tmp_path: Path) -> None:
+    first = RepetitionLog(tmp_path, 0, 0)
+    first.initialize({}, 0, str(tmp_path))
+    for n in range(3):
+        first(text="x" * 200_000, values=np.arange(1500), n=n)
+    first(new=1)
+    first.save("state")
+    first.finalize()
+    whole = content(tmp_path)
+    assert f'"{list(range(1500))}"'.encode() in whole
+    log = resumed(tmp_path, whole)
+    assert log.restore() == "state"
+    log.finalize()
+    assert (log.rows, content(tmp_path)) == (4, whole)
