@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from amlsched._surroundings import open_descriptors
@@ -632,6 +631,8 @@ def _check_seconds(name: str, value: object, also: str = "") -> None:
         TypeError: It is no number.
         ValueError: It is below 0 or not finite.
     """
+    from numbers import Real  # not at the top: a file numbers.py beside the program would be the first error
+
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}: must be a number of seconds{also}")
     if not 0 <= float(value) < math.inf:
