@@ -7,7 +7,7 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli.told import BAD_INPUT, OK, add_debug, add_set, ranges
+from amlsched.cli.told import BAD_INPUT, OK, add_debug, add_set, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,6 +71,8 @@ def explain(arguments: argparse.Namespace) -> int:
     if section is not None and cluster is not None:
         print(f"\n{section.name}  ({section.place()}), for this host\n")
         _tell_values(explained_section(section, cluster))
+        for fault in plan.resolved.sections.faults:
+            print(f"left out, as it is wrong: {fault}")
     return OK
 
 
@@ -111,9 +113,8 @@ def _tell_jobs(plan: Plan, limit: int | None) -> None:
     number = jobs.count(plan)
     print(f"{number} jobs:\n")
     for bundle in islice(jobs.bundles(plan), limit):
-        said = ", ".join(f"{run.name} {ranges(bundle.indices(run))}" for run in bundle.runs)
         at_a_time = f"  ({bundle.reps_in_parallel} at a time)" if len(bundle.members) > 1 else ""
-        print(f"job {bundle.index}: {said}{at_a_time}")
+        print(f"{described(bundle)}{at_a_time}")
     if limit is not None and number > limit:
         print(f"… and {number - limit} more jobs")
 

@@ -9,7 +9,18 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched.cli.told import OK, SOME_FAILED, add_debug, add_set, folder, ranges, tell, tell_interrupted
+from amlsched.cli.told import (
+    OK,
+    SOME_FAILED,
+    add_debug,
+    add_set,
+    described,
+    folder,
+    ranges,
+    say,
+    tell,
+    tell_interrupted,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Executed", "add_arguments", "add_to", "execute", "option", "plan_of"]
 
+_SHOWN_NOTES = 10
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
 
 
@@ -142,6 +154,8 @@ def execute(
     from amlsched.experiments.run import ExperimentRun
 
     plan = plan_of(arguments, root)
+    if not arguments.quiet:
+        _tell_notes(arguments, plan)
     if arguments.dry_run:
         _dry_run(plan)
         return Executed(OK)
@@ -151,6 +165,8 @@ def execute(
 
         return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
     options = _executor_options(arguments, plan)
+    if plan.bundle is not None and not arguments.print_job_script:
+        print(described(plan.bundle))
     if arguments.print_job_script:
         return Executed(_print_job_script(arguments.executor, options))
     if one_job_at_a_time and arguments.max_workers is None and arguments.executor in _ON_THIS_MACHINE:
@@ -179,6 +195,27 @@ def execute(
         raise
     tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
     return Executed(OK if summary.complete else SOME_FAILED, summary)
+
+
+def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
+    """What works in the config and deserves a look. What YAML 1.1 reads differently is told when it is run first."""
+    from amlsched.experiments import layout
+    from amlsched.experiments.workers import BATCH_SYSTEMS
+
+    resolved = plan.resolved
+    notes = [*resolved.notes]
+    if arguments.slurm or arguments.submit or arguments.executor in BATCH_SYSTEMS:
+        notes += resolved.sections.notes
+    is_new = [
+        not layout.is_resolved(plan.path(one).resolve(), one, plan.config, plan.debug)
+        for one in (plan.experiments if resolved.differences else ())
+    ]
+    if any(is_new):
+        notes = [*resolved.differences, *notes]
+    for note in notes[:_SHOWN_NOTES]:
+        say(f"note: {note}")
+    if len(notes) > _SHOWN_NOTES:
+        say(f"note: and {len(notes) - _SHOWN_NOTES} more: amlsched config check {plan.config} shows all")
 
 
 def _executor_options(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+    from amlsched.experiments.jobs import Bundle
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.summary import Summary
 
@@ -25,6 +26,7 @@ __all__ = [
     "add_debug",
     "add_set",
     "counts",
+    "described",
     "folder",
     "ranges",
     "say",
@@ -161,6 +163,11 @@ def _near(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def described(bundle: Bundle) -> str:
+    """What a job runs: `job 3: digits__lr0.1 rep 0-2`."""
+    return f"job {bundle.index}: " + ", ".join(f"{run.name} {ranges(bundle.indices(run))}" for run in bundle.runs)
 
 
 def ranges(indices: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from amlsched.errors import ConfigError
@@ -41,14 +42,15 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) ->
     """The axes of an experiment, in the order in which cw2 expands them.
 
     Each path of a `grid` is an axis; a `list` is one axis, value i of all its paths together; an `ablative` is one
-    axis, one value of one path at a time. A key that is null or an empty mapping expands nothing: so an experiment can
-    take back the grid of its DEFAULT.
+    axis, one value of one path at a time. A key that is null expands nothing: so an experiment can take back the grid
+    of its DEFAULT. So does an empty mapping; that of a `grid` is still in the names of the runs, as in cw2.
 
     Args:
         config: A merged experiment.
         place: Gives the place of a key path as text.
         report: Told of an expansion that is no mapping, a value that is no list, an empty list, a value that stands
-            twice, a `list` of unequal lengths, or a path that leads through a value that is no mapping.
+            twice, a `list` of unequal lengths, a path that leads through a value that is no mapping, or a parameter
+            that two expansions set.
     """
     axes: list[Axis] = []
     for key, value in config.items():
@@ -57,6 +59,8 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) ->
             continue
         paths = _paths(key, value, place, report)
         if not paths:
+            if kind == "grid" and value == {}:
+                axes.append(Axis(key, (Alternative((), ""),)))
             continue
         if kind == "grid":
             axes += [Axis(key, _choices(path, values)) for path, values in paths.items()]
@@ -69,6 +73,7 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) ->
     for axis in axes:
         _refuse_doubles(axis, place, report)
     _refuse_blocked_paths(config.get("params"), axes, place, report)
+    _refuse_overwritten(axes, place, report)
     return tuple(axes)
 
 
@@ -117,15 +122,15 @@ def _rows(key: str, paths: Mapping[Path, list[Any]], place: Place, report: Repor
 
 
 def _refuse_doubles(axis: Axis, place: Place, report: Report) -> None:
-    seen: set[str] = set()
-    for alternative in axis.alternatives:
-        one = digest(alternative.settings, 32)
-        if one in seen:
+    seen: dict[str, int] = {}
+    for number, alternative in enumerate(axis.alternatives, 1):
+        first = seen.setdefault(digest(alternative.settings, 32), number)
+        if first != number:
             settings = ", ".join(f"{'.'.join(map(str, path))} = {shown(value)}" for path, value in alternative.settings)
             path = alternative.settings[0][0] if len(alternative.settings) == 1 else ()
             remedy = "remove one; to run it several times, use repetitions"
-            report(ConfigError(place(axis.key, *path), f"{settings} stands twice", remedy))
-        seen.add(one)
+            problem = f"{settings} stands twice: as value {first} and as value {number}"
+            report(ConfigError(place(axis.key, *path), problem, remedy))
 
 
 def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, report: Report) -> None:
@@ -145,6 +150,36 @@ def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, repor
         for path, value in settings:
             if path not in set_before or isinstance(set_before[path][1], dict):
                 set_before[path] = (axis.key, value)
+
+
+def _refuse_overwritten(axes: Sequence[Axis], place: Place, report: Report) -> None:
+    """What an expansion sets must not be set again by a later one: one of the two would win in silence."""
+    before: list[tuple[str, Path, list[Any]]] = []
+    for key, group in groupby(axes, key=lambda axis: axis.key):
+        values: dict[Path, list[Any]] = {}
+        for path, value in (setting for axis in group for one in axis.alternatives for setting in one.settings):
+            values.setdefault(path, []).append(value)
+        for path in values:
+            for earlier, other, set_there in before:
+                if other[: len(path)] != path and not (
+                    path[: len(other)] == other and any(_has(value, path[len(other) :]) for value in set_there)
+                ):
+                    continue
+                name, first = (".".join(map(str, one)) for one in (path, other))
+                same = "" if path == other else f" ({first} by {earlier}, {name} by {key})"
+                problem = f"{name} is set by {earlier} and by {key}{same}, and only the later would count"
+                remedy = f"leave it to one of them; the other place is {place(earlier, *other)}"
+                report(ConfigError(place(key, *path), problem, remedy))
+        before += [(key, path, found) for path, found in values.items()]
+
+
+def _has(value: Any, path: Path) -> bool:
+    """Whether a value has an entry at a path."""
+    for key in path:
+        if not is_mapping(value) or key not in value:
+            return False
+        value = value[key]
+    return True
 
 
 def _found(mapping: Any, path: Path) -> Any:

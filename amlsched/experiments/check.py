@@ -88,6 +88,9 @@ def check(
     for folder in dict.fromkeys(map(layout.output_folder, resolved.experiments)):
         if problem := _not_writable(folder):
             checked.report(ExperimentError(f"results folder {folder}", problem, "set path in the config"))
+    for wrong in (*resolved.sections.faults, *resolved.sections.other_faults):
+        checked.report(wrong)
+    checked.notes += [*resolved.notes, *resolved.sections.notes, *resolved.differences]
     for experiment in resolved.experiments:
         checked.notes += _names_told_apart(experiment)
     if resolved.cluster is not None:

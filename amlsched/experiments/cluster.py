@@ -1,29 +1,30 @@
 """The sections for a batch system: which one is for this host, and what its values must be."""
 
-import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from amlsched.errors import ConfigError
 from amlsched.experiments.environment import filled
-from amlsched.experiments.faults import Report, refuse
+from amlsched.experiments.faults import Note, Report, unheard
 from amlsched.experiments.keys import (
-    EXPERIMENT_KEYS,
     SHARE,
     TEXTS,
     Rule,
     check_rules,
-    closest,
     count_rule,
+    declared,
     expansion_kind,
     one_of,
     text_rule,
 )
 from amlsched.experiments.load import Document
 from amlsched.experiments.plain import copied, is_list, is_mapping
+from amlsched.experiments.spelling import meant
+from amlsched.experiments.yaml12 import Unread
 
-__all__ = ["RULES", "check_cluster", "cluster_for", "section_for", "slurm_seconds"]
+__all__ = ["MISSPELT", "OF_EXPERIMENTS", "RULES", "Sections", "sections_for", "slurm_seconds"]
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 SHORTEST_HINT = 3
@@ -59,14 +60,14 @@ def _is_time(value: Any) -> bool:
 
 
 def _is_text_or_number(value: Any) -> bool:
-    return value != "" and type(value) in (str, int)
+    return type(value) in (str, int)
 
 
 def _is_flat(value: Any) -> bool:
     return value is None or (is_mapping(value) and not any(is_mapping(one) or is_list(one) for one in value.values()))
 
 
-_TEXT_OR_NUMBER = {"type": ["string", "integer"], "minLength": 1}
+_TEXT_OR_NUMBER = {"type": ["string", "integer"]}
 _SCALAR = Rule(_is_text_or_number, "a text", "my-project", _TEXT_OR_NUMBER)
 _PLAIN_VALUES = Rule(
     _is_flat,
@@ -78,10 +79,12 @@ RULES: dict[str, Rule] = {
     "name": text_rule("SLURM"),
     "partition": _SCALAR,
     "job-name": _SCALAR,
-    "num_parallel_jobs": count_rule(10),
+    "num_parallel_jobs": count_rule(10, least=0),
     "ntasks": count_rule(1),
     "cpus-per-task": count_rule(4),
-    "time": Rule(_is_time, "a time as Slurm reads it (a whole number is minutes)", "1:30:00", _TEXT_OR_NUMBER),
+    "time": Rule(
+        _is_time, "a time as Slurm reads it (a whole number is minutes)", "1:30:00", _TEXT_OR_NUMBER | {"minLength": 1}
+    ),
     "account": _SCALAR,
     "mem-per-cpu": Rule(_is_text_or_number, "an amount of memory as Slurm reads it", "2G", _TEXT_OR_NUMBER),
     "sbatch_args": _PLAIN_VALUES,
@@ -90,7 +93,7 @@ RULES: dict[str, Rule] = {
     "requeue": one_of(True, False),
     "warn_s": count_rule(60, least=0),
     "sh_lines": TEXTS,
-    "venv": text_rule("my-environment"),
+    "venv": text_rule("my-environment", empty=True),
     "slurm_log": text_rule("results/slurmlog"),
     "slurm_output": text_rule("results/sbatch.sh"),
     "path_to_template": text_rule("sbatch_template.sh"),
@@ -102,33 +105,36 @@ RULES: dict[str, Rule] = {
     "scheduler": one_of("mp", "horeka", "kluster", "cpu_distribute"),
     "extra_keys": TEXTS,
 }
+MISSPELT = tuple(key for key in RULES if key not in ("name", "scheduler"))
+"""What a key of a section may be a misspelling of."""
+OF_EXPERIMENTS = ("params", "repetitions", "iterations")
+"""What shows that a section is an experiment with an unlucky name."""
+_MAY_BE_EMPTY = ("partition", "account", "job-name", "mem-per-cpu", "venv")
 
 
-def check_cluster(section: Document, report: Report = refuse) -> None:
-    """Refuses a batch system's section with unknown keys or values of the wrong kind.
+@dataclass(frozen=True)
+class Sections:
+    """The sections for batch systems of a file, and which of them is for this host.
 
-    A key may be left out here: what is needed depends on what is done with the section.
+    What is wrong with a section matters to those who use it: a run on this machine does not.
 
     Args:
-        section: The section.
-        report: Told of each.
+        chosen: The section for this host; `None` if there is none.
+        cluster: Its values, without those that are wrong, empty or null; `None` if there is no section.
+        faults: What is wrong with it.
+        other_faults: What is wrong with the sections of other hosts.
+        notes: What it says in vain.
     """
-    check_rules(section.data, RULES, frozenset(RULES) - {"name"}, section.place, report)
-    extra: Any = section.data.get("extra_keys")
-    extra = extra if is_list(extra) else []
-    for key in section.data:
-        if key in RULES or key.startswith(("_", "x-")) or key in extra:
-            continue
-        guess = closest(key, RULES)
-        remedy = f"did you mean {guess}? " if guess else ""
-        remedy += "options of sbatch stand below sbatch_args"
-        if key in EXPERIMENT_KEYS or expansion_kind(key):
-            remedy = "a name that begins with SLURM_ makes it a section for a host; give the experiment another name"
-        report(ConfigError(section.place(key), f"the key {key} is not known in a SLURM section", remedy))
+
+    chosen: Document | None = None
+    cluster: dict[str, Any] | None = None
+    faults: tuple[ConfigError, ...] = ()
+    other_faults: tuple[ConfigError, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def cluster_for(sections: Sequence[Document], host: str, report: Report = refuse) -> dict[str, Any] | None:
-    """The section for a host: the one whose hint fits best, else the plain `SLURM`, else `None`.
+def sections_for(sections: Sequence[Document], host: str) -> Sections:
+    """Looks at all sections, and chooses that for a host: the one whose hint fits best, else the plain `SLURM`.
 
     The hint of `SLURM_xxx` is `xxx`; it fits a host whose name contains it, in any case. A hint of one or two letters
     has to be a whole part of the host's name (between dots, dashes, letters and digits), or else `SLURM_a` would fit
@@ -138,30 +144,91 @@ def cluster_for(sections: Sequence[Document], host: str, report: Report = refuse
     Args:
         sections: The file's sections for batch systems.
         host: Name of the host.
-        report: Told of two sections for the same hosts, and of what is wrong with the environment variables that the
-            chosen one asks for.
     """
-    section = section_for(sections, host, report)
-    if section is None:
-        return None
-    data: dict[str, Any] = filled(copied(section.data), section.place, report)
-    check_rules(data, RULES, frozenset(RULES) - {"name"}, section.place, report)
-    return {**data, "name": "SLURM"}
-
-
-def section_for(sections: Sequence[Document], host: str, report: Report = refuse) -> Document | None:
-    """The document that `cluster_for` takes."""
-    chosen: tuple[float, Document] | None = None
-    names: dict[str, Document] = {}
+    chosen = _chosen(sections, host)
+    faults: list[ConfigError] = []
+    others: list[ConfigError] = []
+    notes: list[str] = []
+    first: dict[str, Document] = {}
     for section in sections:
-        hint = section.name.lower()[len("slurm_") :]
-        if hint in names:
-            problem = f"a second section {section.name}; the first is {names[hint].place()}"
-            report(ConfigError(section.place("name"), problem, "join the two, or rename one"))
-        names[hint] = section
-        rank = len(hint) if not hint or _fits(hint, host.lower()) else -math.inf
-        if rank >= 0 and (chosen is None or rank > chosen[0]):
-            chosen = (rank, section)
+        report = faults.append if section is chosen else others.append
+        if (same := first.setdefault(_hint(section), section)) is not section:
+            problem = f"a second section {section.name}; the first is {same.place()}"
+            (faults if same is chosen else others).append(
+                ConfigError(section.place("name"), problem, "join the two, or rename one")
+            )
+        _check(section, report, notes.append if section is chosen else unheard)
+    if chosen is None:
+        return Sections(other_faults=tuple(others))
+    data: dict[str, Any] = filled(copied(chosen.data), chosen.place, faults.append)
+    wrong: list[str] = []
+    for key, rule in RULES.items():
+        if isinstance(data.get(key), Unread):
+            wrong.append(key)
+        elif _is_left_out(key, data.get(key)):
+            data.pop(key, None)
+        elif not rule.holds(data[key]):
+            wrong.append(key)
+    check_rules({key: data[key] for key in wrong}, RULES, (), chosen.place, _once(faults))
+    usable = {key: value for key, value in data.items() if key not in wrong}
+    return Sections(chosen, {**usable, "name": "SLURM"}, tuple(faults), tuple(others), tuple(notes))
+
+
+def _once(faults: list[ConfigError]) -> Report:
+    def report(fault: ConfigError) -> None:
+        if str(fault) not in map(str, faults):
+            faults.append(fault)
+
+    return report
+
+
+def _is_left_out(key: str, value: Any) -> bool:
+    """Whether a value says nothing, as cw2 takes it."""
+    return key != "name" and (value is None or (value == "" and key in _MAY_BE_EMPTY) or _is_no_limit(key, value))
+
+
+def _is_no_limit(key: str, value: Any) -> bool:
+    return key == "num_parallel_jobs" and value == 0 and type(value) is int
+
+
+def _check(section: Document, report: Report, note: Note) -> None:
+    """Reports keys that are probably misspelt and values of the wrong kind, and notes keys that are not read.
+
+    A key may be left out here: what is needed depends on what is done with the section.
+    """
+    given = {key: value for key, value in section.data.items() if not _is_left_out(key, value)}
+    check_rules(given, RULES, (), section.place, report)
+    own = declared(section.data)
+    for key, value in section.data.items():
+        if key in RULES and value is not None and key not in given:
+            meaning = "no limit" if key == "num_parallel_jobs" else "nothing"
+            note(f"{section.place(key)}: {key} is {value!r}: that says {meaning}, and is left out")
+        if key in RULES or key.startswith(("_", "x-")) or key in own:
+            continue
+        guess = meant(key, MISSPELT)
+        if key in OF_EXPERIMENTS or expansion_kind(key):
+            remedy = "a name that begins with SLURM_ makes it a section for a host; give the experiment another name"
+        elif guess:
+            remedy = f"did you mean {guess}? options of sbatch stand below sbatch_args"
+        else:
+            text = "options of sbatch stand below sbatch_args"
+            note(f"{section.place(key)}: amlsched does not read the key {key} of a SLURM section; {text}")
+            continue
+        report(ConfigError(section.place(key), f"the key {key} is not known in a SLURM section", remedy))
+
+
+def _hint(section: Document) -> str:
+    return section.name.lower()[len("slurm_") :]
+
+
+def _chosen(sections: Sequence[Document], host: str) -> Document | None:
+    chosen: tuple[int, Document] | None = None
+    for section in sections:
+        hint = _hint(section)
+        if hint and not _fits(hint, host.lower()):
+            continue
+        if chosen is None or len(hint) > chosen[0]:
+            chosen = (len(hint), section)
     return chosen[1] if chosen else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from amlsched.errors import ConfigError
 from amlsched.experiments.faults import Report, refuse
-from amlsched.experiments.plain import is_list, is_mapping
+from amlsched.experiments.plain import is_list, is_mapping, is_tuple
 from amlsched.experiments.yaml12 import Key, Unread
 
 __all__ = ["escaped", "filled", "read_unread"]
@@ -38,6 +38,8 @@ def filled(config: Any, place: Callable[..., str], report: Report = refuse) -> A
                 value[key] = fill(below, (*path, key))
         elif is_list(value):
             value[:] = [fill(item, (*path, index)) for index, item in enumerate(value)]
+        elif is_tuple(value):
+            value = tuple(fill(item, (*path, index)) for index, item in enumerate(value))
         return value
 
     return fill(config, ())
@@ -92,6 +94,8 @@ def escaped(value: Any) -> Any:
         return {key: escaped(below) for key, below in value.items()}
     if is_list(value):
         return [escaped(item) for item in value]
+    if is_tuple(value):
+        return tuple(escaped(item) for item in value)
     if isinstance(value, str) and "${env:" in value:
         return re.sub(r"(\$+)\{env:", r"$\1{env:", value)
     return value

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from amlsched.experiments.axes import Alternative, Axis, Path
-from amlsched.experiments.keys import expansion_kind
+from amlsched.experiments.keys import ALL_CPUS, expansion_kind
 from amlsched.experiments.load import key_text
 from amlsched.experiments.names import distinct_name, names_are_safe
 from amlsched.experiments.plain import copied, set_at
 from amlsched.experiments.resolve import Experiment
+from amlsched.resources import cpus
 
 __all__ = ["ONE_IN_DEBUG", "Debug", "Run", "count", "debug_mode", "expand"]
 
@@ -67,7 +68,9 @@ class Run:
         config["params"] = self.params
         if self.debug:
             config.update(dict.fromkeys(ONE_IN_DEBUG, 1))
-        return config | {"repetitions": self.repetitions, "seed": self.seed, "_debug": bool(self.debug)}
+        own = config.get("seed")  # a text is the user's own
+        seed = own if isinstance(own, str) else self.seed
+        return config | {"repetitions": self.repetitions, "seed": seed, "_debug": bool(self.debug)}
 
     @property
     def repetitions(self) -> int:
@@ -88,13 +91,14 @@ class Run:
     @property
     def reps_in_parallel(self) -> int:
         """How many repetitions of a job run at a time."""
-        return self._number("reps_in_parallel") or 1
+        number = self._number("reps_in_parallel") or 1
+        return max(1, len(cpus())) if number == ALL_CPUS else number
 
     @property
     def seed(self) -> int:
         """The experiment's seed, from which those of the repetitions derive."""
-        seed: int | None = self.experiment.config.get("seed")
-        return seed or 0
+        seed = self.experiment.config.get("seed")
+        return seed if isinstance(seed, int) else 0
 
     def _number(self, key: str) -> int | None:
         number: int | None = 1 if self.debug else self.experiment.config.get(key)

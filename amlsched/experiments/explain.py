@@ -8,7 +8,7 @@ from amlsched.experiments.expand import ONE_IN_DEBUG, Debug, Run, debug_mode
 from amlsched.experiments.imports import Layers, origin
 from amlsched.experiments.keys import expansion_kind
 from amlsched.experiments.load import Document, key_text
-from amlsched.experiments.plain import is_list, is_mapping
+from amlsched.experiments.plain import is_list, is_mapping, is_tuple
 from amlsched.experiments.resolve import Experiment
 from amlsched.experiments.yaml12 import Key, Unread
 
@@ -97,7 +97,7 @@ def _origin(layers: Layers, path: tuple[Key, ...]) -> str:
 def _asks(data: Any, path: tuple[Key, ...]) -> bool:
     for key in path:
         data = data[key]
-    return isinstance(data, Unread) or (is_list(data) and any(_asks(item, ()) for item in data))
+    return isinstance(data, Unread) or ((is_list(data) or is_tuple(data)) and any(_asks(item, ()) for item in data))
 
 
 def _replaced_by(experiment: Experiment, path: tuple[Key, ...]) -> str:

@@ -2,29 +2,37 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from amlsched.errors import ConfigError
-from amlsched.experiments.faults import Report, refuse
+from amlsched.experiments.faults import Note, Report, refuse, unheard
 from amlsched.experiments.plain import is_list, is_mapping
+from amlsched.experiments.spelling import meant
 from amlsched.experiments.yaml12 import Unread
 
 __all__ = [
+    "ALL_CPUS",
     "EXPANSIONS",
     "EXPERIMENT_KEYS",
+    "MISSPELT",
     "NULLABLE",
     "RULES",
     "Rule",
     "WRITTEN_KEYS",
     "check_keys",
     "closest",
+    "declared",
     "expansion_kind",
+    "misspelt_expansion",
     "shown",
 ]
 
 EXPANSIONS = ("grid", "list", "ablative")
+ALL_CPUS = -1
+"""As `reps_in_parallel`: as many as there are CPUs."""
 
 Place = Callable[..., str]
 
@@ -86,19 +94,34 @@ SHARE = Rule(
 )
 TEXTS = Rule(_is_texts, "a list of texts", "[verbosity]", {"type": "array", "items": {"type": "string"}})
 
+ANY = Rule(lambda _: True, "anything", "mp", {})
+# A text is a key of the user's own, as in cw2, where the word has no meaning.
+_SEED = Rule(
+    lambda value: isinstance(value, str) or (type(value) is int and value >= 0),
+    "a whole number of at least 0",
+    "1",
+    {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]},
+)
+_PARALLEL = Rule(
+    lambda value: type(value) is int and (value >= 1 or value == ALL_CPUS),
+    f"a whole number of at least 1, or {ALL_CPUS} for one per CPU",
+    "2",
+    {"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL_CPUS}]},
+)
+
 RULES: dict[str, Rule] = {
     "name": text_rule("digits"),
     "path": text_rule("results"),
     "repetitions": count_rule(5),
     "iterations": count_rule(10),
     "params": MAPPING,
-    "seed": count_rule(1, least=0),
+    "seed": _SEED,
     "seed_globals": one_of(True, False),
     "reps_per_job": count_rule(4),
-    "reps_in_parallel": count_rule(2),
+    "reps_in_parallel": _PARALLEL,
     "gpus_per_rep": SHARE,
     "cpus_per_rep": count_rule(2),
-    "scheduler": text_rule("mp"),
+    "scheduler": ANY,
     "ablative_baseline": one_of(True, False),
     "import_path": text_rule("base.yml"),
     "import_exp": text_rule("DEFAULT"),
@@ -120,18 +143,22 @@ WRITTEN_KEYS = frozenset(key for key in RULES if key.startswith("_"))
 """Keys that only cw2 and amlsched write."""
 _PUBLIC = tuple(key for key in RULES if not key.startswith("_"))
 
-# Words that other tools use; too far from ours for a comparison of letters.
+# Words that other tools use; too far from ours for a comparison of letters. An error where ours is missing.
 _SYNONYMS = {
     "reps": "repetitions",
     "repeats": "repetitions",
-    "runs": "repetitions",
-    "epochs": "iterations",
     "parameters": "params",
     "hyperparameters": "params",
+}
+# The same, but a project may well use them for something of its own.
+_HINTS = {
+    "runs": "repetitions",
+    "epochs": "iterations",
     "output": "path",
-    "ablation": "ablative",
     "random_seed": "seed",
 }
+MISSPELT = (*(key for key in _PUBLIC if key not in ("name", "log_path", "scheduler")), *EXPANSIONS)
+"""What a key may be a misspelling of: `name` is always there, and `scheduler` changes nothing."""
 NULLABLE = frozenset(RULES) - {"name", "path", "repetitions"}
 """Values of these may be null: nothing is said then, so that a document can take back what its DEFAULT says."""
 
@@ -143,33 +170,84 @@ def expansion_kind(key: str) -> str | None:
     return next((kind for kind in EXPANSIONS if key.startswith(kind)), None)
 
 
-def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse) -> None:
-    """Refuses keys that nobody reads, and values of the wrong kind.
+def misspelt_expansion(key: str) -> str | None:
+    """Which expansion a key was probably meant to be, with or without a number at its end; `None` if none."""
+    head = re.sub(r"[-_ ]*[0-9]*$", "", key)
+    return None if head in EXPANSIONS else meant(head, EXPANSIONS)
 
-    A key is known if it is in cw2's or in amlsched's list, begins with `grid`, `list`, `ablative`, `_` or `x-`, or is
-    named by `extra_keys`. A mapping of any other name is taken for the section of a logger (as `wandb` is for cw2),
-    unless its name looks like a misspelling.
+
+def declared(config: Mapping[str, Any]) -> set[str]:
+    """The keys that a document claims for its own code, in `extra_keys` and `loggers`."""
+    named: list[Any] = [config.get(key) for key in ("extra_keys", "loggers")]
+    return {key for keys in named if _is_texts(keys) for key in keys}
+
+
+def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse, note: Note = unheard) -> None:
+    """Refuses keys that are probably misspelt, and values of the wrong kind; notes keys that amlsched does not read.
+
+    A key is known if it is in cw2's or in amlsched's list, or begins with `grid`, `list`, `ablative`, `_` or `x-`. One
+    that is near to a known key, and a mapping that looks like an expansion, are errors, unless `extra_keys` or
+    `loggers` name the key. Any other key is kept for the user's code.
 
     Args:
         config: A merged experiment.
         place: Gives the place of a key path as text.
-        report: Told of each.
+        report: Told of each error.
+        note: Told of each key that is kept without being declared.
     """
     check_rules(config, RULES, NULLABLE, place, report)
-    extra: Any = config.get("extra_keys")
-    extra = extra if is_list(extra) else []
+    own = declared(config)
     for key, value in config.items():
-        known = key in RULES or expansion_kind(key) or key.startswith(("_", "x-")) or key in extra
-        if known:
+        if key in RULES or expansion_kind(key) or key.startswith(("_", "x-")) or key in own:
             continue
-        guess = _SYNONYMS.get(key.lower()) or closest(key, (*_PUBLIC, *EXPANSIONS))
-        misspelt = guess is not None and (key.lower() in _SYNONYMS or looks_like(key, guess))
-        if isinstance(value, dict) and not misspelt:
+        if key == "loggers" and _is_texts(value):
             continue
-        remedy = f"move it below params, or, if your code reads it here, allow it with extra_keys: [{key}]"
+        synonym = _SYNONYMS.get(key.lower()) or _SYNONYMS.get(meant(key, _SYNONYMS) or "")
+        guess = meant(key, MISSPELT) or misspelt_expansion(key) or (synonym if synonym not in config else None)
+        allow = f"if your code reads {key} here, allow it with extra_keys: [{key}]"
         if guess:
-            remedy = f"did you mean {guess}? If not, {remedy}"
-        report(ConfigError(place(key), f"the key {key} is not known", remedy))
+            remedy = f"did you mean {guess}? If not, move it below params, or, {allow}"
+            report(ConfigError(place(key), f"the key {key} is not known", remedy))
+        elif _is_mapping_of_lists(value):
+            problem = f"the key {key} is not known, and it looks like an expansion: all of its values are lists"
+            report(ConfigError(place(key), problem, f"did you mean grid or list? If not, {allow}"))
+        else:
+            hint = synonym or _HINTS.get(key.lower()) or closest(key, MISSPELT)
+            hint = f" (did you mean {hint}?)" if hint else ""
+            note(f"{place(key)}: amlsched does not read the key {key}{hint}; it is kept for your code")
+    if isinstance(config.get("seed"), str) and not isinstance(config["seed"], Unread):
+        seed = f"seed is {shown(config['seed'])}, which is no whole number"
+        note(f"{place('seed')}: {seed}: it is kept for your code, and the seeds of repetitions are those of seed 0")
+    _refuse_nested_expansions(config.get("params"), own, place, report)
+
+
+def _refuse_nested_expansions(params: Any, own: Container[str], place: Place, report: Report) -> None:
+    """Refuses a `grid` below `params`: it would be a parameter like any other."""
+
+    def look(mapping: Any, path: tuple[Any, ...]) -> None:
+        for key, value in mapping.items():
+            if not is_mapping(value):
+                continue
+            here = (*path, key)
+            head = re.sub(r"[-_ ]*[0-9]*$", "", str(key))
+            kind = head if head in EXPANSIONS else meant(head, EXPANSIONS)
+            dotted = ".".join(map(str, here))
+            if kind is None or not _is_mapping_of_lists(value) or dotted in own:
+                look(value, here)
+                continue
+            problem = f"{dotted} looks like an expansion: all of its values are lists"
+            remedy = f"did you mean a top-level {kind}? If it is a parameter, allow it with extra_keys: [{dotted}]"
+            report(ConfigError(place(*here), problem, remedy))
+
+    if is_mapping(params):
+        look(params, ("params",))
+
+
+def _is_mapping_of_lists(value: Any) -> bool:
+    """Whether this is a mapping, nested or not, with entries, and all of its leaves are lists."""
+    if not is_mapping(value) or not value:
+        return False
+    return all(is_list(below) or _is_mapping_of_lists(below) for below in value.values())
 
 
 def check_rules(
@@ -193,11 +271,6 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     in_lower_case = {name.lower(): name for name in names}
     found = difflib.get_close_matches(word.lower(), in_lower_case, n=1, cutoff=0.65)
     return in_lower_case[found[0]] if found else None
-
-
-def looks_like(word: str, known: str) -> bool:
-    """Whether one word is so near to the other that it is taken for a misspelling of it."""
-    return difflib.SequenceMatcher(None, word.lower(), known.lower()).ratio() >= 0.8
 
 
 def shown(value: Any, limit: int = 60) -> str:

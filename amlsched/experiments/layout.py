@@ -35,6 +35,7 @@ __all__ = [
     "csv_name",
     "cw_config",
     "experiment_folder",
+    "is_resolved",
     "log_folder",
     "output_folder",
     "repetition_folder",
@@ -209,13 +210,25 @@ def write_resolved(output: str | Path, one: Experiment | Run, source: str | Path
         OSError: It cannot be written.
         MissingExtraError: PyYAML is not installed.
     """
-    file = resolved_config_folder(output, one, debug) / RESOLVED_CONFIG
-    text = f"# Resolved from {Path(source).name!a}: the same repetitions, wherever this folder lies.\n"
-    text += write([resolved_config(one, debug)])
+    file, text = _resolved(output, one, source, debug)
     file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists() or file.read_bytes() != text.encode():
+    if not _says(file, text):
         replace_file(file, text)
     return file
+
+
+def is_resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug = "") -> bool:
+    """Whether `write_resolved` has written this already, and nothing else since."""
+    return _says(*_resolved(output, one, source, debug))
+
+
+def _resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug) -> tuple[Path, str]:
+    text = f"# Resolved from {Path(source).name!a}: the same repetitions, wherever this folder lies.\n"
+    return resolved_config_folder(output, one, debug) / RESOLVED_CONFIG, text + write([resolved_config(one, debug)])
+
+
+def _says(file: Path, text: str) -> bool:
+    return file.exists() and file.read_bytes() == text.encode()
 
 
 def _nested(run: Run) -> str:

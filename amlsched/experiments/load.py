@@ -9,7 +9,7 @@ from amlsched.errors import ConfigError
 from amlsched.experiments.environment import read_unread
 from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.plain import is_mapping
-from amlsched.experiments.yaml12 import Key, Places, Tree, Unread, read
+from amlsched.experiments.yaml12 import Difference, Key, Places, Tree, Unread, read
 
 __all__ = ["Document", "key_text", "load", "parse"]
 
@@ -31,6 +31,7 @@ class Document:
         index: Its number in the file, from 1; empty documents count.
         line: The line on which it starts, from 1.
         lines: The line of each key and item, by its path.
+        differences: What means another value in YAML 1.1.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Document:
     index: int
     line: int = 1
     lines: Places = field(default_factory=dict[tuple[Key, ...], int], repr=False)
+    differences: tuple[Difference, ...] = field(default=(), repr=False)
 
     def has(self, *keys: Key) -> bool:
         """Whether this key path is written in this document."""
@@ -129,7 +131,7 @@ def _document(tree: Tree, file: Path, index: int) -> Document:
     if not isinstance(name, str):
         line = f"{file}:{tree.places[('name',)]} (document {index}, key name)"
         raise ConfigError(line, f"the name is {name!r}, which is not text", f'put it in quotes: name: "{name}"')
-    return Document(_kind(name), name, data, file, index, tree.line, tree.places)
+    return Document(_kind(name), name, data, file, index, tree.line, tree.places, tree.differences)
 
 
 def _kind(name: str) -> Literal["default", "cluster", "experiment"]:

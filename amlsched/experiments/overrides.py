@@ -1,7 +1,7 @@
 """Values from the command line, `--set params.lr=0.1`, which win over those of the files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,16 @@ from typing import Any
 from amlsched.errors import ConfigError
 from amlsched.experiments.axes import Axis
 from amlsched.experiments.axes import Path as KeyPath
-from amlsched.experiments.faults import Report, refuse
-from amlsched.experiments.keys import WRITTEN_KEYS, expansion_kind, shown
+from amlsched.experiments.faults import Note, Report, refuse, unheard
+from amlsched.experiments.keys import RULES, WRITTEN_KEYS, expansion_kind, shown
 from amlsched.experiments.load import Document, key_text
 from amlsched.experiments.plain import is_list, is_mapping, set_at
+from amlsched.experiments.spelling import meant
 from amlsched.experiments.yaml12 import Key, Tree, read, resolve_scalar
 
-__all__ = ["Override", "condition", "parse_override", "refuse_futile"]
+__all__ = ["Override", "check_new", "condition", "parse_override", "refuse_futile"]
 
-_KEY = re.compile(r'(?:"[^"]*"|[^".=\s]+)(?:\.(?:"[^"]*"|[^".=\s]+))*')
+_KEY = re.compile(r'\+?(?:"[^"]*"|[^".=\s]+)(?:\.(?:"[^"]*"|[^".=\s]+))*')
 _PART = re.compile(r'"([^"]*)"|([^".]+)')
 _REMEDY = "write --set KEY=VALUE, such as --set params.lr=0.1 or --set 'grid.lr=[0.1, 0.2]'"
 _NOT_SET = frozenset({"name", "import_path", "import_exp", "log_path"}) | WRITTEN_KEYS
@@ -31,11 +32,13 @@ class Override:
         text: As it was written, `params.lr=0.1`.
         keys: The parts of the key, and whether each stood in quotes.
         tree: The value.
+        adds: Whether it begins with `+`: it may be a parameter that is new.
     """
 
     text: str
     keys: tuple[tuple[str, bool], ...]
     tree: Tree
+    adds: bool = False
 
     @property
     def where(self) -> str:
@@ -92,7 +95,8 @@ def parse_override(text: str, report: Report = refuse) -> Override | None:
     if not equals or _KEY.fullmatch(name) is None:
         report(ConfigError(_where(text), "this is not KEY=VALUE", _REMEDY))
         return None
-    keys = tuple((part[1] or part[2] or "", part[1] is not None) for part in _PART.finditer(name))
+    adds = name.startswith("+")
+    keys = tuple((part[1] or part[2] or "", part[1] is not None) for part in _PART.finditer(name.removeprefix("+")))
     if keys[0][0] in _NOT_SET:
         report(ConfigError(_where(text), f"{keys[0][0]} can only be set in the file", ""))
         return None
@@ -104,7 +108,7 @@ def parse_override(text: str, report: Report = refuse) -> Override | None:
     if len(trees) > 1:
         report(ConfigError(_where(text), "the value is more than one YAML document", _REMEDY))
         return None
-    return Override(text, keys, trees[0])
+    return Override(text, keys, trees[0], adds)
 
 
 def _split(text: str) -> tuple[str, str, str]:
@@ -130,6 +134,71 @@ def refuse_futile(
         if all(hiding):
             problem = f"it changes nothing, because {hiding[0]} sets this parameter in every run"
             report(ConfigError(override.where, problem, f"set {hiding[0]}, to a list of values"))
+
+
+def check_new(
+    overrides: Sequence[Override], configs: Sequence[Mapping[str, Any]], report: Report, note: Note = unheard
+) -> None:
+    """Refuses a parameter that no experiment has and that is near to one that is there; notes any other new one.
+
+    A value that begins with `+` is new on purpose.
+
+    Args:
+        overrides: What was given.
+        configs: The experiments as the files have them.
+        report: Told of each that is probably misspelt.
+        note: Told of each that is new.
+    """
+    known = [_parameters(config) for config in configs]
+    for override in overrides:
+        if override.adds or not known:
+            continue
+        first = override.keys[0][0]
+        if first != "params" and expansion_kind(first) is None:
+            told = first in RULES or any(first in config for config in configs)
+            if not told and any((first,) in paths for paths in known):
+                remedy = f"did you mean params.{first}?"
+                report(ConfigError(override.where, f"the key {first} is not known", remedy))
+            continue
+        document = next(filter(None, (override.document(config) for config in configs)), None)
+        for path in _leaf_paths(document.data[first]) if document is not None else ():
+            if any(path in paths for paths in known):
+                continue
+            name = key_text(("params", *path))
+            if not path:
+                continue  # all of it is replaced by what is no mapping
+            siblings = {str(other[-1]): other for paths in known for other in paths if other[:-1] == path[:-1]}
+            add = f"--set '+{override.text}' adds it"
+            if guess := meant(str(path[-1]), siblings):
+                meaning = key_text(("params", *siblings[guess]))
+                remedy = f"did you mean {meaning}? If not, {add}"
+                report(ConfigError(override.where, f"no experiment has a parameter {name}", remedy))
+            else:
+                note(f"{override.where}: {name} is new: no experiment has it ({add} without this note)")
+
+
+def _parameters(config: Mapping[str, Any]) -> set[KeyPath]:
+    """The paths of all parameters of an experiment, mappings too, be they in `params` or set by its expansions."""
+    found: set[KeyPath] = set()
+
+    def collect(mapping: Any, path: KeyPath) -> None:
+        for key, value in mapping.items() if is_mapping(mapping) else ():
+            found.add((*path, key))
+            for below in value if is_list(value) else (value,):
+                collect(below, (*path, key))
+
+    for key, value in config.items():
+        if key == "params" or expansion_kind(key) is not None:
+            collect(value, ())
+    return found
+
+
+def _leaf_paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    if not is_mapping(value) or not value:
+        yield path
+        return
+    for key, below in value.items():
+        yield from _leaf_paths(below, (*path, key))
 
 
 def _hiding(override: Override, config: Mapping[str, Any], axes: Sequence[Axis]) -> str:

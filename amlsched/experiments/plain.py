@@ -4,7 +4,7 @@ from typing import Any, TypeGuard, TypeVar, cast
 
 from amlsched.experiments.yaml12 import Key
 
-__all__ = ["copied", "is_list", "is_mapping", "merge", "set_at"]
+__all__ = ["copied", "is_list", "is_mapping", "is_tuple", "merge", "set_at"]
 
 T = TypeVar("T")
 
@@ -12,6 +12,11 @@ T = TypeVar("T")
 def is_mapping(value: object) -> TypeGuard[dict[Any, Any]]:
     """Whether it is a mapping."""
     return isinstance(value, dict)
+
+
+def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    """Whether it is a tuple, as `!!python/tuple` makes it."""
+    return isinstance(value, tuple)
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
@@ -25,6 +30,8 @@ def copied(value: T) -> T:
         return cast("T", {key: copied(below) for key, below in value.items()})
     if is_list(value):
         return cast("T", [copied(item) for item in value])
+    if is_tuple(value):
+        return cast("T", tuple(copied(item) for item in value))
     return value
 
 

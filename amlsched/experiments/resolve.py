@@ -9,15 +9,16 @@ from typing import Any
 
 from amlsched.errors import ConfigError
 from amlsched.experiments.axes import Axis, axes_of
-from amlsched.experiments.cluster import check_cluster, cluster_for, section_for
+from amlsched.experiments.cluster import Sections, sections_for
 from amlsched.experiments.environment import filled
-from amlsched.experiments.faults import Report, refuse
+from amlsched.experiments.faults import Note, Report, refuse
 from amlsched.experiments.imports import Files, Layers, known_names, of_kind, origin, place
 from amlsched.experiments.keys import check_keys
 from amlsched.experiments.load import Document
 from amlsched.experiments.names import name_problem
-from amlsched.experiments.overrides import Override, parse_override, refuse_futile
+from amlsched.experiments.overrides import Override, check_new, parse_override, refuse_futile
 from amlsched.experiments.plain import merge
+from amlsched.experiments.yaml11 import differences
 from amlsched.experiments.yaml12 import Key
 
 __all__ = ["Experiment", "Resolved", "resolve"]
@@ -59,15 +60,37 @@ class Resolved:
 
     Args:
         experiments: The selected experiments, in the order of the file; at least one.
-        cluster: The section for the batch system of this host; `None` if the file has none for it.
+        sections: The sections for batch systems.
         file: The file.
-        section: The document of `cluster`.
+        notes: What works and deserves a look, such as a key that amlsched does not read; each once.
+        differences: What a reader of YAML 1.1, such as cw2, takes for another value: a text for each file.
     """
 
     experiments: list[Experiment]
-    cluster: dict[str, Any] | None
+    sections: Sections
     file: Path
-    section: Document | None = None
+    notes: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+    @property
+    def cluster(self) -> dict[str, Any] | None:
+        """The section for the batch system of this host, without values that are wrong; `None` if there is none."""
+        return self.sections.cluster
+
+    @property
+    def section(self) -> Document | None:
+        """The document of `cluster`."""
+        return self.sections.chosen
+
+    def checked_cluster(self) -> dict[str, Any] | None:
+        """The section for the batch system of this host, to be used; `None` if there is none.
+
+        Raises:
+            ConfigError: Something in it is wrong.
+        """
+        for fault in self.sections.faults:
+            raise fault
+        return self.sections.cluster
 
 
 def resolve(
@@ -98,18 +121,19 @@ def resolve(
     files = Files(report)
     documents = files.documents(file)
     given = [one for text in overrides if (one := parse_override(text, report)) is not None]
-    sections = of_kind(documents, "cluster")
-    for section in sections:
-        check_cluster(section, report)
-    host = socket.gethostname() if host is None else host
-    cluster = cluster_for(sections, host, report)
+    sections = sections_for(of_kind(documents, "cluster"), socket.gethostname() if host is None else host)
     chosen = _selected(of_kind(documents, "experiment"), select, file, report)
-    made = [_experiment(document, files, prefix, given, report) for document in chosen]
+    notes: dict[str, None] = {}  # what a DEFAULT says is noted once
+    made = [_experiment(document, files, prefix, given, report, notes.setdefault) for document in chosen]
     experiments = [experiment for experiment in made if experiment is not None]
     if len(experiments) == len(chosen):
         refuse_futile(given, [(one.config, one.axes) for one in experiments], report)
+        check_new(given, [files.merged(one)[0] for one in chosen], report, notes.setdefault)
     _refuse_shared_folders(experiments, report)
-    return Resolved(experiments, cluster, file, section_for(sections, host, lambda _: None))
+    used = [layer for one in experiments for layer in one.layers]
+    if sections.chosen is not None:
+        used.append(sections.chosen)
+    return Resolved(experiments, sections, file, tuple(notes), tuple(differences(used)))
 
 
 def _selected(documents: list[Document], select: Sequence[str], file: Path, report: Report) -> list[Document]:
@@ -137,7 +161,7 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
 
 
 def _experiment(
-    document: Document, files: Files, prefix: str, overrides: Sequence[Override], report: Report
+    document: Document, files: Files, prefix: str, overrides: Sequence[Override], report: Report, tell: Note
 ) -> Experiment | None:
     """The experiment of a document; `None` if it has a fault."""
     faults: list[ConfigError] = []
@@ -158,16 +182,16 @@ def _experiment(
     name = f"{prefix}_{document.name}" if prefix else document.name
     config["name"] = name
     raw = Experiment(name, filled(config, lambda *keys: place(layers, *keys), note), layers)
-    _check(raw, note)
+    _check(raw, note, tell)
     axes = axes_of(config, raw.place, note)
     return None if faults else Experiment(name, config, layers, axes)
 
 
-def _check(raw: Experiment, report: Report) -> None:
+def _check(raw: Experiment, report: Report, note: Note) -> None:
     if problem := name_problem(raw.name):
         remedy = "choose another; folders belong into path"
         report(ConfigError(raw.place("name"), f"the name {raw.name!r} {problem}", remedy))
-    check_keys(raw.config, raw.place, report)
+    check_keys(raw.config, raw.place, report, note)
     if "path" not in raw.config:
         report(ConfigError(raw.place(), "there is no path for the results", "add path: results, here or in DEFAULT"))
     given = raw.config.get("_experiment_name")

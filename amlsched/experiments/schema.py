@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amlsched.experiments import cluster, keys
+from amlsched.experiments.spelling import misspellings
 
 __all__ = ["json_schema"]
 
@@ -15,7 +16,8 @@ def json_schema() -> dict[str, Any]:
     """The schema of one document of an experiment file: a DEFAULT, a section for a batch system, or an experiment.
 
     An editor checks each document by itself, so what only the whole file tells is left out: whether there is a `path`
-    at last, and which further keys the `extra_keys` of a DEFAULT allow.
+    at last, and which further keys the `extra_keys` of a DEFAULT allow. Of the misspelt
+    keys it knows those with one wrong letter.
 
     Sources:
         JSON Schema, draft 2020-12. Its keywords here mean the same in draft 7, which editors read too.
@@ -23,6 +25,11 @@ def json_schema() -> dict[str, Any]:
     section = {"type": "string", "pattern": "^[Ss][Ll][Uu][Rr][Mm](_.+)?$"}
     nested = {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/lists"}}
     lists = {"anyOf": [{"type": "array", "minItems": 1}, nested]}
+    expansion = {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"anyOf": [{"type": "array"}, {"$ref": "#/$defs/expansion"}]},
+    }
     return {
         "$schema": _DIALECT,
         "title": "A document of an experiment file of amlsched",
@@ -31,7 +38,7 @@ def json_schema() -> dict[str, Any]:
         "if": {"properties": {"name": section}},
         "then": _section(),
         "else": _experiment(),
-        "$defs": {"lists": lists},
+        "$defs": {"lists": lists, "expansion": expansion},
     }
 
 
@@ -55,18 +62,23 @@ def _experiment() -> dict[str, Any]:
 
 def _section() -> dict[str, Any]:
     rules = cluster.RULES
+    wrong = {"^(grid|list|ablative)": False, misspellings(cluster.MISSPELT): False}
     return {
-        "properties": _properties(rules, frozenset(rules) - {"name"}),
-        "patternProperties": {"^(_|x-)": True},
-        "additionalProperties": False,
+        "properties": _properties(rules, frozenset(rules) - {"name"}) | dict.fromkeys(cluster.OF_EXPERIMENTS, False),
+        "if": {"required": ["extra_keys"]},
+        "else": {"patternProperties": wrong},
     }
 
 
 def _closed(rules: Mapping[str, keys.Rule]) -> dict[str, Any]:
-    """Other keys: the section of a logger; anything where the document names further keys."""
-    known = {"properties": dict.fromkeys(rules, True), "patternProperties": {"^(grid|list|ablative|_|x-)": True}}
-    logger = {"type": "object", "description": "The section of a logger."}
-    return {"if": {"required": ["extra_keys"]}, "then": True, "else": known | {"additionalProperties": logger}}
+    """Other keys are the user's own: not one that is misspelt, nor a mapping of lists, unless the document names it."""
+    known = {
+        "properties": dict.fromkeys(rules, True),
+        "patternProperties": {"^(grid|list|ablative|_|x-)": True, misspellings(keys.MISSPELT): False},
+    }
+    own = {"description": "A key of your own, such as the section of a logger.", "not": {"$ref": "#/$defs/expansion"}}
+    claims = {"anyOf": [{"required": ["extra_keys"]}, {"required": ["loggers"]}]}
+    return {"if": claims, "then": True, "else": known | {"additionalProperties": own}}
 
 
 def _properties(rules: Mapping[str, keys.Rule], nullable: frozenset[str]) -> dict[str, Any]:

@@ -159,6 +159,9 @@ def asked(section: Mapping[str, Any], batch: System, plan: Plan) -> dict[str, An
         time = slurm_seconds(time) or math.inf
     options = dict(section.get("sbatch_args") or {})
     memory = section.get("mem-per-cpu")
+    document = plan.resolved.section
+    activation = _activation(section.get("venv"), document.place("venv") if document is not None else where)
+    lines: list[str] = list(section.get("sh_lines") or [])
     return {
         "name": str(section.get("job-name") or plan.config.stem),
         "folder": str(Path.cwd()),
@@ -172,7 +175,7 @@ def asked(section: Mapping[str, Any], batch: System, plan: Plan) -> dict[str, An
         "warn_s": section.get("warn_s", 60),
         "options": options,
         "directives": section.get("directives") or [],
-        "lines": [*_activation(section.get("venv")), *(section.get("sh_lines") or [])],
+        "lines": [activation] * (activation not in ("", *lines)) + lines,
         "template": _template(section.get("path_to_template"), batch, where),
         "command": ["python" if section.get("venv") else sys.executable, "-m", "amlsched"],
     }
@@ -201,12 +204,20 @@ def _bytes(value: int | str, where: str) -> int:
     return int(found[1]) * _UNITS[found[2].upper()]
 
 
-def _activation(venv: str | None) -> list[str]:
+def _activation(venv: str | None, where: str) -> str:
+    """The line that activates an environment: a folder, its `bin/activate`, or one that conda knows by name."""
     if venv is None:
-        return []
-    script = expanded(venv, "venv").resolve() / "bin" / "activate"
-    quoted = shlex.quote(str(script) if script.is_file() else venv)
-    return [f"source {quoted}" if script.is_file() else f"source activate {quoted}"]  # a name is one of conda
+        return ""
+    folder = expanded(venv.removesuffix("/bin/activate"), "venv").resolve()
+    script = folder / "bin" / "activate"
+    if script.is_file():
+        return f"source {shlex.quote(str(script))}"
+    if (folder / "conda-meta").is_dir():
+        return f"source activate {shlex.quote(str(folder))}"
+    if "/" in venv or venv.startswith("~"):
+        remedy = "make the environment first, or name the folder that it is in (${env:HOME}, not $HOME)"
+        raise ConfigError(where, f"venv is {venv!r}, and there is no file {script}", remedy)
+    return f"source activate {shlex.quote(venv)}"
 
 
 def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
@@ -372,7 +383,7 @@ def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Ite
 
 def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System, dict[str, Any]]:
     """The config's section, the batch system that it is for, and what it asks for."""
-    section = plan.resolved.cluster
+    section = plan.resolved.checked_cluster()
     if section is None:
         where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
         raise ConfigError(where, "there is no SLURM section for this host", remedy)

@@ -37,7 +37,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         ConfigError: The section asks for what the batch system does not have.
         ExperimentError: Nothing says how many workers there are to be.
     """
-    section = plan.resolved.cluster or {}
+    section = plan.resolved.checked_cluster() or {}
     found = asked(section, SYSTEMS.get(executor, SYSTEMS["pbs"]), plan)
     tasks, cpus = found["tasks"], found["cpus"]
     memory_bytes = (found["memory_bytes"] or _MEMORY_BYTES) * tasks * cpus

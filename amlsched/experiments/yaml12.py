@@ -1,34 +1,37 @@
 """YAML text to plain values with their places, and back.
 
-YAML is read from the parser's events: no object is ever constructed from a tag, nothing is resolved but the scalars of
-YAML 1.2's core schema, and the depth and the size that aliases can reach are bounded. So a config can be read without
-being trusted, and each key keeps its line.
+YAML is read from the parser's events: no object is ever constructed from a tag but plain values of Python, nothing is
+resolved but the scalars of YAML 1.2's core schema, and the depth and the size that aliases can reach are bounded. So a
+config can be read without being trusted, and each key keeps its line.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Self
 
 from amlsched.errors import ConfigError
 from amlsched.experiments.faults import Report, refuse
 from amlsched.extras import import_extra
 
-__all__ = ["Key", "Places", "Tree", "Unread", "read", "resolve_scalar", "write"]
+__all__ = ["Difference", "Key", "Places", "Tree", "Unread", "read", "resolve_scalar", "write"]
 
 Key = str | int | float | bool
 Places = dict[tuple[Key, ...], int]
 
 ASKS = "${env:"
 MAX_DEPTH = 64
+_SAME: Any = object()
 _TOO_DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
 MAX_ALIASED_VALUES = 1_000_000
 
 _TAG = "tag:yaml.org,2002:"
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_INT = re.compile(r"[-+]?[0-9][0-9_]*|0o_*[0-7][0-7_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?")
+_PLAIN_TEXT = re.compile(r"(?!(?:y|n|on|off|yes|no|true|false|null)\b)[A-Za-z]", re.IGNORECASE)
+"""How a scalar begins that is a text in every YAML."""
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -47,11 +50,30 @@ class Tree:
         value: What it says, in `None`, `bool`, `int`, `float`, `str`, `list` and `dict`; shared with nothing.
         places: The line, from 1, of each key and of each item of a list, by its path.
         line: The line, from 1, on which the document's content starts.
+        differences: What a reader of YAML 1.1 takes for another value.
     """
 
     value: Any
     places: Places
     line: int
+    differences: tuple["Difference", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A scalar that means another value in YAML 1.1 than in YAML 1.2.
+
+    Args:
+        path: The path of the value; of a key, the path that ends with it.
+        line: Its line, from 1.
+        value: The value here.
+        other: The value in YAML 1.1.
+    """
+
+    path: tuple[Key, ...]
+    line: int
+    value: Any
+    other: Any
 
 
 class Unread(str):
@@ -81,6 +103,8 @@ class _Node:
     children: list["_Node"] = field(default_factory=list["_Node"])  # of a mapping: key, value, key, value, …
     is_merge: bool = False
     is_open: bool = True
+    other: Any = _SAME  # a scalar's value in YAML 1.1, where that is another
+    is_tuple: bool = False
 
 
 def read(text: str, file: str, report: Report = refuse) -> list[Tree]:
@@ -97,8 +121,8 @@ def read(text: str, file: str, report: Report = refuse) -> list[Tree]:
         MissingExtraError: PyYAML is not installed.
 
     Sources:
-        YAML 1.2.2, 10.3.2 (core schema): `1e-3` is a float, `no` and `1:30:00` are strings, `010` is 10. `<<` merges
-        mappings as in YAML 1.1, because configs rely on it.
+        YAML 1.2.2, 10.3.2 (core schema): `1e-3` is a float, `no` and `1:30:00` are strings, `010` is 10. As in YAML
+        1.1, `1_000` is a number and `<<` merges mappings, because configs rely on it.
     """
     return [_Values(file, report).tree(root) for root in _compose(_events(text, file), file, report)]
 
@@ -160,13 +184,13 @@ def _aliased(anchors: dict[str, _Node], name: str, where: str) -> _Node:
 def _node(event: Any, line: int, file: str, report: Report) -> _Node:
     kind = {"ScalarEvent": "scalar", "SequenceStartEvent": "list", "MappingStartEvent": "mapping"}[type(event).__name__]
     tag: str | None = event.tag
-    known = {"scalar": tuple(_SCALARS), "list": (_TAG + "seq",), "mapping": (_TAG + "map",)}[kind]
+    known = {"scalar": tuple(_SCALARS), "list": _LISTS, "mapping": _MAPPINGS}[kind]
     if tag not in (None, "!") and tag not in known:
         short = str(tag).replace(_TAG, "!!")
-        remedy = "write a list" if "tuple" in short else "write plain text, numbers, lists and mappings"
+        remedy = "write plain text, numbers, lists and mappings"
         report(ConfigError(f"{file}:{line}", f"the tag {short} is not supported: a config holds data only", remedy))
     if kind != "scalar":
-        return _Node(kind, line)
+        return _Node(kind, line, is_tuple=tag == _TUPLE)
     node = _Node(kind, line, is_open=False)
     text: str = event.value
     plain = tag is None and event.implicit[0]
@@ -174,6 +198,8 @@ def _node(event: Any, line: int, file: str, report: Report) -> _Node:
     read_as = resolve_scalar if plain else _SCALARS.get(tag, str)
     try:
         node.value = Unread(text, read_as) if ASKS in text else read_as(text)
+        if plain and ASKS not in text:
+            node.other = _other(text)
     except ValueError as error:
         short = str(tag).replace(_TAG, "!!") if tag else "a number"
         report(ConfigError(f"{file}:{line}", f"{text[:40]!r} cannot be read as {short}: {error}"))
@@ -189,10 +215,26 @@ def resolve_scalar(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+        return int(text.replace("_", ""), {"0o": 8, "0x": 16}.get(text[:2], 10))
     if _FLOAT.fullmatch(text):
-        return float(text)
+        return float(text.replace("_", ""))
     return text
+
+
+@lru_cache(maxsize=4096)
+def _other(text: str) -> Any:
+    """The value of an unquoted scalar in YAML 1.1, if that is another; `_SAME` if not."""
+    if _PLAIN_TEXT.match(text):
+        return _SAME
+    yaml = _yaml("reading a config")
+    loader = yaml.SafeLoader("")
+    try:
+        tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+        other = loader.construct_object(yaml.ScalarNode(tag, text))
+    except (yaml.YAMLError, ValueError, IndexError):  # a reader of YAML 1.1 stops there
+        return _SAME
+    value = resolve_scalar(text)
+    return _SAME if type(value) is type(other) and repr(value) == repr(other) else other
 
 
 def _only(kind: type, name: str) -> Callable[[str], Any]:
@@ -207,13 +249,26 @@ def _only(kind: type, name: str) -> Callable[[str], Any]:
     return read_as
 
 
-_SCALARS: dict[str | None, Callable[[str], Any]] = {
+_OF_YAML: dict[str | None, Callable[[str], Any]] = {
     _TAG + "str": str,
     _TAG + "int": _only(int, "a whole number"),
     _TAG + "float": _only(float, "a number"),
     _TAG + "bool": _only(bool, "true or false"),
     _TAG + "null": _only(type(None), "null"),
 }
+_OF_PYTHON = {
+    "str": "str",
+    "unicode": "str",
+    "int": "int",
+    "long": "int",
+    "float": "float",
+    "bool": "bool",
+    "none": "null",
+}
+_SCALARS = _OF_YAML | {f"{_TAG}python/{name}": _OF_YAML[_TAG + same] for name, same in _OF_PYTHON.items()}
+_TUPLE = f"{_TAG}python/tuple"
+_LISTS = (_TAG + "seq", f"{_TAG}python/list", _TUPLE)
+_MAPPINGS = (_TAG + "map", f"{_TAG}python/dict")
 
 
 class _Values:
@@ -223,28 +278,35 @@ class _Values:
         self._file = file
         self._report = report
         self._places: Places = {}
+        self._differences: list[Difference] = []
         self._seen: set[int] = set()
         self._aliased = 0
 
     def tree(self, root: _Node) -> Tree:
-        self._places = {}
-        return Tree(self._value(root, ()), self._places, root.line)
+        self._places, self._differences = {}, []
+        return Tree(self._value(root, ()), self._places, root.line, tuple(self._differences))
 
     def _value(self, node: _Node, path: tuple[Key, ...]) -> Any:
         self._bound(node, path)
         if node.kind == "scalar":
+            self._compare(node, path)
             return node.value
         if node.kind == "list":
             items: list[Any] = []
             for index, child in enumerate(node.children):
                 self._places[(*path, index)] = child.line
                 items.append(self._value(child, (*path, index)))
-            return items
+            return tuple(items) if node.is_tuple else items
         mapping: dict[Key, Any] = {}
-        for key, (line, child) in self._pairs(node).items():
+        for key, (line, child, key_node) in self._pairs(node).items():
+            self._compare(key_node, (*path, key))
             self._places[(*path, key)] = line
             mapping[key] = self._value(child, (*path, key))
         return mapping
+
+    def _compare(self, node: _Node, path: tuple[Key, ...]) -> None:
+        if node.other is not _SAME:
+            self._differences.append(Difference(path, node.line, node.value, node.other))
 
     def _bound(self, node: _Node, path: tuple[Key, ...]) -> None:
         if len(path) > MAX_DEPTH:
@@ -255,9 +317,9 @@ class _Values:
                 raise ConfigError(f"{self._file}:{node.line}", "aliases repeat more than a million values")
         self._seen.add(id(node))
 
-    def _pairs(self, node: _Node) -> dict[Key, tuple[int, _Node]]:
+    def _pairs(self, node: _Node) -> dict[Key, tuple[int, _Node, _Node]]:
         """The entries of a mapping: its own keys win over merged ones, and an earlier merged mapping over a later."""
-        own: dict[Key, tuple[int, _Node]] = {}
+        own: dict[Key, tuple[int, _Node, _Node]] = {}
         lines: dict[str, int] = {}
         merged: list[_Node] = []
         for key_node, child in zip(node.children[::2], node.children[1::2], strict=True):
@@ -271,10 +333,10 @@ class _Values:
                 self._report(ConfigError(where, problem, "keep one of the two"))
                 continue
             lines[str(key)] = key_node.line
-            own[key] = (key_node.line, child)
+            own[key] = (key_node.line, child, key_node)
         if not merged:
             return own
-        pairs: dict[Key, tuple[int, _Node]] = {}
+        pairs: dict[Key, tuple[int, _Node, _Node]] = {}
         for source in merged:
             for mapping in source.children if source.kind == "list" else [source]:
                 if mapping.kind != "mapping":
@@ -323,6 +385,10 @@ def _dumper() -> Any:
         def ignore_aliases(self, data: object) -> bool:
             return True
 
+    def represent_tuple(dumper: Any, value: tuple[Any, ...]) -> Any:
+        return dumper.represent_sequence(_TUPLE, value)
+
+    Dumper.add_representer(tuple, represent_tuple)
     # Beside what YAML 1.1 reads as numbers: what only YAML 1.2 does, such as 1e-3, so that such a text is quoted.
     Dumper.add_implicit_resolver(_TAG + "float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
     Dumper.add_implicit_resolver(_TAG + "int", re.compile(f"(?:{_INT.pattern})$"), list("-+0123456789"))

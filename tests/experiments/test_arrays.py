@@ -119,6 +119,65 @@ def test_an_array_that_is_too_large_is_split(project: Project, slurm: Slurm) -> 
     assert project.completions() == [1] * 4
 
 
+@pytest.mark.parametrize(
+    ("venv", "line"),
+    [
+        ("env", "source {folder}/env/bin/activate"),
+        ("{folder}/env", "source {folder}/env/bin/activate"),
+        ("{folder}/env/bin/activate", "source {folder}/env/bin/activate"),
+        ("./env/", "source {folder}/env/bin/activate"),
+        ("~/env", "source {folder}/env/bin/activate"),
+        ("{folder}/conda", "source activate {folder}/conda"),
+        ("base", "source activate base"),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_an_environment_is_activated_once(
+    project: Project, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, venv: str, line: str, again: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(project.folder))
+    (project.folder / "env" / "bin").mkdir(parents=True)
+    (project.folder / "env" / "bin" / "activate").touch()
+    (project.folder / "conda" / "conda-meta").mkdir(parents=True)
+    line = line.format(folder=project.folder)
+    project.config(
+        f'venv: "{venv.format(folder=project.folder)}"' + (f"\nsh_lines: ['{line}', ls]" if again and line else "")
+    )
+    project.submit()
+    [script] = slurm.state["scripts"].values()
+    assert [found for found in script.splitlines() if "activate" in found] == [line] * bool(line)
+
+
+@pytest.mark.parametrize("venv", ["~/none", "none/here", "/none/bin/activate", "$HOME/env"])
+def test_an_environment_that_is_not_there_is_told_before_anything_is_submitted(
+    project: Project, slurm: Slurm, venv: str
+) -> None:
+    project.config(f"venv: {venv}")
+    done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
+    assert done.returncode == 2
+    assert f"key venv): venv is '{venv}', and there is no file" in done.stderr
+    assert slurm.sizes() == []
+
+
+def test_a_section_that_is_wrong_stops_who_submits_and_not_a_run_here(project: Project, slurm: Slurm) -> None:
+    project.config("partiton: main\nnodes: 1")
+    done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
+    assert done.returncode == 2
+    assert "the key partiton is not known in a SLURM section (did you mean partition?" in done.stderr
+    assert slurm.sizes() == []
+    done = project.call("run", "experiment.py:experiment", "config.yml")
+    assert done.returncode == 0, done.stderr
+    assert "partiton" not in done.stderr
+    checked = project.call("config", "check", "config.yml")
+    assert checked.returncode == 2
+    assert "partiton" in checked.stdout
+    assert "note: config.yml" in checked.stdout
+    explained = project.call("config", "explain", "config.yml")
+    assert explained.returncode == 0
+    assert "left out, as it is wrong: config.yml" in explained.stdout
+
+
 def test_the_number_of_parallel_jobs_holds_over_all_arrays(project: Project, slurm: Slurm) -> None:
     slurm.set(largest=2)
     project.config("num_parallel_jobs: 2")

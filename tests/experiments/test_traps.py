@@ -19,7 +19,7 @@ from amlsched.cw2 import cluster_work, cw_error, experiment
 from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ConfigError
 from amlsched.experiments import Plan
-from amlsched.experiments.cluster import cluster_for, slurm_seconds
+from amlsched.experiments.cluster import sections_for, slurm_seconds
 from amlsched.experiments.codecopy import check_runs_from, copy_code
 from amlsched.experiments.copyplan import CopyPlan
 from amlsched.experiments.load import parse
@@ -108,7 +108,7 @@ def test_trap_3_only_slurm_and_what_follows_an_underscore_are_sections(tmp_path:
 
 def test_trap_3_a_short_hint_has_to_be_a_whole_part_of_the_host_s_name() -> None:
     sections = parse("{name: SLURM, partition: plain}\n---\n{name: slurm_a, partition: special}", "x.yml")
-    chosen = [cluster_for(sections, host) for host in ("laptop", "node-a", "a01")]
+    chosen = [sections_for(sections, host).cluster for host in ("laptop", "node-a", "a01")]
     assert [section and section["partition"] for section in chosen] == ["plain", "special", "special"]
 
 

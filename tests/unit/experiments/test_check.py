@@ -174,3 +174,47 @@ def test_faults_of_the_command_line_are_found_too() -> None:
 @pytest.mark.parametrize("text", ["a: [1", "", "\x01", "name: DEFAULT\n"])
 def test_a_file_that_cannot_be_read_on_has_its_fault(text: str) -> None:
     assert len(check(written(text)).faults) == 1
+
+
+NOTED = """\
+name: DEFAULT
+path: out
+num_checkpoints: 5
+params: {lr: 1e-3}
+---
+name: a
+---
+name: b
+grid: {lr: [1, 2]}
+"""
+
+
+def test_a_run_tells_notes_once_and_what_yaml_1_1_reads_differently_when_it_is_new(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "t.py").write_text("def f(params, rep, log): log(lr=params['lr'])\n")
+
+    def notes(*flags: str) -> list[str]:
+        assert main(["run", "t.py:f", "f.yml", "--executor", "sequential", *flags]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+
+    written(NOTED)
+    for flags in (["--dry-run"], []):
+        other, own = notes(*flags)
+        assert other.endswith('line 4: params.lr is 0.001 (YAML 1.1: "1e-3")')
+        assert own.startswith("note: f.yml:3 (document 1, key num_checkpoints): ")
+    assert notes() == [own]
+    assert notes("-q", "-o") == []
+    written(NOTED.replace("1e-3", "010"))
+    assert len(notes("-o")) == 2
+    written(NOTED.replace("path: out", "path: out\nextra_keys: [num_checkpoints]").replace("1e-3", "1"))
+    assert notes("--keep-changed") == []
+
+
+def test_a_job_that_is_run_by_its_number_is_named_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "t.py").write_text("def f(params, rep, log): print('ran', params)\n")
+    written("name: e\npath: out\nrepetitions: 2\nreps_per_job: 3\ngrid: {a: [1, 2]}")
+    for quiet in ([], ["-q"]):
+        assert main(["run", "t.py:f", "f.yml", "--executor", "sequential", "-j", "1", *quiet]) == 0
+        assert capsys.readouterr().out.startswith("job 1: e__a2 rep 1\n")
+    assert not (folder / "out/e/e__a1/log").exists()

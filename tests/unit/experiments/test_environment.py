@@ -81,10 +81,10 @@ def test_they_work_in_the_section_of_this_host_alone(write_file: Write) -> None:
     cluster = resolve(file, host="here").cluster
     assert cluster == {"name": "SLURM", "partition": "me", "num_parallel_jobs": 3, "sbatch_args": {"qos": "me"}}
     with pytest.raises(ConfigError, match=r"f.yml:11 \(document 3, key num_parallel_jobs\): .* ABSENT is not set"):
-        resolve(file, host="far1")
+        resolve(file, host="far1").checked_cluster()
     file.write_text(file.read_text().replace("num_parallel_jobs: ${env:N}", "num_parallel_jobs: ${env:WHO}"))
     with pytest.raises(ConfigError, match="num_parallel_jobs is 'me', and must be a whole number"):
-        resolve(file, host="here")
+        resolve(file, host="here").checked_cluster()
 
 
 def test_only_what_is_used_has_to_be_set(write_file: Write) -> None:

@@ -10,6 +10,7 @@ import pytest
 from amlsched.errors import ConfigError
 from amlsched.experiments.expand import Debug, Run, count, expand
 from amlsched.experiments.resolve import Experiment, resolve
+from amlsched.resources import cpus
 
 
 def experiment(tmp_path: Path, text: str, name: str = "e") -> Experiment:
@@ -102,10 +103,26 @@ def test_values_override_params_and_runs_share_nothing(tmp_path: Path) -> None:
     assert first.params["opt"]["lr"] == [2]
 
 
-def test_a_later_expansion_of_the_same_parameter_wins(tmp_path: Path) -> None:
-    found = runs(tmp_path, "grid: {lr: [1, 2]}\nablative: {lr: [5], bs: [6]}")
-    assert [run.params for run in found] == [{"lr": 5}, {"lr": 1, "bs": 6}, {"lr": 5}, {"lr": 2, "bs": 6}]
-    assert [run.name for run in found] == ["e__l1_l5", "e__l1_b6", "e__l2_l5", "e__l2_b6"]
+@pytest.mark.parametrize(
+    ("text", "name", "first"),
+    [
+        ("grid: {lr: [1, 2]}\nlist: {lr: [5, 6]}", "lr is set by grid and by list", "grid.lr"),
+        ("grid: {lr: [1, 2]}\nablative: {bs: [6], lr: [5]}", "lr is set by grid and by ablative", "grid.lr"),
+        ("grid: {lr: [1, 2]}\ngrid2: {lr: [5]}", "lr is set by grid and by grid2", "grid.lr"),
+        ("list1: {a: {b: [1]}}\nlist--2: {a: {b: [2]}}", "a.b is set by list1 and by list--2", "list1.a.b"),
+        ("grid: {opt: {lr: [1]}}\nlist: {opt: [{x: 1}]}", "opt is set by grid and by list", "grid.opt.lr"),
+        ("grid: {opt: [{x: 1}, {lr: 2}]}\nlist: {opt: {lr: [5]}}", "opt.lr is set by grid and by list", "grid.opt"),
+    ],
+)
+def test_a_parameter_that_two_expansions_set_is_refused_with_both_places(
+    tmp_path: Path, text: str, name: str, first: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        experiment(tmp_path, text)
+    assert name in error.value.problem
+    assert f"key {first})" in error.value.remedy
+    assert "f.yml" in error.value.remedy
+    assert error.value.where != error.value.remedy
 
 
 def test_a_baseline_is_added_on_request_and_comes_first(tmp_path: Path) -> None:
@@ -124,9 +141,25 @@ def test_keys_that_are_whole_numbers_work(tmp_path: Path) -> None:
     assert run.name == "e__lay.1.s4_2x"
 
 
-@pytest.mark.parametrize("text", ["grid:", "grid: {}", "grid: {}\nlist: null"])
-def test_an_expansion_of_nothing_gives_the_one_run(tmp_path: Path, text: str) -> None:
-    assert names(tmp_path, text) == ["e"]
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("grid:", "e"),
+        ("list: {}\nablative: null", "e"),
+        ("grid: {}", "e__"),  # the names of cw2
+        ("grid: {}\nlist: null", "e__"),
+        ("grid: {}\ngrid2: {a: [1]}", "e___a1"),
+        ("grid1: {a: [1]}\ngrid2: {}", "e__a1_"),
+    ],
+)
+def test_an_expansion_of_nothing_gives_the_one_run(tmp_path: Path, text: str, name: str) -> None:
+    assert names(tmp_path, text) == [name]
+
+
+def test_reps_in_parallel_of_minus_one_is_as_many_as_there_are_cpus(tmp_path: Path) -> None:
+    [run] = runs(tmp_path, "reps_in_parallel: -1")
+    assert run.reps_in_parallel == len(cpus())
+    assert run.config["reps_in_parallel"] == -1
 
 
 def test_numbers_of_a_run_have_defaults(tmp_path: Path) -> None:
@@ -183,7 +216,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "same value twice": (
         "grid: {a: [1, 2, 1]}",
         "key grid.a)",
-        "a = 1 stands twice (remove one; to run it several times",
+        "a = 1 stands twice: as value 1 and as value 3 (remove one; to run it several times",
     ),
     "same value twice, written otherwise": ("grid: {a: [0.1, 1e-1]}", "key grid.a)", "a = 0.1 stands twice"),
     "same row twice": ("list: {a: [1, 2, 1], b: [3, 4, 3]}", "key list)", "a = 1, b = 3 stands twice"),
@@ -218,7 +251,8 @@ def test_an_expansion_that_cannot_work_is_refused_with_place_and_remedy(
     [
         "params: {opt: null}\ngrid: {opt: {lr: [1]}}",
         "grid: {opt: [{name: adam}, {name: sgd}]}\ngrid2: {opt: {lr: [1, 2]}}",
-        "grid: {opt: {lr: [1, 2]}}\nlist: {opt: [{x: 1}, {x: 2}]}",
+        "grid: {opt: [{x: {lr: 3}}, {x: 4}]}\nlist: {opt: {lr: [1, 2]}}",
+        "grid: {opt: {lr: [1, 2]}}\nlist: {opt: {bs: [1, 2]}}",
         "grid: {a: [1, 1.0, true, '1', 'True']}",
         "list: {a: [1, 1], b: [1, 2]}",
     ],

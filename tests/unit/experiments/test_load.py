@@ -1,5 +1,6 @@
 """Reading YAML as documents: YAML 1.2's values, the place of every key, and what is refused."""
 
+import datetime
 import math
 import re
 import sys
@@ -29,7 +30,17 @@ def value_of(text: str) -> Any:
         ("010", 10),
         ("0o17", 15),
         ("0x1f", 31),
-        ("1_000", "1_000"),
+        ("1_000", 1000),
+        ("1_000_000", 1000000),
+        ("-1_0", -10),
+        ("0x_ff", 255),
+        ("0o1_7", 15),
+        ("1_0.5", 10.5),
+        ("1_000.0e+3", 1e6),
+        (".5_0", 0.5),
+        ("_1", "_1"),
+        ("0x_", "0x_"),
+        ("_", "_"),
         ("0b1", "0b1"),
         ("no", "no"),
         ("yes", "yes"),
@@ -50,6 +61,16 @@ def value_of(text: str) -> Any:
         ("!!str 1", "1"),
         ("!!float 1", 1.0),
         ("! 1", "1"),
+        ("!!python/float 1", 1.0),
+        ("!!python/float '1e-3'", 0.001),
+        ("!!python/int 1_0", 10),
+        ("!!python/str 1", "1"),
+        ("!!python/unicode 1", "1"),
+        ("!!python/bool true", True),
+        ("!!python/none", None),
+        ("!!python/tuple [1, [2], !!python/tuple [3]]", (1, [2], (3,))),
+        ("!!python/list [1]", [1]),
+        ("!!python/dict {a: 1}", {"a": 1}),
     ],
 )
 def test_scalars_are_read_as_yaml_1_2(text: str, value: Any) -> None:
@@ -79,7 +100,11 @@ BROKEN = {
     "two keys on a line": ("a: 1\n b: 2", "f.yml:2: this is not YAML"),
     "control character": ("a: 1\nb: \x01", "f.yml:2: this is not YAML: .*(remove the character)"),
     "python object": ("a: !!python/object/apply:os.system [id]", "f.yml:1: the tag .*os.system is not supported"),
-    "python tuple": ("a: !!python/tuple [1]", r"\(write a list\)"),
+    "python tuple of a mapping": ("a: !!python/tuple {x: 1}", "f.yml:1: the tag !!python/tuple is not supported"),
+    "python tuple of a text": ("a:\n  !!python/tuple x", "f.yml:2: the tag !!python/tuple is not supported"),
+    "python complex": ("a: !!python/complex 1j", "f.yml:1: the tag !!python/complex is not supported"),
+    "python name": ("a: !!python/name:os.system ''", "is not supported: a config holds data only"),
+    "python float of a text": ("a: !!python/float x", "f.yml:1: 'x' cannot be read as !!python/float: it is not a num"),
     "own tag": ("a: !secret x", "f.yml:1: the tag !secret is not supported"),
     "date tag": ("a: !!timestamp 2020-01-01", "f.yml:1: the tag !!timestamp is not supported"),
     "wrong tag": ("a: !!int x", "f.yml:1: 'x' cannot be read as !!int"),
@@ -262,3 +287,51 @@ def test_both_parsers_of_the_yaml_package_give_the_same(name: str, monkeypatch: 
     assert digits.place("grid", "lr") == "f.yml:13 (document 3, key grid.lr)"
     with pytest.raises(ConfigError, match="f.yml:2: this is not YAML"):
         parse("a: 1\n b: 2", "f.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("off", False),
+        ("On", True),
+        ("yes", True),
+        ("NO", False),
+        ("1e-3", "1e-3"),
+        ("1.5e3", "1.5e3"),
+        ("010", 8),
+        ("0o17", "0o17"),
+        ("1:30:00", 5400),
+        ("10:30.5", 630.5),
+        ("0b11", 3),
+        ("2020-01-01", datetime.date(2020, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("form", ["a: {}", "b: [{}]", "b: {{c: {}}}"])
+def test_a_value_that_yaml_1_1_reads_differently_is_known_with_its_line(form: str, text: str, other: Any) -> None:
+    [found] = read("\n" + form.format(text), "f.yml")[0].differences
+    assert found.line == 2
+    assert (found.other, type(found.other)) == (other, type(other))
+    assert found.value == value_of(text)
+
+
+SAME = """y n Y 'off' "1e-3" 1.0e-3 1_000 0x_ff 1_0.5 true ~ one 1:99 = 1.5 .nan -.inf '${env:X}'""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("text", [*SAME, "!!str off", "!!float 1e-3"])
+def test_what_yaml_1_1_reads_as_we_do_is_no_difference(text: str) -> None:
+    assert read(f"a: {text}", "f.yml")[0].differences == ()
+
+
+def test_a_key_that_yaml_1_1_reads_differently_is_known_and_an_alias_counts_at_each_place() -> None:
+    [tree] = read("on: &x [no]\nb: *x\nc: {<<: {off: 1}}", "f.yml")
+    assert [(one.path, one.line, one.other) for one in tree.differences] == [
+        (("on",), 1, True),
+        (("on", 0), 1, False),
+        (("b", 0), 1, False),
+        (("c", "off"), 3, False),
+    ]
+
+
+def test_tuples_are_written_and_read_again() -> None:
+    value = {"a": (1, [2], {"b": (3.5, "x")})}
+    assert read(write([value]), "f.yml")[0].value == value

@@ -10,7 +10,7 @@ from amlsched.errors import ConfigError
 from amlsched.experiments import layout
 from amlsched.experiments.expand import expand
 from amlsched.experiments.plan import Plan
-from amlsched.experiments.resolve import Experiment, resolve
+from amlsched.experiments.resolve import Experiment, Resolved, resolve
 
 FILE = """
 name: DEFAULT
@@ -114,6 +114,27 @@ BAD = {
     "below a list": ("params.hidden.0=1", "params.hidden is [64], so that nothing can be set below it (set all of it"),
     "below a text": ("params.opt.name.x=1", "params.opt.name is 'adam', so that nothing can be set below it"),
 }
+
+
+BAD |= {
+    "misspelt": ("params.opt.nmae=x", "no experiment has a parameter params.opt.nmae (did you mean params.opt.name?"),
+    "misspelt in a mapping": ("params={hiden: [1]}", "a parameter params.hiden (did you mean params.hidden?"),
+    "misspelt in a grid": ("grid.hiden=[1]", "(did you mean params.hidden? If not, --set '+grid.hiden=[1]' adds it)"),
+    "forgotten params": ("hidden=[1]", "the key hidden is not known (did you mean params.hidden?)"),
+}
+
+
+def test_a_parameter_that_is_new_is_noted_and_a_plus_says_that_it_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "f.yml").write_text(FILE)
+
+    def resolved(*overrides: str) -> Resolved:
+        return resolve(tmp_path / "f.yml", overrides=overrides)
+
+    [note] = resolved("params.momentum=0.9", "params.bs=3", "grid.lr=[1]", "params.opt={name: x}").notes
+    assert "params.momentum is new: no experiment has it" in note
+    for text in ("+params.momentum=0.9", "+params.hiden=[1]"):
+        assert resolved(text).notes == ()
+    assert resolved("+params.hiden=[1]").experiments[0].config["params"]["hiden"] == [1]
 
 
 @pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD)

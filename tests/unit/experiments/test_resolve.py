@@ -8,6 +8,7 @@ import pytest
 
 from amlsched.errors import ConfigError
 from amlsched.experiments.cluster import slurm_seconds
+from amlsched.experiments.expand import expand
 from amlsched.experiments.resolve import Experiment, Resolved, resolve
 
 Write = Callable[..., Path]
@@ -225,11 +226,8 @@ def experiment_with(write: Write, lines: str) -> Experiment:
         ("parameters: {lr: 1}", "the key parameters is not known", "did you mean params?"),
         ("GRID: {lr: [1]}", "the key GRID is not known", "did you mean grid?"),
         ("wandbb: {project: x}", "the key wandbb is not known", "did you mean wandb?"),
-        ("lr: 0.1", "the key lr is not known", "move it below params"),
-        ("verbosity: 2", "the key verbosity is not known", "allow it with extra_keys: [verbosity]"),
         ("repetitions: three", "repetitions is 'three', and must be a whole number of at least 1", "for example"),
         ("repetitions: 0", "repetitions is 0, and must be a whole number of at least 1", "repetitions: 5"),
-        ("repetitions: 1_000", "repetitions is '1_000', and must be", ""),
         ("repetitions: 2.0", "repetitions is 2.0, and must be", ""),
         ("repetitions: true", "repetitions is True, and must be", ""),
         ("repetitions:", "repetitions is None, and must be", ""),
@@ -250,6 +248,109 @@ def test_a_wrong_key_is_refused_with_place_value_and_remedy(write: Write, line: 
     assert problem in error.value.problem
     assert remedy in error.value.remedy
     assert error.value.where.endswith(f"f.yml:3 (document 1, key {line.split(':')[0]})")
+
+
+MISSPELT = {
+    "repetitons": "repetitions",
+    "gird": "grid",
+    "girds": "grid",
+    "gird2": "grid",
+    "lsit": "list",
+    "itertions": "iterations",
+    "parms": "params",
+    "iteration": "iterations",
+    "PARAMS": "params",
+    "reps-per-job": "reps_per_job",
+    "paht": "path",
+    "seeds": "seed",
+    "ablatvie": "ablative",
+    "import_paths": "import_path",
+}
+
+
+@pytest.mark.parametrize("value", ["{lr: [1]}", "{lr: 1}", "[1]", "3", "x"])
+@pytest.mark.parametrize("key", MISSPELT)
+def test_a_key_that_is_near_to_a_known_one_is_refused_whatever_it_holds(write: Write, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"the key {key} is not known \(did you mean {MISSPELT[key]}\?"):
+        experiment_with(write, f"{key}: {value}")
+
+
+@pytest.mark.parametrize("where", ["default", "experiment", "import", "set"])
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("gird: {lr: [1]}", "the key gird is not known"),
+        ("sweep: {opt: {lr: [1, 2]}, bs: [3]}", "the key sweep is not known, and it looks like an expansion"),
+        ("params: {grid: {lr: [1, 2]}}", "params.grid looks like an expansion"),
+        ("params: {opt: {lsit1: {lr: [1, 2]}}}", "params.opt.lsit1 looks like an expansion"),
+    ],
+)
+def test_a_misspelt_or_misplaced_expansion_is_refused_wherever_it_stands(
+    write: Write, where: str, line: str, problem: str
+) -> None:
+    write(f"name: DEFAULT\n{line}\n", "base.yml")
+    key, value = line.split(": ", 1)
+    text = {
+        "default": f"name: DEFAULT\n{line}\n---\nname: a\npath: out\n",
+        "experiment": f"name: a\npath: out\n{line}\n",
+        "import": "name: a\npath: out\nimport_path: base.yml\n",
+        "set": "name: a\npath: out\n",
+    }[where]
+    with pytest.raises(ConfigError) as error:
+        resolve(write(text), overrides=[f"{key}={value}"] if where == "set" else [])
+    assert problem in error.value.problem
+    assert "did you mean" in error.value.remedy
+    assert {"import": "base.yml:2", "set": "command line"}.get(where, "f.yml:") in error.value.where
+
+
+OWN = {
+    "num_checkpoints: 5": "num_checkpoints",
+    "lrs: &lrs [0.1, 0.2]\ngrid: {lr: *lrs}": "lrs",
+    "model: {hidden: [64], name: mlp}": "model",
+    "render: off": "render",
+    "my_logger: {level: 3}": "my_logger",
+    "verbosity: 2": "verbosity",
+    "seed: auto": "seed",
+    "batch: 3": "batch",
+    "epochs: 3": "epochs",
+}
+
+
+@pytest.mark.parametrize(("lines", "key"), OWN.items(), ids=OWN.values())
+def test_any_other_key_is_kept_and_noted_once(write: Write, lines: str, key: str) -> None:
+    resolved = resolve(write(f"name: DEFAULT\npath: out\n{lines}\n---\nname: a\n---\nname: b\n"))
+    assert [key in one.config for one in resolved.experiments] == [True, True]
+    [note] = resolved.notes
+    assert note.startswith(f"{resolved.file}:3 (document 1, key {key}): ")
+    run = next(expand(resolved.experiments[0]))
+    assert run.config[key] == resolved.experiments[0].config[key]
+    assert run.seed == 0
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "extra_keys: [sweep, gird, params.grid]\nsweep: {lr: [1]}\ngird: {a: [1]}\nparams: {grid: {x: [1]}}",
+        "loggers: [sweep]\nsweep: {lr: [1]}",
+        "x-anchors: {lr: [1]}\n_mine: {lr: [1]}",
+        "params: {grid: [1, 2], grid_world: {rows: [1]}, list: {}, hidden: {sizes: [1]}}",
+        "scheduler: {name: cosine}",
+    ],
+)
+def test_what_is_declared_or_no_expansion_is_accepted_without_a_note(write: Write, lines: str) -> None:
+    assert resolve(write(f"name: a\npath: out\n{lines}\n")).notes == ()
+
+
+def test_values_that_yaml_1_1_reads_differently_are_told_once_for_each_file(write: Write) -> None:
+    write("name: DEFAULT\npath: out\nparams: {lr: 1e-3}\n", "base.yml")
+    text = "name: a\nimport_path: base.yml\nrender: off\n---\nname: b\nimport_path: base.yml\nparams: {n: 010, s: 'no'}"
+    resolved = resolve(write(text + "\n---\nname: SLURM\ntime: 1:30:00\n---\nname: unused\npath: no\n"), ["a", "b"])
+    base, own = resolved.differences
+    assert "base.yml: 1 value is read differently by YAML 1.1, as of cw2: " in base
+    assert base.endswith('line 3: params.lr is 0.001 (YAML 1.1: "1e-3")')
+    assert 'line 3: render is "off" (YAML 1.1: false); line 7: params.n is 10 (YAML 1.1: 8)' in own
+    assert "time" not in own
+    assert "path" not in own
 
 
 @pytest.mark.parametrize(
@@ -302,8 +403,9 @@ def test_a_name_that_could_leave_the_output_folder_is_refused(write: Write, name
 @pytest.mark.parametrize("kind", ["a", "DEFAULT", "SLURM"])
 def test_a_name_is_given_once(write: Write, kind: str) -> None:
     """Trap 5: in cw2 the two share their folders, and of two DEFAULTs one is dropped."""
+    text = f"name: {kind}\n---\nname: {kind.lower() if kind != 'a' else 'a'}\n---\nname: b\npath: out"
     with pytest.raises(ConfigError, match=r"f.yml:3 \(document 2, key name\): a second .*f.yml:1 \(document 1"):
-        resolve(write(f"name: {kind}\n---\nname: {kind.lower() if kind != 'a' else 'a'}\n---\nname: b\npath: out"))
+        resolve(write(text)).checked_cluster()
 
 
 def test_an_experiment_inside_the_runs_of_another_is_refused(write: Write) -> None:
@@ -356,18 +458,52 @@ def test_an_experiment_may_have_slurm_in_its_name(write: Write, name: str) -> No
 
 def test_an_experiment_that_is_taken_for_a_section_is_told_so(write: Write) -> None:
     with pytest.raises(ConfigError, match="key grid is not known in a SLURM section .a name that begins with SLURM_"):
-        resolve(write("name: slurm_test\ngrid: {lr: [1]}\n---\nname: e\npath: out\n"))
+        resolve(write("name: slurm_test\ngrid: {lr: [1]}\n---\nname: e\npath: out\n"), host="test").checked_cluster()
+
+
+@pytest.mark.parametrize("name", ["SLURM", "SLURM_elsewhere", "SLURM\n---\nname: SLURM"])
+@pytest.mark.parametrize("line", ["partiton: x", "time: soon", "account: ${env:AMLSCHED_ABSENT}", "grid: {a: [1]}"])
+def test_what_is_wrong_with_a_section_stops_only_those_who_use_it(write: Write, name: str, line: str) -> None:
+    resolved = resolve(write(f"name: e\npath: out\n---\nname: {name}\ngpus_per_rep: 1\n{line}\n"), host="here")
+    assert [one.name for one in resolved.experiments] == ["e"]
+    if name == "SLURM_elsewhere":
+        assert resolved.checked_cluster() is None
+        return
+    assert resolved.cluster is not None
+    with pytest.raises(ConfigError):
+        resolved.checked_cluster()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nodes: 1", "amlsched does not read the key nodes of a SLURM section"),
+        ("gres: gpu:1", "options of sbatch stand below sbatch_args"),
+        ('account: ""', "account is '': that says nothing"),
+        ("num_parallel_jobs: 0", "num_parallel_jobs is 0: that says no limit"),
+        ("ntasks:", ""),
+    ],
+)
+def test_what_cw2_takes_in_a_section_is_taken_with_a_note(write: Write, line: str, said: str) -> None:
+    resolved = resolve(write(f"name: e\npath: out\n---\nname: SLURM\npartition: x\n{line}\n"))
+    section = resolved.checked_cluster()
+    assert section is not None
+    assert {"account", "num_parallel_jobs", "ntasks"}.isdisjoint(section)
+    assert all(said in note for note in resolved.sections.notes)
+    assert len(resolved.sections.notes) == bool(said)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("partiton: x", r"the key partiton is not known in a SLURM section \(did you mean partition\?"),
-        ("gres: gpu:1", "options of sbatch stand below sbatch_args"),
+        ("cpus_per_task: 4", r"did you mean cpus-per-task\\?"),
+        ("job_name: x", r"did you mean job-name\\?"),
+        ("acount: x", r"did you mean account\\?"),
         ("time: soon", "time is 'soon', and must be a time as Slurm reads it"),
         ("time: 1.5", "time is 1.5"),
         ("time: 0", "time is 0"),
-        ("num_parallel_jobs: 0", "num_parallel_jobs is 0"),
+        ("num_parallel_jobs: -1", "num_parallel_jobs is -1"),
         ("cpus-per-task: four", "cpus-per-task is 'four'"),
         ("sh_lines: ls", "sh_lines is 'ls', and must be a list of texts"),
         ("sbatch_args: {gres: [1]}", "sbatch_args is"),
@@ -376,7 +512,7 @@ def test_an_experiment_that_is_taken_for_a_section_is_told_so(write: Write) -> N
 )
 def test_a_wrong_key_of_a_section_is_refused(write: Write, line: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"f.yml:4 \(document 2, key [a-z_-]+\): .*{message}"):
-        resolve(write(f"name: e\npath: out\n--- {{name: SLURM,\n{line}}}"))
+        resolve(write(f"name: e\npath: out\n--- {{name: SLURM,\n{line}}}")).checked_cluster()
 
 
 def test_a_whole_section_of_cw2_is_accepted(write: Write) -> None:

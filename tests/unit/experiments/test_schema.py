@@ -47,6 +47,10 @@ GOOD = [
     "name: slurm\npartition: main\ntime: 1:30:00\nsbatch_args: {gres: gpu:1}\nsh_lines: [ls]",
     "name: SLURM_horeka\ntime: 30\nmem-per-cpu: 2000",
     "name: my_slurm_x\ngrid: {a: [1]}",
+    "name: e\nnum_checkpoints: 5\nseed: auto\nlrs: [1, 2]\nmodel: {size: [1], name: x}",
+    "name: e\nsweep: {lr: [1, 2]}\nloggers: [sweep]",
+    "name: e\nreps_in_parallel: -1\nscheduler: {name: cosine}",
+    'name: SLURM\nnodes: 1\naccount: ""\nnum_parallel_jobs: 0',
 ]
 BAD = [
     "path: out",
@@ -62,7 +66,13 @@ BAD = [
     "name: e\nparams: [1]",
     "name: e\nlisten_port: 80",
     "name: SLURM\npartiton: x",
-    "name: SLURM\nnum_parallel_jobs: 0",
+    "name: SLURM\nnum_parallel_jobs: -1",
+    "name: e\ngird: {a: [1]}",
+    "name: e\nlsit: 3",
+    "name: e\nParams: {}",
+    "name: e\nparms: {}",
+    "name: e\nsweep: {opt: {lr: [1, 2]}, bs: [1]}",
+    "name: SLURM\ncpus_per_task: 4",
     "name: SLURM\ngrid: {a: [1]}",
     "name: SLURM\nscheduler: fast",
 ]
