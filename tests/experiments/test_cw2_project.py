@@ -147,6 +147,12 @@ def test_results_can_start_at_another_folder(folder: Path, monkeypatch: pytest.M
     assert list(cw.load("elsewhere", argv=["config.yml", "-e", "plain"])["state"]) == ["surrendered"] * 2
 
 
+def test_the_names_of_keys_and_the_full_name_of_a_module_work() -> None:
+    names = "cw2.cluster_work.ClusterWork.__name__, cw2.cw_config.cw_conf_keys.i_REP_LOG_PATH"
+    done = call(ROOT, "-c", f"from amlsched import cw2; print({names})")
+    assert done.stdout == "ClusterWork _rep_log_path\n", done.stderr
+
+
 # ------------------------------------------------------------------------------------------------------ in a program
 
 
