@@ -52,7 +52,7 @@ def open_streams() -> None:
 
 def restart_in_utf8_mode() -> None:
     """For a program of our own, at its start: begin again where file names that are no ASCII could not be opened."""
-    if sys.getfilesystemencoding() == "utf-8" or ("PYTHONUTF8" in os.environ and os.environ["PYTHONUTF8"] == "1"):
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
     os.environ["PYTHONUTF8"] = "1"
     if sys.stdout is not None:

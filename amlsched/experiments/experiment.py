@@ -104,12 +104,12 @@ class IterativeExperiment(Experiment):
                 row = row_of(call(self.iterate, cw_config, rep, n), name, needed=True)
             except ExperimentSurrender as ending:
                 surrender, row = ending, payload_row(ending.payload)
-            numbers = {"rep": rep, "iter": n}
-            for column in numbers.keys() & (row or {}).keys():
-                if (row or {})[column] != numbers[column]:
-                    problem = f"has a column {column}, which is {numbers[column]} here and counted by itself"
+            row = row or {}
+            for column, number in (("rep", rep), ("iter", n)):
+                if row.get(column, number) != number:
+                    problem = f"has a column {column}, which is {number} here and counted by itself"
                     raise ExperimentError(f"the row of {name()}", problem, "give the column another name")
-            logger.process(stamped(row or {}, rep, n))
+            logger.process(stamped(row, rep, n))
             if log is not None:
                 log.sync()
             call(self.save_state, cw_config, rep, n)
