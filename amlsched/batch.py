@@ -41,7 +41,8 @@ class Part:
         Raises:
             concurrent.futures.CancelledError: The executor cancelled the batch.
         """
-        return self._work.exception() or self._outcome()[1]
+        of_batch = self._work.exception()
+        return self._outcome()[1] if of_batch is None else of_batch  # an exception may count as false
 
     def result(self) -> Any:
         """What the call returned."""

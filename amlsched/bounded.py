@@ -206,7 +206,9 @@ async def _during(run: asyncio.Task[Any], scheduler: Scheduler, awaitable: Await
     if run.done():
         following.cancel()
         await asyncio.wait((following,))
-        raise run.exception() or SchedulerNotRunningError(f"the run ended before the last result: {run.result()}")
+        if (error := run.exception()) is not None:
+            raise error
+        raise SchedulerNotRunningError(f"the run ended before the last result: {run.result()}")
     return following.result()
 
 

@@ -267,7 +267,7 @@ class Crew:
         if former is not None:  # otherwise it was killed meanwhile
             try:
                 payload = dump_by_value(*load(former))
-            except Exception:  # then what the worker said stands
+            except BaseException:  # code of an argument, which may exit too: then what the worker said stands
                 payload = None
         endings: Endings = []
         with self._lock:
