@@ -170,7 +170,7 @@ class CallFuture(Future[Any]):
         body: Any = None
         try:
             body = load(answer)
-        except Exception as reason:  # whatever the user's classes raise while they are loaded
+        except BaseException as reason:  # whatever the user's classes raise while they are loaded: they may exit
             error = NotPicklableError(self.name, "the result", describe(reason))
             error.__cause__ = reason
         if isinstance(sheet, Sheet):

@@ -1,5 +1,6 @@
 """Pickles of calls, results and exceptions, and all that can go wrong with them."""
 
+import contextlib
 import copyreg
 import importlib
 import inspect
@@ -28,6 +29,7 @@ __all__ = [
 
 _TBLIB = "tblib.pickling_support"
 _plain_tables: dict[int, tuple[int, dict[Any, Any]]] = {}
+_plain_picklers: dict[Any, tuple[Any, Any]] = {}
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (it is shown as the cause of an error, as in the standard library)
@@ -65,7 +67,9 @@ def dump_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
         return dump_by_value(fn, args, kwargs)
     try:
         return dump((fn, args, kwargs))
-    except Exception:  # whatever a __reduce__ raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever a __reduce__ raises: it may exit, too
         return dump_by_value(fn, args, kwargs)
 
 
@@ -77,14 +81,18 @@ def dump_by_value(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping
     """
     try:
         return dump((fn, args, kwargs), pickled_by_value)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         parts = [("the function", fn)]
         parts += [(f"argument {_parameter(fn, index)}", value) for index, value in enumerate(args)]
         parts += [(f"argument {name!r}", value) for name, value in kwargs.items()]
         for what, value in parts:
             try:
                 pickled_by_value(value, protocol=5)
-            except Exception as reason:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as reason:
                 raise NotPicklableError(call_name(fn), what, describe(reason)) from reason
         raise NotPicklableError(call_name(fn), "the call", describe(error)) from error
 
@@ -107,10 +115,10 @@ def dump_result(value: object, fn: Any) -> bytes | Large:
     """
     try:
         return dump(value)
-    except Exception:  # whatever a __reduce__ raises
+    except BaseException:  # whatever a __reduce__ raises: it may exit, too
         try:
             return dump(value, pickled_by_value)
-        except Exception as error:
+        except BaseException as error:
             raise NotPicklableError(call_name(fn), "the result", describe(error)) from error
 
 
@@ -122,7 +130,10 @@ def dump_exception(error: BaseException) -> bytes | Large:
 def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
     """What of an exception can travel: itself if it pickles in any way, and type, message and traceback in words."""
     tail = error.__traceback__.tb_next if error.__traceback__ else None  # without the worker's own frame
-    text = "".join(traceback.format_exception(type(error), error, tail))
+    try:
+        text = "".join(traceback.format_exception(type(error), error, tail))
+    except BaseException:  # of attributes that are not what they should be
+        text = "".join((*traceback.format_tb(tail), f"{type(error).__qualname__}: {_message(error)}\n"))
     described = (type(error).__qualname__, _message(error), text)
     attempts: tuple[Callable[[], object], ...] = (
         lambda: error,
@@ -133,9 +144,10 @@ def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
         for dumps in (_dumps_exception, pickled_by_value):
             try:
                 blob = dumps(attempt(), protocol=5)
-                if isinstance(pickle.loads(blob), BaseException):  # a constructor with other arguments fails only here
+                loaded = pickle.loads(blob)  # a constructor with other arguments fails only here
+                if isinstance(loaded, BaseException) and _can_be_shown(loaded):
                     return (blob, *described)
-            except Exception:
+            except BaseException:  # code of the exception's own, which may exit, too
                 continue
     return (None, *described)
 
@@ -147,7 +159,7 @@ def load_exception(body: tuple[bytes | None, str, str, str], name: str) -> BaseE
     if blob is not None:
         try:
             error = pickle.loads(blob)
-        except Exception:
+        except BaseException:  # code of the exception's own, which may exit, too
             error = None
     if not isinstance(error, BaseException):
         error = NotPicklableError(name, f"the exception {type_name}({message!r})", "see the traceback above")
@@ -159,10 +171,15 @@ class _Taken:
     """Pickles as the exception taken to pieces, for those whose constructor wants something else than their `args`."""
 
     def __init__(self, error: BaseException, *, plain: bool = False) -> None:
-        args, state = error.args, dict(error.__dict__)
-        if plain:
-            args = tuple(value if _pickles(value) else repr(value) for value in args)
-            state = {key: value if _pickles(value) else repr(value) for key, value in state.items()}
+        def taken(value: Any) -> Any:
+            if isinstance(value, BaseException):
+                return _Taken(value, plain=plain)
+            if type(value) in (list, tuple) and any(isinstance(item, BaseException) for item in value):
+                return type(value)(map(taken, value))  # of a group
+            return value if not plain or _pickles(value) else repr(value)
+
+        args = tuple(map(taken, error.args))
+        state = {key: taken(value) for key, value in error.__dict__.items()}
         self.parts = (type(error), args, state)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -176,10 +193,19 @@ def _put_together(kind: type[BaseException], args: tuple[Any, ...], state: dict[
     return error
 
 
+def _can_be_shown(error: BaseException) -> bool:
+    """Whether whoever gets it can print it: one whose attributes or message exit would end the driver."""
+    traceback.TracebackException.from_exception(error)
+    for shown in (str, repr):
+        with contextlib.suppress(Exception):
+            shown(error)
+    return True
+
+
 def _pickles(value: object) -> bool:
     try:
         pickle.loads(pickle.dumps(value, protocol=5))
-    except Exception:
+    except BaseException:
         return False
     return True
 
@@ -191,10 +217,16 @@ def pickled_by_value(value: object, **options: Any) -> bytes:
         data: bytes = cloudpickle.dumps(value, **options)
         return data
     with io.BytesIO() as file:
-        pickler = cloudpickle.Pickler(file, **options)
-        pickler.dispatch_table = _without_exceptions(pickler.dispatch_table)
-        pickler.dump(value)
+        _plain_pickler(cloudpickle.Pickler)(file, **options).dump(value)
         return file.getvalue()
+
+
+def _plain_pickler(pickler: Any) -> Any:
+    """The same pickler with a table of its own: that of its class is read when one is made, not that of an object."""
+    table = _without_exceptions(pickler.dispatch_table)
+    if _plain_picklers.get(pickler, (None, None))[0] is not table:
+        _plain_picklers[pickler] = (table, type("PlainPickler", (pickler,), {"dispatch_table": table}))
+    return _plain_picklers[pickler][1]
 
 
 def _dumps_exception(value: object, **options: Any) -> bytes:
@@ -224,7 +256,7 @@ def _without_exceptions(table: Mapping[Any, Any]) -> dict[Any, Any]:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as own:
+    except BaseException as own:
         return f"<its message raised {type(own).__name__}>"
 
 

@@ -39,7 +39,9 @@ def pickled_call(
     call = (function, args, dict(kwargs))
     try:
         pickled = pickle.dumps(call, protocol=5)
-    except Exception:  # whatever a __reduce__ raises: a lambda goes by value
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever a __reduce__ raises: a lambda goes by value
         pass
     else:
         # cloudpickle takes five times as long, and differs only where the main module is referred to by its name.
@@ -49,7 +51,9 @@ def pickled_call(
 
     try:
         return pickled_by_value(call, protocol=5)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         dump_by_value(function, args, kwargs)  # finds out which part it was, and says so
         raise
 
@@ -68,7 +72,7 @@ def run_pickled(call: bytes) -> bytes:
         return _pickled_error(function, error)
     try:
         return pickle.dumps((result, None), protocol=5)
-    except Exception:
+    except BaseException:  # whatever a __reduce__ raises: it may exit, too
         return _pickled_by_value(function, result)
 
 
@@ -84,8 +88,10 @@ def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
 
     try:
         result, failure = pickle.loads(outcome)
-    except Exception as reason:  # whatever the user's classes raise while they are loaded
-        return None, NotPicklableError("the call", "the result", f"{type(reason).__name__}: {reason}")
+    except BaseException as reason:  # whatever the user's classes raise while they are loaded: they may exit
+        from amlsched.executors._pickling import describe
+
+        return None, NotPicklableError("the call", "the result", describe(reason))
     if failure is None:
         return result, None
     from amlsched.executors._pickling import load_exception
@@ -120,5 +126,5 @@ def _pickled_by_value(function: Callable[..., Any], result: object) -> bytes:
 
     try:
         return pickled_by_value((result, None), protocol=5)
-    except Exception as reason:
+    except BaseException as reason:
         return _pickled_error(function, NotPicklableError(call_name(function), "the result", describe(reason)))

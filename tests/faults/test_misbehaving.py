@@ -1,0 +1,124 @@
+"""Exceptions, results and arguments whose own code raises or exits: the call ends once with what can travel, the
+worker lives on, and nothing of it ends the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from amlsched import ExitState, NotPicklableError, Scheduler
+from tests.faults.misbehaving import (
+    RAISED,
+    AtDump,
+    AtLoad,
+    CountsAsFalse,
+    ExitsWhenMade,
+    ExitsWhenPickled,
+    WantsTwo,
+    close,
+    process,
+    raises,
+    returns,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    name: str
+    options: Mapping[str, Any] = field(default_factory=lambda: {"max_workers": 1})
+    needs: str = "amlsched"
+
+
+PLACES = (
+    Place("processes"),
+    Place("loky", needs="loky"),
+    Place("dask", {"n_workers": 1}, needs="distributed"),
+)
+WHAT_TRAVELS: dict[str, type[BaseException]] = {
+    "delegates": NotPicklableError,
+    "exits when made": ExitsWhenMade,
+    "exits when pickled": ExitsWhenPickled,
+    "exits when shown": NotPicklableError,
+    "in a group": ExceptionGroup,
+    "counts as false": CountsAsFalse,
+    "with a lock": ValueError,
+}
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: place.name)
+def place(request: pytest.FixtureRequest) -> Place:
+    found: Place = request.param
+    pytest.importorskip(found.needs)
+    return found
+
+
+def ends(place: Place, calls: list[tuple[Callable[..., Any], Any]], **options: Any) -> list[Any]:
+    """How calls end, in their order, each once; and nothing ran again."""
+    scheduler = Scheduler.from_name(place.name, **place.options)
+    seen: dict[Any, Any] = {}
+    order: list[Any] = []
+    scheduler.on_future_result(lambda future, result: seen.setdefault(future, []).append(result))
+    scheduler.on_future_exception(lambda future, error: seen.setdefault(future, []).append(error))
+    again: list[BaseException] = []
+    scheduler.on_future_retry(lambda future, error, attempt: again.append(error))
+    tasks = {function: scheduler.task(function, **options) for function, _ in calls}
+
+    @scheduler.on_start
+    def start() -> None:
+        order.extend(tasks[function].submit(argument) for function, argument in calls)
+
+    assert scheduler.run(on_exception="continue").code is ExitState.Code.EXHAUSTED
+    assert again == []
+    assert [len(seen[future]) for future in order] == [1] * len(calls)
+    return [seen[future][0] for future in order]
+
+
+def test_exceptions_end_their_call_with_what_can_travel(place: Place) -> None:
+    first, *errors, last = ends(place, [(process, None), *((raises, kind) for kind in RAISED), (process, None)])
+    assert first == last  # the worker lives on
+    for kind, error in zip(RAISED, errors, strict=True):
+        assert type(error) is WHAT_TRAVELS[kind], kind
+        if kind != "exits when shown":
+            assert "the real reason" in str(error)
+        assert "raise RAISED[kind]()" in str(error.__cause__)
+    group = errors[list(RAISED).index("in a group")]
+    assert [type(one) for one in group.exceptions] == [WantsTwo, ExceptionGroup]
+    assert str(group.exceptions[0]) == "x 1"
+
+
+@pytest.mark.parametrize("kind", ["counts as false", "exits when made"])
+def test_exceptions_of_calls_that_travel_in_a_batch(place: Place, kind: str) -> None:
+    errors = ends(place, [(raises, kind)] * 3, batch_size=3)
+    assert [type(error) for error in errors] == [WHAT_TRAVELS[kind]] * 3
+
+
+def test_results_that_exit_end_their_call(place: Place) -> None:
+    first, *errors, last = ends(place, [(process, None), (returns, "load"), (returns, "dump"), (process, None)])
+    assert first == last
+    for error, words in zip(errors, ("at load", "at dump"), strict=True):
+        assert type(error) is NotPicklableError
+        assert words in str(error)
+
+
+def test_arguments_that_exit_when_they_are_loaded_end_their_call(place: Place) -> None:
+    errors = ends(place, [(returns, AtLoad()), (returns, AtLoad(close)), (process, None)])[:2]
+    assert [type(error) for error in errors] == [NotPicklableError] * 2
+    assert [words in str(error) for words, error in zip(("SystemExit", "GeneratorExit"), errors, strict=True)] == [
+        True
+    ] * 2
+    assert all("at load" in str(error) for error in errors)
+
+
+def test_arguments_that_exit_when_they_are_pickled_are_refused_by_submit(place: Place) -> None:
+    scheduler = Scheduler.from_name(place.name, **place.options)
+    task = scheduler.task(returns)
+
+    @scheduler.on_start
+    def start() -> None:
+        with pytest.raises(NotPicklableError, match="argument 'value' .*SystemExit: at dump"):
+            task.submit(AtDump())
+
+    assert scheduler.run().code is ExitState.Code.EXHAUSTED
