@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched.batch import BatchedCall, Part, run_batch
 from amlsched.executors.capabilities import capabilities_of, kill_call, worker_count
-from amlsched.executors.deaths import Death, OutOfMemoryKills, dead_workers
+from amlsched.executors.deaths import Death, OutOfMemoryKills, dead_workers, is_loss
 from amlsched.executors.pickled import pickled_call
 
 if TYPE_CHECKING:
@@ -318,6 +318,10 @@ class Admission:
                 return
         self.refuse(futures, error)
 
+    def refused(self, work: Any) -> bool:
+        """Whether this is what the executor said to a call that it did not take."""
+        return isinstance(work, _Refused)
+
     def refuse(self, futures: Sequence[Future[Any]], error: BaseException) -> None:
         """End calls that the executor refuses; who submitted them is long gone."""
         for future in futures:
@@ -328,7 +332,7 @@ class Admission:
 def _is_broken(work: Any) -> bool:
     """Whether a call that has ended, ended with its executor."""
     try:
-        return isinstance(work.exception(), BrokenExecutor)
+        return is_loss(work.exception())
     except CancelledError:
         return False
 

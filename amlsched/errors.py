@@ -357,9 +357,11 @@ class WorkerLostError(AmlschedError, BrokenExecutor):
 
     Attributes:
         attempts: How often the call was run until it was given up; this error is of the last time.
+        in_limits: Whether the worker was the process in which `Limits` ran the call.
     """
 
     attempts = 1
+    in_limits = False
 
     def __init__(self, call: str, cause: str, pid: int | None = None, host: str | None = None) -> None:
         super().__init__(call, cause, pid, host)

@@ -22,6 +22,7 @@ from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import add_note
 from amlsched.executors.capabilities import failures_of, served_by
+from amlsched.executors.deaths import is_loss
 from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
 from amlsched.waker import Waker
@@ -453,7 +454,7 @@ class RunLoop:
 
     def _failed(self, future: Future[Any], error: BaseException, work: Any) -> BaseException | None:
         """What a call ends with that failed; `None` where it runs again."""
-        if isinstance(error, BrokenExecutor):
+        if isinstance(error, BrokenExecutor) and (self._admission.refused(work) or is_loss(error)):
             return self._lost_calls().lost(future, error, work, ending=self._ending is not None)
         if self._ending is not None or future.task is None or not isinstance(error, Exception):
             return error

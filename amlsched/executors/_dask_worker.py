@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -35,6 +36,8 @@ class _Watch:
     def begin(self, call: tuple[str, int]) -> None:
         with self._lock:
             if self._worker is None:
+                # Else calls cannot use pools of processes of their own. What they leave behind ends with the worker.
+                multiprocessing.current_process().daemon = False
                 self._worker = importlib.import_module("distributed").get_worker()
             self._begun[call] = time.monotonic()
             if self._thread is None:

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amlsched.errors import WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerOutOfMemoryError
+from amlsched.errors import (
+    WorkerExitedError,
+    WorkerKilledError,
+    WorkerLostError,
+    WorkerOutOfMemoryError,
+    WorkerStartError,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-__all__ = ["Death", "OutOfMemoryKills", "dead_workers"]
+__all__ = ["Death", "OutOfMemoryKills", "dead_workers", "is_loss"]
 
 _SIGKILL = 9
 _REAPED_S = 0.2  # the pipe that tells of a process's end closes a little before its exit code can be had
+
+
+def is_loss(error: BaseException | None) -> bool:
+    """Whether an executor lost the call, and made this error. One of a function was raised, here or in a worker.
+
+    So a function may raise what looks like a lost worker, such as the `BrokenProcessPool` of a pool of its own.
+    """
+    if not isinstance(error, BrokenExecutor):
+        return False
+    if isinstance(error, WorkerStartError) or (isinstance(error, WorkerLostError) and error.in_limits):
+        return True
+    from amlsched.executors._pickling import RemoteTraceback  # not for `import amlsched`
+
+    return error.__traceback__ is None and not isinstance(error.__cause__, RemoteTraceback)
 
 
 class Death(NamedTuple):

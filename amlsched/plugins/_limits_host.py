@@ -16,6 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from amlsched.errors import WorkerLostError
+from amlsched.executors.deaths import is_loss
 from amlsched.plugins import _limits_warden as warden
 from amlsched.plugins._limits_call import Bounds, Watched
 
@@ -196,6 +198,8 @@ class _Child:
             work = self.pool.submit(watched, *args, **kwargs)
         self._call = number, work, bounds, watched.__qualname__
         try:
+            if isinstance(error := work.exception(), WorkerLostError) and is_loss(error):
+                error.in_limits = True
             return work.result()
         except BaseException:
             if not work.done():  # interrupted

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from typing import Any, NoReturn
 
 __all__ = ["WAYS", "AtLoad", "Unloadable", "die", "die_as_argument", "guilty", "innocent"]
@@ -87,6 +88,11 @@ def guilty(what: str, way: str = "") -> Any:
         time.sleep(60)
     if what == "sleeps":
         time.sleep(600)
+    if what == "BrokenExecutor":
+        raise BrokenExecutor("of the function's own")
+    if what == "a pool inside":
+        with ProcessPoolExecutor(1) as pool:
+            return pool.submit(die, "SIGKILL").result()
     if what == "result":
         return threading.Lock()
     if what == "exception":

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +109,8 @@ FAULTS = (
     Fault("never returns, under a limit", ("sleeps",), WalltimeLimitError, limits={"walltime": "0.5 s"}),
     Fault("the result does not pickle", ("result",), NotPicklableError, pickles=True),
     Fault("the exception does not load", ("exception",), Unloadable, pickles=True),
+    Fault("the function raises BrokenExecutor", ("BrokenExecutor",), BrokenExecutor),
+    Fault("a pool inside breaks", ("a pool inside",), BrokenProcessPool),
 )
 
 
