@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -33,9 +34,11 @@ def is_loss(error: BaseException | None) -> bool:
         return False
     if isinstance(error, WorkerStartError) or (isinstance(error, WorkerLostError) and error.in_limits):
         return True
-    from amlsched.executors._pickling import RemoteTraceback  # not for `import amlsched`
-
-    return error.__traceback__ is None and not isinstance(error.__cause__, RemoteTraceback)
+    if error.__traceback__ is not None:
+        return False
+    # Not imported here, at the latest when the program ends: an import then hides from Python that Ctrl-C ended it.
+    pickling = sys.modules.get("amlsched.executors._pickling")
+    return pickling is None or not isinstance(error.__cause__, pickling.RemoteTraceback)
 
 
 class Death(NamedTuple):
