@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from amlsched.executors._user_function import call_function
 from amlsched.executors.pickled import load_outcome, run_pickled
 
 if TYPE_CHECKING:
@@ -76,6 +77,6 @@ def _run(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Any, BaseException | None]:
     try:
-        return function(*args, **kwargs), None
+        return call_function(function, args, kwargs), None
     except BaseException as error:  # each call of a batch ends on its own
         return None, error

@@ -10,6 +10,7 @@ from amlsched.errors import NotPicklableError
 from amlsched.executors import _keeper
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 from amlsched.executors._pickling import dump_exception, dump_result, pickled_by_value
+from amlsched.executors._user_function import call_function
 
 __all__ = ["Portable", "main", "tell_failed_start"]
 
@@ -45,7 +46,7 @@ def main(fds: tuple[int, ...] | None, initializer: Portable | None, initargs: tu
     channel = _keeper.take_channel()
     if initializer is not None:
         try:
-            initializer.fn(*initargs)
+            call_function(initializer.fn, initargs, {})
         except BaseException as error:
             tell_failed_start(channel, error)
             return
@@ -70,7 +71,7 @@ def _serve(channel: WorkerEnd) -> None:
         channel.answer(Kind.NOT_LOADED, 0.0, dump_exception(error))
         return
     try:
-        result = fn(*args, **kwargs)
+        result = call_function(fn, args, kwargs)
     except BaseException as error:
         channel.answer(Kind.RAISED, time.perf_counter() - began, dump_exception(error))
         return

@@ -6,6 +6,7 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from amlsched.executors._user_function import call_function
 from amlsched.executors.sequential import SequentialExecutor
 from amlsched.extras import import_extra
 
@@ -98,7 +99,7 @@ def _leave_ctrl_c_to_the_driver(initializer: Callable[..., object] | None, *args
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if initializer is not None:
         try:
-            initializer(*args)
+            call_function(initializer, args, {})
         except Exception as error:  # loky would break, and tell nobody why
             from amlsched.executors.pickled import refuse_calls
 

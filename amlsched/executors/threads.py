@@ -16,6 +16,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from amlsched.errors import WorkerStartError
+from amlsched.executors._user_function import call_function
 from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
 
@@ -44,7 +45,7 @@ class _FutureCall:
     def run(self) -> None:
         if self.future.set_running_or_notify_cancel():
             try:
-                result = self.function(*self._args, **self._kwargs)
+                result = call_function(self.function, self._args, self._kwargs)
             except BaseException as error:
                 self.future.set_exception(error)
             else:
@@ -96,7 +97,7 @@ class PostedCall:
             return
         self._state = "running"
         try:
-            self._result = self.function(*self._args, **self._kwargs)
+            self._result = call_function(self.function, self._args, self._kwargs)
         except BaseException as error:
             self._error = error
         self._state = "finished"
@@ -289,7 +290,7 @@ class ThreadPool(Executor):
     def _run_calls(self) -> None:
         try:
             if self._initializer is not None:
-                self._initializer(*self._initargs)
+                call_function(self._initializer, self._initargs, {})
         except BaseException as error:
             self._break(error)
             return

@@ -11,6 +11,7 @@ from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ExperimentError
+from amlsched.executors._user_function import call_function, forked_children_end
 from amlsched.signals import event_loop
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def call(function: Callable[..., Any], /, *args: Any) -> Any:
     Raises:
         ExperimentError: A plain function gave a coroutine, which nobody would await.
     """
-    result = function(*args)
+    result = call_function(function, args, {})
     if not inspect.isawaitable(result):
         return result
     if not _is_async(function):
@@ -97,11 +98,16 @@ def call(function: Callable[..., Any], /, *args: Any) -> Any:
             remedy = "make the function async def, or run it with asyncio.run"
             raise ExperimentError(called(function), "returned a coroutine, which did not run", remedy)
         return result
-    own = _own.get()
+    own, alone = _own.get(), _one_process(result, called(function))
     if own is not None:
-        return own.run(result)
+        return own.run(alone)
     with own_loop():
-        return cast("_OwnLoop", _own.get()).run(result)
+        return cast("_OwnLoop", _own.get()).run(alone)
+
+
+async def _one_process(awaitable: Awaitable[Any], name: str) -> Any:
+    with forked_children_end(name):
+        return await awaitable
 
 
 def called(function: Callable[..., Any]) -> str:

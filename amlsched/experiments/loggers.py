@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched.errors import ExperimentError
 from amlsched.experiments import checkpoint, layout
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.checkpoint import Checkpoint
@@ -355,6 +356,7 @@ class RepetitionLog(LoggerArray):
         self.keeps_generators = False
         self._asked_to_stop = asked_to_stop
         self._rep = rep
+        self._pid = os.getpid()
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -421,6 +423,18 @@ class RepetitionLog(LoggerArray):
     def __call__(self, row: Mapping[str, Any] | None = None, /, **values: Any) -> None:
         """Log one row, given as a mapping, as keywords, or both. Columns `ts`, `rep`, `iter` of your own are kept."""
         self.process(stamped({**(row or {}), **values}, self._rep, self.rows))
+
+    def process(self, data: dict[str, Any]) -> None:
+        """Log one row.
+
+        Raises:
+            ExperimentError: This is a process that the repetition has forked: the two would not know of each other's
+                rows.
+        """
+        if os.getpid() != self._pid:
+            remedy = "give it what it has found, such as by a multiprocessing.Queue"
+            raise ExperimentError(str(self.folder), "only the process of the repetition can log, not its child", remedy)
+        super().process(data)
 
     @property
     def rows(self) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender, ResultsNotWritableError
+from amlsched.executors._user_function import call_function, forked_children_end
 from amlsched.experiments import asynchronous, layout, records, stopping
 from amlsched.experiments.capture import Capture, captured
 from amlsched.experiments.import_errors import is_of_signal
@@ -168,12 +169,13 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
     meter = Meter(shared=repetition.executor == "threads")
     with captured(folder, _capture(repetition)) as err:
         try:
-            make = repetition.target.load()
+            with forked_children_end(str(repetition.target)):
+                make = repetition.target.load()
             seed = f"{repetition.record.seed} {number if resumed else 0}"  # another stream than before what it resumes
             before = generators() if seeded and not alone else None
             with isolated(seed if seeded else None) if alone else nullcontext():
                 repetition.target.enter_folder(alone=alone)
-                surrender = perform(make(), config, repetition.record.rep, log, folder)
+                surrender = perform(call_function(make, (), {}), config, repetition.record.rep, log, folder)
             if not (folder / layout.RECORD).is_file():
                 raise ExperimentError(str(repetition), f"its folder was removed while it ran: {folder}", _FOLDER_LOST)
             drew = before is not None and before != generators()
@@ -223,7 +225,8 @@ def perform(
     problem: BaseException | None = None
     with asynchronous.own_loop():
         try:
-            logger.initialize(config, rep, str(folder))
+            with forked_children_end("a logger"):
+                logger.initialize(config, rep, str(folder))
             surrender = _run_to_its_end(experiment, config, rep, logger)
         except BaseException as error:
             problem = error
@@ -261,7 +264,8 @@ def _finish(
     finalize = partial(asynchronous.call, experiment.finalize, surrender, problem is not None)
     for step in (finalize, logger.finalize):
         try:
-            step()
+            with forked_children_end("the clean-up"):
+                step()
         except Exception as error:
             if first is None:
                 first = error

@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
+from amlsched.executors._user_function import call_function
 from amlsched.plugins import _limits_warden as warden
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Watched:
                 limits.enter_context(_address_space(self.__qualname__, self.bounds.address_space_bytes))
             if self.bounds.watched:
                 limits.enter_context(self._told())
-            return self.function(*args, **kwargs)
+            return call_function(self.function, args, kwargs)
 
     @contextmanager
     def _told(self) -> Generator[None]:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import pickle
 import threading
 import time
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.errors import CommError
 from amlsched.events import Event
+from amlsched.executors._user_function import call_function
 from amlsched.executors.capabilities import capabilities_of
 from amlsched.plugins._comm_channel import CLOSE, MESSAGE, OPEN, REQUEST, Channel, Msg
 from amlsched.plugins._comm_hub import LOOPBACK, Hub, outward_address
@@ -54,6 +56,10 @@ if TYPE_CHECKING:
 __all__ = ["Comm", "CommPlugin"]
 
 _LOST_S = 2.0  # after the end of a call whose worker was lost: for what it had sent before, and may be on its way
+_FORKED = (
+    "a process that the call has forked cannot use its channel: give what it has to say to the process of the call, "
+    "such as by a multiprocessing.Queue"
+)
 
 
 class CommPlugin(Plugin):
@@ -187,7 +193,8 @@ class CommPlugin(Plugin):
 
 
 class Comm:
-    """The end of a channel that a call holds. Its methods may be used from several threads of the call.
+    """The end of a channel that a call holds. Its methods may be used from several threads of the call, but not in a
+    process that the call has forked.
 
     A channel opens with its first use, at the latest, and is closed when the function ends, at the latest.
     """
@@ -211,6 +218,7 @@ class Comm:
     _link: Link | None
     _over: str  # why the channel cannot be used any more
     _sent: int
+    _pid: int
     _answers: dict[int, Frame]
     _writing: threading.Lock
     _arrived: threading.Condition
@@ -283,7 +291,7 @@ class Comm:
             NotPicklableError: `msg` cannot be sent; the channel stays open.
         """
         link = self._link
-        if link is None or self._over:
+        if link is None or self._over or os.getpid() != self._pid:
             return
         body = dump(msg, self._call, "the closing message")
         with suppress(CommError):  # the driver is gone, or closed the channel itself, and need not be told
@@ -307,6 +315,8 @@ class Comm:
     # The link
 
     def _link_opened(self, opening_msg: Any = None) -> Link:
+        if os.getpid() != self._pid:
+            raise CommError(self._call, _FORKED)
         with self._writing:
             if self._over:
                 raise CommError(self._call, f"the channel cannot be used: {self._over}")
@@ -378,6 +388,7 @@ class Comm:
 
     def _begin(self) -> None:
         self._link, self._over, self._sent, self._answers = None, "", 0, {}
+        self._pid = os.getpid()  # a process that is forked from this one shares the connection, and must leave it alone
         self._writing, self._arrived, self._somebody_reads = threading.Lock(), threading.Condition(), False
 
     def __getstate__(self) -> tuple[object, ...]:
@@ -404,7 +415,7 @@ class _WithComm:
         comm: Comm = kwargs[self.parameter_name]
         comm.begin()
         try:
-            return self.function(*args, **kwargs)
+            return call_function(self.function, args, kwargs)
         finally:
             comm.end()
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.errors import MissingExtraError
+from amlsched.executors._user_function import call_function
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:
@@ -71,4 +72,4 @@ class _Tracked:
         if not self.args and "project_name" not in options:
             options = {"project_name": getattr(self, "__name__", "amlsched"), **options}
         with tracker(*self.args, **options):
-            return self.function(*args, **kwargs)
+            return call_function(self.function, args, kwargs)

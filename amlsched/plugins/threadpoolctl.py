@@ -6,6 +6,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from amlsched.executors._user_function import call_function
 from amlsched.extras import import_extra
 from amlsched.resources.threads import check_threads, thread_environment
 from amlsched.task import Plugin
@@ -69,7 +70,7 @@ class _Limited:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         with _threadpoolctl().threadpool_limits(limits=self.max_threads, user_api=self.user_api):
-            return self.function(*args, **kwargs)
+            return call_function(self.function, args, kwargs)
 
 
 def set_thread_environment(max_threads: int) -> None:

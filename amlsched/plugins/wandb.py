@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from amlsched.errors import MissingExtraError
+from amlsched.executors._user_function import call_function
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:
@@ -201,12 +202,12 @@ class _InRun:
                 kwargs = {**kwargs, self.parameter_name: run}
             extras = getattr(trial, "extras", None)
             if not isinstance(extras, MutableMapping):
-                result = self.function(*args, **kwargs)
+                result = call_function(self.function, args, kwargs)
             else:
                 notes = cast("MutableMapping[str, Any]", extras)
                 notes["wandb"] = run
                 try:
-                    result = self.function(*args, **kwargs)
+                    result = call_function(self.function, args, kwargs)
                 finally:
                     notes.pop("wandb", None)  # the trial travels back, and a run cannot
             _log_result(run, result)

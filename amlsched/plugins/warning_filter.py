@@ -9,6 +9,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from amlsched.executors._user_function import call_function
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Filtered:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         with _filters(self.args, self.kwargs):
-            return self.function(*args, **kwargs)
+            return call_function(self.function, args, kwargs)
 
 
 # Two threads that each save the filters when they enter and restore them when they leave would put each other's

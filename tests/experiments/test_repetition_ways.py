@@ -112,6 +112,21 @@ def removes(params, rep, log):
     shutil.rmtree(log.folder)
 
 
+def forks(params, rep, log):
+    child = os.fork()
+    if params.get("logs") or child:
+        log(loss=1.5)
+
+
+class Forks(IterativeExperiment):
+    def __init__(self):
+        os.fork()
+
+    async def iterate(self, config, rep, n):
+        os.fork()
+        return {"loss": n + 0.5}
+
+
 def replaces(params, rep, log):
     removes(params, rep, log)
     log.folder.write_text("")
@@ -185,6 +200,29 @@ def test_what_is_awaited_or_returned_is_logged(
 ) -> None:
     run(ways, name, executor)
     assert [row[column] for row in rows(ways)] == values
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "executor"),
+    [
+        (name, values, executor)
+        for name, values in (("forks", ["1.5"] * 3), ("Forks", ["0.5", "1.5"] * 3))
+        for executor in EXECUTORS
+        if name == "forks" or executor in ("sequential", "threads", "processes")
+    ],
+)
+def test_a_child_that_a_repetition_forks_ends_where_it_returns(
+    ways: Project, executor: str, name: str, values: list[str]
+) -> None:
+    run(ways, name, executor)
+    assert [row["loss"] for row in rows(ways)] == values
+    assert ways.states() == ["completed"] * 3
+    assert [len(record["attempts"]) for record in ways.records().values()] == [1] * 3
+
+
+def test_a_child_that_a_repetition_forks_does_not_log(ways: Project) -> None:
+    run(ways, "forks", "processes", "--set", "params.logs=true", "--set", "repetitions=1")
+    assert [row["loss"] for row in rows(ways)] == ["1.5"]
 
 
 @pytest.mark.parametrize("executor", OWN_PROCESS)

@@ -93,6 +93,9 @@ def guilty(what: str, way: str = "") -> Any:
     if what == "a pool inside":
         with ProcessPoolExecutor(1) as pool:
             return pool.submit(die, "SIGKILL").result()
+    if what == "forks":
+        os.fork()  # and both go on
+        return 0
     if what == "result":
         return threading.Lock()
     if what == "exception":

@@ -85,6 +85,36 @@ def test_the_calls_beside_one_that_dies_go_on(robust_backend: Backend) -> None:
     assert sorted(reason is not None for reason in closes.values()) == [False, False, False, True, True]
 
 
+def fork_and_say(n: int, *, comm: Comm) -> int:
+    with comm.open():
+        comm.send(n)
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(CommError):
+                comm.send(100)
+            return 100
+        os.waitpid(child, 0)
+        comm.send(n)
+    return n
+
+
+@pytest.mark.parametrize("name", ["sequential", "threads", "processes"])
+def test_a_process_that_a_call_forks_leaves_the_channel_alone(name: str) -> None:
+    scheduler = Scheduler.from_name(name)
+    task = scheduler.task(fork_and_say, plugins=Comm.Plugin())
+    messages: list[int] = []
+    closes: list[BaseException | None] = []
+    results: list[int] = []
+    task.on(Comm.MESSAGE, lambda msg: messages.append(msg.data))
+    task.on(Comm.CLOSE, lambda msg: closes.append(msg.exception))
+    task.on_result(lambda _, result: results.append(result))
+    scheduler.on_start(lambda: [task.submit(n) for n in range(3)])
+    scheduler.run()
+    assert sorted(messages) == [0, 0, 1, 1, 2, 2]
+    assert closes == [None] * 3
+    assert sorted(results) == [0, 1, 2]
+
+
 def ask_and_note(path: str, *, comm: Comm) -> str:
     try:
         comm.request("wait")

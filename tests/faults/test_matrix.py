@@ -80,20 +80,26 @@ class Fault:
     Attributes:
         name: In the table.
         arguments: Of the guilty call.
-        error: How it ends.
+        error: How it ends; `None` where it returns.
         function: The guilty call.
         limits: Of its task.
         pickles: Only where calls are pickled.
         may_return: It may have been quicker than its death.
+        shares: It is safe for a process that it shares with the scheduler.
     """
 
     name: str
     arguments: tuple[Any, ...]
-    error: type[BaseException]
+    error: type[BaseException] | None
     function: Callable[..., Any] = guilty
     limits: Mapping[str, Any] = field(default_factory=dict)
     pickles: bool = False
     may_return: bool = False
+    shares: bool = False
+
+    @property
+    def lost(self) -> bool:
+        return self.error is not None and issubclass(self.error, WorkerLostError)
 
 
 def _death(way: str, moment: str) -> Fault:
@@ -111,6 +117,8 @@ FAULTS = (
     Fault("the exception does not load", ("exception",), Unloadable, pickles=True),
     Fault("the function raises BrokenExecutor", ("BrokenExecutor",), BrokenExecutor),
     Fault("a pool inside breaks", ("a pool inside",), BrokenProcessPool),
+    Fault("forks and both return", ("forks",), None, shares=True),
+    Fault("forks and both return, under a limit", ("forks",), None, limits={"walltime": "10 min"}),
 )
 
 
@@ -137,7 +145,7 @@ def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any
     """What the guilty ended with, and what was returned."""
     scheduler = place.scheduler()
     limits = dict(fault.limits)
-    if place.in_child and not limits:
+    if place.in_child and not limits and not fault.shares:
         limits = {"walltime": "10 min"}
     good = scheduler.task(innocent)
     bad = scheduler.task(fault.function, plugins=[Limits(**limits)] if limits else [])
@@ -156,7 +164,7 @@ def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any
     def failed(future: Any, error: BaseException) -> None:
         errors[numbers[future]] = error
 
-    good.on_result(lambda _, result: results.append(result))
+    scheduler.on_future_result(lambda _, result: results.append(result))
     scheduler.on_future_done(ended.append)
     state = scheduler.run(on_exception="continue", timeout=LIMIT_S)
     assert state == ExitState(ExitState.Code.EXHAUSTED)
@@ -169,12 +177,14 @@ def test_the_guilty_alone_fail_and_nothing_is_left(fault: Fault, place: Place) -
     before = {process.pid for process in _descendants()}
     errors, results = _run(place, fault)
     assert set(errors) <= set(GUILTY)
-    if not fault.may_return:
+    if fault.error is None:
+        assert (errors, len(results)) == ({}, CALLS)
+    elif not fault.may_return:
         assert set(errors) == set(GUILTY)
     # dask knows that a worker is gone, and not of what: its nanny started another before it told.
-    wanted = WorkerLostError if place.name == "dask" and issubclass(fault.error, WorkerLostError) else fault.error
-    assert {type(error) for error in errors.values() if not isinstance(error, wanted)} == set()
-    assert sum(results) == sum(range(CALLS)) - sum(GUILTY)
+    wanted = WorkerLostError if place.name == "dask" and fault.lost else fault.error
+    assert {type(error) for error in errors.values() if wanted is None or not isinstance(error, wanted)} == set()
+    assert sum(result for result in results if isinstance(result, int)) == sum(range(CALLS)) - sum(GUILTY)
     until(lambda: {process.pid for process in _descendants()} <= before, 30)
 
 
@@ -234,10 +244,9 @@ def table() -> str:
             if fault.pickles and place.in_child:
                 row.append("–")
             else:
-                lost = issubclass(fault.error, WorkerLostError)
-                error = WorkerLostError if lost and place.name == "dask" else fault.error
-                own_child = place.in_child and not fault.limits
-                row.append(f"`{error.__name__}`" + (" ¹" if own_child else ""))
+                error = WorkerLostError if fault.lost and place.name == "dask" else fault.error
+                own_child = place.in_child and not fault.limits and not fault.shares
+                row.append((f"`{error.__name__}`" if error else "returns") + (" ¹" if own_child else ""))
         lines.append(f"| {fault.name} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
