@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
 from collections import deque
 from contextlib import asynccontextmanager
@@ -254,7 +253,9 @@ def bound(executor: Executor, max_in_flight: int | None) -> int:
         ValueError: A number was given that is below 1.
     """
     if max_in_flight is None:
-        return _PER_WORKER * (worker_count(executor) or os.cpu_count() or 1)
+        from amlsched.resources import cpus  # here: not for `import amlsched`
+
+        return _PER_WORKER * (worker_count(executor) or len(cpus()))
     if max_in_flight < 1:
         raise ValueError(f"max_in_flight={max_in_flight!r}: must be at least 1, or None")
     return max_in_flight

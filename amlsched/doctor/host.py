@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.doctor.finding import Finding, Verdict
 from amlsched.doctor.first_call import first_call
+from amlsched.resources import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,9 +52,7 @@ def examine_host(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _cores() -> int:
-    quota = _cgroup_cpus()
-    allowed = len(os.sched_getaffinity(0))
-    return max(1, min(allowed, int(quota) if quota else allowed))
+    return len(cpus())
 
 
 def _cpus(cores: int, workers: object) -> Finding:

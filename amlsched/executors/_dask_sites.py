@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import WorkerStartError
 from amlsched.executors._watch import watched
+from amlsched.resources import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,7 @@ class Local(Site):
         if n_workers is not None and n_workers < 1:
             raise ValueError(f"n_workers must be at least 1, not {n_workers}")
         super().__init__()
-        self.max_workers = n_workers if n_workers is not None else len(os.sched_getaffinity(0))
+        self.max_workers = n_workers if n_workers is not None else len(cpus())
         self._options: dict[str, Any] = {
             "threads_per_worker": 1,
             "dashboard_address": "127.0.0.1:0",

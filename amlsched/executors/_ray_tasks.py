@@ -25,6 +25,7 @@ from amlsched.executors._ending import end_cancelled
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled import load_outcome, pickled_call
 from amlsched.executors.shared import InRay, dumped, run_with_shared
+from amlsched.resources import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -191,7 +192,7 @@ class RayExecutor(Executor):
             if self._address is None:
                 defaults |= {
                     "address": "local",
-                    "num_cpus": self.max_workers,
+                    "num_cpus": self.max_workers or len(cpus()),
                     "include_dashboard": False,
                     "_node_ip_address": "127.0.0.1",
                 }
@@ -212,7 +213,7 @@ class RayExecutor(Executor):
         counts = {name: there_is.get(name, 0) / amount for name, amount in wanted.items() if amount}
         scarce = min(counts, key=counts.__getitem__, default=None)
         if scarce is None:
-            return os.cpu_count() or 1
+            return len(cpus())
         if counts[scarce] < 1:
             raise ValueError(
                 f"with_ray: a call asks for {wanted[scarce]:g} {scarce}, and the cluster has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def threads(
     A running thread cannot be ended from outside.
 
     Args:
-        max_workers: Number of threads; `None` as in `concurrent.futures.ThreadPoolExecutor`.
+        max_workers: Number of threads; `None` for four more than there are CPUs for this process, at most 32.
         initializer: Called once in each thread, before its first call.
         initargs: Arguments of the initializer.
     """
@@ -59,7 +60,7 @@ def processes(
     A worker that dies takes only its own call with it, and is replaced; see `amlsched.executors.processes`.
 
     Args:
-        max_workers: Number of processes; `None` for the number of CPUs.
+        max_workers: Number of processes; `None` for the number of CPUs that this process may use.
         mp_context: Start method, as from `multiprocessing.get_context`; `None` for Python's default, but `"forkserver"`
             instead of `"fork"` from Python 3.12 on.
         initializer: Called once in each worker, before its first call.
@@ -78,7 +79,8 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
     would take it from the others. On Linux its workers, and what they start, end with this process, however it ends.
 
     Args:
-        max_workers: Number of processes; `None` for the number of CPUs.
+        max_workers: Number of processes; `None` for the number of CPUs that this process may use, or fewer where loky
+            has been told so (`LOKY_MAX_CPU_COUNT`).
         timeout: Seconds after which a worker without a call ends; `None` for never.
         **options: Any other argument of `loky.get_reusable_executor`; `reuse` and `kill_workers` change nothing.
 
@@ -87,9 +89,12 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
     """
     import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._loky import LokyPool
+    from amlsched.resources import cpus
 
     for name in ("reuse", "kill_workers"):
         options.pop(name, None)
+    if max_workers is None:
+        max_workers = min(len(cpus()), importlib.import_module("loky").cpu_count())
     options["initializer"] = partial(_leave_ctrl_c_to_the_driver, options.pop("initializer", None))
     return LokyPool(max_workers, timeout=timeout, **options)
 

@@ -1,7 +1,6 @@
 """A pool of processes that outlives its workers and can end one call."""
 
 import multiprocessing
-import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from amlsched.executors.capabilities import Capabilities
+from amlsched.resources import cpus
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -79,7 +79,7 @@ class ProcessPool(Executor):
                 "ProcessPool needs Linux; give the scheduler a concurrent.futures.ProcessPoolExecutor instead"
             )
         if max_workers is None:
-            max_workers = len(os.sched_getaffinity(0))
+            max_workers = len(cpus())
         if max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, not {max_workers}")
         if max_tasks_per_child is not None and max_tasks_per_child < 1:

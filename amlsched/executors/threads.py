@@ -8,7 +8,6 @@ threads are daemons, and are started one for each of the first `max_workers` cal
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from concurrent.futures import CancelledError, Executor, Future
 from queue import Empty, SimpleQueue
@@ -19,6 +18,7 @@ from amlsched.errors import WorkerStartError
 from amlsched.executors._user_function import call_function
 from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
+from amlsched.resources import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,7 +150,7 @@ class ThreadPool(Executor):
     """Runs calls in threads of this process.
 
     Args:
-        max_workers: Number of threads; `None` as in `concurrent.futures.ThreadPoolExecutor`.
+        max_workers: Number of threads; `None` for four more than there are CPUs for this process, at most 32.
         initializer: Called once in each thread, before its first call. Where it raises, all calls fail.
         initargs: Arguments of the initializer.
 
@@ -165,7 +165,7 @@ class ThreadPool(Executor):
         initargs: tuple[Any, ...] = (),
     ) -> None:
         if max_workers is None:
-            max_workers = min(32, (os.cpu_count() or 1) + 4)
+            max_workers = min(32, len(cpus()) + 4)
         if max_workers < 1:
             raise ValueError(f"max_workers={max_workers!r}: must be at least 1")
         self.max_workers = max_workers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 import uuid
 from collections import deque
@@ -33,6 +32,7 @@ from amlsched.experiments.scheduling import Job
 from amlsched.experiments.search import run_with
 from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target
+from amlsched.resources import cpus
 from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -476,7 +476,7 @@ class ExperimentRun(Emitter):
         """How many calls to hand to the executor at a time: enough that no worker waits for the next."""
         if self.executor == "sequential":
             return 1
-        workers = options.get("max_workers") or options.get("n_workers") or os.cpu_count() or 1
+        workers = options.get("max_workers") or options.get("n_workers") or len(cpus())
         return 2 * int(workers) + 2
 
     def _settle(self) -> None:

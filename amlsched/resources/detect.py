@@ -33,7 +33,7 @@ def cpus(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tu
         sched_getaffinity(2); cgroups(7): `cpu.max`, in version 1 `cpu.cfs_quota_us`; sbatch: `SLURM_CPUS_ON_NODE`.
     """
     environ = os.environ if environ is None else environ
-    allowed = sorted(os.sched_getaffinity(0))
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     count = min([len(allowed), *_quotas(Path(root)), *_of_slurm(environ)])
     return tuple(allowed[: max(1, count)])
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from amlsched import Scheduler
+from amlsched.executors.capabilities import worker_count
 from amlsched.resources import cpus, devices
 
 MIG = "MIG-5c89852c-d268-c3f3-1b07-005d5ae1dc3f"
@@ -25,6 +27,16 @@ def put(root: Path, place: str, text: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ CPUs
+
+
+@pytest.mark.parametrize(("executor", "workers"), [("processes", 1), ("loky", 1), ("dask", 1), ("threads", 5)])
+def test_executors_have_as_many_workers_as_this_process_was_given_cpus(
+    executor: str, workers: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    with Scheduler.from_name(executor) as scheduler:
+        assert worker_count(scheduler.executor) == workers
 
 
 def test_cpus_are_those_of_the_affinity(root: Path) -> None:
