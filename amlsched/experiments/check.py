@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from amlsched.experiments.expand import Debug
+    from amlsched.experiments.mappings import Source
     from amlsched.experiments.resolve import Experiment
 
 __all__ = ["Checked", "check", "missing_iterations"]
@@ -59,7 +60,7 @@ class Checked:
 
 
 def check(
-    config: str | Path,
+    config: Source,
     target: str | None = None,
     *,
     select: Sequence[str] = (),
@@ -68,7 +69,7 @@ def check(
     """Looks for all that would go wrong in a run of a config, without running or writing anything.
 
     Args:
-        config: The config file.
+        config: The config, as of `Plan`.
         target: The experiment, such as `train.py:Digits`, to be looked at too; it is imported.
         select: Names of experiments; none for all.
         overrides: Values that win over those of the file.

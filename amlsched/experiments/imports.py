@@ -10,6 +10,7 @@ from amlsched.experiments.environment import read_unread
 from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.keys import closest
 from amlsched.experiments.load import Document, load
+from amlsched.experiments.mappings import NO_FILE, Source
 from amlsched.experiments.plain import copied, merge
 from amlsched.experiments.yaml12 import Key, Unread
 
@@ -56,10 +57,16 @@ class Files:
     """The files of one resolution, each read once, and the documents that others import, each merged once.
 
     Args:
+        source: The config.
         report: Told of the faults of the files themselves.
+
+    Attributes:
+        file: Its file; `NO_FILE` if it is given as mappings.
     """
 
-    def __init__(self, report: Report = refuse) -> None:
+    def __init__(self, source: Source, report: Report = refuse) -> None:
+        self.file = Path(source) if isinstance(source, str | Path) else NO_FILE
+        self._source = source
         self._report = report
         self._documents: dict[str, list[Document]] = {}
         self._merged: dict[tuple[str, int], Merged] = {}
@@ -68,7 +75,7 @@ class Files:
         """The documents of a file, with at most one DEFAULT."""
         real = os.path.realpath(file)
         if real not in self._documents:
-            documents = load(file, self._report)
+            documents = load(self._source if file is self.file else file, self._report)
             for second in of_kind(documents, "default")[1:]:
                 problem = f"a second DEFAULT; the first is {of_kind(documents, 'default')[0].place()}"
                 self._report(ConfigError(second.place("name"), problem, "join the two"))

@@ -1,6 +1,7 @@
 """An experiment file as a list of documents, each of which knows its kind, its name and the line of every key."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from typing import Any, Literal
 from amlsched.errors import ConfigError
 from amlsched.experiments.environment import read_unread
 from amlsched.experiments.faults import Report, refuse
+from amlsched.experiments.mappings import NO_FILE, Source, trees
 from amlsched.experiments.plain import is_mapping
 from amlsched.experiments.yaml12 import Difference, Key, Places, Tree, Unread, read
 
@@ -27,9 +29,9 @@ class Document:
             over those of the files.
         name: Its `name`, as written.
         data: All of it, in plain values; not to be changed.
-        file: The file, as it was given.
+        file: The file, as it was given; `NO_FILE` for a mapping.
         index: Its number in the file, from 1; empty documents count.
-        line: The line on which it starts, from 1.
+        line: The line on which it starts, from 1; 0 where there are no lines.
         lines: The line of each key and item, by its path.
         differences: What means another value in YAML 1.1.
     """
@@ -58,8 +60,7 @@ class Document:
         known = keys
         while known and known not in self.lines:
             known = known[:-1]
-        line = self.lines.get(known, self.line)
-        return f"{self.file}:{line} (document {self.index}{f', key {key_text(keys)}' if keys else ''})"
+        return _place(self.file, self.lines.get(known, self.line), self.index, keys)
 
 
 def key_text(keys: tuple[Key, ...]) -> str:
@@ -67,17 +68,23 @@ def key_text(keys: tuple[Key, ...]) -> str:
     return ".".join(f'"{key}"' if isinstance(key, str) and "." in key else str(key) for key in keys)
 
 
-def load(path: str | Path, report: Report = refuse) -> list[Document]:
+def _place(file: Path, line: int, index: int, keys: tuple[Key, ...] = ()) -> str:
+    return f"{file}{f':{line}' if line else ''} (document {index}{f', key {key_text(keys)}' if keys else ''})"
+
+
+def load(path: Source, report: Report = refuse) -> list[Document]:
     """The documents of an experiment file, in order; empty ones are left out.
 
     Args:
-        path: A YAML file in UTF-8.
+        path: A YAML file in UTF-8; or the documents themselves, as mappings.
         report: Told of each fault, after which reading goes on if it can.
 
     Raises:
         ConfigError: The file cannot be read, is not YAML, or holds a document without a usable name.
         MissingExtraError: PyYAML is not installed.
     """
+    if not isinstance(path, str | Path):
+        return _documents(trees(path), NO_FILE, report)
     file = Path(path)
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -101,9 +108,12 @@ def parse(text: str, file: str | Path, report: Report = refuse) -> list[Document
         file: Its name, for messages and for what is relative to it.
         report: Told of each fault.
     """
-    file = Path(file)
+    return _documents(read(text, str(file), report), Path(file), report)
+
+
+def _documents(trees: Iterable[Tree], file: Path, report: Report) -> list[Document]:
     documents: list[Document] = []
-    for index, tree in enumerate(read(text, str(file), report), 1):
+    for index, tree in enumerate(trees, 1):
         try:
             if tree.value is not None:
                 documents.append(_document(tree, file, index))
@@ -113,23 +123,25 @@ def parse(text: str, file: str | Path, report: Report = refuse) -> list[Document
 
 
 def _document(tree: Tree, file: Path, index: int) -> Document:
-    where = f"{file}:{tree.line} (document {index})"
+    where = _place(file, tree.line, index)
     content: Any = tree.value
     if not is_mapping(content):
         raise ConfigError(where, "a document must be a mapping of keys to values", "begin it with name: NAME")
     data: dict[str, Any] = {}
     for key, value in content.items():
         if not isinstance(key, str):
-            line = f"{file}:{tree.places[(key,)]} (document {index}, key {key})"
-            raise ConfigError(line, f"the key {key!r} is not text", "put it in quotes, or move it below params")
+            raise ConfigError(
+                _place(file, tree.places[(key,)], index, (key,)),
+                f"the key {key!r} is not text",
+                "put it in quotes, or move it below params",
+            )
         data[key] = value
     if data.get("name") is None:
         raise ConfigError(where, "this document has no name", "add name: NAME; a missing --- joins two documents")
-    name = data["name"]
+    name, line = data["name"], _place(file, tree.places[("name",)], index, ("name",))
     if isinstance(name, Unread):
-        name = data["name"] = read_unread(name, f"{file}:{tree.places[('name',)]} (document {index}, key name)")
+        name = data["name"] = read_unread(name, line)
     if not isinstance(name, str):
-        line = f"{file}:{tree.places[('name',)]} (document {index}, key name)"
         raise ConfigError(line, f"the name is {name!r}, which is not text", f'put it in quotes: name: "{name}"')
     return Document(_kind(name), name, data, file, index, tree.line, tree.places, tree.differences)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from amlsched.experiments.expand import Debug, Run
+    from amlsched.experiments.mappings import Source
     from amlsched.experiments.resolve import Experiment
 
 __all__ = ["Plan", "Planned"]
@@ -47,20 +48,25 @@ class Planned:
     changed: bool = False
 
 
+def _several(texts: Iterable[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
 def _prefixed(experiment: Experiment, prefix: str) -> Experiment:
     name = prefix + experiment.name
     return replace(experiment, name=name, config=experiment.config | {"name": name}) if prefix else experiment
 
 
 class Plan:
-    """The repetitions of a config file.
+    """The repetitions of a config.
 
     They are made one after the other, as they are asked for: a plan of 100,000 runs takes no more memory than one of
     ten.
 
     Args:
-        config: The config file.
-        select: Names of experiments; none for all.
+        config: The config file; or what would be in it: a mapping for its only document, or a list of mappings, also
+            those of OmegaConf. Paths in there start at the working folder.
+        select: Name or names of experiments; none for all.
         debug: `""`, `"debug"` or `"debugall"`.
         results: The folder for the results, instead of the config's `path`.
         rerun: What to run again though it ended: states, `all`, or names of experiments or runs.
@@ -70,13 +76,13 @@ class Plan:
         prefix: Put before the names of the experiments.
 
     Raises:
-        ConfigError: The file is wrong.
+        ConfigError: The config is wrong.
         ExperimentError: A name in `rerun` is no state and no name, or there is no such job.
     """
 
     def __init__(
         self,
-        config: str | Path,
+        config: Source,
         *,
         select: Iterable[str] = (),
         debug: Debug = "",
@@ -87,14 +93,14 @@ class Plan:
         root: str | Path = "",
         prefix: str = "",
     ) -> None:
-        self.config = Path(config)
         self.debug: Debug = debug
-        self.overrides = tuple(overrides)
-        self.resolved = resolve(self.config, tuple(select), overrides=self.overrides)
+        self.overrides = _several(overrides)
+        self.resolved = resolve(config, _several(select), overrides=self.overrides)
+        self.config = self.resolved.file
         self.experiments: list[Experiment] = [_prefixed(one, prefix) for one in self.resolved.experiments]
         self._root = Path(root)
         self._results = None if results is None else expanded(results, f"results folder {results}")
-        self.rerun = frozenset(rerun)
+        self.rerun = frozenset(_several(rerun))
         self.bundle: jobs.Bundle | None = None
         self._check_rerun()
         if job is not None:

@@ -15,6 +15,7 @@ from amlsched.experiments.faults import Note, Report, refuse
 from amlsched.experiments.imports import Files, Layers, known_names, of_kind, origin, place
 from amlsched.experiments.keys import check_keys
 from amlsched.experiments.load import Document
+from amlsched.experiments.mappings import Source
 from amlsched.experiments.names import name_problem
 from amlsched.experiments.overrides import Override, check_new, parse_override, refuse_futile
 from amlsched.experiments.plain import merge
@@ -61,7 +62,7 @@ class Resolved:
     Args:
         experiments: The selected experiments, in the order of the file; at least one.
         sections: The sections for batch systems.
-        file: The file.
+        file: The file; `mappings.NO_FILE` if there is none.
         notes: What works and deserves a look, such as a key that amlsched does not read; each once.
         differences: What a reader of YAML 1.1, such as cw2, takes for another value: a text for each file.
     """
@@ -94,7 +95,7 @@ class Resolved:
 
 
 def resolve(
-    path: str | Path,
+    source: Source,
     select: str | Sequence[str] = (),
     host: str | None = None,
     prefix: str = "",
@@ -104,7 +105,7 @@ def resolve(
     """Reads an experiment file and the files that it imports from, and checks all that is selected.
 
     Args:
-        path: The file.
+        source: The file; or its documents, as mappings.
         select: Name or names of the experiments wanted, exactly as written; none: all of them.
         host: Name of the host that a `SLURM_xxx` section has to fit; `None`: this one.
         prefix: Put before the name of each experiment, with a `_` between.
@@ -116,9 +117,9 @@ def resolve(
         ConfigError: The file, or a file that it imports from, is wrong at a place that the message names.
         MissingExtraError: PyYAML is not installed.
     """
-    file = Path(path)
     select = (select,) if isinstance(select, str) else select
-    files = Files(report)
+    files = Files(source, report)
+    file = files.file
     documents = files.documents(file)
     given = [one for text in overrides if (one := parse_override(text, report)) is not None]
     sections = sections_for(of_kind(documents, "cluster"), socket.gethostname() if host is None else host)
@@ -138,7 +139,7 @@ def resolve(
 
 def _selected(documents: list[Document], select: Sequence[str], file: Path, report: Report) -> list[Document]:
     if not documents:
-        fault = ConfigError(str(file), "there is no experiment in this file", "add a document with a name of its own")
+        fault = ConfigError(str(file), "there is no experiment in this config", "add a document with a name of its own")
         report(fault)
     known = list(dict.fromkeys(document.name for document in documents))
     for name in select:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from amlsched.events import Subscriber
     from amlsched.experiments.loggers import AbstractLogger
+    from amlsched.experiments.mappings import Source
     from amlsched.experiments.scheduling import AbstractScheduler
     from amlsched.future import Future
 
@@ -66,7 +67,7 @@ class ExperimentRun(Emitter):
 
     Args:
         target: The experiment: a class, a function, or their place as in `train.py:Digits`.
-        plan: The repetitions, or the config file that they come from.
+        plan: The repetitions, or the config that they come from, as of `Plan`.
         executor: Name of the executor: `processes`, `threads`, `sequential` or `loky`.
         capture: Whether what a repetition prints goes to its `out.log` and `err.log`, or to the console.
         keep_changed: Whether repetitions that were run with other settings under the same name are left as they are.
@@ -102,7 +103,7 @@ class ExperimentRun(Emitter):
     def __init__(
         self,
         target: str | Target | type[Any] | Any,
-        plan: Plan | str | Path,
+        plan: Plan | Source,
         *,
         executor: str = "processes",
         capture: bool = True,

@@ -163,7 +163,7 @@ def asked(section: Mapping[str, Any], batch: System, plan: Plan) -> dict[str, An
     activation = _activation(section.get("venv"), document.place("venv") if document is not None else where)
     lines: list[str] = list(section.get("sh_lines") or [])
     return {
-        "name": str(section.get("job-name") or plan.config.stem),
+        "name": str(section.get("job-name") or plan.config.stem.strip("<>")),
         "folder": str(Path.cwd()),
         "partition": _text(section.get("partition")),
         "account": _text(section.get("account")),

@@ -383,7 +383,7 @@ def test_a_path_must_be_a_text(write: Write, path: str) -> None:
 
 
 def test_a_file_without_an_experiment_is_refused(write: Write) -> None:
-    with pytest.raises(ConfigError, match="there is no experiment in this file"):
+    with pytest.raises(ConfigError, match="there is no experiment in this config"):
         resolve(write("name: DEFAULT\n---\nname: SLURM\n"))
 
 

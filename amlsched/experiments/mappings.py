@@ -1,0 +1,114 @@
+"""A config that a program gives as mappings, such as those of OmegaConf, in the place of a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from amlsched.errors import ConfigError
+from amlsched.experiments.plain import is_list, is_tuple
+from amlsched.experiments.yaml12 import ASKS, MAX_DEPTH, Key, Places, Tree, Unread, resolve_scalar
+
+__all__ = ["NO_FILE", "Source", "trees"]
+
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]"
+"""A config file; or a document, or several, as mappings."""
+
+NO_FILE = Path("<mapping>")
+"""The place of documents that are in no file; what is relative in them starts at the working folder."""
+
+
+def trees(given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Tree]:
+    """The documents of a config that is in no file, in plain values; their places have no lines.
+
+    Args:
+        given: A document, or several: mappings, lists, tuples, texts, numbers, booleans and `None`; scalars and arrays
+            of numpy; paths; containers of OmegaConf, whose interpolations are resolved.
+
+    Raises:
+        TypeError: It is no mapping and no list.
+        ConfigError: There is another value in it, an interpolation cannot be resolved, or it is nested too deep.
+    """
+    documents: Any = [given] if isinstance(given, Mapping) else _resolved(given, (), 1)
+    if not isinstance(documents, list | tuple):
+        raise TypeError(f"config must be a file, a mapping or a list of mappings, not {type(given).__name__}")
+    found: list[Tree] = []
+    for index, document in enumerate(cast("Sequence[Any]", documents), 1):
+        places: Places = {}
+        found.append(Tree(_Plain(index, places).value(document, ()), places, 0))
+    return found
+
+
+class _Plain:
+    """Makes plain values of one document, and notes the paths of its keys."""
+
+    def __init__(self, index: int, places: Places) -> None:
+        self._index = index
+        self._places = places
+
+    def value(self, value: Any, path: tuple[Any, ...]) -> Any:
+        if len(path) > MAX_DEPTH:
+            raise self._error(path[:3], f"values are nested deeper than {MAX_DEPTH} levels", "")
+        value = _resolved(value, path, self._index)
+        if isinstance(value, Mapping):
+            return self._mapping(value, path)  # pyright: ignore[reportUnknownArgumentType]
+        if is_list(value) or is_tuple(value):
+            items: list[Any] = []
+            for index, item in enumerate(value):
+                self._places[(*path, index)] = 0
+                items.append(self.value(item, (*path, index)))
+            return items if is_list(value) else tuple(items)
+        return self._scalar(value, path)
+
+    def _mapping(self, given: Mapping[Any, Any], path: tuple[Any, ...]) -> dict[Key, Any]:
+        mapping: dict[Key, Any] = {}
+        for written, below in given.items():
+            key = self._scalar(written, (*path, written))
+            if key is None or isinstance(key, Unread):
+                raise self._error((*path, written), f"{written!r} cannot be a key", "use a text")
+            if str(key) in map(str, mapping):
+                raise self._error((*path, key), f"the key {key!s} is there twice, as text and as number", "keep one")
+            self._places[(*path, key)] = 0
+            mapping[key] = self.value(below, (*path, key))
+        return mapping
+
+    def _scalar(self, value: Any, path: tuple[Any, ...]) -> Any:
+        if isinstance(value, os.PathLike):
+            value = os.fspath(cast("os.PathLike[str]", value))
+        elif hasattr(value, "dtype") and hasattr(value, "tolist"):  # of numpy, which need not be installed
+            value = value.tolist()
+            if is_list(value):
+                return self.value(value, path)
+        if isinstance(value, str):
+            return Unread(value, resolve_scalar) if ASKS in value else str.__str__(value)
+        for kind in (bool, int, float):
+            if isinstance(value, kind):
+                return kind(value)
+        if value is None:
+            return None
+        problem = f"a value of the type {type(value).__name__} is no data that a config can hold"
+        raise self._error(path, problem, "give a text, a number, true or false, a list or a mapping")
+
+    def _error(self, path: tuple[Any, ...], problem: str, remedy: str) -> ConfigError:
+        return _error(path, self._index, problem, remedy)
+
+
+def _error(path: tuple[Any, ...], index: int, problem: str, remedy: str = "") -> ConfigError:
+    key = f", key {'.'.join(map(str, path))}" if path else ""
+    return ConfigError(f"{NO_FILE} (document {index}{key})", problem, remedy)
+
+
+def _resolved(value: Any, path: tuple[Any, ...], index: int) -> Any:
+    """A container of OmegaConf as dicts and lists; anything else as it is."""
+    omegaconf: Any = sys.modules.get("omegaconf")  # a value of it is there only if somebody has imported it
+    if omegaconf is None or not isinstance(value, omegaconf.DictConfig | omegaconf.ListConfig):
+        return value
+    try:
+        return omegaconf.OmegaConf.to_container(value, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except omegaconf.errors.OmegaConfBaseException as error:
+        problem = f"{str(error).splitlines()[0]} ({type(error).__name__} of OmegaConf)"
+        where = (*path, error.full_key) if error.full_key else path
+        raise _error(where, index, problem, "give it a value, or leave the key out") from error
