@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from amlsched.executors._worker_setup import seed_generators, seed_later_generators
 from amlsched.executors.pickled import run_pickled
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class _Watch:
     def begin(self, call: tuple[str, int]) -> None:
         with self._lock:
             if self._worker is None:
+                seed_later_generators()
                 # Else calls cannot use pools of processes of their own. What they leave behind ends with the worker.
                 multiprocessing.current_process().daemon = False
                 self._worker = importlib.import_module("distributed").get_worker()
@@ -88,8 +90,12 @@ def run_call(topic: str, number: int, call: bytes) -> bytes:
 def dask_setup(_worker: Any) -> None:
     """What dask calls where this module is a preload of a worker on the driver's machine.
 
-    Ctrl-C in a terminal goes to the workers too: the driver decides what becomes of them. And none outlives it.
+    Ctrl-C in a terminal goes to the workers too: the driver decides what becomes of them. And none outlives it. Nothing
+    is done where the workers are threads of the driver.
     """
+    if multiprocessing.parent_process() is None:
+        return
+    seed_generators()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl: Callable[..., int] = ctypes.CDLL(None).prctl

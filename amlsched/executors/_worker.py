@@ -11,6 +11,7 @@ from amlsched.executors import _keeper
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 from amlsched.executors._pickling import dump_exception, dump_result, pickled_by_value
 from amlsched.executors._user_function import call_function
+from amlsched.executors._worker_setup import seed_generators
 
 __all__ = ["Portable", "main", "tell_failed_start"]
 
@@ -44,6 +45,7 @@ def main(fds: tuple[int, ...] | None, initializer: Portable | None, initargs: tu
     if fds is not None:
         _keeper.part(*fds)
     channel = _keeper.take_channel()
+    seed_generators()
     if initializer is not None:
         try:
             call_function(initializer.fn, initargs, {})

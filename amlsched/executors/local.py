@@ -95,13 +95,15 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
         options.pop(name, None)
     if max_workers is None:
         max_workers = min(len(cpus()), importlib.import_module("loky").cpu_count())
-    options["initializer"] = partial(_leave_ctrl_c_to_the_driver, options.pop("initializer", None))
+    options["initializer"] = partial(_begin_worker, options.pop("initializer", None))
     return LokyPool(max_workers, timeout=timeout, **options)
 
 
-def _leave_ctrl_c_to_the_driver(initializer: Callable[..., object] | None, *args: Any) -> None:
-    """Ctrl-C in a terminal goes to the workers too: the driver decides what becomes of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None:
+    from amlsched.executors._worker_setup import seed_generators  # here: not for `import amlsched`
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to the workers too: the driver handles it
+    seed_generators()
     if initializer is not None:
         try:
             call_function(initializer, args, {})

@@ -21,13 +21,12 @@ import tempfile
 import threading
 import time
 import warnings
-from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
+from amlsched.executors._after_import import AfterImport
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from collections.abc import Callable, Generator, Mapping
 
 __all__ = ["generators", "isolated", "set_generators"]
 
@@ -132,8 +131,7 @@ def isolated(seed: str | None) -> Generator[None]:
         for name in libraries:
             if name in sys.modules:
                 guard(name)
-        hook = _AfterImport([name for name in libraries if name not in sys.modules], guard)
-        sys.meta_path.insert(0, hook)
+        hook = AfterImport([name for name in libraries if name not in sys.modules], guard)
         stack.callback(hook.remove)
         yield
 
@@ -146,45 +144,6 @@ def _safely(restore: Callable[[], object]) -> None:
 
 def _set_again(name: str, state: Any) -> Callable[[], object]:
     return lambda: _GENERATORS[name].set(sys.modules[name], state)
-
-
-class _AfterImport(MetaPathFinder):
-    """Calls a function once when one of these modules was imported."""
-
-    def __init__(self, names: Sequence[str], then: Callable[[str], object]) -> None:
-        self._names = set(names)
-        self._then = then
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Let the others find it, and add to what loads it."""
-        if fullname not in self._names:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                self._add_to(spec.loader, fullname)
-                return spec
-        return None
-
-    def remove(self) -> None:
-        """Look at no more imports."""
-        self._names.clear()
-        with contextlib.suppress(ValueError):
-            sys.meta_path.remove(self)
-
-    def _add_to(self, loader: Any, name: str) -> None:
-        original = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            original(module)
-            loader.exec_module = original
-            if self in sys.meta_path and name in self._names:
-                self._names.discard(name)
-                self._then(name)
-
-        loader.exec_module = exec_module
 
 
 def _working_directory() -> Callable[[], object]:

@@ -88,7 +88,7 @@ def test_a_module_with_a_generator_is_seeded_when_it_is_imported(
 
             got.append(torch.rand())
     assert got[0] == got[1] != got[2]
-    assert not [finder for finder in sys.meta_path if type(finder).__name__ == "_AfterImport"]
+    assert not [finder for finder in sys.meta_path if type(finder).__name__ == "AfterImport"]
 
 
 def snapshot() -> dict[str, Any]:
