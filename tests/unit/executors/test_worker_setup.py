@@ -30,11 +30,11 @@ seed, rand = generator.seed, generator.random
 
 def seed_all() -> None:
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
 
 
 def draw(_: int) -> list[float]:
-    return [random.random(), np.random.rand(), importlib.import_module("torch").rand()]  # noqa: NPY002
+    return [random.random(), np.random.rand(), importlib.import_module("torch").rand()]
 
 
 def draw_one(_: int) -> float:
@@ -54,7 +54,7 @@ def test_a_worker_has_neither_the_drivers_numbers_nor_those_of_every_process(
     name, options = LOCAL[kind]
     seed_all()
     (numbers,) = Scheduler.from_name(name, **options).task(draw).map([0])
-    equal = [random.Random(0).random(), np.random.RandomState(0).rand(), random.Random(0).random()]  # noqa: NPY002
+    equal = [random.Random(0).random(), np.random.RandomState(0).rand(), random.Random(0).random()]
     assert [mine for mine, other in zip(numbers, equal, strict=True) if mine == other] == []
 
 
