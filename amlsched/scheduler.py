@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from amlsched.future import Future
     from amlsched.run_loop import RunLoop
 
-__all__ = ["Scheduler"]
+__all__ = ["Scheduler", "check_executor"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -240,16 +240,8 @@ class Scheduler(Emitter):
         Raises:
             ValueError: There is no such constructor, or it takes no such option; the message lists those there are.
         """
-        constructors = {key[5:]: key for key, value in vars(Scheduler).items() if isinstance(value, _Constructor)}
-        if name not in constructors:
-            raise ValueError(f"executor {name!r}: must be one of {', '.join(sorted(constructors))}")
-        construct = getattr(cls, constructors[name])
-        try:
-            inspect.signature(construct).bind(**options)
-        except TypeError as error:
-            known = ", ".join(inspect.signature(construct).parameters) or "none"
-            raise ValueError(f"executor {name!r}: {error}; its options: {known}") from None
-        made: Self = construct(**options)
+        check_executor(name, options)
+        made: Self = getattr(cls, f"with_{name}")(**options)
         return made
 
     # Running
@@ -637,3 +629,38 @@ def _check_seconds(name: str, value: object, also: str = "") -> None:
         raise TypeError(f"{name}={value!r}: must be a number of seconds{also}")
     if not 0 <= float(value) < math.inf:
         raise ValueError(f"{name}={value!r}: must be a number of seconds of at least 0{also}")
+
+
+def check_executor(name: str, options: Mapping[str, Any]) -> None:
+    """Raise unless `Scheduler.from_name` has a constructor of this name that takes these options.
+
+    Raises:
+        ValueError: It has not; the message lists those there are, and what was probably meant.
+    """
+    from difflib import get_close_matches  # only where something is wrong
+
+    signatures = {
+        key[5:]: inspect.signature(getattr(Scheduler, key))
+        for key, one in vars(Scheduler).items()
+        if isinstance(one, _Constructor)
+    }
+    names = sorted(
+        key for key, one in signatures.items() if not any(p.kind is p.POSITIONAL_ONLY for p in one.parameters.values())
+    )
+    if name not in names:
+        near = get_close_matches(name.lower().replace("-", "_"), names, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"there is no executor {name!r} ({hint}there are: {', '.join(names)})")
+    signature = signatures[name]
+    known = [key for key, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD]
+    any_other = len(known) < len(signature.parameters)
+    unknown = [key for key in options if key not in known]
+    near = [one for key in unknown for one in get_close_matches(key, known, 1, 0.9 if any_other else 0.6)]
+    try:
+        signature.bind(**options)
+        problem = f"has no option {unknown[0]!r}" if near else ""
+    except TypeError as error:
+        problem = f"has no option {unknown[0]!r}" if unknown and not any_other else str(error)
+    if problem:
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"executor {name!r}: {problem} ({hint}its options: {', '.join(known)})")

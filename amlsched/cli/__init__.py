@@ -6,8 +6,8 @@ functions, so that `amlsched --help` is quick.
 
 from __future__ import annotations
 
-import argparse
 import os
+import re
 import sys
 import threading
 import time
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 from amlsched import __version__
 from amlsched._surroundings import open_streams, restart_in_utf8_mode, working_folder_problem
 from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
+from amlsched.cli.parser import Parser
 from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
-from amlsched.errors import AmlschedError, ResultsNotWritableError
+from amlsched.errors import AmlschedError, MissingExtraError, ResultsNotWritableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +76,10 @@ def _exit_code(command: Callable[[], int]) -> int:
         return SOME_FAILED
     except (AmlschedError, OSError) as error:
         problem = working_folder_problem() if isinstance(error, FileNotFoundError) else ""
-        say(f"amlsched: error: {problem or error}")
+        told = f"{error}"
+        if isinstance(error, MissingExtraError):
+            told = re.sub("^with_", "--executor ", told)  # as it was typed
+        say(f"amlsched: error: {problem or told}")
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
     except (ImportError, AttributeError) as error:
         from amlsched.extras import hidden
@@ -102,9 +106,7 @@ def leave_threads(code: int) -> None:
 
 
 def _command(argv: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
-        "amlsched", description="Run experiments of a config file, and look at the results."
-    )
+    parser = Parser("amlsched", description="Run experiments of a config file, and look at the results.")
     parser.add_argument("--version", action="version", version=f"amlsched {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (run, status, cancel, results, plot, config, doctor, element):

@@ -28,6 +28,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     """Cancel elements of arrays that wait or run. What they ran is cancelled by its record; `run -s` takes it up."""
     from amlsched.errors import ExperimentError
     from amlsched.experiments import queue
+    from amlsched.experiments.spelling import offered
     from amlsched.experiments.submission import submissions
 
     chosen = submissions(arguments.results)
@@ -37,7 +38,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     wanted = set(arguments.names)
     known = {name for one in chosen for work in one.work for name in (work.experiment, *work.repetitions)}
     if unknown := sorted(wanted - known):
-        remedy = f"there are: {', '.join(sorted(known)[:20])}"
+        remedy = offered(unknown[0], sorted(known))
         raise ExperimentError(f"amlsched cancel {' '.join(unknown)}", "nothing of this name was submitted", remedy)
     count = 0
     for one in chosen:

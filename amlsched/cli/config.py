@@ -7,7 +7,7 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli.told import BAD_INPUT, OK, add_debug, add_set, described
+from amlsched.cli.told import BAD_INPUT, OK, add_debug, add_set, described, refuse_swapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,6 +123,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Find everything that would go wrong in a run of a config, without running anything. Exit code 2 if there is."""
     from amlsched.experiments.check import check
 
+    refuse_swapped(arguments.target or "", arguments.config, f"{arguments.target} {arguments.config}")
     found = check(arguments.config, arguments.target, select=arguments.experiments, overrides=arguments.overrides)
     for fault in found.faults:
         print(fault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from amlsched.cli.parser import seconds
 from amlsched.cli.told import OK, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_to(commands: Commands) -> None:
     text = "an option of the executor; may be given several times"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
     text = "how long a job may take to start; default: 300"
-    add("--timeout", metavar="SECONDS", type=float, default=300.0, help=text)
+    add("--timeout", metavar="SECONDS", type=seconds, default=300.0, help=text)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -47,9 +48,9 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    from amlsched.cli.run import option
+    from amlsched.cli.run import check_executor_arguments
 
-    options = dict(map(option, arguments.executor_option))
+    options = check_executor_arguments(arguments)
     if arguments.config is None:
         return options
     from amlsched.experiments.plan import Plan

@@ -58,8 +58,13 @@ def picked(arguments: argparse.Namespace) -> Results:
     from amlsched.errors import ExperimentError
     from amlsched.experiments.overrides import condition
     from amlsched.experiments.results import load
+    from amlsched.experiments.spelling import offered
 
     found = load(arguments.results)
+    names = dict.fromkeys(found.index.get_level_values("name"))
+    for name in arguments.experiments:
+        if name not in names:
+            raise ExperimentError(f"-e {name}", "there is no such experiment", offered(name, names))
     if arguments.experiments:
         found = found.experiment(*arguments.experiments)
     if arguments.rep:
@@ -97,13 +102,14 @@ def _is_asked(name: str, metrics: list[str]) -> bool:
 
 def _sorted(table: pd.DataFrame, arguments: argparse.Namespace) -> pd.DataFrame:
     from amlsched.errors import ExperimentError
+    from amlsched.experiments.spelling import offered
 
     if arguments.sort is None:
         return table
     name = arguments.sort.removeprefix("params.").replace(".", "_")
     column = arguments.sort if arguments.sort in table.columns else name
     if column not in table.columns:
-        raise ExperimentError(f"--sort {arguments.sort}", "is no column", f"there are: {', '.join(table.columns)}")
+        raise ExperimentError(f"--sort {arguments.sort}", "is no column", offered(name, map(str, table.columns)))
     try:
         return table.sort_values(column, ascending=not arguments.descending, kind="stable", ignore_index=True)
     except TypeError:  # values of several kinds

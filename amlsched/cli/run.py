@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from amlsched.cli.parser import at_least_one, seconds
 from amlsched.cli.told import (
     OK,
     SOME_FAILED,
@@ -17,6 +18,7 @@ from amlsched.cli.told import (
     described,
     folder,
     ranges,
+    refuse_swapped,
     say,
     tell,
     tell_interrupted,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.summary import Summary
     from amlsched.experiments.target import Target
 
-__all__ = ["Executed", "add_arguments", "add_to", "execute", "option", "plan_of"]
+__all__ = ["Executed", "add_arguments", "add_to", "check_executor_arguments", "execute", "option", "plan_of"]
 
 _SHOWN_NOTES = 10
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
@@ -72,13 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep-changed", action="store_true", help=text)
     text = "processes (default), threads, sequential, loky, dask, ray; slurm, pbs, sge, lsf, moab, oar, htcondor"
     add("--executor", metavar="NAME", default="processes", help=text)
-    add("--max-workers", metavar="N", type=int, help="how many repetitions run at a time; default: one per CPU")
+    add(
+        "--max-workers", metavar="N", type=at_least_one, help="how many repetitions run at a time; default: one per CPU"
+    )
     text = "another option of the executor; may be given several times"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
     text = "with -s, or an executor whose workers are jobs: print the script of the array or job, and submit nothing"
     add("--print-job-script", action="store_true", help=text)
     text = "after a signal, how long repetitions that can stop get to save what they have; default: 20"
-    add("--grace", metavar="SECONDS", type=float, default=20.0, help=text)
+    add("--grace", metavar="SECONDS", type=seconds, default=20.0, help=text)
     add("--results", metavar="DIR", type=folder, help="the folder for the results, instead of the config's `path`")
     add("--dry-run", action="store_true", help="only list what would be run")
     add_debug(parser)
@@ -114,10 +118,29 @@ def option(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def check_executor_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `--executor-option`, if there is such an executor with such options.
+
+    Raises:
+        ExperimentError: There is not.
+    """
+    from amlsched.errors import ExperimentError
+    from amlsched.experiments.workers import BATCH_SYSTEMS
+    from amlsched.scheduler import check_executor
+
+    options = dict(map(option, arguments.executor_option))
+    try:
+        check_executor(arguments.executor, ({"n_workers": 1} if arguments.executor in BATCH_SYSTEMS else {}) | options)
+    except ValueError as error:
+        raise ExperimentError("command line", str(error)) from None
+    return options
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the repetitions of a config that are not done. Each has a folder with its results, output and record."""
     from amlsched.experiments.target import Target
 
+    refuse_swapped(arguments.target, arguments.config, f"{arguments.config} {arguments.target}")
     return execute(arguments, Target.parse(arguments.target)).code
 
 
@@ -153,6 +176,7 @@ def execute(
     from amlsched.experiments.progress import progress_for
     from amlsched.experiments.run import ExperimentRun
 
+    given = check_executor_arguments(arguments)
     plan = plan_of(arguments, root)
     if not arguments.quiet:
         _tell_notes(arguments, plan)
@@ -164,7 +188,7 @@ def execute(
         from amlsched.cli.arrays import submit_or_wait
 
         return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
-    options = _executor_options(arguments, plan)
+    options = _executor_options(arguments, plan, given)
     if plan.bundle is not None and not arguments.print_job_script:
         print(described(plan.bundle))
     if arguments.print_job_script:
@@ -218,11 +242,10 @@ def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
         say(f"note: and {len(notes) - _SHOWN_NOTES} more: amlsched config check {plan.config} shows all")
 
 
-def _executor_options(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
     """From the command line, and for a batch system from the config's section."""
     from amlsched.experiments.workers import BATCH_SYSTEMS, worker_options
 
-    options = dict(map(option, arguments.executor_option))
     on_cluster = arguments.executor in BATCH_SYSTEMS
     if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
         clusters = (*BATCH_SYSTEMS, "dask", "slurm_allocation")

@@ -29,6 +29,7 @@ __all__ = [
     "described",
     "folder",
     "ranges",
+    "refuse_swapped",
     "say",
     "tell",
     "tell_failures",
@@ -70,6 +71,24 @@ def folder(text: str) -> Path:
         return expanded(text, text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def refuse_swapped(target: str, config: str, right: str) -> None:
+    """Refuse an experiment and a YAML file that were given in each other's place.
+
+    Args:
+        target: What was given as the experiment.
+        config: What was given as the YAML file.
+        right: The two as they should be given.
+
+    Raises:
+        ExperimentError: They were.
+    """
+    from amlsched.errors import ExperimentError
+
+    if target.endswith((".yml", ".yaml")) and (".py" in config or ":" in config):
+        problem = f"{config} was given as the YAML file, and {target} as the experiment"
+        raise ExperimentError("CONFIG", problem, f"swapped? Write {right}")
 
 
 def say(text: str) -> None:

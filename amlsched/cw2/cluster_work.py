@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from amlsched import cli
 from amlsched.cli import run as command
+from amlsched.cli.parser import Parser
 from amlsched.errors import ExperimentError
 from amlsched.experiments import results
 from amlsched.experiments.pandas_logger import PandasLogger
@@ -161,7 +162,7 @@ def _reads_nothing(logger: AbstractLogger) -> bool:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run what is left of a config; see also: amlsched --help")
+    parser = Parser(description="Run what is left of a config; see also: amlsched --help")
     command.add_arguments(parser)
     return parser.parse_args(argv)
 

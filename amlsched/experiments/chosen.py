@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from amlsched.errors import ExperimentError
 from amlsched.experiments.console import Printer
 from amlsched.experiments.loggers import AbstractLogger
+from amlsched.experiments.spelling import offered
 from amlsched.experiments.target import Target
 from amlsched.experiments.wandb_logger import WandBLogger
 
@@ -29,7 +30,7 @@ def chosen_logger(text: str) -> AbstractLogger:
     """
     where = f"--logger {text}"
     if ":" not in text and text not in KNOWN:
-        remedy = f"{', '.join(sorted(KNOWN))}, or path/to/file.py:Class"
+        remedy = f"{offered(text, KNOWN)}, or path/to/file.py:Class"
         raise ExperimentError(where, "there is no such logger", remedy)
     make: Callable[[], object] = KNOWN[text] if text in KNOWN else Target.parse(text).found()
     try:

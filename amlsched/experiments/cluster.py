@@ -9,6 +9,7 @@ from amlsched.errors import ConfigError
 from amlsched.experiments.environment import filled
 from amlsched.experiments.faults import Note, Report, unheard
 from amlsched.experiments.keys import (
+    EXPERIMENT_KEYS,
     SHARE,
     TEXTS,
     Rule,
@@ -24,7 +25,7 @@ from amlsched.experiments.plain import copied, is_list, is_mapping
 from amlsched.experiments.spelling import meant
 from amlsched.experiments.yaml12 import Unread
 
-__all__ = ["MISSPELT", "OF_EXPERIMENTS", "RULES", "Sections", "sections_for", "slurm_seconds"]
+__all__ = ["MISSPELT", "OF_EXPERIMENTS", "OF_SECTIONS", "RULES", "Sections", "sections_for", "slurm_seconds"]
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 SHORTEST_HINT = 3
@@ -109,6 +110,8 @@ MISSPELT = tuple(key for key in RULES if key not in ("name", "scheduler"))
 """What a key of a section may be a misspelling of."""
 OF_EXPERIMENTS = ("params", "repetitions", "iterations")
 """What shows that a section is an experiment with an unlucky name."""
+OF_SECTIONS = frozenset(RULES) - EXPERIMENT_KEYS
+"""What shows that an experiment is a section with a misspelt name."""
 _MAY_BE_EMPTY = ("partition", "account", "job-name", "mem-per-cpu", "venv")
 
 

@@ -15,8 +15,8 @@ import pandas
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import layout
-from amlsched.experiments.keys import closest
 from amlsched.experiments.results import OWN, Found, about, columns, flattened
+from amlsched.experiments.spelling import offered
 
 __all__ = ["Results", "half_interval", "table_of"]
 
@@ -58,9 +58,8 @@ class Results(pandas.DataFrame):
         for one in found:
             if one in known:
                 return one
-        guess = closest(name, [*self.settings, *self.metrics])
-        there = ", ".join([*self.settings, "name", "run", "state"])
-        raise ExperimentError(key, "is no column of these results", f"did you mean {guess}?" if guess else there)
+        there = [*self.settings, *self.metrics, "name", "run", "state"]
+        raise ExperimentError(key, "is no column of these results", offered(name, there))
 
     def with_params(self, params: Mapping[str, Any] | None = None, **more: Any) -> Results:
         """The repetitions with these parameters.
@@ -159,8 +158,7 @@ class Results(pandas.DataFrame):
         for one in (f"{name}_last", name):
             if one in self.metrics:
                 return one
-        there = ", ".join(self.metrics) or "none"
-        raise ExperimentError(name, "is no column of numbers that was logged", f"there are: {there}")
+        raise ExperimentError(name, "is no column of numbers that was logged", offered(name, self.metrics))
 
 
 def table_of(found: Iterable[Found]) -> Results:

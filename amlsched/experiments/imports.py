@@ -8,10 +8,10 @@ from typing import Any
 from amlsched.errors import ConfigError
 from amlsched.experiments.environment import read_unread
 from amlsched.experiments.faults import Report, refuse
-from amlsched.experiments.keys import closest
 from amlsched.experiments.load import Document, load
 from amlsched.experiments.mappings import NO_FILE, Source
 from amlsched.experiments.plain import copied, merge
+from amlsched.experiments.spelling import closest
 from amlsched.experiments.yaml12 import Key, Unread
 
 __all__ = ["Files", "Layers", "known_names", "of_kind", "origin", "place"]

@@ -1,6 +1,5 @@
 """The keys that an experiment's document may have, and what their values must be."""
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 from amlsched.errors import ConfigError
 from amlsched.experiments.faults import Note, Report, refuse, unheard
 from amlsched.experiments.plain import is_list, is_mapping
-from amlsched.experiments.spelling import meant
+from amlsched.experiments.spelling import closest, meant
 from amlsched.experiments.yaml12 import Unread
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "Rule",
     "WRITTEN_KEYS",
     "check_keys",
-    "closest",
     "declared",
     "expansion_kind",
     "misspelt_expansion",
@@ -261,16 +259,6 @@ def check_rules(
             continue
         problem = f"{key} is {shown(config[key])}, and must be {rule.words}"
         report(ConfigError(place(key), problem, f"for example {key}: {rule.example}"))
-
-
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that this one was probably meant to be; `None` if none comes near."""
-    names = list(known)
-    if found := difflib.get_close_matches(word, names, n=1, cutoff=0.65):
-        return found[0]
-    in_lower_case = {name.lower(): name for name in names}
-    found = difflib.get_close_matches(word.lower(), in_lower_case, n=1, cutoff=0.65)
-    return in_lower_case[found[0]] if found else None
 
 
 def shown(value: Any, limit: int = 60) -> str:

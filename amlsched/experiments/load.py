@@ -11,6 +11,7 @@ from amlsched.experiments.environment import read_unread
 from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.mappings import NO_FILE, Source, trees
 from amlsched.experiments.plain import is_mapping
+from amlsched.experiments.spelling import meant_file
 from amlsched.experiments.yaml12 import Difference, Key, Places, Tree, Unread, read
 
 __all__ = ["Document", "key_text", "load", "parse"]
@@ -89,7 +90,8 @@ def load(path: Source, report: Report = refuse) -> list[Document]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(str(file), "there is no such file", "check the path of the experiment file") from None
+        remedy = meant_file(file, ".yml", ".yaml") or "check the path of the experiment file"
+        raise ConfigError(str(file), "there is no such file", remedy) from None
     except IsADirectoryError:
         raise ConfigError(str(file), "this is a folder", "name the experiment file in it") from None
     except UnicodeDecodeError as error:

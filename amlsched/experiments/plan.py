@@ -12,6 +12,7 @@ from amlsched.experiments import claims, expand, jobs, layout, records
 from amlsched.experiments.changes import config_hash, settings
 from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.resolve import resolve
+from amlsched.experiments.spelling import closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -203,4 +204,6 @@ class Plan:
         remedy = (
             f"{', '.join(_KEYWORDS[:2])}, or an experiment ({known}), or a run (amlsched run … --dry-run lists them)"
         )
+        if guess := closest(min(missing), [*_KEYWORDS, *(experiment.name for experiment in self.experiments)]):
+            remedy = f"did you mean {guess}? {remedy}"
         raise ExperimentError(f"--rerun {' '.join(sorted(missing))}", "is no state and no name in this config", remedy)

@@ -10,6 +10,7 @@ from amlsched._surroundings import expanded
 from amlsched.display.table import number
 from amlsched.errors import ExperimentError
 from amlsched.experiments.results import load
+from amlsched.experiments.spelling import offered
 from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
@@ -142,5 +143,5 @@ def _draw(axes: Any, curves: Any, label: str, band: Band) -> None:
 def _check_column(rows: Any, name: str) -> None:
     if name not in rows.columns or rows[name].dtype.kind not in "iufb":
         numbers = [str(column) for column in rows.columns if rows[column].dtype.kind in "iufb"]
-        kept = ", ".join(column for column in numbers if column not in ("r", "rep", "iter")) or "none"
-        raise ExperimentError("results", f"{name!r} is no column of numbers there", f"there are: {kept}")
+        kept = [column for column in numbers if column not in ("r", "rep", "iter")]
+        raise ExperimentError("results", f"{name!r} is no column of numbers there", offered(name, kept))

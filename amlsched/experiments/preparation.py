@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import codecopy
 from amlsched.experiments.changes import check_unchanged
 from amlsched.experiments.check import missing_iterations
 from amlsched.experiments.target import check_config_picklable
+from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
 
-__all__ = ["check_run"]
+__all__ = ["check_run", "scheduler_for"]
 
 _IN_THIS_PROCESS = ("sequential", "threads")
 """Executors whose calls do not travel."""
+
+
+def scheduler_for(executor: str, options: Mapping[str, Any]) -> Scheduler:
+    """The scheduler over the executor of this name. It has no workers yet.
+
+    Raises:
+        ExperimentError: There is no such executor, or an option is unknown or has a wrong value.
+        BatchSystemError: The batch system is not here.
+        MissingExtraError: A package is not installed.
+    """
+    try:
+        return Scheduler.from_name(executor, **options)
+    except (TypeError, ValueError) as error:
+        raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
 
 
 def check_run(target: Target, plan: Plan, executor: str, *, keep_changed: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from amlsched.errors import ConfigError
 from amlsched.experiments.axes import Axis, axes_of
-from amlsched.experiments.cluster import Sections, sections_for
+from amlsched.experiments.cluster import OF_SECTIONS, Sections, sections_for
 from amlsched.experiments.environment import filled
 from amlsched.experiments.faults import Note, Report, refuse
 from amlsched.experiments.imports import Files, Layers, known_names, of_kind, origin, place
@@ -19,6 +19,7 @@ from amlsched.experiments.mappings import Source
 from amlsched.experiments.names import name_problem
 from amlsched.experiments.overrides import Override, check_new, parse_override, refuse_futile
 from amlsched.experiments.plain import merge
+from amlsched.experiments.spelling import is_misspelling
 from amlsched.experiments.yaml11 import differences
 from amlsched.experiments.yaml12 import Key
 
@@ -121,6 +122,7 @@ def resolve(
     files = Files(source, report)
     file = files.file
     documents = files.documents(file)
+    _refuse_misspelt_kinds(documents, report)
     given = [one for text in overrides if (one := parse_override(text, report)) is not None]
     sections = sections_for(of_kind(documents, "cluster"), socket.gethostname() if host is None else host)
     chosen = _selected(of_kind(documents, "experiment"), select, file, report)
@@ -135,6 +137,21 @@ def resolve(
     if sections.chosen is not None:
         used.append(sections.chosen)
     return Resolved(experiments, sections, file, tuple(notes), tuple(differences(used)))
+
+
+def _refuse_misspelt_kinds(documents: Sequence[Document], report: Report) -> None:
+    """Refuses documents that were probably meant as `DEFAULT` or as a section for a batch system, and would be run."""
+    has_default = any(document.kind == "default" for document in documents)
+    for document in of_kind(documents, "experiment"):
+        guess = ""
+        if is_misspelling(document.name, "default") and not has_default and len(documents) > 1:
+            guess = "DEFAULT"
+        elif is_misspelling(document.name.partition("_")[0], "slurm") and not OF_SECTIONS.isdisjoint(document.data):
+            guess = "SLURM"
+        if guess:
+            problem = f"the name {document.name!r} makes this an experiment"
+            remedy = f"did you mean {guess}? If not, choose another name"
+            report(ConfigError(document.place("name"), problem, remedy))
 
 
 def _selected(documents: list[Document], select: Sequence[str], file: Path, report: Report) -> list[Document]:

@@ -13,6 +13,7 @@ from amlsched.experiments import claims, expand, layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.record import Record, State, jsonable
+from amlsched.experiments.spelling import meant_file
 from amlsched.experiments.summary import Summary
 from amlsched.extras import import_extra
 
@@ -39,6 +40,7 @@ __all__ = [
 
 OWN = ("name", "r", "run", "state", "seconds", "seed", "folder")
 """Columns of `load` that are always there."""
+_PATH = "it is the `path` key of the config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def survey(results: str | Path) -> Iterator[Found]:
     """
     folder = expanded(results, f"results folder {results}")
     if not folder.is_dir():
-        raise ExperimentError(f"results folder {folder}", "there is no such folder", "it is the path in the config")
+        problem = "is a file" if folder.exists() else "there is no such folder"
+        raise ExperimentError(f"results folder {folder}", problem, meant_file(folder) or _PATH)
     own = (folder / layout.RESOLVED_CONFIG).is_file()
     places = [folder] if own else sorted(file.parent for file in folder.glob(f"*/{layout.RESOLVED_CONFIG}"))
     places.sort(key=lambda place: place.is_symlink())  # the folder itself before the links to it
@@ -101,9 +104,7 @@ def survey(results: str | Path) -> Iterator[Found]:
             if record.state is not State.PENDING:
                 yield _left_over(place.absolute(), record, base)
     if not seen:
-        raise ExperimentError(
-            f"results folder {folder}", "has no repetition of amlsched in it", "it is the path in the config"
-        )
+        raise ExperimentError(f"results folder {folder}", "has no repetition of amlsched in it", _PATH)
 
 
 def _of_config(place: Path, base: Path) -> Iterator[Found]:

@@ -14,7 +14,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
-from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError, WorkerLostError
+from amlsched.errors import (
+    BatchSystemError,
+    ExperimentError,
+    MissingExtraError,
+    ResultsNotWritableError,
+    SchedulerNotRunningError,
+    WorkerLostError,
+)
 from amlsched.events import Emitter, Event
 from amlsched.executors.capabilities import WorkersNow, workers_now
 from amlsched.experiments import layout, records, stopping
@@ -25,11 +32,12 @@ from amlsched.experiments.code_version import Code, code_version
 from amlsched.experiments.endings import Ended, close, lose
 from amlsched.experiments.jobs import Numbers, Turns, bundles
 from amlsched.experiments.plan import Plan, Planned
-from amlsched.experiments.preparation import check_run
+from amlsched.experiments.preparation import check_run, scheduler_for
 from amlsched.experiments.record import ErrorNote, Process, Record, State
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.scheduling import Job
 from amlsched.experiments.search import run_with
+from amlsched.experiments.spelling import offered
 from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target
 from amlsched.resources import cpus
@@ -211,6 +219,8 @@ class ExperimentRun(Emitter):
     def _schedulers(self) -> Generator[Scheduler | float]:
         """The schedulers to run, one after the other; between them, seconds to wait for."""
         with per_thread() if self.capture else contextlib.nullcontext():
+            with contextlib.suppress(BatchSystemError, MissingExtraError):  # told when they are needed
+                scheduler_for(self.executor, self.options)
             self._bindings = bindings(self.plan, self.executor, self.options.get("max_workers"))
             with next(iter(self._bindings.values())).here(self.executor):  # before the experiment is imported
                 self.prepare()
@@ -267,7 +277,7 @@ class ExperimentRun(Emitter):
         if experiment is None and len(known) == 1:
             experiment = next(iter(known))
         if experiment not in known:
-            raise ExperimentError(f"experiment {experiment}", "is not known", f"there are: {', '.join(known)}")
+            raise ExperimentError(f"experiment {experiment}", "is not known", offered(str(experiment), known))
         run = run_with(known[experiment], params, iterations, self.plan.debug)
         path = self.plan.path(known[experiment]).resolve()
         for index in range(run.repetitions) if repetitions is None else repetitions:
@@ -360,10 +370,7 @@ class ExperimentRun(Emitter):
 
     def _schedule(self, first: Repetition, options: Mapping[str, Any]) -> Iterator[Scheduler]:
         self._enough = self._calls_ahead(options)
-        try:
-            scheduler = Scheduler.from_name(self.executor, **options)
-        except (TypeError, ValueError) as error:
-            raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
+        scheduler = scheduler_for(self.executor, options)
         task = scheduler.task(run_repetition)
         faults, self._scheduler = self._faults, scheduler
 

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = ["distance", "is_misspelling", "meant", "misspellings"]
+__all__ = ["closest", "distance", "is_misspelling", "meant", "meant_file", "misspellings", "offered"]
 
 _SHORT = 4
+_SHOWN = 20
 _LONG = 8
 
 
@@ -18,6 +20,43 @@ def meant(word: str, known: Iterable[str]) -> str | None:
     """
     near = [(distance(_plain(word), _plain(one)), one) for one in known if is_misspelling(word, one)]
     return min(near, key=lambda found: found[0])[1] if near else None
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that comes nearest to this one, where a wrong guess does no harm; `None` if none comes near."""
+    from difflib import get_close_matches  # only where something is wrong
+
+    names = list(known)
+    if guess := meant(word, names):
+        return guess
+    if found := get_close_matches(word, names, n=1, cutoff=0.65):
+        return found[0]
+    in_lower_case = {name.lower(): name for name in names}
+    found = get_close_matches(word.lower(), in_lower_case, n=1, cutoff=0.65)
+    return in_lower_case[found[0]] if found else None
+
+
+def offered(word: str, known: Iterable[str]) -> str:
+    """What to say of a word that is not among the known ones: which was probably meant, and those there are."""
+    names = list(known)
+    guess = closest(word, names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (f"did you mean {guess}? " if guess else "") + f"there are: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+
+
+def meant_file(path: Path, *suffixes: str) -> str:
+    """Which file beside one that is not there was probably meant, as a question; empty if none comes near.
+
+    Args:
+        path: The file that is not there.
+        suffixes: What the name of the other ends with; none for a folder.
+    """
+    try:
+        others = [one.name for one in path.parent.iterdir() if (one.suffix in suffixes if suffixes else one.is_dir())]
+    except (OSError, ValueError):
+        return ""
+    guess = closest(path.name, others)
+    return f"did you mean {path.with_name(guess)}?" if guess else ""
 
 
 def is_misspelling(word: str, known: str) -> bool:

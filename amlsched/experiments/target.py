@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
@@ -20,6 +21,7 @@ from amlsched.executors._pickling import pickled_by_value
 from amlsched.experiments.asynchronous import call, called, generator_complaint
 from amlsched.experiments.experiment import Experiment, IterativeExperiment
 from amlsched.experiments.import_errors import import_failed, is_of_signal
+from amlsched.experiments.spelling import closest, meant_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -87,13 +89,16 @@ class Target:
         """
         place, colon, name = text.rpartition(":")
         if not colon or not place or not name:
-            raise ExperimentError(text, "does not say which class or function of the file to run", _LINE_TO_WRITE)
+            if text.endswith((".yml", ".yaml")):
+                raise ExperimentError(text, "is a YAML file, and no experiment", _LINE_TO_WRITE)
+            problem = "does not say which class or function of the file to run"
+            raise ExperimentError(text, problem, _names_in(text.rstrip(":")) or _LINE_TO_WRITE)
         if not place.endswith(".py") and "/" not in place:
             return cls(place, name)
         path = expanded(place, text)
         if not path.is_file():
             problem = "is a folder, not a Python file" if path.is_dir() else "there is no such file"
-            raise ExperimentError(text, f"{problem}: {path}", f"from {Path.cwd()}")
+            raise ExperimentError(text, f"{problem}: {path}", meant_file(path, ".py") or f"from {Path.cwd()}")
         return cls(str(path.resolve()), name)
 
     @classmethod
@@ -170,6 +175,17 @@ class Target:
         return _imported_file(self.place) if self.place.endswith(".py") else _imported_module(self)
 
 
+def _names_in(place: str) -> str:
+    """The classes and functions at the top level of a Python file, which is not imported; empty if there are none."""
+    try:
+        body = ast.parse(Path(place).read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    names = [one.name for one in body if isinstance(one, kinds) and not one.name.startswith("_")]
+    return f"write {place}:NAME; it has: {', '.join(names)}" if names else ""
+
+
 def _source_file(module: ModuleType) -> Path | None:
     """The Python file of a module that other processes can import too; `None` for a notebook, `python -c` and stdin."""
     file = getattr(module, "__file__", None)
@@ -206,7 +222,7 @@ def _imported_module(target: Target) -> ModuleType:
             return importlib.import_module(target.place)
     except ModuleNotFoundError as error:
         if error.name is not None and (target.place == error.name or target.place.startswith(error.name + ".")):
-            where = f"from {Path.cwd()} and {sys.prefix}"
+            where = meant_file(Path(f"{error.name}.py"), ".py") or f"from {Path.cwd()} and {sys.prefix}"
             raise ExperimentError(str(target), f"there is no module {error.name}", where) from error
         raise import_failed(target.place, error) from error
     except BaseException as error:
@@ -279,13 +295,15 @@ def _found(target: Target, module: ModuleType) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            raise ExperimentError(str(target), f"has no {part!r}", _offer(module)) from error
+            raise ExperimentError(str(target), f"has no {part!r}", _offer(module, part)) from error
     return found
 
 
-def _offer(module: ModuleType) -> str:
+def _offer(module: ModuleType, part: str) -> str:
     names = [name for name, value in vars(module).items() if _is_own(value, module) and _complaint(value) is None]
-    return f"it has: {', '.join(names)}" if names else "it has no experiment"
+    guess = closest(part, names)
+    hint = f"did you mean {guess}? " if guess else ""
+    return f"{hint}it has: {', '.join(names)}" if names else "it has no experiment"
 
 
 def _is_own(value: Any, module: ModuleType) -> bool:

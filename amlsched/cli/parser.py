@@ -1,0 +1,114 @@
+"""The parser of the command line: its errors say what was probably meant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Parser", "at_least_one", "did_you_mean", "seconds"]
+
+_NOT_FOR_PEOPLE = "element"
+"""The command that the script of an array calls."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors come with one line of usage, and with the name that is nearest to a wrong one.
+
+    Subcommands refuse what they do not know themselves, so that it is their usage which is shown.
+    """
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As of argparse, but nothing may be left over."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            options = [word for word in rest if word.startswith("-") and word != "-"]
+            known = "; ".join(map(self._unknown, options))
+            self.error(known or f"{' '.join(rest)}: there {'is' if len(rest) == 1 else 'are'} no such arguments here")
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Tell what is wrong, and leave."""
+        if message.startswith("the following arguments are required"):
+            message += "".join(f". {hint}" for hint in self._hints())
+        self.exit(2, f"{self._short_usage()}\n{self.prog}: error: {message}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices if choice != _NOT_FOR_PEOPLE]
+        hint = f"{did_you_mean(str(value), known)}there are: {', '.join(known)}"
+        if action.nargs == argparse.PARSER:
+            raise argparse.ArgumentError(None, f"there is no {action.metavar or 'command'} {value!r} ({hint})".lower())
+        raise argparse.ArgumentError(action, f"there is no {value!r} ({hint})")
+
+    def _unknown(self, word: str) -> str:
+        name = word.partition("=")[0]
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        if name in self._option_string_actions:
+            return f"the option {name} must stand before --"
+        hint = did_you_mean(name, known).rstrip() or f"{self.prog} --help lists them"
+        return f"there is no option {name} ({hint})"
+
+    def _hints(self) -> Iterable[str]:
+        """Why required arguments may be missing: an option is misspelt, or one took them as its own."""
+        for word in self._given:
+            name = word.partition("=")[0]
+            if name[:2] == "--" != name and not self._get_option_tuples(name):
+                yield self._unknown(word)
+        names = [action.metavar or action.dest for action in self._get_positional_actions()]
+        for option, taken in self._taken():
+            if len(taken) > 1 and names:
+                words, places = " ".join(taken), " and ".join(map(str, names))
+                yield f"{option} took all of these: {words}. Write {places} before {option}, or -- after its last name"
+
+    def _taken(self) -> Iterable[tuple[str, list[str]]]:
+        """Options that take any number of words, with those that they took."""
+        for number, word in enumerate(self._given):
+            action = self._option_string_actions.get(word)
+            if action is not None and action.nargs == argparse.ONE_OR_MORE:
+                rest = self._given[number + 1 :]
+                end = next((place for place, one in enumerate(rest) if one.startswith("-")), len(rest))
+                yield word, list(rest[:end])
+
+    def _short_usage(self) -> str:
+        actions = self._get_positional_actions()
+        words = [str(action.metavar or action.dest) for action in actions if action.nargs not in ("?", "*")]
+        words += [f"[{action.metavar or action.dest}]" for action in actions if action.nargs in ("?", "*")]
+        return f"usage: {self.prog} {' '.join(words)} [options]    ({self.prog} --help tells more)"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word as a question, with a blank after it; empty if none is near."""
+    from amlsched.experiments.spelling import closest
+
+    guess = closest(word, known)
+    return f"did you mean {guess}? " if guess else ""
+
+
+def at_least_one(text: str) -> int:
+    """A whole number of at least 1; for argparse."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A time in seconds, from 0; for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
+    return number

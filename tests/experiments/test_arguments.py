@@ -1,0 +1,189 @@
+"""Mistakes on the command line: each is one message, with what was probably meant, before any work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amlsched.cli import main
+from amlsched.errors import ExperimentError
+from amlsched.experiments.run import ExperimentRun
+from amlsched.scheduler import Scheduler
+
+EXPERIMENT = """
+def train(params, rep, log):
+    for i in range(2):
+        log(loss=params["lr"] * i, accuracy=rep)
+
+class Model:
+    pass
+"""
+CONFIG = "{name: DEFAULT, path: results, repetitions: 2}\n---\n{name: digits, grid: {lr: [1, 2]}}\n"
+RUN = ("run", "train.py:train", "train.yml")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "train.py").write_text(EXPERIMENT)
+    (tmp_path / "train.yml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def done(folder: Path) -> Path:
+    """With all repetitions done."""
+    assert main([*RUN, "--executor", "sequential", "-q"]) == 0
+    return folder
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one message that these words end with."""
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert (out, len(lines)) == ("", 2 if lines[0].startswith("usage: ") else 1), err
+    return err
+
+
+MISTAKES = [
+    ("rnu", "there is no command 'rnu' (did you mean run? there are: run, status, cancel, results, plot, config, doc"),
+    ("config chekc train.yml", "usage: amlsched config ACTION", "no action 'chekc' (did you mean check?"),
+    ("run", "usage: amlsched run TARGET CONFIG [options]", "required: TARGET, CONFIG"),
+    (
+        "run train.py:train train.yml --resutls x",
+        "usage: amlsched run ",
+        "no option --resutls (did you mean --results?)",
+    ),
+    ("run --resutls x train.py:train", "no option --resutls (did you mean --results?)"),
+    ("run train.py:train train.yml more words", "more words: there are no such arguments here"),
+    (
+        "run -e digits train.py:train train.yml",
+        "-e took all of these: digits train.py:train train.yml. Write TARGET and",
+    ),
+    ("run train.py:train train.yml -e digts", "no experiment 'digts' (did you mean digits?"),
+    ("run train.py:train train.yml --rerun fialed", "--rerun fialed: is no state", "(did you mean failed?"),
+    ("run train.py:train train.yml --logger wandbb", "no such logger (did you mean wandb?"),
+    ("run train.py:train train.yml --submit slrum", "argument --submit: there is no 'slrum' (did you mean slurm?"),
+    (
+        "run train.py:train train.yml --max-workers 0",
+        "argument --max-workers: must be a whole number of at least 1, not '0'",
+    ),
+    ("run train.py:train train.yml --grace nan", "argument --grace: must be a number of seconds, 0 or more, not 'nan'"),
+    ("run train.py:train train.yml --executor proceses", "no executor 'proceses' (did you mean processes?"),
+    ("run train.py:train train.yml --executor proceses -s", "no executor 'proceses'"),
+    ("run train.py:train train.yml --executor proceses --dry-run", "no executor 'proceses'"),
+    (
+        "run train.py:train train.yml --executor-option max_worker=2",
+        "'processes': has no option 'max_worker' (did you mean max_w",
+    ),
+    (
+        "run train.py:train train.yml --executor dask --executor-option n_worker=2",
+        "no option 'n_worker' (did you mean n_workers?",
+    ),
+    ("run train.py:train train.yml --executor-option max_workers=0", "executor: max_workers must be at least 1, not 0"),
+    ("run train.py:train train.yml --executor-option nonsense", "--executor-option nonsense: is not KEY=VALUE"),
+    ("run train.yml train.py:train", "swapped? Write train.py:train train.yml"),
+    ("config check train.py:train train.yml", "swapped? Write train.yml train.py:train"),
+    ("run train.yml train.yml", "train.yml: is a YAML file, and no experiment"),
+    ("run train.py train.yml", "does not say which class or function", "write train.py:NAME; it has: train, Model"),
+    ("run trian.py:train train.yml", "no such file: trian.py (did you mean train.py?)"),
+    ("run trian:train train.yml", "no module trian (did you mean train.py?)"),
+    ("run train.py:trian train.yml", "has no 'trian' (did you mean train?"),
+    ("run train.py:train trian.yml", "trian.yml: there is no such file (did you mean train.yml?)"),
+    ("status resuts", "results folder resuts: there is no such folder (did you mean results?)"),
+    ("status train.yml", "results folder train.yml: is a file"),
+    ("results results --metric acuracy", "acuracy: is no column of these results (did you mean accuracy?"),
+    ("results results --by params.lrr", "params.lrr: is no column of these results (did you mean lr?"),
+    ("results results --by lr --metric acuracy", "is no column of numbers that was logged (did you mean accuracy?"),
+    ("results results --sort los", "--sort los: is no column (did you mean loss?"),
+    ("results results -e digts", "-e digts: there is no such experiment (did you mean digits?"),
+    ("results results --where params.lrr=1", "params.lrr: is no column of these results (did you mean lr?"),
+    ("plot results --metric acuracy --out x.png", "'acuracy' is no column of numbers there (did you mean accuracy?"),
+    ("plot results --metric loss --out x.png --band intervall", "there is no 'intervall' (did you mean interval?"),
+    ("doctor --executor proceses", "no executor 'proceses' (did you mean processes?"),
+    ("doctor --executor threads --timeout -1", "argument --timeout: must be a number of seconds, 0 or more, not '-1'"),
+]
+
+
+@pytest.mark.usefixtures("done")
+def test_mistakes_are_told_also_where_nothing_is_left_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, *parts in MISTAKES:
+        message = told(capsys, *words.split())
+        assert [part for part in parts if part not in message] == [], f"amlsched {words}: {message}"
+
+
+@pytest.mark.parametrize(
+    "words", ["--executor-option max_workers=0", "--executor nope", "--logger nope", "--rerun nope"]
+)
+def test_nothing_is_done_after_a_mistake(folder: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
+    before = sorted(folder.iterdir())
+    told(capsys, *RUN, *words.split())
+    assert [one for one in sorted(folder.iterdir()) if one.name != "__pycache__"] == before
+
+
+@pytest.mark.usefixtures("done")
+def test_names_may_come_before_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--dry-run", "-e", "digits", "--", "train.py:train", "train.yml"]) == 0
+    assert "4 repetitions, 0 to run" in capsys.readouterr().out
+    assert "--dry-run must stand before --" in told(capsys, "run", "--", "train.py:train", "train.yml", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("executor", "options", "message"),
+    [
+        ("proceses", {}, "there is no executor 'proceses' (did you mean processes? there are: dask, "),
+        ("jobqueue", {}, "there is no executor 'jobqueue' (there are: dask, "),
+        (
+            "threads",
+            {"max_worker": 1},
+            "'threads': has no option 'max_worker' (did you mean max_workers? its options: ",
+        ),
+        ("loky", {"max_worker": 1}, "'loky': has no option 'max_worker' (did you mean max_workers?"),
+        ("sequential", {"max_workers": 1}, "'sequential': has no option 'max_workers' (its options: retries_on_loss"),
+        ("slurm", {}, "'slurm': missing a required argument: 'n_workers' (its options: n_workers"),
+    ],
+)
+def test_the_name_of_an_executor_and_its_options_from_python(
+    folder: Path, executor: str, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError) as by_name:  # noqa: PT011  (the text is compared below)
+        Scheduler.from_name(executor, **options)
+    assert message in str(by_name.value)
+    run = ExperimentRun("train.py:train", folder / "train.yml", executor=executor, **options)
+    with pytest.raises(ExperimentError) as by_run:
+        run.run()
+    assert message in str(by_run.value)
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        (
+            "{name: SLRUM, path: r, partition: cpu}\n---\n{name: a, path: r}",
+            "the name 'SLRUM' makes this an experiment (did you mean SLURM?",
+        ),
+        ("{name: SLUMR_x, path: r, time: 1}\n---\n{name: a, path: r}", "train.yml:1 (document 1, key name)"),
+        (
+            "{name: DEFUALT, path: r}\n---\n{name: a, path: r}",
+            "the name 'DEFUALT' makes this an experiment (did you mean DEFAULT?",
+        ),
+    ],
+)
+def test_a_document_with_a_misspelt_name_is_not_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], documents: str, message: str
+) -> None:
+    (folder / "train.yml").write_text(documents)
+    assert message in told(capsys, *RUN)
+
+
+def test_experiments_may_have_names_that_are_near_to_those_words(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "train.yml").write_text("{name: DEFAULT, path: r}\n---\n{name: defaults}\n---\n{name: slum}\n")
+    assert main(["config", "check", "train.yml"]) == 0
+    assert "2 experiments" in capsys.readouterr().out
