@@ -375,7 +375,7 @@ BAD = (
     (("experiment.py:not_an_experiment", "config.yml"), "cannot be called as experiment(params, rep, log)"),
     (("experiment.py:Incomplete", "config.yml"), "iterate must be written"),
     (("experiment.py:Local", "config.yml"), "cannot be pickled for another process: it is defined inside a function"),
-    (("experiment.py", "config.yml"), "write path/to/file.py:Class"),
+    (("experiment.py", "config.yml"), "write experiment.py:NAME; it has: Sums, "),
     (("nowhere.py:Sums", "config.yml"), "there is no such file"),
     (("no_such_module:Sums", "config.yml"), "there is no module no_such_module"),
     (("broken.py:Sums", "config.yml"), "cannot be imported: SyntaxError"),
@@ -390,7 +390,7 @@ BAD = (
     (("experiment.py:Sums", "config.yml", "--executor", "magic"), "magic"),
     (("experiment.py:Sums", "config.yml", "--executor-option", "fast=1"), "fast"),
     (("experiment.py:Sums", "config.yml", "--executor-option", "fast"), "is not KEY=VALUE"),
-    (("experiment.py:Sums", "config.yml", "--max-workers", "0"), "max_workers"),
+    (("experiment.py:Sums", "config.yml", "--max-workers", "0"), "--max-workers: must be a whole number"),
     (("experiment.py:Sums", "config.yml", "--max-workers", "two"), "--max-workers"),
     (("experiment.py:Sums", "config.yml", "--results", "config.yml"), "results folder config.yml: cannot be written"),
 )
@@ -619,7 +619,7 @@ def test_a_logger_is_added_by_its_place(project: Project, executor: str) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nonsense", "--logger nonsense: there is no such logger (print, wandb, or path/to/file.py:Class)"),
+        ("nonsense", "--logger nonsense: there is no such logger (there are: print, wandb, or path/to/file.py:Class)"),
         ("experiment.py:Sums", "--logger experiment.py:Sums: gives a Sums, which is no logger"),
         ("experiment.py:function", "--logger experiment.py:function: cannot be made without arguments"),
         ("experiment.py:Nothing", "has no 'Nothing'"),
