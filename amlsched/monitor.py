@@ -18,27 +18,25 @@ __all__ = ["QueueMonitor", "QueueMonitorRecord"]
 
 
 class QueueMonitorRecord(NamedTuple):
-    """The queue at one moment."""
+    """The queue at one moment. `queued`, `finished` and `cancelled` add up to `queue_size`, as in amltk."""
 
     time: int
     """Nanoseconds since 1970."""
     queue_size: int
-    """Calls that have not ended: those queued and those running."""
+    """Calls in the queue: those whose end no event has reported."""
     queued: int
-    """Calls that wait for a worker."""
-    running: int
-    """Calls that a worker has: as many as there are workers, where so many have not ended."""
+    """Calls of the queue that have not ended: those that wait for a worker and those that run."""
     finished: int
-    """Calls that ended with a result or an exception, since the run began."""
+    """Calls of the queue that ended with a result or an exception: 0, except where `order="submission"` holds them
+    back until those submitted before them have ended."""
     cancelled: int
-    """Calls that were cancelled, since the run began."""
+    """Calls of the queue that were cancelled and are held back likewise."""
 
 
 class QueueMonitor:
     """Records the queue of a scheduler whenever a call is submitted or ends.
 
     A record is made from the counts of the scheduler's events, at the same small cost however long the queue is.
-    Where the number of workers is not known, as with workers that come and go, every call counts as running.
 
     Args:
         scheduler: What to watch, in all of its runs.
@@ -70,19 +68,23 @@ class QueueMonitor:
     def update(self, *_: Any) -> None:
         """Record the queue now."""
         scheduler = self.scheduler
-        finished, cancelled = scheduler.on_future_done.count, scheduler.on_future_cancelled.count
-        size = scheduler.on_future_submitted.count - finished - cancelled
-        running = size if self._n_workers is None else min(size, self._n_workers)
-        self.data.append(QueueMonitorRecord(time.time_ns(), size, size - running, running, finished, cancelled))
+        ended = scheduler.on_future_done.count + scheduler.on_future_cancelled.count
+        size = scheduler.on_future_submitted.count - ended
+        finished, cancelled = scheduler.held_back
+        queued = size - finished - cancelled
+        self.data.append(QueueMonitorRecord(time.time_ns(), size, queued, finished, cancelled))
         if len(self.data) >= self.max_records:
             del self.data[1::2]
             self._every *= 2
 
     def df(self, *, n_workers: int | None = None) -> pd.DataFrame:
-        """The records as a table, indexed by time (UTC), with a column `idle`: workers that had no call.
+        """The records as a table, indexed by time (UTC).
+
+        It has two more columns: `running`, the calls of `queued` that have a worker, which are as many as there are
+        workers where so many are queued; and `idle`, the workers that have no call.
 
         Args:
-            n_workers: Number of workers; `None` for what the executor tells, or else the most calls that ran at once.
+            n_workers: Number of workers; `None` for what the executor tells, or else the most calls that were queued.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -91,10 +93,8 @@ class QueueMonitor:
         import pandas as pd
 
         table = pd.DataFrame(self.data, columns=list(QueueMonitorRecord._fields)).astype("int64")
-        if n_workers is not None:
-            table["running"] = table["queue_size"].clip(upper=n_workers)
-            table["queued"] = table["queue_size"] - table["running"]
-        workers = n_workers or self._n_workers or (0 if table.empty else int(table["running"].max()))
+        workers = n_workers or self._n_workers or (0 if table.empty else int(table["queued"].max()))
+        table["running"] = table["queued"].clip(upper=workers)
         table["idle"] = workers - table["running"]
         table["time"] = pd.to_datetime(table["time"], unit="ns")
         return table.set_index("time")
@@ -107,7 +107,8 @@ class QueueMonitor:
         n_workers: int | None = None,
         **kwargs: Any,
     ) -> Axes:
-        """A stacked bar for each interval of time: the calls that ran, those that waited, and the idle workers.
+        """A stacked bar for each interval of time: the calls that ran, those that waited for a worker, and the idle
+        workers.
 
         Args:
             ax: Where to draw; `None` for a new figure.
@@ -122,13 +123,14 @@ class QueueMonitor:
         if not self.data:
             raise ValueError("there are no records to plot: make the QueueMonitor before scheduler.run()")
         table = self.df(n_workers=n_workers)
+        table["waiting"] = table["queued"] - table["running"]
         import_extra("matplotlib.pyplot", "QueueMonitor.plot", "matplotlib", "results")
         import pandas as pd
         from matplotlib import pyplot
         from matplotlib.ticker import MaxNLocator
 
         axes: Any = ax if ax is not None else pyplot.subplots()[1]
-        bins = table[["running", "queued", "idle"]].resample(pd.Timedelta(f"{interval[0]}{interval[1]}"))
+        bins = table[["running", "waiting", "idle"]].resample(pd.Timedelta(f"{interval[0]}{interval[1]}"))
         bars = bins.mean().fillna(bins.last().ffill())  # where nothing happened, the queue stayed as it was
         bars.index = pd.Index([f"{seconds:g}" for seconds in (bars.index - bars.index[0]).total_seconds()])
         bars[::-1].plot.barh(stacked=True, ax=axes, width=1, **kwargs)

@@ -132,6 +132,7 @@ class RunLoop:
         self._ordered = order == "submission"
         self._plain = not self._ordered  # and no worker was lost so far
         self._held: dict[int, tuple[Future[Any], Any, BaseException | None]] = {}
+        self._held_cancelled: set[int] = set()  # the numbers of those of them that were cancelled
         self._next = 1
 
         self._deadline: float | None = None
@@ -311,6 +312,11 @@ class RunLoop:
     def calls(self) -> list[Future[Any]]:
         """The calls that have not ended, oldest first."""
         return list(self._calls)
+
+    @property
+    def held_back(self) -> tuple[int, int]:
+        """How many calls have ended, with an outcome and as cancelled, and wait for those submitted before them."""
+        return len(self._held) - len(self._held_cancelled), len(self._held_cancelled)
 
     # What events need (see `events.Dispatcher`)
 
@@ -519,8 +525,11 @@ class RunLoop:
             self._tell(future, result, error)
             return
         self._held[future.number] = (future, result, error)
+        if future.cancelled():
+            self._held_cancelled.add(future.number)
         while self._next in self._held:
             held = self._held.pop(self._next)
+            self._held_cancelled.discard(self._next)
             self._next += 1
             self._tell(*held)
 

@@ -515,6 +515,13 @@ class Scheduler(Emitter):
         return self._run is None or not self._run.calls
 
     @property
+    def held_back(self) -> tuple[int, int]:
+        """How many calls of the queue have ended, with an outcome and as cancelled, and are not reported yet, as
+        `order="submission"` holds them back.
+        """
+        return self._run.held_back if self._run is not None else (0, 0)
+
+    @property
     def tasks(self) -> tuple[Task[..., Any], ...]:
         """The tasks registered here, in the order of their registration."""
         return tuple(self._tasks)

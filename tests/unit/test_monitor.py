@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from amlsched import Future, MissingExtraError, Scheduler
 from amlsched.monitor import QueueMonitor
+from tests.backends import ByHand
 
 mpl.use("agg")
 
@@ -38,27 +40,57 @@ def run_three(scheduler: Scheduler) -> QueueMonitor:
 def test_each_change_of_the_queue_is_recorded() -> None:
     monitor = run_three(Scheduler.with_sequential())
     assert [tuple(record)[1:] for record in monitor.data] == [
-        # size, queued, running, finished, cancelled
-        (0, 0, 0, 0, 0),
-        (1, 0, 1, 0, 0),
-        (2, 1, 1, 0, 0),
-        (3, 2, 1, 0, 0),
-        (2, 1, 1, 1, 0),
-        (1, 0, 1, 1, 1),
-        (0, 0, 0, 2, 1),
-        (0, 0, 0, 2, 1),
-        (0, 0, 0, 2, 1),
+        # size, queued, finished, cancelled
+        (0, 0, 0, 0),
+        (1, 1, 0, 0),
+        (2, 2, 0, 0),
+        (3, 3, 0, 0),
+        (2, 2, 0, 0),
+        (1, 1, 0, 0),
+        (0, 0, 0, 0),
+        (0, 0, 0, 0),
+        (0, 0, 0, 0),
     ]
     assert [record.time for record in monitor.data] == sorted(record.time for record in monitor.data)
 
 
-def test_exceptions_count_as_finished() -> None:
+def run_held_back() -> QueueMonitor:
+    """Three calls whose first ends last: those behind it have ended, and wait in the queue until it has."""
+    executor = ByHand()
+    scheduler = Scheduler(executor)
+    monitor = QueueMonitor(scheduler)
+    task = scheduler.task(abs)
+
+    @scheduler.on_start
+    async def submit() -> None:
+        futures = [task(x) for x in (1, 2, 3)]
+        executor.finish(1, 2)
+        futures[2].cancel()
+        await asyncio.sleep(0)  # a turn of the run, which takes both up
+        task.submit(4)
+        await asyncio.sleep(0)
+        executor.finish(3, 4)
+        executor.finish(0, 1)
+
+    scheduler.run(order="submission", on_cancelled="continue")
+    return monitor
+
+
+def test_queued_finished_and_cancelled_are_the_queue_at_that_moment() -> None:
+    monitor = run_held_back()
+    fourth = [record for record in monitor.data if record.queue_size == 4]
+    assert [tuple(record)[1:] for record in fourth] == [(4, 2, 1, 1)]
+    assert all(record.queued + record.finished + record.cancelled == record.queue_size for record in monitor.data)
+    assert tuple(monitor.data[-1])[1:] == (0, 0, 0, 0)
+
+
+def test_calls_that_raise_leave_the_queue() -> None:
     scheduler = Scheduler.with_sequential()
     monitor = QueueMonitor(scheduler)
     task = scheduler.task(fail)
     scheduler.on_start(lambda: task.submit(1))
     scheduler.run(on_exception="continue")
-    assert monitor.data[-1].finished == 1
+    assert [record.queue_size for record in monitor.data] == [0, 1, 0, 0, 0]
 
 
 def test_no_more_calls_run_than_there_are_workers() -> None:
@@ -74,8 +106,8 @@ def test_no_more_calls_run_than_there_are_workers() -> None:
 
     task.on_submitted(lambda *_: release.set() if monitor.data[-1].queue_size == 5 else None)
     scheduler.run()
-    full = max(monitor.data, key=lambda record: record.queue_size)
-    assert (full.queue_size, full.running, full.queued) == (5, 2, 3)
+    full = monitor.df().nlargest(1, "queue_size").iloc[0]
+    assert (full.queue_size, full.queued, full.running, full.idle) == (5, 5, 2, 0)
 
 
 def test_a_second_run_counts_anew_and_adds_its_records() -> None:
@@ -87,7 +119,7 @@ def test_a_second_run_counts_anew_and_adds_its_records() -> None:
     of_one_run = len(monitor.data)
     scheduler.run()
     assert len(monitor.data) == 2 * of_one_run
-    assert monitor.data[-1].finished == 1
+    assert [record.queue_size for record in monitor.data[of_one_run:]] == [0, 1, 0, 0, 0]
 
 
 def test_records_are_bounded_and_tell_of_the_whole_time() -> None:
@@ -98,7 +130,7 @@ def test_records_are_bounded_and_tell_of_the_whole_time() -> None:
     scheduler.run()
     assert 20 <= len(monitor.data) <= 50
     assert monitor.data[0].queue_size == 0
-    assert monitor.data[-1].finished == 1000
+    assert monitor.data[-1].queue_size == 0
     assert max(record.queue_size for record in monitor.data) > 900
 
 
@@ -121,7 +153,7 @@ def test_too_few_records_are_refused(max_records: int) -> None:
 def test_the_table_has_a_column_for_each_field_and_one_for_idle_workers() -> None:
     monitor = run_three(Scheduler.with_sequential())
     table = monitor.df()
-    assert list(table.columns) == ["queue_size", "queued", "running", "finished", "cancelled", "idle"]
+    assert list(table.columns) == ["queue_size", "queued", "finished", "cancelled", "running", "idle"]
     assert table.index.name == "time"
     assert str(table.index.dtype) == "datetime64[ns]"
     assert table["idle"].tolist() == [1, 0, 0, 0, 0, 0, 1, 1, 1]
@@ -130,7 +162,7 @@ def test_the_table_has_a_column_for_each_field_and_one_for_idle_workers() -> Non
 def test_the_number_of_workers_can_be_given() -> None:
     table = run_three(Scheduler.with_sequential()).df(n_workers=2)
     assert table["running"].tolist() == [0, 1, 2, 2, 2, 1, 0, 0, 0]
-    assert table["queued"].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert table["queued"].tolist() == [0, 1, 2, 3, 2, 1, 0, 0, 0]
     assert table["idle"].tolist() == [2, 1, 0, 0, 0, 1, 2, 2, 2]
 
 
@@ -138,13 +170,13 @@ def test_the_table_of_no_records_is_empty() -> None:
     assert QueueMonitor(Scheduler.with_sequential()).df().empty
 
 
-def test_the_plot_stacks_running_queued_and_idle_per_interval() -> None:
+def test_the_plot_stacks_running_waiting_and_idle_per_interval() -> None:
     from matplotlib import pyplot
 
     monitor = run_three(Scheduler.with_sequential())
     axes = monitor.plot(interval=(1, "ms"))
     try:
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["running", "queued", "idle"]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["running", "waiting", "idle"]
         assert axes.get_ylabel() == "Time (s)"
     finally:
         pyplot.close("all")
