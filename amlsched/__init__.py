@@ -3,6 +3,7 @@
 from amlsched.errors import (
     AmlschedError,
     BatchSystemError,
+    CallAbortedError,
     CallbackError,
     CallRefusedError,
     CodeCopyError,
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AmlschedError",
     "BatchSystemError",
+    "CallAbortedError",
     "CallRefusedError",
     "CallbackError",
     "Capabilities",

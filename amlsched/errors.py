@@ -12,6 +12,7 @@
     ├── CallRefusedError (RuntimeError)        a plugin refused a call that somebody wants to await
     ├── BatchSystemError (RuntimeError)        a command of the batch system failed
     ├── CommError (RuntimeError)               the channel between a call and its driver cannot be used
+    ├── CallAbortedError                       a call raised what is no Exception, such as SystemExit
     ├── LimitError                             a call was ended because it passed one of its limits
     │   ├── CpuTimeLimitError (TimeoutError)   of CPU time
     │   ├── MemoryLimitError (MemoryError)     of memory
@@ -42,6 +43,7 @@ from typing import Any
 __all__ = [
     "AmlschedError",
     "BatchSystemError",
+    "CallAbortedError",
     "CallRefusedError",
     "CallbackError",
     "CodeCopyError",
@@ -198,6 +200,24 @@ class CallRefusedError(AmlschedError, RuntimeError):
         return (
             f"{self.task}: a plugin refused the call (plugins: {self.plugins}); use task.submit() to get None instead"
         )
+
+
+class CallAbortedError(AmlschedError):
+    """A call raised what is no `Exception`: SystemExit, as `sys.exit` does, GeneratorExit, or another BaseException.
+
+    It ends the call, and not the program. What was raised is the `__cause__`.
+
+    Args:
+        call: The call.
+        reason: Type and message of what was raised.
+    """
+
+    def __init__(self, call: str, reason: str) -> None:
+        super().__init__(call, reason)
+        self.call, self.reason = call, reason
+
+    def __str__(self) -> str:
+        return f"{self.call} was aborted by {self.reason}"
 
 
 class BatchSystemError(AmlschedError, RuntimeError):

@@ -72,7 +72,7 @@ class Policy:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise ValueError(
                     f"on_exception: Invalid key {kind!r}: must be a subclass of Exception "
-                    "(a KeyboardInterrupt or another BaseException always ends the run and is raised)"
+                    "(a call that raises another BaseException ends with CallAbortedError; a callback ends the run)"
                 )
         self._modes = tuple(modes.items())
 

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import add_note
+from amlsched.executors._user_function import aborted
 from amlsched.executors.capabilities import failures_of, served_by
 from amlsched.executors.deaths import is_loss
 from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
+from amlsched.signals import raised_by_handler
 from amlsched.waker import Waker
 
 if TYPE_CHECKING:
@@ -431,7 +433,7 @@ class RunLoop:
             if error is self.interruption:
                 future.mark_cancelled()
                 self.interrupt(error)
-            elif (error := self._failed(future, error, None)) is None:
+            elif not raised_by_handler(error) and (error := self._failed(future, error, None)) is None:
                 return
         self._conclude(future, result, error)
 
@@ -462,7 +464,9 @@ class RunLoop:
         """What a call ends with that failed; `None` where it runs again."""
         if isinstance(error, BrokenExecutor) and (self._admission.refused(work) or is_loss(error)):
             return self._lost_calls().lost(future, error, work, ending=self._ending is not None)
-        if self._ending is not None or future.task is None or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
+            return aborted(future.function, error)
+        if self._ending is not None or future.task is None:
             return error
         for plugin in future.task.plugins:
             try:

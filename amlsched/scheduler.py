@@ -272,7 +272,8 @@ class Scheduler(Emitter):
                 cancelled either way.
             on_exception: What an exception does, of a call or of a callback: `"raise"` ends the run and raises it,
                 `"end"` ends the run, `"continue"` changes nothing; or a mapping from types of exceptions to these, of
-                which the first type that matches decides, and `"raise"` where none does. Anything that is no
+                which the first type that matches decides, and `"raise"` where none does. A call that raises what is
+                no `Exception`, as by `sys.exit`, ends with a `CallAbortedError`. Of a callback, what is no
                 `Exception`, such as KeyboardInterrupt, always ends the run and is raised.
             on_cancelled: The same for a call that is cancelled while the run goes on.
             order: `"completion"` tells of calls as they end, `"submission"` in the order in which they were submitted,

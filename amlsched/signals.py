@@ -6,13 +6,14 @@ import asyncio
 import signal
 import socket
 import threading
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-__all__ = ["event_loop", "handled", "installed", "unclaimed"]
+__all__ = ["event_loop", "handled", "installed", "raised_by_handler", "unclaimed"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -67,6 +68,17 @@ def installed(handler: Callable[[int, Any], object], numbers: Iterable[int]) -> 
     finally:
         for number, handled_before in former.items():
             signal.signal(number, handled_before)
+
+
+def raised_by_handler(error: BaseException) -> bool:
+    """Whether a signal that would end the program raised it in this thread, rather than the code that it came from."""
+    if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = [signal.getsignal(number) for number in _SIGNALS]
+    if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:  # it leaves no frame
+        return True
+    codes = [getattr(getattr(handler, "func", handler), "__code__", None) for handler in handlers]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 @contextmanager

@@ -62,14 +62,17 @@ class DaskCall(Future[Any]):
         return True
 
     def end(self, result: Any = None, error: BaseException | None = None) -> None:
-        """End with the result, or with the error; with a CancelledError as cancelled, though it may be running."""
+        """End with the result, or with the error."""
         with contextlib.suppress(InvalidStateError):  # it was cancelled
             if error is None:
                 self.set_result(result)
-            elif not isinstance(error, CancelledError):
+            else:
                 self.set_exception(error)
-            elif not self.done():
-                end_cancelled(self)
+
+    def end_cancelled(self) -> None:
+        """End as cancelled, though it may be running."""
+        if not self.done():
+            end_cancelled(self)
 
 
 class Calls:
@@ -188,14 +191,17 @@ class Calls:
             self._client.loop.add_callback(self._cancel, remotes)
 
     def fail(self, error: BaseException) -> None:
-        """End all calls with this error, those too that run, and refuse others."""
+        """End all calls with this error, those too that run, and refuse others; as cancelled by a CancelledError."""
         with self._lock:
             self._failure = self._failure or error
             self._waiting.clear()
         calls = self.open()
         self.drop(calls)
         for call in calls:
-            call.end(error=error)
+            if isinstance(error, CancelledError):
+                call.end_cancelled()
+            else:
+                call.end(error=error)
 
     def close(self) -> None:
         """Listen no more."""
@@ -255,19 +261,25 @@ class Calls:
             elif call.remote.status in ("finished", "pending", "lost"):  # lost on the way; dask runs it again
                 self._new.append(call)
                 self._schedule()
+            elif call.remote.status == "cancelled" and self._client.status == "running":
+                self._conclude(call, cancelled=True)
             else:
                 self._conclude(call, error=self._error_of(call))
 
-    def _conclude(self, call: DaskCall, result: Any = None, error: BaseException | None = None) -> None:
+    def _conclude(
+        self, call: DaskCall, result: Any = None, error: BaseException | None = None, *, cancelled: bool = False
+    ) -> None:
         remote = self._gone(call)
-        if remote is not None:
-            remote.release()
+        if remote is None:
+            return
+        remote.release()
+        if cancelled:
+            call.end_cancelled()
+        else:
             call.end(result, error)
 
     def _error_of(self, call: DaskCall) -> BaseException:
         if call.remote.status == "cancelled":
-            if self._client.status == "running":
-                return CancelledError(f"{call.name} was cancelled on the cluster")
             return self._lost(call, "has a cluster that is gone")
         error: BaseException = call.remote._state.exception
         if type(error).__name__ == "KilledWorker":

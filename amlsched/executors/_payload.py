@@ -87,7 +87,7 @@ class Sheet:
 Payload = bytes | Large | Sheet
 
 
-def dump(value: object, dumps: Callable[..., bytes] = pickle.dumps) -> bytes | Large:
+def dump(value: object, dumps: Callable[..., bytes]) -> bytes | Large:
     """Pickle a value.
 
     Returns:

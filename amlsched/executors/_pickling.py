@@ -22,6 +22,7 @@ __all__ = [
     "dump_call",
     "dump_exception",
     "dump_result",
+    "dumps",
     "load_exception",
     "pickled_by_value",
 ]
@@ -66,7 +67,7 @@ def dump_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
         # An interactive session: its functions can be defined anew after the workers were started.
         return dump_by_value(fn, args, kwargs)
     try:
-        return dump((fn, args, kwargs))
+        return dump((fn, args, kwargs), dumps)
     except KeyboardInterrupt:
         raise
     except BaseException:  # whatever a __reduce__ raises: it may exit, too
@@ -114,7 +115,7 @@ def dump_result(value: object, fn: Any) -> bytes | Large:
         NotPicklableError: It cannot be pickled.
     """
     try:
-        return dump(value)
+        return dump(value, dumps)
     except BaseException:  # whatever a __reduce__ raises: it may exit, too
         try:
             return dump(value, pickled_by_value)
@@ -124,7 +125,7 @@ def dump_result(value: object, fn: Any) -> bytes | Large:
 
 def dump_exception(error: BaseException) -> bytes | Large:
     """Pickle an exception for `load_exception`."""
-    return dump(exception_parts(error))
+    return dump(exception_parts(error), pickle.dumps)
 
 
 def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
@@ -141,9 +142,9 @@ def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
         lambda: _Taken(error, plain=True),
     )
     for attempt in attempts:
-        for dumps in (_dumps_exception, pickled_by_value):
+        for pickled in (dumps, pickled_by_value):
             try:
-                blob = dumps(attempt(), protocol=5)
+                blob = pickled(attempt(), protocol=5)
                 loaded = pickle.loads(blob)  # a constructor with other arguments fails only here
                 if isinstance(loaded, BaseException) and _can_be_shown(loaded):
                     return (blob, *described)
@@ -229,7 +230,8 @@ def _plain_pickler(pickler: Any) -> Any:
     return _plain_picklers[pickler][1]
 
 
-def _dumps_exception(value: object, **options: Any) -> bytes:
+def dumps(value: object, **options: Any) -> bytes:
+    """Pickle as Python itself does, also where dask is loaded; the options are those of `pickle.dumps`."""
     if _TBLIB not in sys.modules:
         return pickle.dumps(value, **options)
     with io.BytesIO() as file:
@@ -242,7 +244,8 @@ def _dumps_exception(value: object, **options: Any) -> bytes:
 def _without_exceptions(table: Mapping[Any, Any]) -> dict[Any, Any]:
     """Exceptions as Python itself pickles them.
 
-    dask has tblib do it, which does not call their `__init__`, so that a SystemExit loses its code.
+    dask has tblib do it, which does not call their `__init__`: a SystemExit loses its code, and a BaseExceptionGroup
+    cannot be loaded.
     """
     size = len(table)
     if _plain_tables.get(id(table), (-1, {}))[0] != size:

@@ -13,10 +13,12 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from amlsched.errors import CallAbortedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-__all__ = ["call_function", "forked_children_end"]
+__all__ = ["aborted", "call_function", "forked_children_end"]
 
 R = TypeVar("R")
 
@@ -43,6 +45,18 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
     if os.getpid() != pid:
         _end_child(_name(function))
     return result
+
+
+def aborted(function: Callable[..., Any], error: BaseException) -> CallAbortedError:
+    """What a call ends with whose function raised what is no `Exception`.
+
+    As it is, it would end the loop and the program of whoever awaits the call.
+    """
+    from amlsched.executors._pickling import describe
+
+    ends_with = CallAbortedError(_name(function), describe(error).removesuffix(": "))
+    ends_with.__cause__ = error
+    return ends_with
 
 
 @contextmanager

@@ -35,11 +35,11 @@ def pickled_call(
     Raises:
         NotPicklableError: It names the argument.
     """
-    import pickle  # here and below: not for `import amlsched`
+    from amlsched.executors._pickling import dumps  # here and below: not for `import amlsched`
 
     call = (function, args, dict(kwargs))
     try:
-        pickled = pickle.dumps(call, protocol=5)
+        pickled = dumps(call, protocol=5)
     except KeyboardInterrupt:
         raise
     except BaseException:  # whatever a __reduce__ raises: a lambda goes by value
@@ -63,6 +63,8 @@ def run_pickled(call: bytes) -> bytes:
     """Run a call in the worker; what `load_outcome` makes a result or an exception of."""
     import pickle
 
+    from amlsched.executors._pickling import dumps
+
     function: Any = None
     try:
         function, args, kwargs = pickle.loads(call)
@@ -72,7 +74,7 @@ def run_pickled(call: bytes) -> bytes:
     except BaseException as error:  # the driver decides what it does
         return _pickled_error(function, error)
     try:
-        return pickle.dumps((result, None), protocol=5)
+        return dumps((result, None), protocol=5)
     except BaseException:  # whatever a __reduce__ raises: it may exit, too
         return _pickled_by_value(function, result)
 

@@ -5,23 +5,13 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from amlsched import signals
 from amlsched.errors import ExperimentError
-from amlsched.experiments import stopping
 from amlsched.extras import hidden, is_installed
 
-__all__ = ["import_failed", "is_of_signal"]
+__all__ = ["import_failed"]
 
 _PARSES = 'it parses the command line when it is imported: do that below if __name__ == "__main__"'
 _EXITS = 'it exits when it is imported: do that below if __name__ == "__main__", or in the experiment'
-
-
-def is_of_signal(error: BaseException) -> bool:
-    """Whether it was raised by a handler of signals, and not by the user's code."""
-    if not isinstance(error, SystemExit):
-        return False
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_globals.get("__name__") in (signals.__name__, stopping.__name__)
 
 
 def import_failed(place: str, error: BaseException) -> ExperimentError:

@@ -18,13 +18,13 @@ from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender,
 from amlsched.executors._user_function import call_function, forked_children_end
 from amlsched.experiments import asynchronous, layout, records, stopping
 from amlsched.experiments.capture import Capture, captured
-from amlsched.experiments.import_errors import is_of_signal
 from amlsched.experiments.isolation import generators, isolated
 from amlsched.experiments.loggers import AbstractLogger, RepetitionLog
 from amlsched.experiments.record import Attempt, ErrorNote, Process, Record, State, Used, now
 from amlsched.experiments.rows import payload_row, row_of
 from amlsched.receipts import Meter
 from amlsched.resources.slots import VARIABLE
+from amlsched.signals import raised_by_handler
 
 if TYPE_CHECKING:
     from amlsched.experiments.claims import Claim
@@ -183,7 +183,7 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
             state = state if surrender is None else State.SURRENDERED
         except BaseException as error:
             disk_fails = isinstance(error, OSError) and error.errno in _DISK
-            if disk_fails or isinstance(error, KeyboardInterrupt) or is_of_signal(error):
+            if disk_fails or raised_by_handler(error):
                 state = State.CANCELLED  # it is no fault of the experiment: the next run takes it up
             note = ErrorNote.of(error)
             if not disk_fails:

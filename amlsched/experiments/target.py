@@ -20,8 +20,9 @@ from amlsched.errors import ExperimentError, NotPicklableError
 from amlsched.executors._pickling import pickled_by_value
 from amlsched.experiments.asynchronous import call, called, generator_complaint
 from amlsched.experiments.experiment import Experiment, IterativeExperiment
-from amlsched.experiments.import_errors import import_failed, is_of_signal
+from amlsched.experiments.import_errors import import_failed
 from amlsched.experiments.spelling import closest, meant_file
+from amlsched.signals import raised_by_handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -226,7 +227,7 @@ def _imported_module(target: Target) -> ModuleType:
             raise ExperimentError(str(target), f"there is no module {error.name}", where) from error
         raise import_failed(target.place, error) from error
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | ExperimentError) or is_of_signal(error):
+        if isinstance(error, ExperimentError) or raised_by_handler(error):
             raise
         raise import_failed(target.place, error) from error
 
@@ -276,7 +277,7 @@ def _imported_file(place: str) -> ModuleType:
             spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, KeyboardInterrupt | ExperimentError) or is_of_signal(error):
+        if isinstance(error, ExperimentError) or raised_by_handler(error):
             raise
         raise import_failed(place, error) from error
     finally:

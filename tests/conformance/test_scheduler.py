@@ -7,13 +7,22 @@ import random
 import signal
 import sys
 import threading
+import traceback
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from amlsched import Event, ExitState, NotPicklableError, Scheduler, SchedulerNotRunningError, WorkerLostError
+from amlsched import (
+    CallAbortedError,
+    Event,
+    ExitState,
+    NotPicklableError,
+    Scheduler,
+    SchedulerNotRunningError,
+    WorkerLostError,
+)
 from amlsched.executors.capabilities import capabilities_of
 from amlsched.plugins import Retry
 from tests import calls
@@ -521,16 +530,73 @@ def test_the_first_type_of_a_mapping_that_matches_decides(
         assert scheduler.run(on_exception=modes).code is code
 
 
-@pytest.mark.parametrize("on_exception", ["raise", "end", "continue", {Exception: "continue"}], ids=str)
-def test_a_base_exception_of_a_call_always_ends_the_run_and_is_raised(scheduler: Scheduler, on_exception: Any) -> None:
+_NO_EXCEPTIONS = (
+    SystemExit(7),
+    KeyboardInterrupt(),
+    GeneratorExit("left"),
+    asyncio.CancelledError("left"),
+    calls.NoException("left"),
+    BaseExceptionGroup("left", [calls.NoException("one")]),
+)
+
+
+def test_what_is_no_exception_ends_its_call_and_neither_the_run_nor_the_program(scheduler: Scheduler) -> None:
     task = scheduler.task(calls.fail_with)
     journal = Journal(scheduler, task)
-    scheduler.on_start(lambda: task.submit(SystemExit(7)))
-    with pytest.raises(SystemExit) as caught:
-        scheduler.run(on_exception=on_exception)
-    assert caught.value.code == 7
+    errors: dict[int, Any] = {}
+    task.on_exception(lambda future, error: errors.update({future.number: error}))
+    scheduler.on_start(lambda: [task.submit(error) for error in _NO_EXCEPTIONS])
+    assert scheduler.run(on_exception="continue").code is Code.EXHAUSTED
+    for number, raised in enumerate(_NO_EXCEPTIONS, start=1):
+        error = errors[number]
+        assert type(error) is CallAbortedError
+        assert (error.call, type(error.__cause__)) == ("fail_with", type(raised))
+        assert str(raised) in str(error)
+        assert f"aborted by {type(raised).__name__}" in str(error)
+        assert "fail_with" in "".join(traceback.format_exception(error))
+    assert cast("SystemExit", errors[1].__cause__).code == 7
     journal.assert_every_call_ended_once()
-    assert journal.counts["on_stop"] == journal.counts["on_finished"] == journal.counts["task on_exception"] == 1
+
+
+@pytest.mark.parametrize(
+    ("on_exception", "code"),
+    [
+        ("raise", None),
+        ("end", Code.EXCEPTION),
+        ({CallAbortedError: "continue"}, Code.EXHAUSTED),
+        ({ValueError: "continue"}, None),
+    ],
+    ids=str,
+)
+def test_the_policy_decides_on_what_is_no_exception(scheduler: Scheduler, on_exception: Any, code: Any) -> None:
+    scheduler.on_start(lambda: scheduler.submit(calls.fail_with, SystemExit("missing")))
+    if code is None:
+        with pytest.raises(CallAbortedError, match="fail_with was aborted by SystemExit: missing"):
+            scheduler.run(on_exception=on_exception)
+    else:
+        assert scheduler.run(on_exception=on_exception).code is code
+
+
+def test_what_is_no_exception_is_raised_as_one_where_the_call_is_awaited(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.fail_with)
+    caught: list[str] = []
+
+    @scheduler.on_start
+    async def wait_for_it() -> None:
+        try:
+            await task(SystemExit("missing"))
+        except Exception as error:
+            caught.append(str(error))
+
+    assert scheduler.run().code is Code.EXHAUSTED
+    assert caught == ["fail_with was aborted by SystemExit: missing"]
+
+
+def test_a_call_that_raises_the_cancelled_error_of_futures_is_not_cancelled(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.fail_with)
+    scheduler.on_start(lambda: task.submit(CancelledError("by the function")))
+    assert scheduler.run(on_exception="continue").code is Code.EXHAUSTED
+    assert (task.on_exception.count, task.on_cancelled.count) == (1, 0)
 
 
 def test_a_call_that_raises_stop_iteration_does_not_hang_the_run(scheduler: Scheduler) -> None:

@@ -127,6 +127,22 @@ class Forks(IterativeExperiment):
         return {"loss": n + 0.5}
 
 
+class NoException(BaseException):
+    pass
+
+
+def aborts(params, rep, log):
+    log(loss=1.5)
+    if params["kind"] != "not at all":
+        kind = {"exit": SystemExit, "cancel": asyncio.CancelledError, "own": NoException}
+        raise kind.get(params["kind"], KeyboardInterrupt)("the reason")
+
+
+async def aborts_later(params, rep, log):
+    await asyncio.sleep(0)
+    aborts(params, rep, log)
+
+
 def replaces(params, rep, log):
     removes(params, rep, log)
     log.folder.write_text("")
@@ -223,6 +239,20 @@ def test_a_child_that_a_repetition_forks_ends_where_it_returns(
 def test_a_child_that_a_repetition_forks_does_not_log(ways: Project) -> None:
     run(ways, "forks", "processes", "--set", "params.logs=true", "--set", "repetitions=1")
     assert [row["loss"] for row in rows(ways)] == ["1.5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "executor"), [*(("aborts", name) for name in EXECUTORS), ("aborts_later", "sequential")]
+)
+def test_what_is_no_exception_fails_its_repetition_alone(ways: Project, executor: str, name: str) -> None:
+    ways.config("name: w\npath: results\nparams: {kind: }\nlist: {kind: [exit, ctrl-c, cancel, own, not at all]}\n")
+    said = run(ways, name, executor, code=1)
+    kinds = ["SystemExit", "KeyboardInterrupt", "CancelledError", "NoException"]
+    if executor == "ray":  # it interrupts calls that it is to cancel, so that this is no doing of theirs
+        kinds.remove("KeyboardInterrupt")
+    assert f"1 completed, {len(kinds)} failed" in said
+    for raised in kinds:
+        assert f"rep 0: {raised}: the reason" in said
 
 
 @pytest.mark.parametrize("executor", OWN_PROCESS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -400,6 +401,39 @@ def test_ctrl_c_interrupts_a_call_that_runs_in_this_thread_where_it_is() -> None
         scheduler.run()
     assert told == ["in the call", "cancelled 1", "cancelled 2", "finished"]
     assert signal.getsignal(signal.SIGINT) is former
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def test_a_handler_of_the_program_ends_it_while_a_call_runs_in_this_thread() -> None:
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    try:
+        scheduler = Scheduler.with_sequential()
+        scheduler.on_start(lambda: scheduler.submit(os.kill, os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit, match="terminated"):
+            scheduler.run(on_exception="continue")
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_ctrl_c_in_a_loop_of_the_program_interrupts_a_call_that_runs_in_this_thread() -> None:
+    scheduler = Scheduler.with_sequential()
+    scheduler.on_start(lambda: scheduler.submit(os.kill, os.getpid(), signal.SIGINT))
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(scheduler.async_run(on_exception="continue"))
+    finally:
+        loop.close()
+    assert not scheduler.has_run
+
+
+def test_a_call_that_raises_what_ctrl_c_raises_ends_alone() -> None:
+    scheduler = Scheduler.with_sequential()
+    scheduler.on_start(lambda: scheduler.submit(_raise, KeyboardInterrupt()))
+    assert scheduler.run(on_exception="continue") == ExitState(ExitState.Code.EXHAUSTED)
 
 
 def _backend(name: str) -> Backend:
