@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial"]
 
-_OURS = ("n_workers", "adaptive", "start_timeout", "security", "submit_command", "cancel_command")
+_OURS = ("n_workers", "adaptive", "start_timeout", "security", "native_threads", "submit_command", "cancel_command")
 _OF_CLUSTERS = ("asynchronous", "loop", "name", "scheduler_cls", "scheduler_options", "shared_temp_directory")
 _NOT_OF_JOBS = frozenset((*_OURS, *_OF_CLUSTERS, "silence_logs"))
 _WITH = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv.pop(1))))"
@@ -63,7 +63,8 @@ class Trial:
         self._line = line
         self.id: str | None = None
         self.submitted = 0.0
-        given = settings(queue, {key: value for key, value in options.items() if key not in _NOT_OF_JOBS})
+        ours = {key: value for key, value in options.items() if key not in _NOT_OF_JOBS}
+        given = settings(queue, ours, options.get("native_threads", "auto"))
         self.shared = Path(given["log_directory"])
         self._made_shared = not self.shared.exists()
         self.shared.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import BatchSystemError
 from amlsched.executors._dask_sites import SETTINGS, Site
+from amlsched.resources.threads import worker_environment, worker_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["Allocation"]
 
@@ -40,6 +43,7 @@ class Allocation(Site):
             with files.
         log_directory: For the log of the workers; `None` for a folder below the current one.
         srun: More words for srun.
+        native_threads: Those that libraries start in each worker.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Allocation(Site):
         security: Any,
         log_directory: str | None,
         srun: Sequence[str],
+        native_threads: WorkerThreads,
     ) -> None:
         from amlsched.executors._jobqueue_settings import LOGS
 
@@ -67,6 +72,7 @@ class Allocation(Site):
         self._logs = Path(log_directory or LOGS).absolute()
         self._log = self._logs / f"workers-{job}-{os.getpid()}.log"
         self._srun = srun
+        self._variables = worker_environment(worker_threads(native_threads, "native_threads"), self._cpus)
         self._cluster: Any = None
         self._client: Any = None
         self._step: subprocess.Popen[bytes] | None = None
@@ -99,7 +105,12 @@ class Allocation(Site):
         with self._log.open("wb") as log:
             try:
                 self._step = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    env={**os.environ, **self._variables},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
             except OSError as error:
                 self.close(at_once=True)

@@ -36,6 +36,7 @@ class Crew:
     Args:
         size: Number of workers at most.
         context: How to start them.
+        environment: Gives the variables that a worker starts with, beside those of this process.
         initializer: What each calls first.
         initargs: Arguments of that.
         calls_per_worker: After how many calls a worker is replaced; `None` for never.
@@ -45,12 +46,14 @@ class Crew:
         self,
         size: int,
         context: BaseContext,
+        environment: Callable[[], dict[str, str]],
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         calls_per_worker: int | None,
     ) -> None:
         calls_left = float("inf") if calls_per_worker is None else calls_per_worker
-        new_worker = partial(Worker, context, Portable(initializer) if initializer else None, initargs, calls_left)
+        portable = Portable(initializer) if initializer else None
+        new_worker = partial(Worker, context, environment, portable, initargs, calls_left)
         self._lock = threading.Lock()
         self.condition = shared_condition()  # of the futures
         self.listener = Listener(self._lock, self._handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from amlsched.errors import WorkerStartError
 from amlsched.executors._watch import watched
 from amlsched.resources import cpus
+from amlsched.resources.threads import cpu_share, worker_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "SETTINGS", "Site"]
 
@@ -26,6 +30,7 @@ SETTINGS = {
 }
 """For clusters of our own."""
 _PRELOAD = "amlsched.executors._dask_worker"
+_WORKERS_VARIABLES = "distributed.nanny.pre-spawn-environ"
 _NO_WAIT_S = 5.0
 _PATIENCE_S = 60.0
 """How long calls wait for a cluster of ours that has lost all of its workers: dask gives up a worker that it cannot
@@ -124,7 +129,7 @@ def _local_cluster() -> Any:
 class Local(Site):
     """Processes on this machine."""
 
-    def __init__(self, n_workers: int | None, options: dict[str, Any]) -> None:
+    def __init__(self, n_workers: int | None, native_threads: WorkerThreads, options: dict[str, Any]) -> None:
         if n_workers is not None and n_workers < 1:
             raise ValueError(f"n_workers must be at least 1, not {n_workers}")
         super().__init__()
@@ -135,6 +140,8 @@ class Local(Site):
             "preload": [_PRELOAD],
             **options,
         }
+        self._native_threads: WorkerThreads = native_threads
+        self._changed: dict[str, tuple[str | None, str]] = {}
         self._cluster: Any = None
         self._client: Any = None
         self._unwatch: Callable[[], object] = bool
@@ -151,11 +158,40 @@ class Local(Site):
         settings = importlib.import_module("dask").config
         distributed = importlib.import_module("distributed")
         self._unwatch = watched(self)  # workers end with the driver by themselves, what calls have started does not
-        with settings.set(SETTINGS):
-            self._cluster = _local_cluster()(n_workers=self.max_workers, **self._options)
+        before = dict(os.environ)
+        os.environ.update(self._environment())
+        try:
+            with settings.set(SETTINGS):
+                self._cluster = _local_cluster()(n_workers=self.max_workers, **self._options)
+        finally:
+            self._changed = {
+                name: (before.get(name), value) for name, value in os.environ.items() if before.get(name) != value
+            }
+            self._restore_environment()
         self._client = distributed.Client(self._cluster, set_as_default=False)
         self._client.loop.add_callback(self._watch, fail)
         return self._client
+
+    def _environment(self) -> dict[str, str]:
+        """Variables for the threads of libraries; dask takes them, instead of its own, if they are set here."""
+        assert self.max_workers is not None
+        at_a_time = self._options["threads_per_worker"]
+        n_calls = self.max_workers * (at_a_time if isinstance(at_a_time, int) else 1)
+        environment = worker_environment(self._native_threads, cpu_share(n_calls))
+        configured: dict[str, Any] = importlib.import_module("dask").config.get(_WORKERS_VARIABLES, {})
+        if self._native_threads == "auto":
+            return {name: value for name, value in environment.items() if str(configured.get(name, 1)) == "1"}
+        return environment
+
+    def _restore_environment(self) -> None:
+        """dask sets the variables of a worker that it starts in this process, too, and leaves them there."""
+        for name, (before, value) in self._changed.items():
+            if os.environ.get(name) != value:
+                continue
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
     async def _watch(self, fail: Callable[[BaseException], None]) -> None:
         """See to it that calls do not wait for workers that never come back."""
@@ -176,6 +212,7 @@ class Local(Site):
             self._kill()
         self._client.close(timeout=_NO_WAIT_S)
         self._cluster.close(timeout=2 * _NO_WAIT_S)
+        self._restore_environment()
         self._unwatch()
 
     def _kill(self) -> None:

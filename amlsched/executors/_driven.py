@@ -7,6 +7,7 @@ import signal
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from multiprocessing import process
 from multiprocessing.context import BaseContext
@@ -45,6 +46,7 @@ class Worker:
 
     Args:
         context: How to start its process.
+        environment: Gives the variables that it starts with, beside those of this process.
         initializer: What it calls first.
         initargs: Arguments of that.
         calls_left: How many calls it may be given, in all.
@@ -62,7 +64,12 @@ class Worker:
     """
 
     def __init__(
-        self, context: BaseContext, initializer: Portable | None, initargs: tuple[Any, ...], calls_left: float
+        self,
+        context: BaseContext,
+        environment: Callable[[], dict[str, str]],
+        initializer: Portable | None,
+        initargs: tuple[Any, ...],
+        calls_left: float,
     ) -> None:
         self.calls_left = calls_left
         self.pid: int | None = None
@@ -83,7 +90,7 @@ class Worker:
         # Copies for the child: what the driver keeps is closed in every process forked from it.
         fds = (theirs, *self.channel.fds())
         try:
-            self._process = _start(context, fds, initializer, initargs)
+            self._process = _start(context, environment(), fds, initializer, initargs)
         except BaseException:
             self.close()
             raise
@@ -242,13 +249,19 @@ def start_error(call: str, reason: BaseException) -> WorkerStartError:
     return error
 
 
-def _start(context: BaseContext, fds: tuple[int, ...], initializer: Portable | None, initargs: tuple[Any, ...]) -> Any:
+def _start(
+    context: BaseContext,
+    environment: dict[str, str],
+    fds: tuple[int, ...],
+    initializer: Portable | None,
+    initargs: tuple[Any, ...],
+) -> Any:
     forks = context.get_start_method() == "fork"
     name = _keeper.KeptName("amlsched-worker")
     if not forks:
-        name.fds = fds
+        name.fds, name.environment = fds, environment
     child: Any = cast("Any", context).Process(
-        target=main, name=name, args=(fds if forks else None, initializer, initargs)
+        target=main, name=name, args=(fds if forks else None, environment, initializer, initargs)
     )
     child.start()
     return child

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched.resources.threads import exports
+
 if TYPE_CHECKING:
     from amlsched.executors._queues import Queue
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["LOGS", "driver_host", "lifetime", "settings", "walltime_s"]
 
@@ -23,16 +26,16 @@ LOGS = "amlsched-jobs"
 """The folder for logs of jobs, below the current one."""
 _TEMPORARY = "${TMPDIR:-/tmp}"  # for the shell of the job, on its node
 _SHORTEST_S = 60.0
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _ASK_S = 5.0
 
 
-def settings(queue: Queue, options: Mapping[str, Any]) -> dict[str, Any]:
+def settings(queue: Queue, options: Mapping[str, Any], native_threads: WorkerThreads) -> dict[str, Any]:
     """Arguments for dask-jobqueue's cluster class: the user's, and ours where those say nothing.
 
     Args:
         queue: The batch system.
         options: What the user gave.
+        native_threads: Those that libraries start in each worker.
     """
     configured: dict[str, Any] = importlib.import_module("dask").config.get(f"jobqueue.{queue.name}", {})
 
@@ -52,9 +55,7 @@ def settings(queue: Queue, options: Mapping[str, Any]) -> dict[str, Any]:
         walltime = f"{walltime}:00"
     found["worker_extra_args"] = _worker_arguments(list(said("worker_extra_args") or []), walltime)
     prologue = [f"cd {shlex.quote(str(Path.cwd()))}"] if queue.at_home else []
-    if cores and cores // processes > 1:  # else dask tells the libraries to use one thread
-        share = cores // processes
-        prologue += [f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__{name}={share}" for name in _THREADS]
+    prologue += exports(native_threads, max(1, (cores or 1) // processes))  # dask leaves alone what is set
     found["job_script_prologue"] = [*prologue, *(said("job_script_prologue") or [])]
     found["job_extra_directives"] = _directives(queue, said("job_extra_directives"))
     scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", **(said("scheduler_options") or {})}

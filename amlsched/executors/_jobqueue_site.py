@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from amlsched.executors._jobqueue_watch import Watch
     from amlsched.executors._queues import Queue
     from amlsched.executors.capabilities import WorkersNow
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["Jobs"]
 
@@ -44,6 +45,7 @@ class Jobs(Site):
         cancel_command: str | None,
         start_timeout: float | None,
         security: Any,
+        native_threads: WorkerThreads,
         options: dict[str, Any],
     ) -> None:
         import_extra("dask", f"with_{name}", "dask-jobqueue", "jobqueue")
@@ -57,6 +59,7 @@ class Jobs(Site):
             raise MissingExtraError(f"with_{name}", "dask-jobqueue", "jobqueue") from error
         from amlsched.executors._jobqueue_settings import settings
         from amlsched.executors._queues import QUEUES
+        from amlsched.resources.threads import worker_threads
 
         if name not in QUEUES:
             raise ValueError(f"batch system {name!r}: must be one of {', '.join(sorted(QUEUES))}")
@@ -73,7 +76,7 @@ class Jobs(Site):
         self._cancel = cancel_command or self.queue.cancel
         self._start_timeout = start_timeout
         self._security = security
-        self._settings = settings(self.queue, options)
+        self._settings = settings(self.queue, options, worker_threads(native_threads, "native_threads"))
         self._logs = Path(self._settings["log_directory"])
         self._job = job_class(self.queue, self._submit, self._cancel)
         self._watch: Watch | None = None

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
 
-from amlsched.executors import _watch
+from amlsched.executors import _watch, _worker_setup
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 
 __all__ = ["KeptName", "descendants", "order_end", "part", "state_of", "take_channel"]
@@ -62,6 +62,7 @@ class KeptName(str):
     """
 
     fds: tuple[int, ...] | None = None
+    environment: dict[str, str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         fds, self.fds = self.fds, None  # it is pickled a second time, within the process object
@@ -69,12 +70,17 @@ class KeptName(str):
             return str, (str(self),)
         path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  (the child's own is not set yet)
         scope: dict[str, Any] = {"path": path, "name": str(self), "fds": tuple(map(reduction.DupFd, fds))}
+        scope["environment"] = self.environment or {}
         module = f"__import__('importlib').import_module({__name__!r})"
-        return eval, (f"__import__('sys').path.__setitem__(slice(None), path) or {module}.part_named(name, fds)", scope)
+        return eval, (
+            f"__import__('sys').path.__setitem__(slice(None), path) or {module}.part_named(name, fds, environment)",
+            scope,
+        )
 
 
-def part_named(name: str, fds: tuple[Any, ...]) -> str:
+def part_named(name: str, fds: tuple[Any, ...], environment: dict[str, str]) -> str:
     """Become keeper and worker while a `KeptName` is unpickled; returns in the worker."""
+    _worker_setup.set_threads(environment)
     part(*(fd.detach() for fd in fds))
     return name
 

@@ -11,7 +11,7 @@ from amlsched.executors import _keeper
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 from amlsched.executors._pickling import dump_exception, dump_result, pickled_by_value
 from amlsched.executors._user_function import call_function
-from amlsched.executors._worker_setup import seed_generators
+from amlsched.executors._worker_setup import limit_loaded, seed_generators, set_threads
 
 __all__ = ["Portable", "main", "tell_failed_start"]
 
@@ -34,17 +34,25 @@ def _revived(data: bytes) -> Portable:
     return Portable(pickle.loads(data))
 
 
-def main(fds: tuple[int, ...] | None, initializer: Portable | None, initargs: tuple[Any, ...]) -> None:
+def main(
+    fds: tuple[int, ...] | None,
+    environment: dict[str, str],
+    initializer: Portable | None,
+    initargs: tuple[Any, ...],
+) -> None:
     """Run calls until told to quit.
 
     Args:
         fds: For `_keeper.part`, under the start method `fork`; under the others it has parted from its keeper before.
+        environment: Variables for the threads of libraries, which it has got before under the other start methods.
         initializer: Called first.
         initargs: Its arguments.
     """
     if fds is not None:
+        set_threads(environment)
         _keeper.part(*fds)
     channel = _keeper.take_channel()
+    limit_loaded()
     seed_generators()
     if initializer is not None:
         try:

@@ -8,11 +8,14 @@ from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from amlsched.executors._dask_executor import DaskExecutor
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["dask"]
 
 
-def dask(client: Any = None, n_workers: int | None = None, **options: Any) -> DaskExecutor:
+def dask(
+    client: Any = None, n_workers: int | None = None, *, native_threads: WorkerThreads = "auto", **options: Any
+) -> DaskExecutor:
     """Calls run on a dask cluster.
 
     Args:
@@ -20,6 +23,9 @@ def dask(client: Any = None, n_workers: int | None = None, **options: Any) -> Da
             processes on this machine, which ends with the run. A client or cluster that is given is left open.
         n_workers: Number of processes of that cluster, each with one thread; `None` for the number of CPUs that this
             process may use.
+        native_threads: How many threads BLAS and OpenMP start in each worker of that cluster; `"auto"` for its share
+            of the CPUs, unless variables such as `OMP_NUM_THREADS` are set; `None` for what dask's configuration says,
+            which is 1. dask's own `threads_per_worker` is how many calls a worker runs at a time.
         **options: Other arguments of `distributed.LocalCluster`, such as `memory_limit`; or of `distributed.Client`,
             such as `security`, where an address or a cluster is given.
 
@@ -30,9 +36,10 @@ def dask(client: Any = None, n_workers: int | None = None, **options: Any) -> Da
     distributed = import_extra("distributed", "with_dask", "distributed", "dask")
     from amlsched.executors._dask_executor import DaskExecutor  # here: not for `import amlsched`
     from amlsched.executors._dask_sites import Elsewhere, Given, Local
+    from amlsched.resources.threads import worker_threads
 
     if client is None:
-        return DaskExecutor(Local(n_workers, options))
+        return DaskExecutor(Local(n_workers, worker_threads(native_threads, "native_threads"), options))
     if n_workers is not None:
         raise ValueError(f"n_workers={n_workers}: a cluster that is given has its own number of workers")
     if isinstance(client, distributed.Client):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from amlsched.executors._dask_executor import DaskExecutor
     from amlsched.executors._jobqueue_executor import JobQueueExecutor
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = [
     "htcondor",
@@ -43,6 +44,7 @@ def jobqueue(
     cancel_command: str | None = None,
     start_timeout: float | None = START_TIMEOUT_S,
     security: Any = True,
+    native_threads: WorkerThreads = "auto",
     **options: Any,
 ) -> JobQueueExecutor:
     """Calls run on workers in jobs of a batch system, by dask-jobqueue.
@@ -60,6 +62,9 @@ def jobqueue(
         start_timeout: Seconds until the first worker must be there; `None` for any time.
         security: `True` for TLS with keys made for these workers alone; `False` for none: then everybody who reaches
             this machine can run anything as you; or a `distributed.Security`.
+        native_threads: How many threads BLAS and OpenMP start in each worker; `"auto"` for its share of `cores`, unless
+            variables such as `OMP_NUM_THREADS` are set in the job; `None` for what dask's configuration says, which is
+            1.
         **options: All other arguments of dask-jobqueue's cluster class, such as `queue`, `account`, `cores`,
             `processes`, `memory`, `walltime`, `job_extra_directives`, `job_script_prologue`, `worker_extra_args`,
             `scheduler_options`, `interface`, `local_directory`, `log_directory`.
@@ -67,12 +72,15 @@ def jobqueue(
     Raises:
         MissingExtraError: dask-jobqueue is not installed.
         BatchSystemError: There is no such command here.
+        TypeError: An argument has a type that it cannot have.
         ValueError: An option is missing, unknown or wrong.
     """
     from amlsched.executors._jobqueue_executor import JobQueueExecutor  # here and below: not for `import amlsched`
     from amlsched.executors._jobqueue_site import Jobs
 
-    site = Jobs(name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, options)
+    site = Jobs(
+        name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, native_threads, options
+    )
     site.check_commands()
     return JobQueueExecutor(site)
 
@@ -122,6 +130,7 @@ def slurm_allocation(
     security: Any = True,
     log_directory: str | None = None,
     srun: Sequence[str] = (),
+    native_threads: WorkerThreads = "auto",
 ) -> DaskExecutor:
     """Calls run on workers on the nodes of the Slurm job in which this program runs, started by srun: no new jobs.
 
@@ -134,6 +143,8 @@ def slurm_allocation(
             this machine can run anything as you; or a `distributed.Security`.
         log_directory: For the log of the workers; `None` for `amlsched-jobs` below the current folder.
         srun: More words for srun, such as `["--gpus-per-task=1"]`.
+        native_threads: How many threads BLAS and OpenMP start in each worker; `"auto"` for its CPUs, unless variables
+            such as `OMP_NUM_THREADS` are set; `None` for what dask's configuration says, which is 1.
 
     Raises:
         MissingExtraError: dask is not installed.
@@ -147,4 +158,6 @@ def slurm_allocation(
     from amlsched.executors._allocation import Allocation
     from amlsched.executors._dask_executor import DaskExecutor
 
-    return DaskExecutor(Allocation(n_workers, cpus, memory, start_timeout, security, log_directory, srun))
+    return DaskExecutor(
+        Allocation(n_workers, cpus, memory, start_timeout, security, log_directory, srun, native_threads)
+    )

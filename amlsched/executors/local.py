@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from amlsched.executors.processes import ProcessPool
     from amlsched.executors.threads import ThreadPool
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["loky", "processes", "sequential", "threads"]
 
@@ -54,6 +55,7 @@ def processes(
     initargs: tuple[Any, ...] = (),
     *,
     max_tasks_per_child: int | None = None,
+    threads_per_worker: WorkerThreads = "auto",
 ) -> ProcessPool:
     """Calls run in processes of this machine.
 
@@ -66,13 +68,29 @@ def processes(
         initializer: Called once in each worker, before its first call.
         initargs: Arguments of the initializer.
         max_tasks_per_child: Calls after which a worker is replaced; `None` for never.
+        threads_per_worker: How many threads BLAS and OpenMP start in each worker, by variables such as
+            `OMP_NUM_THREADS` with which it starts; `"auto"` for its share of the CPUs, unless these variables are set;
+            `None` to set none.
     """
     from amlsched.executors.processes import ProcessPool
 
-    return ProcessPool(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
+    return ProcessPool(
+        max_workers,
+        mp_context,
+        initializer,
+        initargs,
+        max_tasks_per_child=max_tasks_per_child,
+        threads_per_worker=threads_per_worker,
+    )
 
 
-def loky(max_workers: int | None = None, *, timeout: float | None = 10, **options: Any) -> Executor:
+def loky(
+    max_workers: int | None = None,
+    *,
+    timeout: float | None = 10,
+    threads_per_worker: WorkerThreads = "auto",
+    **options: Any,
+) -> Executor:
     """Calls run in loky's pool of processes, the one behind joblib.
 
     It is a pool of its own, not loky's reusable one, which all parts of a program share: one part that shuts it down
@@ -82,6 +100,7 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
         max_workers: Number of processes; `None` for the number of CPUs that this process may use, or fewer where loky
             has been told so (`LOKY_MAX_CPU_COUNT`).
         timeout: Seconds after which a worker without a call ends; `None` for never.
+        threads_per_worker: As of `with_processes`; what `env=` sets wins.
         **options: Any other argument of `loky.get_reusable_executor`; `reuse` and `kill_workers` change nothing.
 
     Raises:
@@ -90,11 +109,14 @@ def loky(max_workers: int | None = None, *, timeout: float | None = 10, **option
     import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._loky import LokyPool
     from amlsched.resources import cpus
+    from amlsched.resources.threads import cpu_share, worker_environment, worker_threads
 
     for name in ("reuse", "kill_workers"):
         options.pop(name, None)
     if max_workers is None:
         max_workers = min(len(cpus()), importlib.import_module("loky").cpu_count())
+    environment = worker_environment(worker_threads(threads_per_worker), cpu_share(max_workers))
+    options["env"] = {**environment, **(options.get("env") or {})}
     options["initializer"] = partial(_begin_worker, options.pop("initializer", None))
     return LokyPool(max_workers, timeout=timeout, **options)
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from amlsched.executors.capabilities import Capabilities
 from amlsched.resources import cpus
+from amlsched.resources.threads import cpu_share, worker_environment, worker_threads
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Mapping
 
     from amlsched.executors._calls import CallFuture
+    from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["ProcessPool"]
 
@@ -57,8 +59,12 @@ class ProcessPool(Executor):
             because it raises or for another reason, the calls that wait end with `WorkerStartError`.
         initargs: Arguments of the initializer.
         max_tasks_per_child: After how many calls a worker is replaced by a new one; `None` for never.
+        threads_per_worker: How many threads BLAS and OpenMP start in each worker, by variables such as
+            `OMP_NUM_THREADS` with which it starts; `"auto"` for its share of the CPUs, unless these variables are set;
+            `None` to set none.
 
     Raises:
+        TypeError: An argument has a type that it cannot have.
         ValueError: A number is less than 1.
         NotImplementedError: This is not Linux.
     """
@@ -73,6 +79,7 @@ class ProcessPool(Executor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        threads_per_worker: "WorkerThreads" = "auto",
     ) -> None:
         if sys.platform != "linux":
             raise NotImplementedError(
@@ -91,7 +98,8 @@ class ProcessPool(Executor):
 
         self.max_workers = max_workers
         context = mp_context or _default_context(multiprocessing.get_context())
-        self._crew = _crew.Crew(max_workers, context, initializer, initargs, max_tasks_per_child)
+        environment = partial(worker_environment, worker_threads(threads_per_worker), cpu_share(max_workers))
+        self._crew = _crew.Crew(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
         self._new_call = _calls.CallFuture
         self._call_name, self._dump_call = _pickling.call_name, _pickling.dump_call
         self._guarded = False

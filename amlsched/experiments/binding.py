@@ -42,7 +42,7 @@ class Binding:
             return dict(given)
         bound = {"processes": "mp_context", "loky": "context"}[executor]
         made = bound_spawn_context(self.slots) if executor == "processes" else bound_loky_context(self.slots)
-        return {**given, bound: made, "max_workers": len(self.slots)}
+        return {"threads_per_worker": None, **given, bound: made, "max_workers": len(self.slots)}
 
     def here(self, executor: str) -> contextlib.AbstractContextManager[None]:
         """While in here, this process is bound, if the executor runs its calls in it."""

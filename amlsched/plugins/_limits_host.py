@@ -20,6 +20,7 @@ from amlsched.errors import WorkerLostError
 from amlsched.executors.deaths import is_loss
 from amlsched.plugins import _limits_warden as warden
 from amlsched.plugins._limits_call import Bounds, Watched
+from amlsched.resources.threads import shared_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -152,32 +153,33 @@ class InChild:
         function: The function.
         bounds: What it may use.
         run: Whose calls these are, for `end_children`.
+        n_workers: How many workers, with a child each, share the CPUs of this machine.
     """
 
-    def __init__(self, function: Callable[..., Any], bounds: Bounds, run: str) -> None:
+    def __init__(self, function: Callable[..., Any], bounds: Bounds, run: str, n_workers: int) -> None:
         self.in_child = function
-        self.bounds, self.run = bounds, run
+        self.bounds, self.run, self.n_workers = bounds, run, n_workers
         self.__name__ = getattr(function, "__name__", None) or type(function).__name__
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
 
     def with_function(self, function: Callable[..., Any]) -> InChild:
         """The same for another function."""
-        return InChild(function, self.bounds, self.run)
+        return InChild(function, self.bounds, self.run, self.n_workers)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        with _child(self.run) as child:
+        with _child(self.run, self.n_workers) as child:
             return child.call(self.in_child, self.bounds, args, kwargs)
 
 
 class _Child:
     """A process that runs one call at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_workers: int) -> None:
         from amlsched.executors.processes import ProcessPool
 
         # Not forked from here: there may be threads, whose locks would stay locked in the child. And a server of forks
         # that the driver had started could not be used in a process forked from the driver.
-        self.pool = ProcessPool(1, multiprocessing.get_context("spawn"))
+        self.pool = ProcessPool(1, multiprocessing.get_context("spawn"), threads_per_worker=shared_threads(n_workers))
         self._numbers = itertools.count()
         self._listener = listen(self._passed)
         self._call: tuple[int, Work[Any], Bounds, str] | None = None
@@ -234,14 +236,14 @@ _busy: dict[_Child, str] = {}
 
 
 @contextlib.contextmanager
-def _child(run: str) -> Generator[_Child]:
+def _child(run: str, n_workers: int) -> Generator[_Child]:
     with _lock:
         child = _idle.pop() if _idle else None
         if child is not None and not child.usable:
             child.end()
             child = None
         if child is None:
-            child = _Child()
+            child = _Child(n_workers)
             _end_children_at_exit()
         _busy[child] = run
     try:

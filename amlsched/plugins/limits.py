@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
 from amlsched.events import Event
-from amlsched.executors.capabilities import capabilities_of
+from amlsched.executors.capabilities import capabilities_of, worker_count
 from amlsched.task import Plugin
 from amlsched.units import parse_memory, parse_seconds
 
@@ -119,7 +119,8 @@ class Limits(Plugin):
         number = self.task.n_submitted
         limited: InChild | Watched
         if not self._in_worker:
-            limited = _limits_host.InChild(fn, bounds, self._run)
+            n_workers = 1 if capabilities_of(self._executor).remote else worker_count(self._executor) or 1
+            limited = _limits_host.InChild(fn, bounds, self._run, n_workers)
         else:
             if self._listener is None or not self._listener.up:
                 self._listener = _limits_host.listen(self._passed)

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-__all__ = ["check_threads", "thread_environment"]
+import os
+from typing import Any, Literal, TypeAlias
+
+from amlsched.resources.detect import cpus
+
+__all__ = [
+    "WorkerThreads",
+    "check_threads",
+    "cpu_share",
+    "exports",
+    "shared_threads",
+    "thread_environment",
+    "worker_environment",
+    "worker_threads",
+]
+
+WorkerThreads: TypeAlias = int | Literal["auto"] | None
+"""How many threads the libraries of a worker start; `"auto"` for its share of the CPUs, `None` for what they choose."""
+_GENERAL = "OMP_NUM_THREADS"
+"""The variable that the other libraries read where their own is not set."""
 
 _VARIABLES = (
-    "OMP_NUM_THREADS",
+    _GENERAL,
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
 )
 
 
@@ -23,7 +43,7 @@ def thread_environment(max_threads: int) -> dict[str, str]:
         max_threads: Number of threads for each library, at least 1.
 
     Returns:
-        The variables of OpenMP, MKL, OpenBLAS, NumExpr, BLIS and Accelerate.
+        The variables of OpenMP, MKL, OpenBLAS, NumExpr, BLIS, Accelerate and Numba.
 
     Raises:
         ValueError: The number is below 1.
@@ -40,3 +60,57 @@ def check_threads(max_threads: int) -> None:
     """
     if isinstance(max_threads, bool) or max_threads < 1:
         raise ValueError(f"max_threads={max_threads!r}: must be a number of at least 1")
+
+
+def worker_threads(threads_per_worker: Any, name: str = "threads_per_worker") -> WorkerThreads:
+    """The value of `threads_per_worker`.
+
+    Raises:
+        TypeError: It is neither a number, `"auto"` nor `None`.
+        ValueError: The number is below 1.
+    """
+    if threads_per_worker is None or threads_per_worker == "auto":
+        return threads_per_worker
+    if isinstance(threads_per_worker, bool) or not isinstance(threads_per_worker, int):
+        raise TypeError(f"{name}={threads_per_worker!r}: must be a whole number, 'auto' or None")
+    if threads_per_worker < 1:
+        raise ValueError(f"{name}={threads_per_worker!r}: must be at least 1, 'auto' or None")
+    return threads_per_worker
+
+
+def cpu_share(n_workers: int) -> int:
+    """How many CPUs of this process each of its workers has; at least 1."""
+    return max(1, len(cpus()) // max(1, n_workers))
+
+
+def worker_environment(threads: WorkerThreads, share: int) -> dict[str, str]:
+    """The variables for the threads of libraries with which a worker starts.
+
+    Args:
+        threads: For each worker. With `"auto"`, variables that are set in this process stay as they are, and where
+            `OMP_NUM_THREADS` is set, which is read in the place of the others, all of them do.
+        share: The threads of a worker under `"auto"`.
+    """
+    if threads is None or (threads == "auto" and os.environ.get(_GENERAL)):
+        return {}
+    if threads != "auto":
+        return thread_environment(threads)
+    return {name: value for name, value in thread_environment(share).items() if not os.environ.get(name)}
+
+
+def shared_threads(n_workers: int) -> WorkerThreads:
+    """`threads_per_worker` of a pool with one worker beside others of its kind.
+
+    Args:
+        n_workers: How many of them share the CPUs of this process.
+    """
+    return None if os.environ.get(_GENERAL) else cpu_share(n_workers)
+
+
+def exports(threads: WorkerThreads, share: int) -> list[str]:
+    """The same as lines for the shell of a batch job."""
+    if threads is None:
+        return []
+    if threads != "auto":
+        return [f"export {name}={value}" for name, value in thread_environment(threads).items()]
+    return [f"export {name}=${{{name}:-{share if name == _GENERAL else f'${_GENERAL}'}}}" for name in _VARIABLES]

@@ -93,9 +93,10 @@ def test_the_environment_is_carried_where_the_system_does_not() -> None:
 
 
 def test_libraries_use_the_cores_of_a_worker() -> None:
-    assert "OMP_NUM_THREADS=4" in jobqueue.job_script("slurm", **OPTIONS)
-    assert "OMP_NUM_THREADS=2" in jobqueue.job_script("slurm", **OPTIONS, processes=2)
-    assert "OMP_NUM_THREADS" not in jobqueue.job_script("slurm", **OPTIONS, processes=4)
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}\n" in jobqueue.job_script("slurm", **OPTIONS)
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}\n" in jobqueue.job_script("slurm", **OPTIONS, processes=2)
+    assert "export OMP_NUM_THREADS=3\n" in jobqueue.job_script("slurm", **OPTIONS, native_threads=3)
+    assert "OMP_NUM_THREADS" not in jobqueue.job_script("slurm", **OPTIONS, native_threads=None)
 
 
 @pytest.mark.parametrize(
