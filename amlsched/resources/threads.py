@@ -69,8 +69,10 @@ def worker_threads(threads_per_worker: Any, name: str = "threads_per_worker") ->
         TypeError: It is neither a number, `"auto"` nor `None`.
         ValueError: The number is below 1.
     """
-    if threads_per_worker is None or threads_per_worker == "auto":
-        return threads_per_worker
+    if threads_per_worker is None:
+        return None
+    if isinstance(threads_per_worker, str) and threads_per_worker == "auto":
+        return "auto"
     if isinstance(threads_per_worker, bool) or not isinstance(threads_per_worker, int):
         raise TypeError(f"{name}={threads_per_worker!r}: must be a whole number, 'auto' or None")
     if threads_per_worker < 1:
