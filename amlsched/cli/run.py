@@ -157,7 +157,7 @@ def execute(
     *,
     loggers: Iterable[AbstractLogger] = (),
     scheduler: AbstractScheduler | None = None,
-    root: str | Path = "",
+    plan: Plan | None = None,
     one_job_at_a_time: bool = False,
 ) -> Executed:
     """Do what the arguments say, and tell of it.
@@ -167,7 +167,7 @@ def execute(
         target: The experiment.
         loggers: Told what it logs, beside the CSV file.
         scheduler: Runs the jobs in its own way; `None` for an executor.
-        root: Where relative folders of results start; empty for the working folder.
+        plan: The repetitions; `None` for what the arguments describe.
         one_job_at_a_time: Whether no more repetitions run at a time than `reps_in_parallel` says, unless the arguments
             say how many.
     """
@@ -177,7 +177,7 @@ def execute(
     from amlsched.experiments.run import ExperimentRun
 
     given = check_executor_arguments(arguments)
-    plan = plan_of(arguments, root)
+    plan = plan or plan_of(arguments)
     if not arguments.quiet:
         _tell_notes(arguments, plan)
     if arguments.dry_run:
@@ -277,6 +277,8 @@ def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:
     """
     from amlsched.experiments.plan import Plan
 
+    if arguments.prefix_with_timestamp is True:  # a second plan of these arguments has the same time
+        arguments.prefix_with_timestamp = datetime.now().astimezone().strftime("%m%d-%H%M%S_")
     return Plan(
         arguments.config,
         select=arguments.experiments,
@@ -286,7 +288,7 @@ def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:
         rerun=[*arguments.rerun, *(["all"] if arguments.overwrite else [])],
         job=arguments.job,
         root=root,
-        prefix=datetime.now().astimezone().strftime("%m%d-%H%M%S_") if arguments.prefix_with_timestamp else "",
+        prefix=arguments.prefix_with_timestamp or "",
     )
 
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 from amlsched import cli
 from amlsched.cli import run as command
 from amlsched.cli.parser import Parser
+from amlsched.cw2.cw_config.cw_config import Config
 from amlsched.errors import ExperimentError
 from amlsched.experiments import results
+from amlsched.experiments.loggers import AbstractLogger, LoggerArray
 from amlsched.experiments.pandas_logger import PandasLogger
 from amlsched.experiments.target import Target, being_imported
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from amlsched.experiments.loggers import AbstractLogger
+    from amlsched.experiments.plan import Plan
     from amlsched.experiments.scheduling import AbstractScheduler
     from amlsched.experiments.summary import Summary
 
@@ -47,20 +49,67 @@ class ClusterWork:
     Its command line is that of `amlsched run` without the target: `python script.py CONFIG -e NAME -o …`. It is read
     when `run` or `load` is called, and can be given to them as `argv`, in a notebook or a test.
 
+    What a script changes in `args` and in `config.exp_configs`, `run` and `load` do.
+
     As with cw2, no more repetitions run at a time than the config's `reps_in_parallel` says; `--max-workers N` runs
     more.
 
     Args:
         exp_cls: The experiment, a class or a function; `None` if results are only to be loaded.
+        argv: The command line, in a notebook or a test; `None` for that of the script, which is read when it is needed.
+
+    Attributes:
+        logArray: The loggers.
     """
 
-    def __init__(self, exp_cls: type[Any] | Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self, exp_cls: type[Any] | Callable[..., Any] | None = None, *, argv: Sequence[str] | None = None
+    ) -> None:
         self.exp_cls = exp_cls
-        self._loggers: list[AbstractLogger] = []
+        self.logArray = LoggerArray()
+        self._argv = None if argv is None else list(argv)
+        self._args: dict[str, Any] | None = None
+        self._config: Config | None = None
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The command line by the names of cw2 (`config`, `experiments`, `slurm`, `job`, `overwrite`, `debug`, …), and
+        what amlsched adds to it.
+
+        Raises:
+            SystemExit: It is wrong (2), or asks for help.
+        """
+        _refuse_while_imported(inspect.currentframe(), "args")
+        return self._words()
+
+    @property
+    def config(self) -> Config:
+        """The config, with the `cw_config` of each repetition in `exp_configs`.
+
+        Raises:
+            SystemExit: Without `argv`: the command line or the config is wrong (2).
+            ConfigError: With `argv`: the config is wrong.
+        """
+        _refuse_while_imported(inspect.currentframe(), "config")
+
+        def read() -> int:
+            made = Config()
+            arguments = self._arguments()
+            arguments.job = None
+            made.use(command.plan_of(arguments))
+            self._words()["prefix_with_timestamp"] = arguments.prefix_with_timestamp  # `run` shall have the same
+            made.exp_selections = self._words()["experiments"]
+            self._config = made
+            return 0
+
+        if self._config is None:
+            _ended(read, self._argv)
+        assert self._config is not None
+        return self._config
 
     def add_logger(self, logger: AbstractLogger) -> None:
         """Have this logger told what each repetition logs; each gets a copy of it."""
-        self._loggers.append(logger)
+        self.logArray.add(logger)
 
     def run(
         self,
@@ -76,39 +125,36 @@ class ClusterWork:
             root_dir: Where relative folders of results start; empty for the working folder.
             sch: A scheduler of your own, which runs the jobs.
             s: The same.
-            argv: The command line; `None` for that of the script, which then ends with an exit code if not all
-                repetitions are done.
+            argv: The command line; `None` for that of the constructor, or else that of the script, which then ends
+                with an exit code if not all repetitions are done.
 
         Returns:
             What there is now; `None` if nothing was to be run here (`--dry-run`, `-s`).
 
         Raises:
             SystemExit: With `argv=None`: some repetitions failed (1), the input is bad (2), Ctrl-C (130).
-            AmlschedError: With `argv`: what is wrong with the input.
+            AmlschedError: With `argv`, here or of the constructor: what is wrong with the input.
         """
         if self.exp_cls is None:
             raise ExperimentError("ClusterWork", "has no experiment to run", "ClusterWork(MyExperiment).run()")
-        _refuse_while_imported(inspect.currentframe())
+        _refuse_while_imported(inspect.currentframe(), "run")
         target = Target.of(self.exp_cls)
         done: list[Summary | None] = []
 
         def ran() -> int:
+            arguments = self._arguments(argv)
             code, summary = command.execute(
-                _arguments(argv),
+                arguments,
                 target,
-                loggers=self._loggers,
+                loggers=list(self.logArray),
                 scheduler=sch or s,
-                root=root_dir,
+                plan=self._plan(arguments, root_dir, argv),
                 one_job_at_a_time=True,
             )
             done.append(summary)
             return code
 
-        if argv is not None:
-            ran()
-        elif code := cli.exit_code(ran):
-            cli.leave_threads(code)
-            raise SystemExit(code)
+        _ended(ran, self._argv if argv is None else argv)
         return done[0]
 
     def load(self, root_dir: str | Path = "", *, argv: Sequence[str] | None = None) -> pd.DataFrame:
@@ -116,7 +162,7 @@ class ClusterWork:
 
         Args:
             root_dir: As of `run`.
-            argv: The command line; `None` for that of the script.
+            argv: As of `run`.
 
         Returns:
             The columns of `amlsched.experiments.load`, with `rep_path`, the mapping `params`, and a column for each
@@ -128,19 +174,20 @@ class ClusterWork:
         """
         pandas = results.pandas_for("ClusterWork.load")
         importlib.import_module("amlsched.cw2.cw_data.cw_loading")  # the accessor
-        plan = command.plan_of(_arguments(argv), root_dir)
+        plan = self._plan(self._arguments(argv), root_dir, argv)
         rows: list[dict[str, Any]] = []
         for path, run in plan.runs():
             for one in plan.repetitions(run, path):
-                found = results.Found(run.experiment_name, run.name, one.index, one.folder, run.params, one.known)
-                row = results.row(found) | {"rep_path": str(one.folder), "params": run.params}
-                rows.append(row | self._read_back(run.config, one.index, one.folder))
+                own = run.at(one.index)
+                found = results.Found(run.experiment_name, run.name, one.index, one.folder, own.params, one.known)
+                row = results.row(found) | {"rep_path": str(one.folder), "params": own.params}
+                rows.append(row | self._read_back(own.config, one.index, one.folder))
         frame: pd.DataFrame = pandas.DataFrame(rows).set_index(["name", "r"])
         return frame
 
     def _read_back(self, config: dict[str, Any], rep: int, folder: Path) -> dict[str, Any]:
         read: dict[str, Any] = {}
-        for logger in self._loggers:
+        for logger in self.logArray:
             if isinstance(logger, PandasLogger):
                 data = logger.at(rep, str(folder)).load()
             elif folder.is_dir() and not _reads_nothing(logger):
@@ -154,20 +201,59 @@ class ClusterWork:
                 read[type(logger).__name__] = data
         return read
 
+    def _words(self) -> dict[str, Any]:
+        if self._args is None:
+            read = vars(_parsed(self._argv))
+            self._args = read | {
+                "experiments": read["experiments"] or None,
+                "debug": read["debug"] == "debug",
+                "debugall": read["debug"] == "debugall",
+                "noconsolelog": read["no_capture"],
+            }
+        return self._args
+
+    def _arguments(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """The command line, with what the script has changed in `args` if it is that of the script."""
+        if argv is not None:
+            return _parsed(argv)
+        words = self._words()
+        said: dict[str, Any] = {
+            "experiments": words["experiments"] or [],
+            "debug": "debugall" if words["debugall"] else "debug" if words["debug"] else "",
+            "no_capture": words["noconsolelog"],
+        }
+        return argparse.Namespace(**words | said)
+
+    def _plan(self, arguments: argparse.Namespace, root: str | Path, argv: Sequence[str] | None) -> Plan:
+        plan = command.plan_of(arguments, root)
+        if self._config is None or (argv is not None and not self._config.is_changed):
+            return plan
+        if argv is not None and list(argv) != self._argv:
+            problem = "the script changed its config, which was read with another command line"
+            raise ExperimentError("ClusterWork", problem, "give argv to the constructor: ClusterWork(cls, argv=[…])")
+        return self._config.apply(plan)
+
+
+def _ended(command: Callable[[], int], argv: Sequence[str] | None) -> None:
+    """Run a command; with the script's own command line, tell what goes wrong, and end the script."""
+    if argv is not None:
+        command()
+    elif code := cli.exit_code(command):
+        cli.leave_threads(code)
+        raise SystemExit(code)
+
 
 def _reads_nothing(logger: AbstractLogger) -> bool:
-    from amlsched.experiments.loggers import AbstractLogger
-
     return getattr(type(logger), "load", None) is AbstractLogger.load
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description="Run what is left of a config; see also: amlsched --help")
     command.add_arguments(parser)
     return parser.parse_args(argv)
 
 
-def _refuse_while_imported(frame: FrameType | None) -> None:
+def _refuse_while_imported(frame: FrameType | None, name: str) -> None:
     caller = frame.f_back.f_globals.get("__name__") if frame is not None and frame.f_back is not None else None
     if caller in being_imported or getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise ExperimentError("ClusterWork.run", "was called while its script was imported", _NO_GUARD)
+        raise ExperimentError(f"ClusterWork.{name}", "was used while its script was imported", _NO_GUARD)

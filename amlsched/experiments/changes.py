@@ -11,13 +11,13 @@ from amlsched.experiments import layout, records
 from amlsched.experiments.record import Record, State, jsonable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from amlsched.experiments.expand import Run
     from amlsched.experiments.plan import Plan
 
-__all__ = ["check_unchanged", "config_hash", "differences", "settings"]
+__all__ = ["check_unchanged", "config_hash", "differences", "hashes", "settings"]
 
 # A config that differs in these alone gives the same repetitions.
 _NO_MATTER = frozenset(
@@ -44,6 +44,21 @@ def config_hash(made_of: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def hashes(run: Run) -> Callable[[int], str]:
+    """What gives the hash of the settings of each repetition of a run by its index; nearly always all have one."""
+    of_run: list[str] = []
+
+    def of_repetition(index: int) -> str:
+        one = run.at(index)
+        if one is not run:
+            return config_hash(settings(one))
+        if not of_run:
+            of_run.append(config_hash(settings(run)))
+        return of_run[0]
+
+    return of_repetition
+
+
 def check_unchanged(plan: Plan) -> None:
     """Refuse to go on with repetitions that were run with other settings under the same name.
 
@@ -57,7 +72,7 @@ def check_unchanged(plan: Plan) -> None:
     for path, run in plan.runs():
         for known in _changed(plan, path, run):
             count += 1
-            names = runs.setdefault(tuple(differences(known, run)), [])
+            names = runs.setdefault(tuple(differences(known, run.at(known.rep))), [])
             if run.name not in names[-1:]:
                 names.append(run.name)
     if not runs:
@@ -75,16 +90,20 @@ def check_unchanged(plan: Plan) -> None:
 def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
     if not layout.run_folder(path, run).is_dir():
         return
-    made_of = config_hash(settings(run))
+    hash_at = hashes(run)
     for index in plan.indices(run):
         folder = layout.repetition_folder(path, run, index)
         try:
-            if made_of.encode() in (folder / layout.RECORD).read_bytes():
+            if hash_at(index).encode() in (folder / layout.RECORD).read_bytes():
                 continue  # without a closer look: 100,000 of them take seconds
         except OSError:
             continue
         known = records.read(folder)
-        if known.state is not State.UNKNOWN and known.config_hash != made_of and not plan.asks_for(run, known.state):
+        if (
+            known.state is not State.UNKNOWN
+            and known.config_hash != hash_at(index)
+            and not plan.asks_for(run, known.state)
+        ):
             yield known
 
 

@@ -3,11 +3,11 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from amlsched.experiments.axes import Alternative, Axis, Path
-from amlsched.experiments.keys import ALL_CPUS, expansion_kind
+from amlsched.experiments.keys import ALL_CPUS, VARIED, expansion_kind
 from amlsched.experiments.load import key_text
 from amlsched.experiments.names import distinct_name, names_are_safe
 from amlsched.experiments.plain import copied, set_at
@@ -48,6 +48,14 @@ class Run:
         """What the expansions set, as paths and values, in order; where a path stands twice, the later counts."""
         return [setting for choice in self.choices for setting in choice.settings]
 
+    def at(self, index: int) -> "Run":
+        """This run as one of its repetitions has it: a script of cw2 may change the config of each by itself."""
+        varied = self.experiment.config.get(VARIED)
+        config = varied.get(self.name, {}).get(index) if varied else None
+        if config is None:
+            return self
+        return Run(replace(self.experiment, config=config, axes=()), self.name, (), self.debug)
+
     @property
     def overrides(self) -> dict[str, Any]:
         """What the expansions set below `params`, such as `{"opt.lr": 0.1}`."""
@@ -64,7 +72,11 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """All keys of the experiment but its expansions, with this run's params; a new mapping each time."""
-        config = {key: copied(value) for key, value in self.experiment.config.items() if expansion_kind(key) is None}
+        config = {
+            key: copied(value)
+            for key, value in self.experiment.config.items()
+            if expansion_kind(key) is None and key != VARIED
+        }
         config["params"] = self.params
         if self.debug:
             config.update(dict.fromkeys(ONE_IN_DEBUG, 1))

@@ -20,6 +20,7 @@ __all__ = [
     "NULLABLE",
     "RULES",
     "Rule",
+    "VARIED",
     "WRITTEN_KEYS",
     "check_keys",
     "declared",
@@ -107,6 +108,20 @@ _PARALLEL = Rule(
     {"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL_CPUS}]},
 )
 
+VARIED = "_repetitions"
+"""Of a resolved config: what single repetitions have in the place of the experiment, by run and index."""
+
+
+def _is_varied(value: Any) -> bool:
+    """Whether it maps names of runs to mappings from indices to configs."""
+    return is_mapping(value) and all(
+        isinstance(run, str)
+        and is_mapping(configs)
+        and all(type(index) is int and is_mapping(one) for index, one in configs.items())
+        for run, configs in value.items()
+    )
+
+
 RULES: dict[str, Rule] = {
     "name": text_rule("digits"),
     "path": text_rule("results"),
@@ -134,6 +149,7 @@ RULES: dict[str, Rule] = {
     "_rep_log_path": text_rule("results/digits/log/rep_00"),
     "_debug": one_of(True, False, "debug", "debugall"),
     "_path_relative_to": one_of("file", "cwd"),
+    VARIED: Rule(_is_varied, "a mapping from runs and indices to configs", "{e: {0: {}}}", {"type": "object"}),
 }
 
 EXPERIMENT_KEYS = frozenset(RULES)

@@ -130,7 +130,7 @@ def repetition_seed(run: Run, index: int) -> int:
     import_extra("numpy.random", "the seed of a repetition", "numpy", "experiments")
     from numpy.random import SeedSequence
 
-    return int(SeedSequence(run.seed, spawn_key=(index,)).generate_state(1)[0])
+    return int(SeedSequence(run.at(index).seed, spawn_key=(index,)).generate_state(1)[0])
 
 
 def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int] | None = None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int]
     Returns:
         A new mapping of plain values (`cpu_cores` is a set).
     """
-    config = run.config | {
+    config = run.at(index).config | {
         "name": run.experiment_name,
         "path": str(run_folder(output, run)),
         "log_path": str(log_folder(output, run)),

@@ -82,31 +82,31 @@ class LoggerArray(AbstractLogger):
 
     def __init__(self, loggers: Iterable[AbstractLogger] = ()) -> None:
         super().__init__()
-        self._loggers = list(loggers)
+        self._logger_array = list(loggers)
 
     def add(self, logger: AbstractLogger) -> None:
         """Tell this logger too, from now on."""
-        self._loggers.append(logger)
+        self._logger_array.append(logger)
 
     def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
         """Get all ready for a repetition."""
-        for logger in self._loggers:
+        for logger in self._logger_array:
             logger.initialize(config, rep, rep_log_path)
 
     def preprocess(self, *args: Any) -> None:
         """Pass it on."""
-        for logger in self._loggers:
+        for logger in self._logger_array:
             logger.preprocess(*args)
 
     def process(self, data: dict[str, Any]) -> None:
         """Let each keep the row."""
-        for logger in self._loggers:
+        for logger in self._logger_array:
             logger.process(data)
 
     def finalize(self) -> None:
         """Close all; if some raise, the others are closed nevertheless, and then the first error is raised."""
         first: Exception | None = None
-        for logger in self._loggers:
+        for logger in self._logger_array:
             try:
                 logger.finalize()
             except Exception as error:
@@ -116,15 +116,15 @@ class LoggerArray(AbstractLogger):
 
     def load(self) -> dict[str, Any]:
         """What each read back, by the name of its class."""
-        loaded = {type(logger).__name__: logger.load() for logger in self._loggers}
+        loaded = {type(logger).__name__: logger.load() for logger in self._logger_array}
         return {name: data for name, data in loaded.items() if data is not None}
 
     def __iter__(self) -> Iterator[AbstractLogger]:
-        return iter(self._loggers)
+        return iter(self._logger_array)
 
     def is_empty(self) -> bool:
         """Whether there is no logger in here."""
-        return not self._loggers
+        return not self._logger_array
 
 
 class CsvLogger(AbstractLogger):

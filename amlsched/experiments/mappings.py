@@ -12,7 +12,7 @@ from amlsched.errors import ConfigError
 from amlsched.experiments.plain import is_list, is_tuple
 from amlsched.experiments.yaml12 import ASKS, MAX_DEPTH, Key, Places, Tree, Unread, resolve_scalar
 
-__all__ = ["NO_FILE", "Source", "trees"]
+__all__ = ["NO_FILE", "Source", "plain", "trees"]
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]"
 """A config file; or a document, or several, as mappings."""
@@ -32,27 +32,41 @@ def trees(given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Tree]:
         TypeError: It is no mapping and no list.
         ConfigError: There is another value in it, an interpolation cannot be resolved, or it is nested too deep.
     """
-    documents: Any = [given] if isinstance(given, Mapping) else _resolved(given, (), 1)
+    documents: Any = [given] if isinstance(given, Mapping) else _resolved(given, (), f"{NO_FILE}{{}}")
     if not isinstance(documents, list | tuple):
         raise TypeError(f"config must be a file, a mapping or a list of mappings, not {type(given).__name__}")
     found: list[Tree] = []
     for index, document in enumerate(cast("Sequence[Any]", documents), 1):
         places: Places = {}
-        found.append(Tree(_Plain(index, places).value(document, ()), places, 0))
+        found.append(Tree(_Plain(f"{NO_FILE} (document {index}{{}})", places).value(document, ()), places, 0))
     return found
+
+
+def plain(given: Any, name: str) -> Any:
+    """A value of the user's in plain values; nothing in it asks for environment variables.
+
+    Args:
+        given: As of `trees`.
+        name: What it is, for messages.
+
+    Raises:
+        ConfigError: As of `trees`.
+    """
+    return _Plain(name + "{}", {}, asks=False).value(given, ())
 
 
 class _Plain:
     """Makes plain values of one document, and notes the paths of its keys."""
 
-    def __init__(self, index: int, places: Places) -> None:
-        self._index = index
+    def __init__(self, where: str, places: Places, *, asks: bool = True) -> None:
+        self._where = where
         self._places = places
+        self._asks = asks
 
     def value(self, value: Any, path: tuple[Any, ...]) -> Any:
         if len(path) > MAX_DEPTH:
             raise self._error(path[:3], f"values are nested deeper than {MAX_DEPTH} levels", "")
-        value = _resolved(value, path, self._index)
+        value = _resolved(value, path, self._where)
         if isinstance(value, Mapping):
             return self._mapping(value, path)  # pyright: ignore[reportUnknownArgumentType]
         if is_list(value) or is_tuple(value):
@@ -83,7 +97,7 @@ class _Plain:
             if is_list(value):
                 return self.value(value, path)
         if isinstance(value, str):
-            return Unread(value, resolve_scalar) if ASKS in value else str.__str__(value)
+            return Unread(value, resolve_scalar) if self._asks and ASKS in value else str.__str__(value)
         for kind in (bool, int, float):
             if isinstance(value, kind):
                 return kind(value)
@@ -93,15 +107,15 @@ class _Plain:
         raise self._error(path, problem, "give a text, a number, true or false, a list or a mapping")
 
     def _error(self, path: tuple[Any, ...], problem: str, remedy: str) -> ConfigError:
-        return _error(path, self._index, problem, remedy)
+        return _error(path, self._where, problem, remedy)
 
 
-def _error(path: tuple[Any, ...], index: int, problem: str, remedy: str = "") -> ConfigError:
+def _error(path: tuple[Any, ...], where: str, problem: str, remedy: str = "") -> ConfigError:
     key = f", key {'.'.join(map(str, path))}" if path else ""
-    return ConfigError(f"{NO_FILE} (document {index}{key})", problem, remedy)
+    return ConfigError(where.format(key), problem, remedy)
 
 
-def _resolved(value: Any, path: tuple[Any, ...], index: int) -> Any:
+def _resolved(value: Any, path: tuple[Any, ...], where: str) -> Any:
     """A container of OmegaConf as dicts and lists; anything else as it is."""
     omegaconf: Any = sys.modules.get("omegaconf")  # a value of it is there only if somebody has imported it
     if omegaconf is None or not isinstance(value, omegaconf.DictConfig | omegaconf.ListConfig):
@@ -110,5 +124,5 @@ def _resolved(value: Any, path: tuple[Any, ...], index: int) -> Any:
         return omegaconf.OmegaConf.to_container(value, resolve=True, throw_on_missing=True, enum_to_str=True)
     except omegaconf.errors.OmegaConfBaseException as error:
         problem = f"{str(error).splitlines()[0]} ({type(error).__name__} of OmegaConf)"
-        where = (*path, error.full_key) if error.full_key else path
-        raise _error(where, index, problem, "give it a value, or leave the key out") from error
+        path = (*path, error.full_key) if error.full_key else path
+        raise _error(path, where, problem, "give it a value, or leave the key out") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from amlsched._surroundings import expanded
 from amlsched.errors import ExperimentError
 from amlsched.experiments import claims, expand, jobs, layout, records
-from amlsched.experiments.changes import config_hash, settings
+from amlsched.experiments.changes import hashes
 from amlsched.experiments.record import Record, State, jsonable
 from amlsched.experiments.resolve import resolve
 from amlsched.experiments.spelling import closest
@@ -102,10 +102,19 @@ class Plan:
         self._root = Path(root)
         self._results = None if results is None else expanded(results, f"results folder {results}")
         self.rerun = frozenset(_several(rerun))
+        self._job = job
         self.bundle: jobs.Bundle | None = None
         self._check_rerun()
-        if job is not None:
-            self.bundle = jobs.bundle(self, job)
+        self._choose_job()
+
+    def _choose_job(self) -> None:
+        if self._job is not None:
+            self.bundle = jobs.bundle(self, self._job)
+
+    def replace(self, experiments: Iterable[Experiment]) -> None:
+        """Have these experiments in the place of those of the same names; their runs must be the same."""
+        self.experiments = list(experiments)
+        self._choose_job()
 
     def path(self, experiment: Experiment) -> Path:
         """The folder for the results of an experiment, as the user wrote it."""
@@ -143,25 +152,23 @@ class Plan:
     def repetitions(self, run: Run, path: Path) -> Iterator[Planned]:
         """The repetitions of a run, with what their records say now."""
         folder = layout.run_folder(path, run)
-        begun, made_of = folder.is_dir(), ""
+        begun, hash_at = folder.is_dir(), hashes(run)
         for index in self.indices(run):
             place = layout.repetition_folder(path, run, index)
             known = self.known(run, index, place) if begun else Record()
-            if known.config_hash and not made_of:
-                made_of = config_hash(settings(run))
-            yield self._planned(run, index, place, known, made_of)
+            yield self._planned(run, index, place, known, hash_at(index) if known.config_hash else "")
 
     def repetition(self, run: Run, index: int, path: Path) -> Planned:
         """One repetition of a run, with what its record says now."""
         place = layout.repetition_folder(path, run, index)
-        return self._planned(run, index, place, self.known(run, index, place), config_hash(settings(run)))
+        return self._planned(run, index, place, self.known(run, index, place), hashes(run)(index))
 
     def known(self, run: Run, index: int, folder: Path) -> Record:
         """The record in the folder of a repetition; an unknown one if it is the record of another repetition."""
         record = records.read(folder)
         if not record.attempts or (record.rep == index and record.run == run.name):
             return record
-        if record.rep == index and record.params == jsonable(run.params):
+        if record.rep == index and record.params == jsonable(run.at(index).params):
             return record  # the experiment or its expansions were renamed, and the folder with them
         problem = f"{folder / layout.RECORD}: is the record of {record.run} rep {record.rep}, copied or moved here"
         problem += " (remove the folder, or run with --rerun unknown)"

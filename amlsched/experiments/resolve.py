@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from amlsched.errors import ConfigError
 from amlsched.experiments.axes import Axis, axes_of
 from amlsched.experiments.cluster import OF_SECTIONS, Sections, sections_for
 from amlsched.experiments.environment import filled
-from amlsched.experiments.faults import Note, Report, refuse
+from amlsched.experiments.faults import Note, Report, refuse, unheard
 from amlsched.experiments.imports import Files, Layers, known_names, of_kind, origin, place
-from amlsched.experiments.keys import check_keys
+from amlsched.experiments.keys import VARIED, check_keys
 from amlsched.experiments.load import Document
 from amlsched.experiments.mappings import Source
 from amlsched.experiments.names import name_problem
@@ -125,10 +125,19 @@ def resolve(
     _refuse_misspelt_kinds(documents, report)
     given = [one for text in overrides if (one := parse_override(text, report)) is not None]
     sections = sections_for(of_kind(documents, "cluster"), socket.gethostname() if host is None else host)
-    chosen = _selected(of_kind(documents, "experiment"), select, file, report)
+    groups = _selected(of_kind(documents, "experiment"), select, file, report)
+    chosen = [group[0] for group in groups]
     notes: dict[str, None] = {}  # what a DEFAULT says is noted once
-    made = [_experiment(document, files, prefix, given, report, notes.setdefault) for document in chosen]
-    experiments = [experiment for experiment in made if experiment is not None]
+
+    def made(document: Document, note: Note) -> Experiment | None:
+        return _experiment(document, files, prefix, given, report, note)
+
+    experiments: list[Experiment] = []
+    for group in groups:
+        first = made(group[0], notes.setdefault)
+        if first is not None:
+            others = [made(document, unheard) for document in group[1:]]
+            experiments.append(_varied(first, [other for other in others if other is not None]))
     if len(experiments) == len(chosen):
         refuse_futile(given, [(one.config, one.axes) for one in experiments], report)
         check_new(given, [files.merged(one)[0] for one in chosen], report, notes.setdefault)
@@ -154,7 +163,8 @@ def _refuse_misspelt_kinds(documents: Sequence[Document], report: Report) -> Non
             report(ConfigError(document.place("name"), problem, remedy))
 
 
-def _selected(documents: list[Document], select: Sequence[str], file: Path, report: Report) -> list[Document]:
+def _selected(documents: list[Document], select: Sequence[str], file: Path, report: Report) -> list[list[Document]]:
+    """The documents of the selected experiments; several where each is for one repetition."""
     if not documents:
         fault = ConfigError(str(file), "there is no experiment in this config", "add a document with a name of its own")
         report(fault)
@@ -163,19 +173,35 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
         if name not in known:
             report(ConfigError(str(file), f"there is no experiment {name!r}", known_names(name, known)))
     wanted = set(select)
-    seen: dict[tuple[str, str], Document] = {}
-    chosen: list[Document] = []
+    groups: dict[tuple[str, str], list[Document]] = {}
     for document in documents:
         # A resolved config has one document a run, or, written by cw2, one a repetition.
         identity = (document.name, repr(document.data.get("_experiment_name")))
-        first = seen.setdefault(identity, document)
-        if first is document:
-            if not wanted or document.name in wanted:
-                chosen.append(document)
-        elif "_rep_idx" not in document.data:
-            problem = f"a second experiment {document.name!r}; the first is {first.place('name')}"
-            report(ConfigError(document.place("name"), problem, "rename one: they would share their folders"))
-    return chosen
+        group = groups.setdefault(identity, [document])
+        if group[0] is document:
+            continue
+        index = document.data.get("_rep_idx")
+        same = [one for one in group if index is None or one.data.get("_rep_idx") == index]
+        if not same:
+            group.append(document)
+            continue
+        what = "experiment" if index is None else "repetition of"
+        problem = f"a second {what} {document.name!r}; the first is {same[0].place('name')}"
+        report(ConfigError(document.place("name"), problem, "rename one: they would share their folders"))
+    return [group for group in groups.values() if not wanted or group[0].name in wanted]
+
+
+def _varied(first: Experiment, others: Sequence[Experiment]) -> Experiment:
+    """The experiment of documents that are for one repetition each, and may differ in more than that."""
+    if all(_own(one.config) == _own(first.config) for one in others):
+        return first
+    run = first.config.get("_experiment_name") or first.name
+    varied = {one.config.get("_rep_idx", 0): one.config for one in (first, *others)}
+    return replace(first, config=first.config | {VARIED: {run: varied}})
+
+
+def _own(config: dict[str, Any]) -> str:
+    return repr([(key, value) for key, value in config.items() if not key.startswith("_") and key != "log_path"])
 
 
 def _experiment(

@@ -121,7 +121,6 @@ def _of_config(place: Path, base: Path) -> Iterator[Found]:
         moved = os.path.relpath(written_for, path) != os.path.relpath(place, path)
         label = _label(place, base) if moved else experiment.name
         for run in expand.expand(experiment):
-            params, plain = run.params, jsonable(run.params)
             home = place / os.path.relpath(layout.run_folder(path, run), written_for) / "log"
             begun = home.is_dir()
             for index in plan.indices(run):
@@ -129,8 +128,9 @@ def _of_config(place: Path, base: Path) -> Iterator[Found]:
                 known = plan.known(run, index, folder) if begun else Record()
                 if moved and known.state is State.PENDING:
                     continue
+                params = run.at(index).params
                 # After a change of the config that its records were kept under, they are what was run.
-                ran_with = known.params if known.attempts and known.params != plain else params
+                ran_with = known.params if known.attempts and known.params != jsonable(params) else params
                 name = _relabelled(run.name, experiment.name, label)
                 yield Found(label, name, index, folder, ran_with, known, experiment.name if moved else "")
 

@@ -283,7 +283,7 @@ class ExperimentRun(Emitter):
         for index in range(run.repetitions) if repetitions is None else repetitions:
             planned = self.plan.repetition(run, index, path)
             if planned.changed and not planned.todo and not self.keep_changed:
-                told = "; ".join(differences(planned.known, run))
+                told = "; ".join(differences(planned.known, run.at(index)))
                 raise ExperimentError(run.name, f"was run with other settings under the same name: {told}", "use -o")
             self._n_submitted += 1
             self.summary.expect(run.name, 1)
@@ -594,7 +594,7 @@ class ExperimentRun(Emitter):
             self.summary.notes.append(f"{name}: {planned.note}")
 
     def _repetition(self, planned: Planned, path: Path, job: int) -> Repetition:
-        run, index = planned.run, planned.index
+        run, index = planned.run.at(planned.index), planned.index
         made_of = settings(run)
         return Repetition(
             target=self.target,

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments import layout
+from amlsched.errors import ExperimentError
+from amlsched.experiments import cluster, keys, layout
+from amlsched.experiments.atomic import replace_file
+from amlsched.experiments.faults import refuse
+from amlsched.experiments.mappings import plain
+from amlsched.experiments.plain import copied
 from amlsched.experiments.plan import Plan
+from amlsched.experiments.yaml12 import write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from amlsched.experiments.expand import Debug
+    from amlsched.experiments.resolve import Experiment
 
 __all__ = ["Config"]
+
+_OURS = frozenset({"name", "path", "log_path", "cpu_cores", "_seed"}) | keys.WRITTEN_KEYS
+"""Keys that a repetition is found by, or that are made when it runs."""
+_OF_JOBS = ("reps_per_job", "reps_in_parallel")
 
 
 class Config:
     """What a config file says, repetition by repetition.
 
     Args:
-        config_path: The file.
-        experiment_selections: Names of experiments; none for all.
+        config_path: The file; `None` for an empty config, to be filled by `load_config`.
+        experiment_selections: Names of experiments, or one; none for all.
         debug: Only a short trial of the first run of each experiment.
         debug_all: Only a short trial of each run.
 
     Attributes:
-        exp_configs: The `cw_config` of each repetition.
+        config_path: The file.
+        f_name: Its name without the folder.
+        exp_selections: The names of experiments that were asked for.
+        exp_configs: The `cw_config` of each repetition. What a script changes in those of `ClusterWork.config` is what
+            the repetitions get.
         slurm_config: The section for the batch system of this host, `None` if there is none.
 
     Raises:
@@ -35,15 +52,135 @@ class Config:
 
     def __init__(
         self,
-        config_path: str | Path,
-        experiment_selections: Sequence[str] | None = None,
+        config_path: str | Path | None = None,
+        experiment_selections: str | Sequence[str] | None = None,
         debug: bool = False,
         debug_all: bool = False,
     ) -> None:
-        self.config_path = str(config_path)
+        self.config_path: str | None = None
+        self.f_name: str | None = None
+        self.exp_selections = experiment_selections
+        self.exp_configs: list[dict[str, Any]] | None = None
+        self.slurm_config: dict[str, Any] | None = None
+        self._plan: Plan | None = None
+        self._before: list[dict[str, Any]] = []
+        if config_path is not None:
+            self.load_config(config_path, experiment_selections, debug, debug_all)
+
+    def load_config(
+        self,
+        config_path: str | Path,
+        experiment_selections: str | Sequence[str] | None = None,
+        debug: bool = False,
+        debug_all: bool = False,
+    ) -> None:
+        """Read another file; as of the constructor."""
         mode: Debug = "debugall" if debug_all else "debug" if debug else ""
-        plan = Plan(config_path, select=experiment_selections or (), debug=mode)
-        self.exp_configs: list[dict[str, Any]] = [
+        self.use(Plan(config_path, select=experiment_selections or (), debug=mode))
+        self.exp_selections = experiment_selections
+
+    def use(self, plan: Plan) -> None:
+        """Be the config of a plan."""
+        self._plan = plan
+        self.config_path, self.f_name = str(plan.config), plan.config.name
+        self.exp_configs = [
             layout.cw_config(run, index, path) for path, run in plan.runs() for index in plan.indices(run)
         ]
-        self.slurm_config = plan.resolved.cluster
+        self._before = copied(self.exp_configs)
+        self.slurm_config = copied(plan.resolved.cluster)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a script has changed something in here since it was read."""
+        return self._plan is not None and (
+            repr(self._now()) != repr(self._before) or self.slurm_config != self._plan.resolved.cluster
+        )
+
+    def _now(self) -> list[dict[str, Any]]:
+        return [plain(config, f"exp_configs[{number}]") for number, config in enumerate(self.exp_configs or ())]
+
+    def apply(self, plan: Plan) -> Plan:
+        """Put what was changed in here into a plan of the same config.
+
+        Raises:
+            ConfigError: A value is none that a config can hold.
+            ExperimentError: A repetition was removed or added, or its folder was changed.
+        """
+        if not self.is_changed:
+            return plan
+        varied: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+        jobs: dict[str, dict[str, Any]] = {}
+        now = self._now()
+        if len(now) != len(self._before):
+            problem = f"{len(self._before)} configs were read, and {len(now)} are there now"
+            raise ExperimentError("exp_configs", problem, "choose experiments with -e, one job with -j")
+        for number, (config, before) in enumerate(zip(now, self._before, strict=True)):
+            _check(number, config, before)
+            jobs.setdefault(before["name"], {key: config[key] for key in _OF_JOBS if key in config})
+            if repr(config) != repr(before):
+                own = {key: value for key, value in config.items() if key not in _OURS}
+                own |= {"name": before["name"], "repetitions": before["repetitions"]}
+                varied.setdefault(before["name"], {}).setdefault(before["_experiment_name"], {})[before["_rep_idx"]] = (
+                    own
+                )
+        plan.replace([_with(one, varied.get(one.name), jobs.get(one.name, {})) for one in plan.experiments])
+        if self.slurm_config != plan.resolved.cluster:
+            section = plain(self.slurm_config, "slurm_config")
+            keys.check_rules(section or {}, cluster.RULES, (), _place("slurm_config"), refuse)
+            plan.resolved = replace(plan.resolved, sections=replace(plan.resolved.sections, cluster=section))
+        return plan
+
+    def to_yaml(self, dir_path: str | Path = "", relpath: bool = True) -> None:
+        """Write all of it, with what was changed, to files that can be loaded again, and give the same repetitions.
+
+        The names are those of cw2: `relative_NAME.yml`, with the names of the experiments that were chosen, and
+        `EXPERIMENT/relative_NAME_EXPERIMENT.yml` for each.
+
+        Args:
+            dir_path: The folder for them; empty for that of the results.
+            relpath: Whether the folder for the results is noted relative to the file, so that both can be moved.
+
+        Raises:
+            ExperimentError: There is nothing to write.
+            OSError: A file cannot be written.
+        """
+        if self._plan is None or not self._plan.experiments:
+            raise ExperimentError("Config.to_yaml", "no config was loaded", "Config(path).to_yaml(…)")
+        plan = self.apply(self._plan)
+        folder = Path(dir_path or plan.paths[0]).resolve()
+        stem = plan.config.stem
+        chosen = [self.exp_selections] if isinstance(self.exp_selections, str) else self.exp_selections or ()
+        files: dict[Path, list[dict[str, Any]]] = {folder / f"relative_{'_'.join([stem, *chosen])}.yml": []}
+        for path, run in plan.runs():
+            own = folder / run.experiment_name / f"relative_{stem}_{run.experiment_name}.yml"
+            for index in plan.indices(run):
+                one = layout.resolved_config(run.at(index)) | {"_rep_idx": index}
+                for file in (own, next(iter(files))):
+                    place = os.path.relpath(path, file.parent) if relpath else str(path)
+                    files.setdefault(file, []).append(one | {"path": place})
+        section = [self.slurm_config] if self.slurm_config is not None else []
+        for file, documents in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(file, write([*section, *documents]))
+
+
+def _with(
+    experiment: Experiment, varied: dict[str, dict[int, dict[str, Any]]] | None, jobs: dict[str, Any]
+) -> Experiment:
+    config = experiment.config | jobs
+    return replace(experiment, config=config | {keys.VARIED: varied} if varied else config)
+
+
+def _check(number: int, config: dict[str, Any], before: dict[str, Any]) -> None:
+    """Refuses what cannot be changed for a repetition, and values of the wrong kind."""
+    where = f"exp_configs[{number}]"
+    for key in sorted(_OURS):
+        if config.get(key) != before.get(key):
+            problem = f"the key {key} was changed from {before.get(key)!r} to {config.get(key)!r}; amlsched makes it"
+            remedy = "-t or --results give new folders, seed gives other seeds: see the page on migrating from cw2"
+            raise ExperimentError(where, problem, remedy)
+    keys.check_rules(config, keys.RULES, (*keys.NULLABLE, "repetitions"), _place(where), refuse)
+
+
+def _place(where: str) -> Callable[..., str]:
+    return lambda *path: f"{where}, key {'.'.join(map(str, path))}"
