@@ -88,7 +88,7 @@ def test_a_wrong_command_line_ends_a_script_with_a_message(config, words, monkey
     monkeypatch.setattr(sys, "argv", ["script.py", *words])
     with pytest.raises(SystemExit, match="2"):
         _ = cluster_work.ClusterWork(Told).config
-    assert re.search("no such file|did you mean|there is no experiment|unrecognized", capsys.readouterr().err)
+    assert re.search("no such file|did you mean|there is no experiment|there is no option", capsys.readouterr().err)
 
 
 # ------------------------------------------------------------------------------------------------------- the config
