@@ -76,7 +76,9 @@ def _exit_code(command: Callable[[], int]) -> int:
         return SOME_FAILED
     except (AmlschedError, OSError) as error:
         problem = working_folder_problem() if isinstance(error, FileNotFoundError) else ""
-        told = f"{error}"
+        told = str(error)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            told = f"{error.filename2 or error.filename}: {error.strerror}"
         if isinstance(error, MissingExtraError):
             told = re.sub("^with_", "--executor ", told)  # as it was typed
         say(f"amlsched: error: {problem or told}")

@@ -151,13 +151,15 @@ def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False
 def tell_failures(summary: Summary) -> None:
     """What failed, and where to read more."""
     from amlsched.experiments import layout
+    from amlsched.experiments.record import State
 
     for name, folder, reason in summary.failed[:_SHOWN_FAILURES]:
         say(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
     if len(summary.failed) > _SHOWN_FAILURES:
         say(f"… and {len(summary.failed) - _SHOWN_FAILURES} more")
-    if summary.failed:
-        say("--rerun failed runs them again")
+    states = [state for state in ("failed", "unknown") if summary.states[State(state)]]
+    if summary.failed and states:
+        say(f"--rerun {' '.join(states)} runs them again")
 
 
 def tell_notes(summary: Summary) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import layout, records
+from amlsched.experiments.atomic import file_bytes
 from amlsched.experiments.record import Record, State, jsonable
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
     for index in plan.indices(run):
         folder = layout.repetition_folder(path, run, index)
         try:
-            if hash_at(index).encode() in (folder / layout.RECORD).read_bytes():
+            if hash_at(index).encode() in file_bytes(folder / layout.RECORD, wait_s=0):
                 continue  # without a closer look: 100,000 of them take seconds
         except OSError:
             continue

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments.record import Process, now
+from amlsched.experiments.record import Process, checked, now
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -266,9 +266,15 @@ def _read(path: Path) -> tuple[Owner, float]:
         touched = os.fstat(file.fileno()).st_mtime
         try:
             raw: dict[str, Any] = json.load(file)
-            raw["process"] = Process(**raw["process"])
-            return Owner(**raw), touched
-        except (ValueError, KeyError, TypeError):  # torn when its host crashed: only its age says something
+            raw["process"] = checked(Process(**raw["process"]))
+            return checked(Owner(**raw)), touched
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ):  # torn when its host crashed: only its age says something
             return Owner("", Process("", 0), "", "", 0, BEAT_S, ""), touched
 
 

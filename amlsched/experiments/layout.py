@@ -228,7 +228,7 @@ def _resolved(output: str | Path, one: Experiment | Run, source: str | Path, deb
 
 
 def _says(file: Path, text: str) -> bool:
-    return file.exists() and file.read_bytes() == text.encode()
+    return file.is_file() and file.read_bytes() == text.encode()
 
 
 def _nested(run: Run) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amlsched.errors import ConfigError
+from amlsched.experiments.atomic import file_bytes
 from amlsched.experiments.environment import read_unread
 from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.mappings import NO_FILE, Source, trees
@@ -88,7 +89,7 @@ def load(path: Source, report: Report = refuse) -> list[Document]:
         return _documents(trees(path), NO_FILE, report)
     file = Path(path)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = file_bytes(file).decode("utf-8-sig")
     except FileNotFoundError:
         remedy = meant_file(file, ".yml", ".yaml") or "check the path of the experiment file"
         raise ConfigError(str(file), "there is no such file", remedy) from None
@@ -98,7 +99,8 @@ def load(path: Source, report: Report = refuse) -> list[Document]:
         where = f"{file}:{error.object[: error.start].count(10) + 1}"
         raise ConfigError(where, "the text is not UTF-8", "save the file as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ConfigError(str(file), f"the file cannot be read: {error}") from None
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(str(file), f"the file cannot be read: {problem}") from None
     return parse(text, file, report)
 
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from amlsched import __version__
 from amlsched.experiments.code_version import Code
@@ -22,6 +23,7 @@ __all__ = [
     "Record",
     "State",
     "Used",
+    "checked",
     "decoded",
     "encoded",
     "jsonable",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -81,7 +84,7 @@ class Process:
             return None
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return False
         except PermissionError:
             pass
@@ -146,7 +149,7 @@ class ErrorNote:
     @property
     def line(self) -> str:
         """The first line of it."""
-        return next(iter(str(self).splitlines()))
+        return next(iter(str(self).splitlines()), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +304,7 @@ def decoded(raw: dict[str, Any]) -> Record:
     """
     if raw["format"] != FORMAT:
         raise ValueError(f"format {raw['format']!r}, this version of amlsched reads {FORMAT}")
-    return Record(
+    record = Record(
         name=raw["name"],
         run=raw["run"],
         rep=int(raw["rep"]),
@@ -314,20 +317,50 @@ def decoded(raw: dict[str, Any]) -> Record:
         last=raw["last"],
         version=raw["version"],
     )
+    return checked(record)
 
 
 def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
-    return Attempt(
+    for time in (raw["started"], raw["ended"]):
+        if time is not None and datetime.fromisoformat(time).tzinfo is None:
+            raise ValueError(f"the time {time!r} has no zone")
+    attempt = Attempt(
         run_id=raw["run_id"],
-        driver=Process(**raw["driver"]),
-        worker=None if raw["worker"] is None else Process(**raw["worker"]),
+        driver=checked(Process(**raw["driver"])),
+        worker=None if raw["worker"] is None else checked(Process(**raw["worker"])),
         executor=raw["executor"],
         started=raw["started"],
         ended=raw["ended"],
         outcome=None if raw["outcome"] is None else State(raw["outcome"]),
-        error=None if raw["error"] is None else ErrorNote(**raw["error"]),
+        error=None if raw["error"] is None else checked(ErrorNote(**raw["error"])),
         rows=int(raw["rows"]),
         code=Code(**code) if (code := raw.get("code")) else None,
         resumed=bool(raw.get("resumed")),
-        used=Used(**used) if (used := raw.get("used")) else None,
+        used=checked(Used(**used)) if (used := raw.get("used")) else None,
     )
+    return checked(attempt)
+
+
+def checked(read: T) -> T:
+    """An object that was made of JSON, if its attributes are what its class says.
+
+    Raises:
+        TypeError: One is not.
+    """
+    for name, kinds in _kinds(type(read)):
+        if not isinstance(value := getattr(read, name), kinds):
+            raise TypeError(f"{name} is {value!r:.60}")
+    return read
+
+
+def _kinds(kind: type[Any]) -> tuple[tuple[str, tuple[type, ...]], ...]:
+    if kind not in _known_kinds:
+        found: list[tuple[str, tuple[type, ...]]] = []
+        for name, hint in get_type_hints(kind).items():
+            kinds = [get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+            found.append((name, (*kinds, int) if float in kinds else tuple(kinds)))
+        _known_kinds[kind] = tuple(found)
+    return _known_kinds[kind]
+
+
+_known_kinds: dict[type[Any], tuple[tuple[str, tuple[type, ...]], ...]] = {}

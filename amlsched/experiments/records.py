@@ -18,14 +18,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched.experiments import checkpoint, claims, layout
-from amlsched.experiments.atomic import replace_file
+from amlsched.experiments.atomic import file_bytes, replace_file
 from amlsched.experiments.claims import Claim
 from amlsched.experiments.record import Attempt, ErrorNote, Record, State, Used, decoded, encoded, now, restored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Begun", "begin", "end", "lose", "read", "write"]
+__all__ = ["Begun", "begin", "end", "lose", "read", "rows_lost", "write"]
 
 EARLIER = "earlier"
 
@@ -34,17 +34,31 @@ def read(folder: Path) -> Record:
     """The record in the folder of a repetition; a pending one if there is none, an unknown one if it cannot be read."""
     path = folder / layout.RECORD
     try:
-        text = path.read_bytes()
+        text = file_bytes(path, wait_s=0)
     except (FileNotFoundError, NotADirectoryError):
         return Record()
     except OSError as error:
         return Record(state=State.UNKNOWN, problem=f"{path}: cannot be read ({error.strerror})")
     try:
         return decoded(json.loads(text, object_hook=restored))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return Record(
             state=State.UNKNOWN, problem=f"{path}: not a record of amlsched ({type(error).__name__}: {error})"
         )
+
+
+def rows_lost(folder: Path, record: Record) -> str:
+    """What to say of a repetition that is done and whose rows are not there any more; empty if they are."""
+    if not record.state.done or not record.attempts or not record.attempts[-1].rows:
+        return ""
+    path = folder / layout.csv_name(record.rep)
+    try:
+        if path.stat().st_size:
+            return ""
+        problem = "is empty"
+    except OSError:
+        problem = "is not there any more"
+    return f"{path} {problem}: its rows are in no plot (--rerun {record.run} runs it again)"
 
 
 def write(folder: Path, record: Record) -> None:

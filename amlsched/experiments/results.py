@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from amlsched.experiments.frame import Results
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "OWN",
@@ -109,14 +112,18 @@ def survey(results: str | Path) -> Iterator[Found]:
 
 def _of_config(place: Path, base: Path) -> Iterator[Found]:
     """The repetitions of the resolved config in an experiment's folder."""
+    file = place / layout.RESOLVED_CONFIG
     try:
-        plan = Plan(place / layout.RESOLVED_CONFIG)
-    except ConfigError:
-        return  # not ours; what it left is found by its records
+        plan = Plan(file)
+        paths = {experiment.name: plan.path(experiment) for experiment in plan.experiments}
+    except ConfigError as error:  # not ours, or damaged; what it left is found by its records
+        if next(_repetition_folders(place), None) is not None:
+            logger.warning("%s\n  The repetitions in %s are listed by their records alone", error, place)
+        return
     if any("_path_relative_to" not in experiment.config for experiment in plan.experiments):
         return  # a config of the user's, which happens to lie here
     for experiment in plan.experiments:
-        path = plan.path(experiment)
+        path = paths[experiment.name]
         written_for = layout.resolved_config_folder(path, experiment)
         moved = os.path.relpath(written_for, path) != os.path.relpath(place, path)
         label = _label(place, base) if moved else experiment.name
@@ -191,6 +198,8 @@ def tallied(found: Iterable[Found]) -> Summary:
         summary.count(one.run, one.record.state, one.record.last, one.record.seconds, one.record.used)
         if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
             summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run takes it up")
+        if lost := records.rows_lost(one.folder, one.record):
+            summary.notes.append(f"{one.run} rep {one.rep}: {lost}")
         if one.record.state in (State.FAILED, State.UNKNOWN):
             summary.failed.append((f"{one.run} rep {one.rep}", one.folder, one.record.reason))
     return summary
@@ -212,7 +221,15 @@ def load(results: str | Path) -> Results:
     pandas_for("experiments.load")
     from amlsched.experiments.frame import table_of
 
-    return table_of(survey(results))
+    return table_of(_without_problems(survey(results)))
+
+
+def _without_problems(found: Iterable[Found]) -> Iterator[Found]:
+    """The same; records that cannot be read are said on the way."""
+    for one in found:
+        if one.record.problem:
+            logger.warning("%s", one.record.problem)
+        yield one
 
 
 def iterations(results: str | Path) -> pd.DataFrame:

@@ -590,8 +590,8 @@ class ExperimentRun(Emitter):
         name = f"{planned.run.name} rep {planned.index}"
         if known.state in (State.FAILED, State.UNKNOWN):
             self.summary.failed.append((name, planned.folder, known.reason))
-        elif planned.note:
-            self.summary.notes.append(f"{name}: {planned.note}")
+        elif note := planned.note or records.rows_lost(planned.folder, known):
+            self.summary.notes.append(f"{name}: {note}")
 
     def _repetition(self, planned: Planned, path: Path, job: int) -> Repetition:
         run, index = planned.run.at(planned.index), planned.index
