@@ -7,8 +7,8 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched.batch import BatchedCall, Part, run_batch
-from amlsched.executors.capabilities import capabilities_of, kill_call, worker_count
+from amlsched.batch import BatchedCall, Part, TrackedCall, run_batch
+from amlsched.executors.capabilities import capabilities_of, hides_starts, kill_call, see_running, worker_count
 from amlsched.executors.deaths import Death, OutOfMemoryKills, dead_workers, is_loss
 from amlsched.executors.pickled import pickled_call
 
@@ -82,6 +82,7 @@ class Admission:
         self._submit: Callable[..., Work[Any]] = executor.submit
         self._post = cast("PostingExecutor", executor).post if known.posts else None
         self._prepickle = known.prepickle is not None
+        self._tracked = not self._prepickle and hides_starts(executor)
         self._by_value = known.prepickle == "by value" or known.remote
         self.inline = known.inline
         self._fragile = known.pickles and not known.survives_lost_workers
@@ -220,10 +221,14 @@ class Admission:
             pass  # the executor's callback tells
         elif work.done():
             return False
-        elif isinstance(work, Part) or not kill_call(self._executor, work):
+        elif isinstance(work, Part) or not kill_call(self._executor, getattr(work, "work", work)):
             self.given_up.add(future)
             self._finished(future)
         return True
+
+    async def see_running(self) -> None:
+        """Wait until the executor knows which calls have begun, so that only others are taken for unstarted."""
+        await see_running(self._executor)
 
     def cancel_unstarted(self, future: Future[Any]) -> bool:
         """Whether the call had not started, and now never will."""
@@ -247,9 +252,13 @@ class Admission:
                 self._sent.add(future)
             return
         if self._prepickle:
-            call = pickled_call(future.function, future.args, future.kwargs, by_value=self._by_value)
-            work = self._submit(run_batch, [call])
+            pickled = pickled_call(future.function, future.args, future.kwargs, by_value=self._by_value)
+            work = self._submit(run_batch, [pickled])
             future.work = Part(work, 0, alone=True)
+        elif self._tracked:
+            call = TrackedCall(future.function, future.kwargs)
+            call.work = work = self._submit(call, *future.args)
+            future.work = call
         else:
             future.work = work = self._submit(future.function, *future.args, **future.kwargs)
         if self._depth is not None:
@@ -293,13 +302,19 @@ class Admission:
         if self._paused:
             self._waiting.extend(futures)
             return
+        calls = [call for _, call in batch]
+        sent: Any
         try:
-            work = self._submit(run_batch, [call for _, call in batch])
+            if self._tracked:
+                sent = TrackedCall(run_batch, {})
+                sent.work = work = self._submit(sent, calls)
+            else:
+                sent = work = self._submit(run_batch, calls)
         except Exception as error:
             self._not_taken(futures, error)
             return
         for index, future in enumerate(futures):
-            future.work = Part(work, index, alone=len(futures) == 1)
+            future.work = Part(sent, index, alone=len(futures) == 1)
         if self._depth is not None:
             self._sent.update(futures)
         if self._fragile:

@@ -1,7 +1,10 @@
-"""Calls on their way to a worker in one parcel, each of which still ends on its own."""
+"""Calls on their way to an executor: in one parcel, or with what is to be known of one."""
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from amlsched.executors._user_function import call_function
@@ -11,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future as Work
 
-__all__ = ["BatchedCall", "Part", "run_batch"]
+__all__ = ["BatchedCall", "Part", "TrackedCall", "run_batch"]
 
 BatchedCall = bytes | tuple["Callable[..., Any]", tuple[Any, ...], "Mapping[str, Any]"]
 """A call; pickled where it travels, so that one that cannot be loaded fails alone."""
@@ -66,6 +69,62 @@ class Part:
             outcome: _Outcome = self._work.result()[self._index]
             self._loaded = load_outcome(outcome) if isinstance(outcome, bytes) else outcome
         return self._loaded
+
+
+class TrackedCall:
+    """What an executor of somebody else gets for a function; here it stands for the executor's future.
+
+    Such an executor may accept that a call is cancelled which runs already: in this process, the call itself tells. And
+    its `submit` may take keywords for its own (`key` and `workers` by dask, `fn` by many): it gets none.
+
+    Args:
+        function: The function.
+        kwargs: Its keyword arguments.
+
+    Attributes:
+        work: The executor's future.
+    """
+
+    work: Work[Any]
+
+    def __init__(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+        self._function, self._kwargs = function, kwargs
+        self._begun = self._cancelled = False
+        self._lock = Lock()
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+
+    def __call__(self, /, *args: Any) -> Any:
+        """What the function returns."""
+        with self._lock:
+            if self._cancelled:
+                raise CancelledError
+            self._begun = True
+        return call_function(self._function, args, self._kwargs)
+
+    def cancel(self) -> bool:
+        """Whether the call never starts."""
+        with self._lock:
+            self._cancelled = not self._begun and self.work.cancel()
+            return self._cancelled
+
+    def running(self) -> bool:
+        """Whether the call has started, as far as is known, and has not ended."""
+        return self.work.running() or (self._begun and not self.work.done())
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return self.work.done()
+
+    def exception(self) -> BaseException | None:
+        """What the call raised; `None` where it returned."""
+        return self.work.exception()
+
+    def result(self) -> Any:
+        """What the call returned."""
+        return self.work.result()
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return partial(self._function, **self._kwargs).__reduce__()  # its worker may lack amlsched
 
 
 def run_batch(calls: Sequence[BatchedCall]) -> list[_Outcome]:

@@ -193,6 +193,11 @@ class RunLoop:
                 scheduler.on_timeout.emit()
             elif ending.code is not Code.EXHAUSTED:
                 scheduler.on_stop.emit(ending.message, ending.exception)
+            if wait and interrupted is None:
+                try:
+                    await self._admission.see_running()
+                except asyncio.CancelledError as error:
+                    interrupted = error
             self._cancel_unstarted()
             scheduler.on_finishing.emit()
             if interrupted is not None or not wait:

@@ -193,16 +193,15 @@ class Scheduler(Emitter):
         receipts: bool = False,
     ) -> None:
         if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
-                f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; "
-                "Scheduler.with_processes(), with_threads() and their sisters make one"
-            )
+            raise TypeError(f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; {_remedy(executor)}")
         super().__init__(name="scheduler")
-        self._executor: Executor | None = executor
-        self._factory: Callable[[], Executor] | None = None  # set where the executor is ours
+        self._given: Executor | None = executor
+        self._factory: Callable[[], Executor] | None  # set where what runs the calls is ours
+        self._factory = dask.in_place_of(executor)
+        self._executor: Executor | None = executor if self._factory is None else None
         self._keep = False  # in a `with` block: our executor outlives the run
-        self._terminate: Callable[[Executor], object]
-        self._terminate = terminate if callable(terminate) else (kill_workers if terminate else lambda _: None)
+        self._terminate: Callable[[Executor], object] | None
+        self._terminate = terminate if callable(terminate) else (kill_workers if terminate else None)
         self.retries_on_loss = checked_retries(retries_on_loss)
         self.receipts = receipts
         self._tasks: list[Task[..., Any]] = []
@@ -226,7 +225,7 @@ class Scheduler(Emitter):
     def _from_factory(cls, factory: Callable[[], Executor], **options: Any) -> Self:
         checked_retries(options.get("retries_on_loss", 0))  # before workers are made
         self = cls(factory(), **options)
-        self._factory = factory
+        self._given, self._factory = None, factory
         return self
 
     @classmethod
@@ -332,7 +331,7 @@ class Scheduler(Emitter):
 
         run = RunLoop(
             self,
-            self.executor,
+            self._runner(),
             policy=policy,
             on_cancelled=on_cancelled,
             end_on_empty=end_on_empty,
@@ -437,7 +436,7 @@ class Scheduler(Emitter):
         found = False
         for each in (*args, *kwargs.values()):
             if is_shared(each):
-                each.carry(self.executor)
+                each.carry(self._runner())
                 found = True
         return with_shared(function) if found else function
 
@@ -471,7 +470,7 @@ class Scheduler(Emitter):
         """
         if self._run is None:
             return await gather_in_own_run(self, futures, max_in_flight, return_exceptions)
-        return await gather(self.executor, futures, max_in_flight, return_exceptions)
+        return await gather(self._runner(), futures, max_in_flight, return_exceptions)
 
     def call_later(
         self, delay: float, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
@@ -549,7 +548,11 @@ class Scheduler(Emitter):
 
     @property
     def executor(self) -> Executor:
-        """Where calls run; where it is ours, made when it is needed."""
+        """Where calls run: the one that was given, or where it is ours, one that is made when it is needed."""
+        return self._given or self._runner()
+
+    def _runner(self) -> Executor:
+        """What calls are submitted to: the executor, or what runs them in its place."""
         if self._executor is None:
             assert self._factory is not None
             self._executor = self._factory()
@@ -597,7 +600,7 @@ class Scheduler(Emitter):
             return None
         broken, self._executor = self._executor, None
         kill_workers(broken)  # those that outlived the others
-        return self.executor
+        return self._runner()
 
     def kill(self) -> None:
         """End the workers at once, whatever they run. Ours are made anew when the next run needs them."""
@@ -607,8 +610,9 @@ class Scheduler(Emitter):
         if self._factory is not None:
             self._executor = None
             kill_workers(executor)
-        else:
-            self._terminate(executor)
+        own = self._factory is None or self._terminate is not kill_workers
+        if own and self._given is not None and self._terminate is not None:
+            self._terminate(self._given)
 
     def interrupt(self, error: BaseException) -> bool:
         """End the run as Ctrl-C does; it raises the error. For handlers of signals, in the loop's thread.
@@ -622,6 +626,13 @@ class Scheduler(Emitter):
         run.interruption = error
         run.loop.call_soon_threadsafe(run.interrupt, error)
         return not run.executing  # a call that runs in this thread is interrupted where it is
+
+
+def _remedy(given: object) -> str:
+    """What to do where this was given for an executor."""
+    if type(given).__module__.startswith(("dask", "distributed.")):
+        return "Scheduler.with_dask(…) takes clients and clusters of dask"
+    return "Scheduler.with_processes(), with_threads() and their sisters make one"
 
 
 def _check_seconds(name: str, value: object, also: str = "") -> None:

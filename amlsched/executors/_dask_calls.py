@@ -89,6 +89,7 @@ class Calls:
         depth: How many calls are sent at a time; `None` for all, as where the cluster grows with its queue.
         starts: On how many workers a call may be begun; `None` for any number.
         log_of: The end of what the worker of this name has written.
+        options: Of `Client.submit`, for each call.
     """
 
     def __init__(
@@ -97,11 +98,13 @@ class Calls:
         depth: int | None = None,
         starts: int | None = None,
         log_of: Callable[[str], str] = lambda _: "",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._client = client
         self._depth = depth
         self._starts = starts
         self._log_of = log_of
+        self._options = options or {}
         self._sent = 0
         self._waiting: deque[DaskCall] = deque()
         self._topic = f"amlsched-{uuid.uuid4().hex}"
@@ -146,7 +149,7 @@ class Calls:
             key = f"{call.name}-{uuid.uuid4().hex}"
             # By priority, or else a call whose worker died would wait behind all that came after it.
             call.remote = self._client.submit(
-                run_call, self._topic, call.number, blob, key=key, pure=False, priority=-call.number
+                run_call, self._topic, call.number, blob, key=key, pure=False, priority=-call.number, **self._options
             )
         self._new.append(call)
         self._schedule()
@@ -190,6 +193,20 @@ class Calls:
         if remotes and self._client.status == "running":
             self._client.loop.add_callback(self._cancel, remotes)
 
+    def see_running(self) -> Future[Any] | None:
+        """Completes when every call that a worker may have begun says that it runs.
+
+        A worker tells of a call a while after it has begun it. Until then dask's scheduler knows where the call is.
+        """
+        if self._depth is not None:  # those that are sent say so already
+            return None
+        looking = self._see_running()
+        try:
+            return asyncio.run_coroutine_threadsafe(looking, self._client.loop.asyncio_loop)
+        except RuntimeError:  # the loop is closed, and so the client
+            looking.close()
+            return None
+
     def fail(self, error: BaseException) -> None:
         """End all calls with this error, those too that run, and refuse others; as cancelled by a CancelledError."""
         with self._lock:
@@ -209,6 +226,19 @@ class Calls:
             self._client.unsubscribe_topic(self._topic)
 
     # In the thread of the client's loop
+
+    async def _see_running(self) -> None:
+        try:
+            threads = await self._client.scheduler.ncores(workers=None)
+            processing = await self._client.scheduler.processing(workers=None)
+        except Exception:  # the cluster is going down, or has gone, which the calls' ends will say
+            return
+        calls = {call.remote.key: call for call in self.open() if call.remote is not None}
+        for worker, keys in processing.items():
+            # A worker has some that wait behind those that it runs: it takes them in the order of their submission.
+            here = sorted((calls[key] for key in keys if key in calls), key=lambda call: call.number)
+            for call in here[: threads.get(worker, 1)]:
+                _begun(call)
 
     async def _cancel(self, remotes: list[Any]) -> None:
         await self._client._cancel(remotes, force=True)
@@ -307,13 +337,17 @@ class Calls:
                 continue
             call.starts += 1
             call.place = (told["pid"], told["host"])
-            if not call.running() and not call.done():
-                with contextlib.suppress(InvalidStateError, RuntimeError):  # it has just ended, or was cancelled
-                    call.set_running_or_notify_cancel()
+            _begun(call)
             if self._starts is not None and call.starts > self._starts:
                 self.drop([call])
                 cause = f"was the last of {self._starts} that ended, or reached their lifetime, while they ran it"
                 call.end(error=self._lost(call, cause))
+
+
+def _begun(call: DaskCall) -> None:
+    if not call.running() and not call.done():
+        with contextlib.suppress(InvalidStateError, RuntimeError):  # it has just ended, or was cancelled
+            call.set_running_or_notify_cancel()
 
 
 def _without_warning() -> Any:

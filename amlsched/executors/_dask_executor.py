@@ -7,6 +7,8 @@ import threading
 from concurrent.futures import CancelledError, Executor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from amlsched.executors._dask_sites import Given
+from amlsched.executors._dask_worker import Tries
 from amlsched.executors._pickling import call_name
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled import pickled_call
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from amlsched.executors._dask_calls import Calls
     from amlsched.executors._dask_sites import Site
 
-__all__ = ["DaskExecutor"]
+__all__ = ["DaskExecutor", "InPlaceOf"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,6 +82,10 @@ class DaskExecutor(Executor):
         calls = self._calls if self._calls is not None and not self._closed else self._start()
         return cast("Future[R]", calls.submit(call_name(fn), blob))
 
+    def see_running(self) -> Future[Any] | None:
+        """Completes when every call that a worker may have begun says that it runs; `None` where it does anyway."""
+        return self._calls.see_running() if self._calls is not None else None
+
     def share(self, value: object) -> InDask:
         """What brings an object to the workers, each of which gets it once."""
         calls = self._start()
@@ -123,7 +129,7 @@ class DaskExecutor(Executor):
                 client = self.site.open(self._fail)
                 workers = self.site.max_workers
                 depth = None if self.site.scales or workers is None else _PER_WORKER * workers
-                self._calls = Calls(client, depth, self.site.starts, self.site.log_of)
+                self._calls = Calls(client, depth, self.site.starts, self.site.log_of, self.site.options)
                 self.site.busy = self._calls.busy
             return self._calls
 
@@ -147,3 +153,28 @@ class DaskExecutor(Executor):
         if self._calls is not None:
             self._calls.close()
         self.site.close(at_once)
+
+
+class InPlaceOf(DaskExecutor):
+    """Runs the calls that are given to the executor of a `distributed.Client`, with what `get_executor` was given.
+
+    That one itself has no future that says that its call runs, takes keywords of the user's functions for its own, and
+    takes equal calls for one.
+
+    Args:
+        executor: A `distributed.cfexecutor.ClientExecutor`.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        options = {name: value for name, value in executor._kwargs.items() if name not in ("pure", "retries")}
+        super().__init__(Given(executor._client, options))
+        self._executor = executor
+        self._retries: int = executor._kwargs.get("retries") or 0
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """See `DaskExecutor`."""
+        if self._executor._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if not self._retries:
+            return super().submit(fn, *args, **kwargs)
+        return super().submit(Tries(fn, self._retries), *args, **kwargs)

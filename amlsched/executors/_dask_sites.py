@@ -7,6 +7,7 @@ import importlib
 import os
 import time
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import WorkerStartError
@@ -15,7 +16,7 @@ from amlsched.resources import cpus
 from amlsched.resources.threads import cpu_share, worker_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from amlsched.resources.threads import WorkerThreads
 
@@ -44,8 +45,10 @@ class Site(ABC):
         max_workers: How many workers there are at most; `None` if that is not known.
         scales: Whether the cluster grows with its queue, so that it has to see all of it.
         starts: On how many workers a call may be begun; `None` for any number.
+        options: Of `Client.submit`, for each call.
     """
 
+    options: Mapping[str, Any] = MappingProxyType({})
     max_workers: int | None = None
     scales: bool = False
     starts: int | None = None
@@ -81,9 +84,10 @@ class Given(Site):
 
     scales = True  # it may, as far as is known here
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._client = client
+        self.options = options or {}
         self.max_workers = sum(client.nthreads().values()) or None
 
     def open(self, fail: Callable[[BaseException], None]) -> Any:

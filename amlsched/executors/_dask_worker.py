@@ -10,15 +10,18 @@ import signal
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from amlsched.executors._user_function import call_function
 from amlsched.executors._worker_setup import seed_generators, seed_later_generators
 from amlsched.executors.pickled import run_pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["run_call"]
+__all__ = ["Tries", "run_call"]
+
+R = TypeVar("R")
 
 _TOLD_AFTER_S = 0.05
 """Calls that are over sooner are not worth the message that they have started."""
@@ -85,6 +88,28 @@ def run_call(topic: str, number: int, call: bytes) -> bytes:
         return run_pickled(call)
     finally:
         _watch.end((topic, number))
+
+
+class Tries(Generic[R]):
+    """A function that is called again where it raises: dask's `retries`, of which dask itself sees no exception.
+
+    Args:
+        function: The function.
+        retries: How often it is called again.
+    """
+
+    def __init__(self, function: Callable[..., R], retries: int) -> None:
+        self._function, self._retries = function, retries
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> R:
+        """What the function returns."""
+        for _ in range(self._retries):
+            try:
+                return call_function(self._function, args, kwargs)
+            except Exception:
+                continue
+        return call_function(self._function, args, kwargs)
 
 
 def dask_setup(_worker: Any) -> None:

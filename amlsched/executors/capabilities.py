@@ -21,8 +21,11 @@ __all__ = [
     "WorkersNow",
     "capabilities_of",
     "failures_of",
+    "hides_starts",
     "kill_call",
     "kill_workers",
+    "kinds_of",
+    "see_running",
     "served_by",
     "thread_queue_depth",
     "worker_count",
@@ -117,6 +120,10 @@ class ReportingExecutor(Protocol):
         ...
 
 
+class _SeesRunning(Protocol):
+    def see_running(self) -> Work[Any] | None: ...
+
+
 class _KillsCalls(Protocol):
     def kill_call(self, future: Work[Any], /) -> bool: ...
 
@@ -132,6 +139,7 @@ class _Attachable(Protocol):
     def detach(self) -> None: ...
 
 
+_LOOK_S = 5.0
 _LOKY = Capabilities(pickles=True, prepickle="by value")
 # By module and name, so that nothing is imported for an executor that is not in use.
 _KNOWN = {
@@ -144,7 +152,8 @@ _KNOWN = {
 }
 
 
-def _module_and_name(executor: Executor) -> Iterator[tuple[str, str]]:
+def kinds_of(executor: Executor) -> Iterator[tuple[str, str]]:
+    """Module and name of its class and of those that this inherits from, for which nothing has to be imported."""
     return ((kind.__module__, kind.__qualname__) for kind in type(executor).__mro__)
 
 
@@ -153,12 +162,30 @@ def capabilities_of(executor: Executor) -> Capabilities:
     declared = getattr(executor, "capabilities", None)
     if isinstance(declared, Capabilities):
         return declared
-    for key in _module_and_name(executor):
+    for key in kinds_of(executor):
         if key in _KNOWN:
             return _KNOWN[key]
         if key == ("concurrent.futures.thread", "ThreadPoolExecutor"):
             return Capabilities(queue_depth=thread_queue_depth(worker_count(executor) or 1))
     return Capabilities()
+
+
+def hides_starts(executor: Executor) -> bool:
+    """Whether the executor is not one of ours: its futures may stay pending while their calls run, and its `submit` may
+    keep keywords for itself.
+    """
+    return not executor.submit.__module__.startswith("amlsched.")
+
+
+async def see_running(executor: Executor) -> None:
+    """Wait, for a few seconds at most, until the executor knows which calls have begun, where it has to look."""
+    if not hasattr(executor, "see_running"):
+        return
+    seen = cast("_SeesRunning", executor).see_running()
+    if seen is not None:
+        import asyncio  # by now it is there: it is not for `import amlsched`
+
+        await asyncio.wait([asyncio.wrap_future(seen)], timeout=_LOOK_S)
 
 
 def kill_call(executor: Executor, work: Work[Any]) -> bool:
@@ -174,7 +201,7 @@ def kill_workers(executor: Executor) -> None:
     if hasattr(executor, "kill_workers"):  # our own pool; the standard library's from Python 3.14 on
         cast("_KillsWorkers", executor).kill_workers()
         return
-    if any(module.startswith("loky.") for module, _ in _module_and_name(executor)):
+    if any(module.startswith("loky.") for module, _ in kinds_of(executor)):
         pool: Any = executor
         # Its own `kill_workers` acts later, in a thread: until then a worker may begin a call that was cancelled.
         kill_tree = importlib.import_module("loky.backend.utils").kill_process_tree

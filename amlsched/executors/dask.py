@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from amlsched.executors.capabilities import kinds_of
 from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
     from amlsched.executors._dask_executor import DaskExecutor
     from amlsched.resources.threads import WorkerThreads
 
-__all__ = ["dask"]
+__all__ = ["dask", "in_place_of"]
 
 
 def dask(
@@ -45,7 +49,30 @@ def dask(
     if isinstance(client, distributed.Client):
         if options:
             raise ValueError(f"{', '.join(options)}: a client that is given has its own options")
-        if client.asynchronous:
-            raise ValueError("with_dask needs a client with a loop of its own: Client(..., asynchronous=False)")
+        _refuse_asynchronous(client)
         return DaskExecutor(Given(client))
     return DaskExecutor(Elsewhere(client, options))
+
+
+def in_place_of(executor: Executor) -> Callable[[], DaskExecutor] | None:
+    """Makes what runs the calls that are given to the executor of a `distributed.Client`; `None` for other executors.
+
+    Raises:
+        ValueError: The client is asynchronous.
+    """
+    if ("distributed.cfexecutor", "ClientExecutor") not in kinds_of(executor):
+        return None
+    given: Any = executor
+    _refuse_asynchronous(given._client)
+
+    def make() -> DaskExecutor:
+        from amlsched.executors._dask_executor import InPlaceOf
+
+        return InPlaceOf(given)
+
+    return make
+
+
+def _refuse_asynchronous(client: Any) -> None:
+    if client.asynchronous:
+        raise ValueError("a scheduler needs a client with a loop of its own: Client(..., asynchronous=False)")
