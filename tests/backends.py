@@ -5,12 +5,16 @@ A new backend is one more row. A test asks the row for what it needs and never f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import multiprocessing
 import tempfile
-from concurrent.futures import Executor, Future
+import threading
+from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -19,7 +23,7 @@ from amlsched import Capabilities, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["BACKENDS", "Backend", "ByHand", "needs", "start_ray"]
+__all__ = ["BACKENDS", "GIVEN", "Backend", "ByHand", "Minimal", "needs", "start_ray"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Backend:
         jobs: Whether its workers are in jobs of a batch system, whose logs need a folder, and which take seconds to
             start: only the suite for schedulers runs over it.
         shared: Whether only those tests of that suite run that do not care whether they share an executor.
+        given: Makes an executor that is not ours, and is given to the scheduler.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Backend:
 
     jobs: bool = False
     shared: bool = False
+    given: Callable[[], Executor] | None = None
 
     @property
     def concurrent(self) -> bool:
@@ -70,6 +76,8 @@ class Backend:
 
     def scheduler(self) -> Scheduler:
         """A new scheduler with an executor of its own."""
+        if self.given is not None:
+            return Scheduler(self.given())
         self.prepare()
         logs = {"log_directory": tempfile.mkdtemp(prefix="jobs-")} if self.jobs else {}
         return Scheduler.from_name(self.name, **self.options, **logs)
@@ -97,6 +105,65 @@ def start_ray() -> None:
 
     with left_as_it_is():
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+
+class Minimal(Executor):
+    """What somebody might write: two threads, and futures that do not say that their call runs.
+
+    Its `submit` keeps keywords for itself, and its `shutdown` takes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self.closed = False
+        for _ in range(2):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def submit(self, fn: Any, *args: Any, key: Any = None, workers: Any = None, **kwargs: Any) -> Future[Any]:
+        if self.closed:
+            raise RuntimeError("closed")
+        work: Future[Any] = Future()
+        self.calls.put((work, functools.partial(fn, *args, **kwargs)))
+        return work
+
+    def _work(self) -> None:
+        while True:
+            work, call = self.calls.get()
+            result, error = None, None
+            try:
+                result = call()
+            except BaseException as raised:
+                error = raised
+            with contextlib.suppress(InvalidStateError):  # it was cancelled
+                if error is None:
+                    work.set_result(result)
+                else:
+                    work.set_exception(error)
+
+    def shutdown(self) -> None:  # type: ignore[override]
+        self.closed = True
+
+
+def _of_a_client() -> Executor:
+    """The executor of a dask client, with a cluster that ends with it."""
+    distributed = importlib.import_module("distributed")
+    cluster = distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR")
+    client = distributed.Client(cluster, set_as_default=False)
+    executor: Any = client.get_executor()
+    shut_down = executor.shutdown
+
+    def shutdown(wait: bool = True) -> None:
+        shut_down(wait)
+        client.close()
+        cluster.close()
+
+    executor.shutdown = shutdown
+    return cast("Executor", executor)
+
+
+def _given(name: str, make: Callable[[], Executor], *, needs: str | None = None, **capabilities: bool) -> Backend:
+    """An executor of somebody else."""
+    return Backend(f"given-{name}", Capabilities(**capabilities), slow=True, needs=needs, shared=True, given=make)
 
 
 def _in_jobs(name: str, *, shared: bool = True, **options: Any) -> Backend:
@@ -139,6 +206,14 @@ BACKENDS = (
     _in_jobs("htcondor", disk="100 MB"),
     # In front of Slurm it takes no note of where a script wants its output.
     _in_jobs("pbs", submit_command="qsub -o /dev/null -e /dev/null"),
+)
+
+GIVEN = (
+    _given("threads", lambda: ThreadPoolExecutor(2)),
+    _given("processes", lambda: ProcessPoolExecutor(2, multiprocessing.get_context("fork")), pickles=True),
+    _given("loky", lambda: importlib.import_module("loky").get_reusable_executor(2), needs="loky", pickles=True),
+    _given("dask", _of_a_client, needs="distributed", pickles=True, remote=True),
+    _given("minimal", Minimal),
 )
 
 

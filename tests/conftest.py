@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from amlsched import Scheduler
-from tests.backends import BACKENDS, Backend
+from tests.backends import BACKENDS, GIVEN, Backend
 from tests.expected_skips import ExpectedSkips
 from tests.faults.driver import HANDLED
 from tests.systems import SYSTEMS, BatchSystems, environment
@@ -26,23 +26,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Over batch systems run the tests that a `Backend` says: the others would take an hour."""
+    """Over batch systems and executors of others run the tests that a `Backend` says: the others would take an hour."""
     left_out = {item for item in items if not _worth_its_time(item)}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 
 
 def _worth_its_time(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
     given = item.callspec.params.values() if hasattr(item, "callspec") else ()
     suite = item.path.parts[-2:] == ("conformance", "test_scheduler.py")
-    return all(
-        suite and (not row.shared or "scheduler" in getattr(item, "fixturenames", ()))
+    return "given_backend" in fixtures or all(
+        suite and (not row.shared or "scheduler" in fixtures)
         for row in given
-        if isinstance(row, Backend) and row.jobs
+        if isinstance(row, Backend) and (row.jobs or row.given is not None)
     )
 
 
-def _over(which: Callable[[Backend], bool]) -> Any:
+def _over(which: Callable[[Backend], bool], rows: Iterable[Backend] = BACKENDS) -> Any:
     """A fixture that walks the rows of the table for which this holds."""
 
     def chosen(request: pytest.FixtureRequest) -> Backend:
@@ -50,10 +51,11 @@ def _over(which: Callable[[Backend], bool]) -> Any:
         backend.skip_if_absent()
         return backend
 
-    return pytest.fixture(params=[row.parameter() for row in BACKENDS if which(row)])(chosen)
+    return pytest.fixture(params=[row.parameter() for row in rows if which(row)])(chosen)
 
 
-backend = _over(lambda row: True)
+backend = _over(lambda row: True, (*BACKENDS, *GIVEN))
+given_backend = _over(lambda row: True, GIVEN)
 inline_backend = _over(lambda row: row.capabilities.inline)
 fixed_backend = _over(lambda row: row.fixed)
 concurrent_backend = _over(lambda row: not row.capabilities.inline)
@@ -119,6 +121,17 @@ def scheduler(backend: Backend, shared_executors: dict[str, Executor]) -> Schedu
     """A new scheduler over each backend; where its workers are slow to start, over an executor that is given."""
     if not backend.slow:
         return backend.scheduler()
+    return over_shared(backend, shared_executors)
+
+
+@pytest.fixture
+def given_scheduler(given_backend: Backend, shared_executors: dict[str, Executor]) -> Scheduler:
+    """A new scheduler over each executor of somebody else."""
+    return over_shared(given_backend, shared_executors)
+
+
+def over_shared(backend: Backend, shared_executors: dict[str, Executor]) -> Scheduler:
+    """A scheduler over the executor that all tests of this row share."""
     executor = shared_executors.get(backend.name)
     try:
         if executor is None or executor.submit(abs, -1).result(30) != 1:

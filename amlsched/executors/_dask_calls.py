@@ -27,6 +27,7 @@ __all__ = ["SHARED", "Calls", "DaskCall"]
 
 SHARED = "amlsched-shared-"
 """How the keys of scattered objects begin."""
+_PER_THREAD = 2  # calls that a worker may have begun by the time it hears of something
 _LARGE_BYTES = 1_000_000  # dask warns of arguments of 10 MB: of ours it need not
 
 
@@ -235,9 +236,9 @@ class Calls:
             return
         calls = {call.remote.key: call for call in self.open() if call.remote is not None}
         for worker, keys in processing.items():
-            # A worker has some that wait behind those that it runs: it takes them in the order of their submission.
+            # It takes them in the order of their submission; those that come next may begin before they are cancelled.
             here = sorted((calls[key] for key in keys if key in calls), key=lambda call: call.number)
-            for call in here[: threads.get(worker, 1)]:
+            for call in here[: _PER_THREAD * threads.get(worker, 1)]:
                 _begun(call)
 
     async def _cancel(self, remotes: list[Any]) -> None:
