@@ -4,12 +4,17 @@ SHELL := /bin/bash
 export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs bench clusters-up clusters-down hooks clean
+.PHONY: help demo test test-clusters test-all check docs bench clusters-up clusters-down hooks clean
 
 BIN := .venv/bin
 PY := $(BIN)/python
 DEMO := results/digits
 SYSTEMS := slurm sge htcondor pbs
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+# Tests mostly wait, so twice as many run at once as there are CPUs. WORKERS=0 runs them in one process.
+WORKERS := $(shell echo $$(( 2 * $$(nproc) )))
+PYTEST = $(PY) -m pytest -n $(WORKERS)
 MKDOCS := $(PY) -m mkdocs build --strict # not --quiet: that would hide the warnings from --strict
 
 help: ## Show this list
@@ -28,8 +33,15 @@ demo: .venv/.ready-test ## Train on the digits of scikit-learn, show the table, 
 	@$(BIN)/amlsched plot $(DEMO) --metric accuracy --out $(DEMO)/curves.png
 	@echo "Look at them: $(BIN)/amlsched results $(DEMO)    Run again: make demo, and all is found done"
 
-test: .venv/.ready-test ## Run the whole test suite; make test ARGS="-k name" runs a part
-	@$(PY) -m pytest $(ARGS)
+test: .venv/.ready-test ## Run the tests that need no batch system; make test ARGS="-k name" runs a part
+	@$(PYTEST) -m "not slurm and not sge and not htcondor and not pbs" $(ARGS)
+
+test-clusters: .venv/.ready-test ## Run the tests of batch systems, after make clusters-up
+	@for system in $(SYSTEMS); do tests/clusters/systems/$$system.sh status </dev/null >/dev/null 2>&1 || \
+		{ echo "$$system is not up: make clusters-up SYSTEMS=$$system" >&2; exit 1; }; done
+	@$(PYTEST) -m "$(subst $(SPACE), or ,$(strip $(SYSTEMS)))" $(ARGS)
+
+test-all: test test-clusters ## Run both
 
 check: .venv/.ready-dev ## Lint, format, types, layers and docs, without running a test
 	@echo "ruff check";   $(PY) -m ruff check --quiet .

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
@@ -16,13 +17,19 @@ from amlsched import Scheduler
 from tests.backends import BACKENDS, GIVEN, Backend
 from tests.expected_skips import ExpectedSkips
 from tests.faults.driver import HANDLED
+from tests.groups import scheduling
 from tests.systems import SYSTEMS, BatchSystems, environment
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(BatchSystems())
-    if os.environ.get("CI"):
+    if os.environ.get("CI") and not hasattr(config, "workerinput"):  # pytest-xdist reports to its controller
         config.pluginmanager.register(ExpectedSkips(Path(__file__).with_name("expected_skips.txt")))
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist calls it
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    return scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -88,10 +95,16 @@ def _no_ignored_signals() -> Iterator[None]:
 def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Processes that tests kill leave their temporary folders behind: these lie in one that is removed."""
     folder = tmp_path_factory.mktemp("left")
+    # Ray's sockets lie four folders further down, and the path of a socket has at most 107 bytes.
+    short = tempfile.mkdtemp(prefix="ray-")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
+        patch.setenv("RAY_TMPDIR", short)
         patch.setattr(tempfile, "tempdir", None)
         yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    shutil.rmtree(short, ignore_errors=True)
     own = Path(get_temp_dir())  # of this process: multiprocessing removes it at the exit, and wants to find it then
     for left in folder.iterdir():
         if left != own:

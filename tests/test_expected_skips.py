@@ -30,17 +30,18 @@ pytest.skip("not on this machine", allow_module_level=True)
 """
 
 
-def run_pytest(folder: Path, listed: str, tests: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, listed: str, tests: str, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(tests)
     (folder / "expected_skips.txt").write_text(listed)
     (folder / "conftest.py").write_text(
         "from pathlib import Path\n"
         "from tests.expected_skips import ExpectedSkips\n"
         "def pytest_configure(config):\n"
-        "    config.pluginmanager.register(ExpectedSkips(Path(__file__).with_name('expected_skips.txt')))\n"
+        "    if not hasattr(config, 'workerinput'):\n"
+        "        config.pluginmanager.register(ExpectedSkips(Path(__file__).with_name('expected_skips.txt')))\n"
     )
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), *words, str(folder)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -68,6 +69,14 @@ def test_a_skip_fails_the_run_unless_it_is_listed(tmp_path: Path, listed: str, t
     done = run_pytest(tmp_path, listed, tests)
     assert done.returncode == code, done.stdout + done.stderr
     assert ("unexpected skips" in done.stdout) == (code == 1)
+
+
+@pytest.mark.parametrize(("tests", "code"), [(TESTS, 0), (MODULE_THAT_SKIPS, pytest.ExitCode.NO_TESTS_COLLECTED)])
+@pytest.mark.parametrize("listed", ["", "test_it.py::test_that_skips[lsf]  not free software\ntest_it.py  reason\n"])
+def test_skips_in_other_processes_count_likewise(tmp_path: Path, listed: str, tests: str, code: int) -> None:
+    done = run_pytest(tmp_path, listed, tests, "-n", "2")
+    assert done.returncode == (code if listed else 1), done.stdout + done.stderr
+    assert ("unexpected skips" in done.stdout) == (not listed)
 
 
 def test_a_listed_skip_needs_a_reason(tmp_path: Path) -> None:

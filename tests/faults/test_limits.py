@@ -538,7 +538,9 @@ def dask_client() -> Iterator[Any]:
     """Of a cluster whose workers are processes of their own, with nannies."""
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR") as cluster,
+        distributed.LocalCluster(
+            2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs="ERROR"
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client

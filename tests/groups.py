@@ -1,0 +1,51 @@
+"""Which tests run one after the other when pytest-xdist runs them in several processes (`pytest -n 4`).
+
+Tests that share a service are one group, and a group runs in one process. The controller of pytest-xdist, which hands
+the groups out, knows nothing of a test but its id; so the words of the id say to which group a test belongs.
+"""
+
+import re
+from typing import Any
+
+__all__ = ["group", "scheduling"]
+
+_SERVICES = {
+    # The jobs of PBS run on the nodes of Slurm, and the tests there take nodes down.
+    "slurm": "slurm",
+    "pbs": "slurm",
+    "sge": "sge",
+    "htcondor": "htcondor",
+    # One process that starts them for all of their tests, as that takes seconds.
+    "ray": "ray",
+    "dask": "dask",
+    "loky": "loky",
+}
+
+_FILES = ("test_testing.py",)
+"""One test in these sees what the others have done."""
+
+
+def group(nodeid: str) -> str:
+    """The group of a test; its own id where it may run beside any other."""
+    path, _, name = nodeid.partition("::")
+    file = path.rpartition("/")[2]
+    if file in _FILES:
+        return file
+    if path.startswith("tests/faults/"):
+        return "faults"  # until each of them is known to bear company
+    words = re.findall("[a-z0-9]+", f"{file} {name}")
+    found = [_SERVICES[word] for word in words if word in _SERVICES]
+    if found:
+        return found[-1]  # parameters stand last
+    return "slurm" if path.startswith("tests/clusters/") else nodeid
+
+
+def scheduling(config: Any, log: Any) -> object:
+    """What pytest-xdist asks which process runs which test."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log)
