@@ -18,7 +18,7 @@ import reprlib
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from amlsched.errors import CallbackError, EventNotKnownError
 
@@ -187,7 +187,7 @@ class Subscriber(Generic[P, R]):
         """The callback itself, now registered. The arguments are those of calling the subscriber."""
         _check_counts(every=every, repeat=repeat, max_calls=max_calls)
         _check_signature(callback, self.event)
-        call: Callable[..., object] = self._spawning(callback) if _is_async(callback) else callback
+        call: Callable[..., object] = self._spawning(callback) if lazy_kind(callback) == "async" else callback
         gated = when is not None or every > 1 or repeat > 1 or max_calls is not None
         handler = Handler(callback, call, hidden, calls=0 if gated else -1)
         if gated:
@@ -398,8 +398,16 @@ def _name(callback: Callable[..., object]) -> str:
     return getattr(inner, "__qualname__", None) or repr(inner)
 
 
-def _is_async(callback: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
+def lazy_kind(function: Any) -> Literal["async", "a generator function"] | None:
+    """What a function is whose call runs nothing, but makes an object that would run; `None` for any other."""
+    while isinstance(function, partial):
+        function = function.func
+    for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004  (of an object that can be called)
+        if inspect.iscoroutinefunction(one):
+            return "async"
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            return "a generator function"
+    return None
 
 
 def _check_counts(**counts: int | None) -> None:
@@ -411,6 +419,8 @@ def _check_counts(**counts: int | None) -> None:
 def _check_signature(callback: Callable[..., object], event: Event[..., Any]) -> None:
     if not callable(callback):
         raise CallbackError(repr(callback), str(event), "it is not callable")
+    if (kind := lazy_kind(callback)) == "a generator function":
+        raise CallbackError(_name(callback), str(event), f"it is {kind}, of which a call runs nothing")
     if event.parameters is None:
         return
     try:

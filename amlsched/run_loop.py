@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import add_note
-from amlsched.executors._user_function import aborted
+from amlsched.executors._user_function import LAZY, aborted, ran_nothing
 from amlsched.executors.capabilities import failures_of, served_by
 from amlsched.executors.deaths import is_loss
 from amlsched.exit_state import ExitState, Policy
@@ -306,7 +306,9 @@ class RunLoop:
         def call() -> None:
             self._timers.discard(timer)
             try:
-                function()
+                made = function()
+                if asyncio.iscoroutine(made):
+                    self.spawn(made, "in a function given to call_later")
             except BaseException as error:  # the policy decides
                 self.callback_failed(error)
             self._wake()
@@ -548,6 +550,8 @@ class RunLoop:
         scheduler, task = self._scheduler, future.task
         if task is not None:
             task.n_running -= 1
+        if error is None and type(result) in LAZY:
+            error = ran_nothing(future.function, result)
         if future.cancelled():
             scheduler.on_future_cancelled.deliver((future,))
             if task is not None:

@@ -17,6 +17,7 @@ from amlsched.bounded import gather, gather_in_own_run
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
+from amlsched.executors._user_function import check_function
 from amlsched.executors.capabilities import kill_workers
 from amlsched.executors.shared import Shared, is_shared, with_shared
 from amlsched.exit_state import ExitState, Policy, check_mode
@@ -412,11 +413,10 @@ class Scheduler(Emitter):
 
         Raises:
             SchedulerNotRunningError: The scheduler does not run, or is ending.
-            TypeError: `fn` cannot be called.
+            TypeError: `fn` cannot be called, or a call of it would run nothing: it is async, or yields.
             NotPicklableError: An argument cannot be sent to a worker.
         """
-        if not callable(fn):
-            raise TypeError(f"scheduler.submit needs a function, not {fn!r}")
+        check_function(fn, "scheduler.submit")
         return self._submit(None, fn, args, kwargs)
 
     def _submit(
@@ -476,6 +476,8 @@ class Scheduler(Emitter):
         self, delay: float, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.TimerHandle:
         """Call a function in this run after `delay` seconds, as a callback; the timer can be cancelled.
+
+        An `async def` runs as a task of the loop.
 
         A timer does not keep the run from ending.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from amlsched.bounded import Results
 from amlsched.errors import CallRefusedError
 from amlsched.events import Emitter, Event
+from amlsched.executors._user_function import check_function
 
 if TYPE_CHECKING:
     from amlsched.events import Subscriber
@@ -71,7 +71,7 @@ class Task(Emitter, Generic[P, R]):
         retries_on_loss: How often a call is run again that lost its worker; `None` for what the scheduler says.
 
     Raises:
-        TypeError: `function` cannot be called.
+        TypeError: `function` cannot be called, or a call of it would run nothing: it is async, or yields.
         ValueError: `batch_size` is below 1, or `retries_on_loss` below 0.
     """
 
@@ -105,13 +105,7 @@ class Task(Emitter, Generic[P, R]):
         batch_size: int = 1,
         retries_on_loss: int | None = None,
     ) -> None:
-        if not callable(function):
-            raise TypeError(f"a task needs a function, not {function!r}")
-        if inspect.iscoroutinefunction(function):
-            raise TypeError(
-                f"a task needs a function that a worker can call, and {function.__name__} is async: "
-                "call asyncio.run(…) in a plain function, or make it a callback"
-            )
+        check_function(function, "a task")
         super().__init__(name=f"task {getattr(function, '__name__', None) or repr(function)}")
         self.function = function
         self.scheduler = scheduler

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 
@@ -24,6 +25,15 @@ class NoException(BaseException):
 
 def fail_with(error: BaseException) -> None:
     raise error
+
+
+def not_run(kind: str) -> object:
+    async def later() -> None: ...
+
+    async def one_by_one() -> AsyncIterator[int]:
+        yield 1
+
+    return (n for n in (1,)) if kind == "generator" else later() if kind == "coroutine" else one_by_one()
 
 
 def where() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copyreg
+import functools
 import importlib
 import inspect
 import io
@@ -10,9 +11,11 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors._payload import Large, dump
+from amlsched.executors._user_function import LAZY
 
 __all__ = [
     "RemoteTraceback",
@@ -25,12 +28,13 @@ __all__ = [
     "dumps",
     "load_exception",
     "pickled_by_value",
+    "why_no_result",
 ]
 
 
 _TBLIB = "tblib.pickling_support"
 _plain_tables: dict[int, tuple[int, dict[Any, Any]]] = {}
-_plain_picklers: dict[Any, tuple[Any, Any]] = {}
+_own_picklers: dict[Any, tuple[Any, Any]] = {}
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (it is shown as the cause of an error, as in the standard library)
@@ -120,7 +124,13 @@ def dump_result(value: object, fn: Any) -> bytes | Large:
         try:
             return dump(value, pickled_by_value)
         except BaseException as error:
-            raise NotPicklableError(call_name(fn), "the result", describe(error)) from error
+            raise NotPicklableError(call_name(fn), "the result", why_no_result(value, error)) from error
+
+
+def why_no_result(value: object, error: BaseException) -> str:
+    """Why a result cannot be pickled: what the pickler said, and what to do where that is known."""
+    mistake = LAZY.get(type(value))
+    return describe(error) if mistake is None else f"{describe(error)}; it is {mistake}"
 
 
 def dump_exception(error: BaseException) -> bytes | Large:
@@ -214,20 +224,48 @@ def _pickles(value: object) -> bool:
 def pickled_by_value(value: object, **options: Any) -> bytes:
     """Pickle by cloudpickle; the options are those of `pickle.dumps`."""
     cloudpickle: Any = importlib.import_module("cloudpickle")  # slow to import, seldom needed; it has no types
-    if _TBLIB not in sys.modules:
-        data: bytes = cloudpickle.dumps(value, **options)
-        return data
     with io.BytesIO() as file:
-        _plain_pickler(cloudpickle.Pickler)(file, **options).dump(value)
+        _own_pickler(cloudpickle.Pickler)(file, **options).dump(value)
         return file.getvalue()
 
 
-def _plain_pickler(pickler: Any) -> Any:
+def _own_pickler(pickler: Any) -> Any:
     """The same pickler with a table of its own: that of its class is read when one is made, not that of an object."""
     table = _without_exceptions(pickler.dispatch_table)
-    if _plain_picklers.get(pickler, (None, None))[0] is not table:
-        _plain_picklers[pickler] = (table, type("PlainPickler", (pickler,), {"dispatch_table": table}))
-    return _plain_picklers[pickler][1]
+    if _own_picklers.get(pickler, (None, None))[0] is not table:
+        own = {**table, **_REDUCED}
+        _own_picklers[pickler] = (table, type("OwnPickler", (pickler,), {"dispatch_table": own}))
+    return _own_picklers[pickler][1]
+
+
+def _reduce_cached(function: Any) -> str | tuple[Any, ...]:
+    """A function with a cache: by its name where workers find it by that, else as it is, with an empty cache."""
+    found: Any = None if function.__module__ == "__main__" else sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    if found is function:
+        return str(function.__qualname__)
+    return _cached, (function.__wrapped__, function.cache_parameters(), vars(function))
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any], state: dict[str, Any]) -> Any:
+    cached = functools.lru_cache(**parameters)(function)
+    vars(cached).update(state)
+    return cached
+
+
+def _property(function: Callable[..., Any], name: str | None) -> Any:
+    cached = functools.cached_property(function)
+    cached.attrname = name
+    return cached
+
+
+_REDUCED: dict[Any, Callable[[Any], Any]] = {
+    type(functools.lru_cache(call_name)): _reduce_cached,
+    functools.cached_property: lambda own: (_property, (own.func, own.attrname)),  # before Python 3.12 it has a lock
+    WeakKeyDictionary: lambda own: (WeakKeyDictionary, (dict(own),)),  # in what functools.singledispatch makes
+}
+"""What of functools cloudpickle leaves to plain pickle, which cannot send it, or knows it only by its name."""
 
 
 def dumps(value: object, **options: Any) -> bytes:

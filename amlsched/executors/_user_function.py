@@ -11,14 +11,16 @@ import mmap
 import os
 import sys
 from contextlib import contextmanager
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from amlsched.errors import CallAbortedError
+from amlsched.events import lazy_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-__all__ = ["aborted", "call_function", "forked_children_end"]
+__all__ = ["LAZY", "aborted", "call_function", "check_function", "forked_children_end", "ran_nothing"]
 
 R = TypeVar("R")
 
@@ -57,6 +59,44 @@ def aborted(function: Callable[..., Any], error: BaseException) -> CallAbortedEr
     ends_with = CallAbortedError(_name(function), describe(error).removesuffix(": "))
     ends_with.__cause__ = error
     return ends_with
+
+
+def check_function(function: object, user: str) -> None:
+    """Refuse what a worker cannot run.
+
+    Args:
+        function: What it is to run.
+        user: What needs it.
+
+    Raises:
+        TypeError: It cannot be called, or a call of it would run nothing: it is async, or yields.
+    """
+    if not callable(function):
+        raise TypeError(f"{user} needs a function, not {function!r}")
+    if (kind := lazy_kind(function)) is not None:
+        remedies = {
+            "async": "call asyncio.run(…) in a plain function, or make it a callback",
+            "a generator function": "return what it yields, as by list(…) of it in a plain function",
+        }
+        raise TypeError(
+            f"{user} needs a function that a worker can call, and {_name(function)} is {kind}, so that nothing "
+            f"of it would run: {remedies[kind]}"
+        )
+
+
+LAZY: dict[type, str] = {
+    GeneratorType: "a generator, and nothing of it has run: return what is in it, as by list(…)",
+    AsyncGeneratorType: "an async generator, and nothing of it has run: return a list of what is in it",
+    CoroutineType: "a coroutine, and nothing of it has run: run it in the function, by asyncio.run(…)",
+}
+"""What a function may return by mistake that has not run: what is wrong with it, by its type."""
+
+
+def ran_nothing(function: Callable[..., Any], result: Any) -> TypeError:
+    """What a call ends with that returned one of these."""
+    if isinstance(result, CoroutineType):
+        result.close()  # else Python warns that it was never awaited
+    return TypeError(f"{_name(function)} returned {LAZY[type(result)]}")
 
 
 @contextmanager

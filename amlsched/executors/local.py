@@ -7,7 +7,7 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amlsched.executors._user_function import call_function
+from amlsched.executors._user_function import call_function, check_function
 from amlsched.executors.sequential import SequentialExecutor
 from amlsched.extras import import_extra
 
@@ -117,7 +117,10 @@ def loky(
         max_workers = min(len(cpus()), importlib.import_module("loky").cpu_count())
     environment = worker_environment(worker_threads(threads_per_worker), cpu_share(max_workers))
     options["env"] = {**environment, **(options.get("env") or {})}
-    options["initializer"] = partial(_begin_worker, options.pop("initializer", None))
+    initializer = options.pop("initializer", None)
+    if initializer is not None:
+        check_function(initializer, "initializer")
+    options["initializer"] = partial(_begin_worker, initializer)
     return LokyPool(max_workers, timeout=timeout, **options)
 
 
@@ -129,7 +132,7 @@ def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None
     if initializer is not None:
         try:
             call_function(initializer, args, {})
-        except Exception as error:  # loky would break, and tell nobody why
+        except BaseException as error:  # it may exit, too: loky would break, and tell nobody why
             from amlsched.executors.pickled import refuse_calls
 
             refuse_calls(error)

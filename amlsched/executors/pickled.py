@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_outcome", "pickled_call", "refuse_calls", "run_pickled"]
 
-_why_refused: Exception | None = None
+_why_refused: BaseException | None = None
 
 
 def pickled_call(
@@ -79,7 +79,7 @@ def run_pickled(call: bytes) -> bytes:
         return _pickled_by_value(function, result)
 
 
-def refuse_calls(reason: Exception) -> None:
+def refuse_calls(reason: BaseException) -> None:
     """In a worker whose initializer raised: every call that it gets from now on ends with a `WorkerStartError`."""
     global _why_refused
     _why_refused = reason
@@ -120,14 +120,17 @@ def _pickled_error(function: Callable[..., Any] | None, error: BaseException) ->
     from amlsched.executors._pickling import call_name, describe, exception_parts
 
     if function is None:
-        error = NotPicklableError("the call", "an argument", f"its worker cannot load it: {describe(error)}")
+        error = NotPicklableError(
+            "the call", "the function or an argument", f"its worker cannot load it: {describe(error)}"
+        )
     return pickle.dumps((None, (exception_parts(error), call_name(function))))
 
 
 def _pickled_by_value(function: Callable[..., Any], result: object) -> bytes:
-    from amlsched.executors._pickling import call_name, describe, pickled_by_value
+    from amlsched.executors._pickling import call_name, pickled_by_value, why_no_result
 
     try:
         return pickled_by_value((result, None), protocol=5)
     except BaseException as reason:
-        return _pickled_error(function, NotPicklableError(call_name(function), "the result", describe(reason)))
+        error = NotPicklableError(call_name(function), "the result", why_no_result(result, reason))
+        return _pickled_error(function, error)

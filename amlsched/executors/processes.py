@@ -10,6 +10,7 @@ from itertools import chain, islice
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from amlsched.executors._user_function import check_function
 from amlsched.executors.capabilities import Capabilities
 from amlsched.resources import cpus
 from amlsched.resources.threads import cpu_share, worker_environment, worker_threads
@@ -91,8 +92,8 @@ class ProcessPool(Executor):
             raise ValueError(f"max_workers must be at least 1, not {max_workers}")
         if max_tasks_per_child is not None and max_tasks_per_child < 1:
             raise ValueError(f"max_tasks_per_child must be at least 1 or None, not {max_tasks_per_child}")
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be callable, not {initializer!r}")
+        if initializer is not None:
+            check_function(initializer, "initializer")
         # Here, since `import amlsched` shall not import ctypes, cloudpickle and the inner parts of multiprocessing.
         from amlsched.executors import _calls, _crew, _pickling
 

@@ -15,7 +15,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from amlsched.errors import WorkerStartError
-from amlsched.executors._user_function import call_function
+from amlsched.executors._user_function import call_function, check_function
 from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
 from amlsched.resources import cpus
@@ -164,6 +164,8 @@ class ThreadPool(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
+        if initializer is not None:
+            check_function(initializer, "initializer")
         if max_workers is None:
             max_workers = min(32, len(cpus()) + 4)
         if max_workers < 1:

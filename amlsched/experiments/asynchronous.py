@@ -11,6 +11,7 @@ from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ExperimentError
+from amlsched.events import lazy_kind
 from amlsched.executors._user_function import call_function, forked_children_end
 from amlsched.signals import event_loop
 
@@ -120,10 +121,8 @@ def called(function: Callable[..., Any]) -> str:
 
 def generator_complaint(function: Any) -> str | None:
     """Why a function or method that yields is no experiment; `None` if it does not yield."""
-    for one in (function, getattr(function, "__call__", None)):  # noqa: B004  (an object that can be called)
-        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
-            return "is a generator function: it would not run"
-    return None
+    kind = lazy_kind(function)
+    return f"is {kind}: it would not run" if kind == "a generator function" else None
 
 
 def _is_async(function: Any) -> bool:

@@ -592,6 +592,15 @@ def test_what_is_no_exception_is_raised_as_one_where_the_call_is_awaited(schedul
     assert caught == ["fail_with was aborted by SystemExit: missing"]
 
 
+@pytest.mark.parametrize("kind", ["generator", "coroutine", "async generator"])
+def test_a_call_that_returns_what_has_not_run_fails(scheduler: Scheduler, kind: str) -> None:
+    task = scheduler.task(calls.not_run)
+    scheduler.on_start(lambda: task.submit(kind))
+    with pytest.raises(TypeError, match=rf"not_run.* an? {kind}, and nothing of it has run: r"):
+        scheduler.run()
+    assert (task.on_exception.count, task.on_result.count) == (1, 0)
+
+
 def test_a_call_that_raises_the_cancelled_error_of_futures_is_not_cancelled(scheduler: Scheduler) -> None:
     task = scheduler.task(calls.fail_with)
     scheduler.on_start(lambda: task.submit(CancelledError("by the function")))

@@ -206,6 +206,7 @@ def test_an_event_object_becomes_known_by_its_use(emitter: Emitter) -> None:
         pytest.param(lambda a, b: None, "missing a required argument: 'b'", id="takes more"),
         pytest.param(lambda a, *, key: None, "missing a required", id="needs a keyword"),
         pytest.param("print", "not callable", id="no function"),
+        pytest.param(lambda a: (yield a), "a generator function", id="yields"),
     ],
 )
 def test_a_callback_that_cannot_take_the_arguments_is_refused_when_registered(

@@ -452,6 +452,19 @@ def test_a_cancelled_call_is_a_cancelled_error_for_who_awaits_it(
 # Timers
 
 
+def test_call_later_runs_an_async_function(scheduler: Scheduler) -> None:
+    told: list[str] = []
+
+    async def later(word: str) -> None:
+        await asyncio.sleep(0)
+        told.append(word)
+
+    scheduler.on_start(lambda: scheduler.call_later(0.0, later, "soon"))
+    scheduler.on_start(lambda: scheduler.call_later(0.02, scheduler.stop))
+    scheduler.run(end_on_empty=False)
+    assert told == ["soon"]
+
+
 def test_call_later_calls_back_between_other_callbacks(scheduler: Scheduler) -> None:
     told: list[str] = []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -184,12 +186,58 @@ def test_what_is_no_function_is_refused(scheduler: Scheduler) -> None:
         scheduler.task(3)  # type: ignore[arg-type]
 
 
-def test_an_async_function_is_refused(scheduler: Scheduler) -> None:
-    async def train() -> int:
+async def _async(*_: object) -> int:
+    return 1
+
+
+def _yields(*_: object) -> Iterator[int]:
+    yield 1
+
+
+async def _yields_later(*_: object) -> AsyncIterator[int]:
+    yield 1
+
+
+class _Acts:
+    async def __call__(self, *_: object) -> int:
         return 1
 
-    with pytest.raises(TypeError, match=r"train.*async"):
-        scheduler.task(train)
+    def yields(self) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (_async, "_async is async, .* asyncio.run"),
+        (_yields, r"_yields is a generator function, .* list\("),
+        (_yields_later, "_yields_later is a generator function"),
+        (partial(partial(_async, 1), 2), "_async is async"),
+        (partial(_yields, 1), "_yields is a generator function"),
+        (_Acts(), "_Acts is async"),
+        (_Acts().yields, "_Acts.yields is a generator function"),
+    ],
+)
+def test_a_function_of_which_a_call_runs_nothing_is_refused(scheduler: Scheduler, function: Any, words: str) -> None:
+    with pytest.raises(TypeError, match="a task needs .*" + words):
+        scheduler.task(function)
+    refused: list[str] = []
+
+    @scheduler.on_start
+    def start() -> None:
+        with pytest.raises(TypeError, match="scheduler.submit needs .*" + words) as caught:
+            scheduler.submit(function)
+        refused.append(str(caught.value))
+
+    scheduler.run()
+    assert len(refused) == 1
+    for executor in ("threads", "processes", "loky"):
+        with pytest.raises(TypeError, match="initializer needs .*" + words):
+            Scheduler.from_name(executor, initializer=function)
+
+
+def test_a_class_is_a_function_though_its_objects_are_async(scheduler: Scheduler) -> None:
+    scheduler.task(_Acts)
 
 
 def test_its_events_are_those_of_amltk() -> None:
