@@ -12,6 +12,7 @@ from amlsched.errors import SchedulerNotRunningError
 from amlsched.executors.capabilities import worker_count
 from amlsched.future import Future
 from amlsched.signals import event_loop, handled
+from amlsched.units import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -250,12 +251,12 @@ def bound(executor: Executor, max_in_flight: int | None) -> int:
     """How many calls may be in flight.
 
     Raises:
+        TypeError: What was given is no whole number.
         ValueError: A number was given that is below 1.
     """
     if max_in_flight is None:
         from amlsched.resources import cpus  # here: not for `import amlsched`
 
         return _PER_WORKER * (worker_count(executor) or len(cpus()))
-    if max_in_flight < 1:
-        raise ValueError(f"max_in_flight={max_in_flight!r}: must be at least 1, or None")
+    check_whole("max_in_flight", max_in_flight, 1, ", or None")
     return max_in_flight

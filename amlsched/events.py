@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from amlsched.errors import CallbackError, EventNotKnownError
+from amlsched.units import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -186,6 +187,8 @@ class Subscriber(Generic[P, R]):
     ) -> Callable[P, T]:
         """The callback itself, now registered. The arguments are those of calling the subscriber."""
         _check_counts(every=every, repeat=repeat, max_calls=max_calls)
+        if when is not None and not callable(when):
+            raise TypeError(f"when={when!r}: must be a function without arguments, or None")
         _check_signature(callback, self.event)
         call: Callable[..., object] = self._spawning(callback) if lazy_kind(callback) == "async" else callback
         gated = when is not None or every > 1 or repeat > 1 or max_calls is not None
@@ -412,8 +415,8 @@ def lazy_kind(function: Any) -> Literal["async", "a generator function"] | None:
 
 def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value!r}: must be at least 1")
+        if value is not None:
+            check_whole(name, value, 1)
 
 
 def _check_signature(callback: Callable[..., object], event: Event[..., Any]) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched.executors.capabilities import capabilities_of, worker_count
 from amlsched.extras import import_extra
+from amlsched.scheduler import Scheduler
+from amlsched.units import check_whole
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-    from amlsched.scheduler import Scheduler
 
 __all__ = ["QueueMonitor", "QueueMonitorRecord"]
 
@@ -47,12 +47,14 @@ class QueueMonitor:
         data: The records, oldest first.
 
     Raises:
+        TypeError: `scheduler` is no `Scheduler`, or `max_records` no whole number.
         ValueError: `max_records` is too small.
     """
 
     def __init__(self, scheduler: Scheduler, *, max_records: int = 10_000) -> None:
-        if max_records < 10:
-            raise ValueError(f"max_records={max_records!r}: must be at least 10")
+        if not isinstance(scheduler, Scheduler):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"QueueMonitor watches a Scheduler, not {scheduler!r}")
+        check_whole("max_records", max_records, 10)
         self.scheduler = scheduler
         self.max_records = max_records
         self.data: list[QueueMonitorRecord] = []
@@ -88,7 +90,11 @@ class QueueMonitor:
 
         Raises:
             MissingExtraError: pandas is not installed.
+            TypeError: `n_workers` is no whole number.
+            ValueError: `n_workers` is below 1.
         """
+        if n_workers is not None:
+            check_whole("n_workers", n_workers, 1, ", or None")
         import_extra("pandas", "QueueMonitor.df", "pandas", "results")
         import pandas as pd
 

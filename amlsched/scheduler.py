@@ -24,6 +24,7 @@ from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.receipts import Outcome, outcome
 from amlsched.signals import event_loop, handled
 from amlsched.task import Plugin, Task, checked_retries
+from amlsched.units import is_number
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -195,6 +196,10 @@ class Scheduler(Emitter):
     ) -> None:
         if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; {_remedy(executor)}")
+        if not isinstance(terminate, bool) and not callable(terminate):
+            raise TypeError(f"terminate={terminate!r}: must be True, False or a function of the executor")
+        if not isinstance(receipts, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"receipts={receipts!r}: must be True or False")
         super().__init__(name="scheduler")
         self._given: Executor | None = executor
         self._factory: Callable[[], Executor] | None  # set where what runs the calls is ours
@@ -359,7 +364,12 @@ class Scheduler(Emitter):
             stop_msg: Given to the callbacks of `on_stop`.
             exception: Why: given to them too, and treated as `on_exception=` of the run says.
             **kwargs: Not used.
+
+        Raises:
+            TypeError: `exception` is no exception.
         """
+        if exception is not None and not isinstance(exception, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"scheduler.stop(exception={exception!r}): must be an exception, such as ValueError('why')")
         if self._run is None:
             return
         message = stop_msg if stop_msg is not None else "scheduler.stop() was called"
@@ -644,11 +654,9 @@ def _check_seconds(name: str, value: object, also: str = "") -> None:
         TypeError: It is no number.
         ValueError: It is below 0 or not finite.
     """
-    from numbers import Real  # not at the top: a file numbers.py beside the program would be the first error
-
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         raise TypeError(f"{name}={value!r}: must be a number of seconds{also}")
-    if not 0 <= float(value) < math.inf:
+    if not 0 <= float(cast("float", value)) < math.inf:
         raise ValueError(f"{name}={value!r}: must be a number of seconds of at least 0{also}")
 
 

@@ -120,7 +120,7 @@ class Task(Emitter, Generic[P, R]):
         self.on_exception = self.subscriber(self.EXCEPTION)
         self.on_cancelled = self.subscriber(self.CANCELLED)
         self.on_retry = self.subscriber(self.RETRY)
-        for plugin in (plugins,) if isinstance(plugins, Plugin) else plugins:
+        for plugin in _each(plugins, self.name):
             if init_plugins:
                 self.attach_plugin(plugin)
             else:
@@ -166,6 +166,7 @@ class Task(Emitter, Generic[P, R]):
             max_in_flight: How many calls are submitted at most whose results were not yet taken; `None` for four for
                 each worker.
         """
+        _check_iterables(iterables, self.name)
         return Results(self.scheduler, self, zip(*iterables, strict=False), max_in_flight)
 
     def futures(self) -> list[Future[R]]:
@@ -209,6 +210,21 @@ class Task(Emitter, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<{self.name}, {self.n_running} calls not ended>"
+
+
+def _check_iterables(iterables: tuple[Any, ...], name: str) -> None:
+    for number, each in enumerate(iterables, 1):
+        if not isinstance(each, Iterable) and not hasattr(each, "__getitem__"):
+            raise TypeError(f"{name}: map(…) takes an iterable for each parameter, and the {number}. is {each!r}")
+
+
+def _each(plugins: Any, name: str) -> Iterable[Plugin]:
+    if isinstance(plugins, Plugin):
+        return (plugins,)
+    if not isinstance(plugins, Iterable):
+        remedy = f": call it, as in {plugins.__name__}(…)" if isinstance(plugins, type) else _remedy(plugins)
+        raise TypeError(f"{name}: plugins={plugins!r}: must be a Plugin or several{remedy}")
+    return cast("Iterable[Plugin]", plugins)
 
 
 def _remedy(plugin: object) -> str:

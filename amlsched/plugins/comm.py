@@ -69,6 +69,9 @@ class CommPlugin(Plugin):
         parameter_name: The keyword by which the function takes the `Comm`.
         host: The address of this machine where workers find it. `None` for loopback; where workers may be on other
             hosts, for the address that the executor says, or else the one of the default route.
+
+    Raises:
+        ValueError: `parameter_name` cannot be the name of a parameter.
     """
 
     name: ClassVar[str] = "comm"
@@ -79,7 +82,7 @@ class CommPlugin(Plugin):
     CLOSE = CLOSE
 
     def __init__(self, parameter_name: str = "comm", *, host: str | None = None) -> None:
-        self.parameter_name = parameter_name
+        self.parameter_name = _parameter(parameter_name)
         self.host = host
         self._task: Task[..., Any] | None = None
         self._hub: Hub | None = None
@@ -431,6 +434,12 @@ async def _drain(channel: Channel, hub: Hub) -> None:
                     await gone.wait()
     finally:
         channel.end("the call has ended", ConnectionResetError("the worker ended without closing its channel"))
+
+
+def _parameter(name: Any) -> str:
+    if isinstance(name, str) and name.isidentifier():
+        return name
+    raise ValueError(f"parameter_name={name!r}: must be the name of a parameter, such as 'comm'")
 
 
 def _name(function: Callable[..., Any]) -> str:

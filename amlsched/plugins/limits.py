@@ -12,7 +12,7 @@ from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, Wal
 from amlsched.events import Event
 from amlsched.executors.capabilities import capabilities_of, worker_count
 from amlsched.task import Plugin
-from amlsched.units import parse_memory, parse_seconds
+from amlsched.units import is_number, parse_memory, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,7 +226,8 @@ class PynisherPlugin(Limits):
         disable_trial_handling: Not used: the exception goes to `on_exception`, as with `True` in amltk.
 
     Raises:
-        ValueError: The unit is unknown, or a limit is zero or less.
+        TypeError: A limit is no number.
+        ValueError: The unit is unknown, or a limit is zero or less, or infinite.
     """
 
     name: ClassVar[str] = "pynisher-plugin"
@@ -319,10 +320,13 @@ def _amount(
 def _with_unit(name: str, given: float | tuple[float, str] | None, units: dict[str, int]) -> float | None:
     if given is None:
         return None
-    number, unit = given if isinstance(given, tuple) else (given, next(iter(units)))
+    unit: Any
+    number, unit = given if isinstance(given, tuple) and len(given) == 2 else (given, next(iter(units)))
+    if not is_number(number):
+        raise TypeError(f"{name}={given!r}: must be a number, or a number and a unit, such as (1.5, {[*units][-1]!r})")
     known = {key.lower(): factor for key, factor in units.items()}
-    if unit.lower() not in known:
+    if str(unit).lower() not in known:
         raise ValueError(f"{name}={given!r}: the unit must be one of {', '.join(units)}")
-    if not number > 0:
+    if not 0 < number < float("inf"):
         raise ValueError(f"{name}={given!r}: must be more than 0, or None for no limit")
     return number * known[unit.lower()]

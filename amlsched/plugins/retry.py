@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 import random
 from concurrent.futures import BrokenExecutor
 from math import inf
@@ -12,7 +14,7 @@ from amlsched.errors import LimitError, MemoryLimitError
 from amlsched.events import add_note
 from amlsched.plugins.limits import Limits
 from amlsched.task import Plugin
-from amlsched.units import parse_memory
+from amlsched.units import is_number, parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,12 +37,16 @@ def exponential(initial_s: float = 1.0, factor: float = 2.0, max_s: float = 60.0
         max_s: No wait is longer.
 
     Raises:
+        TypeError: What was given is no number.
         ValueError: A number is out of its range.
     """
-    if not initial_s >= 0 or not factor >= 1 or not max_s >= 0:
+    for name, value in (("initial_s", initial_s), ("factor", factor), ("max_s", max_s)):
+        if not is_number(value):
+            raise TypeError(f"exponential({name}={value!r}): must be a number")
+    if not 0 <= initial_s < inf or not 1 <= factor < inf or not 0 <= max_s < inf:
         raise ValueError(
             f"exponential(initial_s={initial_s!r}, factor={factor!r}, max_s={max_s!r}): seconds must be at least 0, "
-            "and the factor at least 1"
+            "and the factor at least 1, none of them infinite"
         )
 
     def wait_s(failures: int) -> float:
@@ -75,7 +81,7 @@ class Retry(Plugin):
             `None` for as large as `attempts` make it.
 
     Raises:
-        TypeError: `on` is none of these.
+        TypeError: `on` is none of these, or a function given as `on` or `backoff` does not take one argument.
         ValueError: A number is out of its range, or `on` names a lost worker. By a run: the task has no limit of memory
             that could grow, or it begins at `memory_cap`.
     """
@@ -97,7 +103,7 @@ class Retry(Plugin):
     ) -> None:
         self.attempts = _attempts(attempts)
         self.jitter = _part(jitter)
-        self.seed = seed
+        self.seed = _seed(seed)
         self._matches, self._on = _condition(on)
         self._backoff, self._backoff_text = _waits(backoff)
         self.memory_growth = _growth(memory_growth)
@@ -176,6 +182,7 @@ class Retry(Plugin):
 def _condition(on: Any) -> tuple[Callable[[Exception], object], str]:
     """Whether an exception counts, and what of it is shown."""
     if callable(on) and not isinstance(on, type):
+        _check_takes_one("on", on, "the exception")
         return on, getattr(on, "__name__", repr(on))
     try:
         types = (on,) if isinstance(on, type) else tuple(on)
@@ -201,9 +208,12 @@ def _condition(on: Any) -> tuple[Callable[[Exception], object], str]:
 
 def _waits(backoff: Any) -> tuple[Callable[[int], float], str]:
     """Seconds by the number of failures, and what of it is shown."""
-    if backoff == "exponential":
+    if isinstance(backoff, str) and backoff == "exponential":
         return exponential(), "exponential back-off"
+    if backoff is exponential:
+        raise TypeError("backoff=exponential: call it, as in backoff=exponential(max_s=30)")
     if callable(backoff):
+        _check_takes_one("backoff", backoff, "the number of failures")
         return cast("Callable[[int], float]", backoff), "back-off by a function"
     if not _is_wait(backoff):
         raise ValueError(
@@ -214,12 +224,30 @@ def _waits(backoff: Any) -> tuple[Callable[[int], float], str]:
 
 
 def _is_wait(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
+    return is_number(value) and 0 <= value < inf
+
+
+def _check_takes_one(name: str, function: Callable[..., object], what: str) -> None:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        raise TypeError(f"{name}={function!r}: must be a function that can be called with {what} alone") from None
+    except ValueError:  # some builtins have no signature
+        return
+
+
+def _seed(seed: Any) -> int | None:
+    if seed is not None:
+        try:
+            return operator.index(seed)
+        except TypeError:
+            raise TypeError(f"seed={seed!r}: must be a whole number, or None") from None
+    return None
 
 
 def _growth(factor: Any) -> float | None:
-    if factor is None or (isinstance(factor, int | float) and not isinstance(factor, bool) and 1 < factor < inf):
-        return factor
+    if factor is None or (is_number(factor) and 1 < factor < inf):
+        return None if factor is None else float(factor)
     raise ValueError(f"memory_growth={factor!r}: must be a number of more than 1, such as 2.0, or None for no growth")
 
 
@@ -236,8 +264,8 @@ def _cap(text: str | None, growth: float | None) -> float:
 
 
 def _part(number: Any) -> float:
-    if isinstance(number, int | float) and 0 <= number <= 1:
-        return number
+    if is_number(number) and 0 <= number <= 1:
+        return float(number)
     raise ValueError(f"jitter={number!r}: must be between 0 and 1, the part of a wait that is left to chance")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.executors._user_function import call_function
 from amlsched.extras import import_extra
-from amlsched.resources.threads import check_threads, thread_environment
+from amlsched.resources.threads import thread_environment
 from amlsched.task import Plugin
+from amlsched.units import check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import ModuleType
 
 __all__ = ["ThreadPoolCTLPlugin", "set_thread_environment", "thread_environment"]
@@ -35,18 +37,22 @@ class ThreadPoolCTLPlugin(Plugin):
 
     Raises:
         MissingExtraError: threadpoolctl is not installed.
+        TypeError: A number of threads is no whole number.
         ValueError: A number of threads below 1, or an interface that threadpoolctl does not know.
     """
 
     name: ClassVar[str] = "threadpoolctl-plugin"
 
     def __init__(self, max_threads: int | Mapping[str, int] | None = None, user_api: str | None = None) -> None:
-        if isinstance(max_threads, int):
-            check_threads(max_threads)
+        if isinstance(max_threads, Mapping):
+            for key, number in max_threads.items():
+                check_whole(f"max_threads[{key!r}]", number, 1)
+        elif max_threads is not None:
+            check_whole("max_threads", max_threads, 1)
         if user_api not in (None, "blas", "openmp"):
             raise ValueError(f"user_api={user_api!r}: must be 'blas', 'openmp' or None for both")
         _threadpoolctl()
-        self.max_threads = max_threads if max_threads is None or isinstance(max_threads, int) else dict(max_threads)
+        self.max_threads = dict(max_threads) if isinstance(max_threads, Mapping) else max_threads
         self.user_api = user_api
 
     def pre_submit(

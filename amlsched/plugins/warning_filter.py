@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import threading
 import warnings
@@ -30,15 +31,18 @@ class WarningFilter(Plugin):
 
     Raises:
         TypeError: `warnings.filterwarnings` takes no such arguments.
-        ValueError: It does not know the action.
+        ValueError: It does not know the action, or an argument has a value or a type that it cannot have.
     """
 
     name: ClassVar[str] = "warning-filter"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        with _filters(args, kwargs):  # so that a mistake is told here, not in each call
-            self.warning_args = args
-            self.warning_kwargs = kwargs
+        try:
+            with _filters(args, kwargs):  # so that a mistake is told here, not in each call
+                self.warning_args = args
+                self.warning_kwargs = kwargs
+        except (AssertionError, ValueError, re.error) as error:  # by Python's version
+            raise ValueError(f"WarningFilter: {error}; its arguments are those of warnings.filterwarnings") from None
 
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any

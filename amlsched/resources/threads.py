@@ -6,10 +6,10 @@ import os
 from typing import Any, Literal, TypeAlias
 
 from amlsched.resources.detect import cpus
+from amlsched.units import check_whole
 
 __all__ = [
     "WorkerThreads",
-    "check_threads",
     "cpu_share",
     "exports",
     "shared_threads",
@@ -46,20 +46,11 @@ def thread_environment(max_threads: int) -> dict[str, str]:
         The variables of OpenMP, MKL, OpenBLAS, NumExpr, BLIS, Accelerate and Numba.
 
     Raises:
+        TypeError: It is no whole number.
         ValueError: The number is below 1.
     """
-    check_threads(max_threads)
+    check_whole("max_threads", max_threads, 1)
     return dict.fromkeys(_VARIABLES, str(max_threads))
-
-
-def check_threads(max_threads: int) -> None:
-    """Refuse what is no number of threads.
-
-    Raises:
-        ValueError: The number is below 1.
-    """
-    if isinstance(max_threads, bool) or max_threads < 1:
-        raise ValueError(f"max_threads={max_threads!r}: must be a number of at least 1")
 
 
 def worker_threads(threads_per_worker: Any, name: str = "threads_per_worker") -> WorkerThreads:
