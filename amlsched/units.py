@@ -98,7 +98,8 @@ def check_whole(name: str, value: object, least: int, also: str = "") -> None:
     """
     from numbers import Integral
 
+    truth = isinstance(value, bool)
     if not isinstance(value, Integral):
         raise TypeError(f"{name}={value!r}: must be a whole number of at least {least}{also}")
-    if value is True or int(value) < least:
+    if truth or int(value) < least:
         raise ValueError(f"{name}={value!r}: must be at least {least}{also}")
