@@ -392,7 +392,7 @@ class Emitter:
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note to an exception, unless it takes none, as a frozen dataclass."""
-    with suppress(Exception):
+    with suppress(BaseException):  # code of a class of the user's, which may exit, too
         error.add_note(note)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched.errors import WorkerLostError, WorkerOutOfMemoryError
+from amlsched.executors._user_function import drop_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,7 +195,7 @@ class Measured:
             raise
         usage = meter.stop()
         if error is not None:
-            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            drop_frame(error)
             if self.travels:
                 from amlsched.executors._pickling import exception_parts
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from amlsched.admission import Admission
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import add_note
-from amlsched.executors._user_function import LAZY, aborted, ran_nothing
+from amlsched.executors._user_function import LAZY, aborted, is_ordinary, ran_nothing
 from amlsched.executors.capabilities import failures_of, served_by
 from amlsched.executors.deaths import is_loss
 from amlsched.exit_state import ExitState, Policy
@@ -469,10 +469,10 @@ class RunLoop:
 
     def _failed(self, future: Future[Any], error: BaseException, work: Any) -> BaseException | None:
         """What a call ends with that failed; `None` where it runs again."""
+        if not is_ordinary(error):
+            return aborted(future.function, error)
         if isinstance(error, BrokenExecutor) and (self._admission.refused(work) or is_loss(error)):
             return self._lost_calls().lost(future, error, work, ending=self._ending is not None)
-        if not isinstance(error, Exception):
-            return aborted(future.function, error)
         if self._ending is not None or future.task is None:
             return error
         for plugin in future.task.plugins:

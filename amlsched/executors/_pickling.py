@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors._payload import Large, dump
-from amlsched.executors._user_function import LAZY
+from amlsched.executors._user_function import LAZY, set_args, set_cause, traceback_of
 
 __all__ = [
     "RemoteTraceback",
@@ -140,7 +140,8 @@ def dump_exception(error: BaseException) -> bytes | Large:
 
 def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
     """What of an exception can travel: itself if it pickles in any way, and type, message and traceback in words."""
-    tail = error.__traceback__.tb_next if error.__traceback__ else None  # without the worker's own frame
+    trace = traceback_of(error)
+    tail = trace and trace.tb_next  # without the worker's own frame
     try:
         text = "".join(traceback.format_exception(type(error), error, tail))
     except BaseException:  # of attributes that are not what they should be
@@ -174,7 +175,7 @@ def load_exception(body: tuple[bytes | None, str, str, str], name: str) -> BaseE
             error = None
     if not isinstance(error, BaseException):
         error = NotPicklableError(name, f"the exception {type_name}({message!r})", "see the traceback above")
-    error.__cause__ = RemoteTraceback(text)
+    set_cause(error, RemoteTraceback(text))
     return error
 
 
@@ -199,7 +200,7 @@ class _Taken:
 
 def _put_together(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     error = kind.__new__(kind, *args)
-    error.args = args
+    set_args(error, args)  # also of a frozen dataclass
     error.__dict__.update(state)
     return error
 

@@ -12,7 +12,7 @@ import os
 import sys
 from contextlib import contextmanager
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
 
 from amlsched.errors import CallAbortedError
 from amlsched.events import lazy_kind
@@ -20,11 +20,29 @@ from amlsched.events import lazy_kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-__all__ = ["LAZY", "aborted", "call_function", "check_function", "forked_children_end", "ran_nothing"]
+__all__ = [
+    "LAZY",
+    "aborted",
+    "call_function",
+    "cause_of",
+    "check_function",
+    "drop_frame",
+    "forked_children_end",
+    "is_ordinary",
+    "ran_nothing",
+    "set_args",
+    "set_cause",
+    "traceback_of",
+]
 
 R = TypeVar("R")
 
-_traceback: Callable[[BaseException], Any] = vars(BaseException)["__traceback__"].__get__
+_own = vars(BaseException)
+# By way of the base class: what a class of the user's makes of its attributes, which may exit, is of no use here.
+traceback_of: Callable[[BaseException], Any] = _own["__traceback__"].__get__
+cause_of: Callable[[BaseException], BaseException | None] = _own["__cause__"].__get__
+set_cause: Callable[[BaseException, BaseException], None] = _own["__cause__"].__set__
+set_args: Callable[[BaseException, tuple[Any, ...]], None] = _own["args"].__set__
 _said = mmap.mmap(-1, 1)
 """Shared with the children of this process: whether one of them has said what it is ended for. One line is enough."""
 
@@ -39,8 +57,7 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
     try:
         result = function(*args, **kwargs)
     except BaseException as error:
-        # Without this frame. By way of the base class: what a class of the user's makes of it is of no use here.
-        BaseException.with_traceback(error, _traceback(error).tb_next)
+        drop_frame(error)
         if os.getpid() != pid:
             _end_child(_name(function), error)
         raise
@@ -49,8 +66,22 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
     return result
 
 
+def drop_frame(error: BaseException) -> None:
+    """Let the traceback of an exception begin one frame later, without that of whoever catches it."""
+    trace = traceback_of(error)
+    BaseException.with_traceback(error, trace and trace.tb_next)
+
+
+def is_ordinary(error: BaseException) -> TypeGuard[Exception]:
+    """Whether it is an `Exception`, and does not raise where it is asked for its class, as `isinstance` does."""
+    try:
+        return issubclass(error.__class__, Exception) and isinstance(error, Exception)
+    except BaseException:
+        return False
+
+
 def aborted(function: Callable[..., Any], error: BaseException) -> CallAbortedError:
-    """What a call ends with whose function raised what is no `Exception`.
+    """What a call ends with whose function raised what is no ordinary `Exception`.
 
     As it is, it would end the loop and the program of whoever awaits the call.
     """
@@ -94,9 +125,10 @@ LAZY: dict[type, str] = {
 
 def ran_nothing(function: Callable[..., Any], result: Any) -> TypeError:
     """What a call ends with that returned one of these."""
+    mistake = LAZY[type(result)]
     if isinstance(result, CoroutineType):
         result.close()  # else Python warns that it was never awaited
-    return TypeError(f"{_name(function)} returned {LAZY[type(result)]}")
+    return TypeError(f"{_name(function)} returned {mistake}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from amlsched.errors import (
     WorkerOutOfMemoryError,
     WorkerStartError,
 )
+from amlsched.executors._user_function import cause_of, traceback_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -34,11 +35,11 @@ def is_loss(error: BaseException | None) -> bool:
         return False
     if isinstance(error, WorkerStartError) or (isinstance(error, WorkerLostError) and error.in_limits):
         return True
-    if error.__traceback__ is not None:
+    if traceback_of(error) is not None:
         return False
     # Not imported here, at the latest when the program ends: an import then hides from Python that Ctrl-C ended it.
     pickling = sys.modules.get("amlsched.executors._pickling")
-    return pickling is None or not isinstance(error.__cause__, pickling.RemoteTraceback)
+    return pickling is None or not isinstance(cause_of(error), pickling.RemoteTraceback)
 
 
 class Death(NamedTuple):

@@ -139,7 +139,7 @@ class ErrorNote:
         """The note of an exception, also of one whose `str` fails."""
         try:
             message = str(error)
-        except Exception as problem:
+        except BaseException as problem:  # it may exit, too
             message = f"<its message could not be made: {type(problem).__name__}>"
         return cls(type(error).__name__, message if len(message) <= 2000 else message[:2000] + " …")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from amlsched.errors import NotPicklableError
 from amlsched.events import Dispatcher, Event, Subscriber
+from amlsched.executors._pickling import describe
 from amlsched.plugins._comm_wire import Frame, Kind, dump, shown
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class Channel:
             return
         try:
             data = pickle.loads(frame.body)
-        except Exception as error:  # whatever an import or a __setstate__ raises
+        except BaseException as error:  # whatever an import or a __setstate__ raises: it may exit, too
             self._not_loaded(frame, error)
             if frame.kind in (Kind.MESSAGE, Kind.REQUEST):
                 return
@@ -285,8 +286,8 @@ class Channel:
         for number in sorted(self._unanswered):
             self.answer(Frame(Kind.FAILED, number, problem.encode()))
 
-    def _not_loaded(self, frame: Frame, error: Exception) -> None:
-        reason = f"it cannot be loaded here: {type(error).__name__}: {error}"
+    def _not_loaded(self, frame: Frame, error: BaseException) -> None:
+        reason = f"it cannot be loaded here: {describe(error)}"
         told = NotPicklableError(repr(self), f"a {MsgKind[frame.kind.name]} of its channel", reason)
         told.__cause__ = error
         if frame.kind is Kind.REQUEST:
@@ -302,7 +303,8 @@ class Channel:
             return reason
         if future.cancelled():
             return asyncio.CancelledError(f"{future!r} was cancelled")
-        return future.exception() or reason
+        error = future.exception()
+        return reason if error is None else error  # an exception may count as false
 
     def __repr__(self) -> str:
         if self.future is None:
@@ -364,4 +366,4 @@ class _Watch(Dispatcher):
             self._tell(error)
 
     def _tell(self, error: BaseException) -> None:
-        self._request.fail(f"the callback of comm-request failed: {type(error).__name__}: {error}")
+        self._request.fail(f"the callback of comm-request failed: {describe(error)}")

@@ -9,18 +9,17 @@ into a connection on their way between two hosts are never unpickled.
 from __future__ import annotations
 
 import hmac
-import pickle
 import reprlib
 import struct
 from enum import StrEnum
-from importlib import import_module
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched.errors import NotPicklableError
+from amlsched.executors._pickling import describe, dumps, pickled_by_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 __all__ = [
     "FROM_DRIVER",
@@ -156,21 +155,23 @@ def dump(value: object, call: str, what: str) -> bytes:
         NotPicklableError: Neither can; it names `what` of the call, and shows the value.
     """
     try:
-        return pickle.dumps(value, protocol=5)
-    except Exception as plain:  # whatever a __reduce__ raises
+        return dumps(value, protocol=5)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as plain:  # whatever a __reduce__ raises: it may exit, too
         try:
-            by_value: Callable[..., bytes] = import_module("cloudpickle").dumps
-            return by_value(value, protocol=5)
-        except Exception:
-            reason = f"{type(plain).__name__}: {plain}"
-            raise NotPicklableError(call, f"{what} {shown(value)}", reason) from plain
+            return pickled_by_value(value, protocol=5)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            raise NotPicklableError(call, f"{what} {shown(value)}", describe(plain)) from plain
 
 
 def shown(value: object) -> str:
     """A value for an error message: short, and never an error itself."""
     try:
         return reprlib.repr(value)
-    except Exception:
+    except BaseException:  # it may exit, too
         return f"<a {type(value).__name__}>"
 
 

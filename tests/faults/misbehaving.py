@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 
@@ -66,6 +67,29 @@ class CountsAsFalse(Exception):
         return 0
 
 
+class SetsNothing(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        sys.exit("at setattr")
+
+
+class HidesItsTrace(Exception):
+    @property
+    def __traceback__(self) -> Any:
+        sys.exit("at traceback")
+
+
+class HidesItsClass(Exception):
+    @property
+    def __class__(self) -> Any:
+        sys.exit("at class")
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    text: str
+    number: int = 1
+
+
 RAISED: dict[str, Any] = {
     "delegates": lambda: Delegates("the real reason"),
     "exits when made": lambda: ExitsWhenMade("the real reason", 1),
@@ -76,6 +100,10 @@ RAISED: dict[str, Any] = {
     ),
     "counts as false": lambda: CountsAsFalse("the real reason"),
     "with a lock": lambda: _with_lock(),
+    "sets nothing": lambda: SetsNothing("the real reason"),
+    "hides its trace": lambda: HidesItsTrace("the real reason"),
+    "hides its class": lambda: HidesItsClass("the real reason"),
+    "frozen": lambda: Frozen("the real reason", 2),
 }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from amlsched import ExitState, NotPicklableError, Scheduler
+from amlsched import CallAbortedError, CommError, ExitState, NotPicklableError, Scheduler
+from amlsched.plugins import Comm
 from tests.faults.misbehaving import (
     RAISED,
     AtDump,
@@ -17,6 +18,8 @@ from tests.faults.misbehaving import (
     CountsAsFalse,
     ExitsWhenMade,
     ExitsWhenPickled,
+    Frozen,
+    SetsNothing,
     WantsTwo,
     close,
     process,
@@ -45,6 +48,10 @@ WHAT_TRAVELS: dict[str, type[BaseException]] = {
     "in a group": ExceptionGroup,
     "counts as false": CountsAsFalse,
     "with a lock": ValueError,
+    "sets nothing": SetsNothing,
+    "hides its trace": NotPicklableError,
+    "hides its class": NotPicklableError,
+    "frozen": Frozen,
 }
 
 
@@ -87,6 +94,51 @@ def test_exceptions_end_their_call_with_what_can_travel(place: Place) -> None:
     group = errors[list(RAISED).index("in a group")]
     assert [type(one) for one in group.exceptions] == [WantsTwo, ExceptionGroup]
     assert str(group.exceptions[0]) == "x 1"
+
+
+@pytest.mark.parametrize("receipts", [False, True])
+@pytest.mark.parametrize("name", ["sequential", "threads"])
+def test_exceptions_that_do_not_travel_end_their_call_as_they_are(name: str, receipts: bool) -> None:
+    place = Place(name, {"receipts": receipts})
+    errors = ends(place, [(raises, kind) for kind in RAISED])
+    for kind, error in zip(RAISED, errors, strict=True):
+        wanted = CallAbortedError if kind == "hides its class" else type(RAISED[kind]())
+        assert type(error) is wanted, kind
+
+
+def test_exceptions_come_with_their_receipt(place: Place) -> None:
+    kinds = ["frozen", "sets nothing", "hides its trace"]
+    receipts = Place(place.name, {**place.options, "receipts": True}, place.needs)
+    errors = ends(receipts, [(raises, kind) for kind in kinds])
+    assert [type(error) for error in errors] == [WHAT_TRAVELS[kind] for kind in kinds]
+
+
+def say(what: str, *, comm: Comm) -> str:
+    with comm.open():
+        try:
+            if what == "message":
+                comm.send(AtLoad())
+            elif what == "request":
+                comm.request(AtLoad())
+            else:
+                comm.send(AtDump())
+        except (CommError, NotPicklableError) as error:
+            return str(error)
+    return "sent"
+
+
+@pytest.mark.parametrize("name", ["sequential", "threads", "processes"])
+def test_messages_that_exit_end_neither_the_call_nor_the_driver(name: str) -> None:
+    scheduler = Scheduler.from_name(name)
+    task = scheduler.task(say, plugins=Comm.Plugin())
+    said: list[str] = []
+    task.on_result(lambda _, result: said.append(result))
+    task.on(Comm.REQUEST, lambda msg: msg.respond(1))
+    scheduler.on_start(lambda: [task.submit(what) for what in ("message", "request", "dump")])
+    assert scheduler.run(on_exception="continue", order="submission").code is ExitState.Code.EXHAUSTED
+    assert said[0] == "sent"
+    assert "cannot be loaded here: SystemExit: at load" in said[1]
+    assert "SystemExit: at dump" in said[2]
 
 
 @pytest.mark.parametrize("kind", ["counts as false", "exits when made"])
