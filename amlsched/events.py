@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import reprlib
+import time
+import types
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -24,9 +26,9 @@ from amlsched.errors import CallbackError, EventNotKnownError
 from amlsched.units import check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Mapping
 
-__all__ = ["Dispatcher", "Emitter", "Event", "Handler", "Subscriber", "add_note"]
+__all__ = ["Dispatcher", "Emitter", "Event", "Handler", "Stopwatch", "Subscriber", "add_note"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,14 +48,17 @@ class Event(str, Generic[P, R]):
         name: What `task.on("name")` finds it by.
         parameters: What a callback is called with; where given, a callback that cannot be called so is refused when it
             is registered. The last one may be `"*args"`: more arguments may follow, of a number that is not known.
+        gathers: Whether it is emitted with a list that a callback which a gate keeps away shall get later.
     """
 
     parameters: tuple[str, ...] | None
+    gathers: bool
 
-    def __new__(cls, name: str, parameters: tuple[str, ...] | None = None) -> Event[P, R]:
+    def __new__(cls, name: str, parameters: tuple[str, ...] | None = None, *, gathers: bool = False) -> Event[P, R]:
         """A string with the parameters of its callbacks."""
         self = super().__new__(cls, name)
         self.parameters = parameters
+        self.gathers = gathers
         return self
 
     @property
@@ -65,8 +70,44 @@ class Event(str, Generic[P, R]):
         return f"Event({str(self)!r})"
 
 
+class Stopwatch:
+    """The seconds that callbacks have taken; a display puts one into a run that it watches.
+
+    Attributes:
+        seconds: So many.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def timed(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """An async callback that is measured while it computes, not while it waits."""
+        return await self._steps(coroutine)
+
+    @types.coroutine
+    def _steps(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+        step: Callable[[], Any] = partial(coroutine.send, None)
+        while True:
+            begun = time.perf_counter()
+            try:
+                awaited = step()
+            except StopIteration as ended:
+                return cast("T", ended.value)
+            finally:
+                self.seconds += time.perf_counter() - begun
+            try:
+                step = partial(coroutine.send, (yield awaited))
+            except BaseException as error:  # such as its cancellation
+                step = partial(coroutine.throw, error)
+
+
 class Dispatcher(Protocol):
     """What a running scheduler does for the events of its emitters."""
+
+    stopwatch: Stopwatch | None
+    """Measures callbacks, where somebody looks at it."""
 
     def post(self, subscriber: Subscriber[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Deliver an event as soon as no callback runs, after those posted before."""
@@ -194,7 +235,7 @@ class Subscriber(Generic[P, R]):
         gated = when is not None or every > 1 or repeat > 1 or max_calls is not None
         handler = Handler(callback, call, hidden, calls=0 if gated else -1)
         if gated:
-            handler.call = _gate(handler, call, when, every, repeat, max_calls)
+            handler.call = _gate(handler, call, when, every, repeat, max_calls, self.event.gathers)
         self._replace((*self.handlers, handler))
         return callback
 
@@ -228,15 +269,20 @@ class Subscriber(Generic[P, R]):
         if not self._calls:
             return
         first: BaseException | None = None
+        dispatcher = self.emitter.dispatcher
+        watch = None if dispatcher is None else dispatcher.stopwatch
+        begun = 0.0 if watch is None else time.perf_counter()
         for call in self._calls:  # a tuple: registering meanwhile is safe
             try:
                 call(*args, **kwargs)
             except BaseException as error:
                 add_note(error, self._note(call, args))
-                if self.emitter.dispatcher is not None:
-                    self.emitter.dispatcher.callback_failed(error)
+                if dispatcher is not None:
+                    dispatcher.callback_failed(error)
                 else:
                     first = first or error
+        if watch is not None:
+            watch.seconds += time.perf_counter() - begun
         if first is not None:
             raise first
 
@@ -446,14 +492,22 @@ def _gate(
     every: int,
     repeat: int,
     max_calls: int | None,
+    gathers: bool,
 ) -> Callable[..., None]:
     seen = 0
+    kept: list[Any] = []
 
     def gated(*args: Any, **kwargs: Mapping[str, Any]) -> None:
-        nonlocal seen
+        nonlocal seen, kept
         seen += 1
-        if seen % every or (max_calls is not None and handler.calls >= max_calls) or (when is not None and not when()):
+        if max_calls is not None and handler.calls >= max_calls:
             return
+        if gathers:
+            kept += args[0]
+        if seen % every or (when is not None and not when()):
+            return
+        if gathers:
+            args, kept = (kept,), []
         handler.calls += 1
         for _ in range(repeat):
             call(*args, **kwargs)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
+    from amlsched.events import Stopwatch, Subscriber
     from amlsched.exit_state import CancelledMode
     from amlsched.losses import Losses
     from amlsched.scheduler import Scheduler
@@ -46,6 +47,8 @@ Code = ExitState.Code
 
 # How long a turn may go on before timers, signals and the user's own tasks of the loop get theirs.
 _TURN_S = 0.002
+# How long results are gathered for `on_results` at most while more of them arrive.
+_GATHER_S = 0.1
 # How long async callbacks may take to end once they are cancelled.
 _GRACE_S = 2.0
 _NO_KWARGS: dict[str, Any] = {}
@@ -124,6 +127,10 @@ class RunLoop:
         self._submitted = 0
         self._inbox: deque[Future[Any]] = deque()  # calls that the executor finished; filled from any thread
         self._posted: deque[tuple[Deliverable, tuple[Any, ...], dict[str, Any]]] = deque()
+        self._gathered: dict[Subscriber[[list[Any]], Any], list[Any]] = {}  # for `on_results`: what was not told yet
+        self._gathered_since = 0.0
+        self._thinking: dict[Subscriber[[list[Any]], Any], set[asyncio.Task[Any]]] = {}  # its async callbacks
+        self.stopwatch: Stopwatch | None = None
         self._unclaimed: list[Future[Any]] = []  # failed, and somebody is still expected to await them
         self._spawned: set[asyncio.Task[Any]] = set()  # async callbacks that have not ended
         self._awake = False  # a turn is scheduled or under way
@@ -305,12 +312,15 @@ class RunLoop:
 
         def call() -> None:
             self._timers.discard(timer)
+            begun = time.perf_counter()
             try:
                 made = function()
                 if asyncio.iscoroutine(made):
                     self.spawn(made, "in a function given to call_later")
             except BaseException as error:  # the policy decides
                 self.callback_failed(error)
+            if self.stopwatch is not None:
+                self.stopwatch.seconds += time.perf_counter() - begun
             self._wake()
 
         timer = self.loop.call_later(delay, call)
@@ -337,7 +347,8 @@ class RunLoop:
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
         """Run an async callback as the task returned; the run does not end before it."""
-        callback = self.loop.create_task(coroutine)
+        watch = self.stopwatch
+        callback = self.loop.create_task(coroutine if watch is None else watch.timed(coroutine))
         self._spawned.add(callback)
         callback.add_done_callback(partial(self._spawned_ended, note=note))
         return callback
@@ -404,6 +415,8 @@ class RunLoop:
                 subscriber.deliver(args, kwargs)
             elif inbox:
                 self._complete(inbox.popleft())
+            elif self._gathered and self._tell_gathered():
+                pass
             elif self._admission.inline and not self._over() and (future := self._admission.next_inline()):
                 self._execute(future)
             else:
@@ -415,7 +428,9 @@ class RunLoop:
                     self._settle()
                     return
                 self._awake = True
-            if time.monotonic() > until:
+            if (now := time.monotonic()) > until:
+                if self._gathered and now > self._gathered_since + _GATHER_S:
+                    self._tell_gathered()
                 self.loop.call_soon(self._turn)
                 return
 
@@ -564,6 +579,8 @@ class RunLoop:
             if task is not None:
                 task.on_done.deliver((future,))
                 task.on_result.deliver((future, result))
+                if task.on_results.handlers:
+                    self._gather(task.on_results, future, result)
         else:
             self._set_exception(future, error)
             scheduler.on_future_done.deliver((future,))
@@ -575,6 +592,21 @@ class RunLoop:
                 self.fail(error, f"{future!r} raised {type(error).__name__}")
             elif future.awaited is None:
                 self._unclaimed.append(future)
+
+    def _gather(self, subscriber: Subscriber[[list[Any]], Any], future: Future[Any], result: Any) -> None:
+        """Keep a result for the next call of those who want many at a time."""
+        if not self._gathered:
+            self._gathered_since = time.monotonic()
+        self._gathered.setdefault(subscriber, []).append((future, result))
+
+    def _tell_gathered(self) -> bool:
+        """Tell what was gathered to those who do not think about what they were told before; whether it was any."""
+        ready = [each for each in self._gathered if not self._thinking.get(each)]
+        for subscriber in ready:
+            before = set(self._spawned)
+            subscriber.deliver((self._gathered.pop(subscriber),))
+            self._thinking[subscriber] = self._spawned - before
+        return bool(ready)
 
     def _set_exception(self, future: Future[Any], error: BaseException) -> None:
         if isinstance(error, StopIteration):  # a future that is awaited cannot carry one (PEP 479)
@@ -595,9 +627,12 @@ class RunLoop:
             names = ", ".join(sorted(str(callback.get_coro()) for callback in self._spawned))
             logger.warning("async callbacks did not end when they were cancelled, and are left: %s", names)
             self._spawned.clear()
+            self._thinking.clear()
 
     def _spawned_ended(self, callback: asyncio.Task[Any], *, note: str) -> None:
         self._spawned.discard(callback)
+        for thinking in self._thinking.values():
+            thinking.discard(callback)
         if not callback.cancelled() and (error := callback.exception()) is not None:
             add_note(error, note)
             self.callback_failed(error)

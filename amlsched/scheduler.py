@@ -549,6 +549,11 @@ class Scheduler(Emitter):
 
         return scheduler_view(self)
 
+    def _repr_html_(self) -> str | None:
+        from amlsched.display.live import as_html
+
+        return as_html(self)
+
     def _showing(self, display: Display) -> AbstractContextManager[object]:
         if display is False:
             return nullcontext()

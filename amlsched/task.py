@@ -81,6 +81,8 @@ class Task(Emitter, Generic[P, R]):
     """A call ended with a result or an exception; emitted before those."""
     RESULT: ClassVar[Event[[Any, Any], Any]] = Event("on-result", ("future", "result"))
     """A call returned; with its future and the result."""
+    RESULTS: ClassVar[Event[[list[tuple[Any, Any]]], Any]] = Event("on-results", ("results",), gathers=True)
+    """Calls returned; with the future and the result of each since its callbacks were called last, in order."""
     EXCEPTION: ClassVar[Event[[Any, BaseException], Any]] = Event("on-exception", ("future", "exception"))
     """A call raised, or its worker was lost; with its future and the exception."""
     CANCELLED: ClassVar[Event[[Any], Any]] = Event("on-cancelled", ("future",))
@@ -91,6 +93,7 @@ class Task(Emitter, Generic[P, R]):
     on_submitted: Subscriber[Concatenate[Future[R], P], Any]
     on_done: Subscriber[[Future[R]], Any]
     on_result: Subscriber[[Future[R], R], Any]
+    on_results: Subscriber[[list[tuple[Future[R], R]]], Any]
     on_exception: Subscriber[[Future[R], BaseException], Any]
     on_cancelled: Subscriber[[Future[R]], Any]
     on_retry: Subscriber[[Future[R], BaseException, int], Any]
@@ -120,6 +123,7 @@ class Task(Emitter, Generic[P, R]):
         self.on_exception = self.subscriber(self.EXCEPTION)
         self.on_cancelled = self.subscriber(self.CANCELLED)
         self.on_retry = self.subscriber(self.RETRY)
+        self.on_results = self.subscriber(self.RESULTS)
         for plugin in _each(plugins, self.name):
             if init_plugins:
                 self.attach_plugin(plugin)

@@ -7,6 +7,7 @@ the same however many calls there are, and nothing where it is off.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from amlsched._surroundings import printable
 from amlsched.display.counts import Clock, Counts, Workers, are_missing
+from amlsched.events import Stopwatch
 from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
     from amlsched.scheduler import Scheduler
     from amlsched.task import Plugin, Task
 
-__all__ = ["LiveView", "PlainLines", "live", "scheduler_view", "task_view"]
+__all__ = ["LiveView", "PlainLines", "as_html", "live", "scheduler_view", "task_view"]
 
 logger = logging.getLogger(__name__)
 
 REFRESH_S = 0.25
 LINE_S = 5.0
+_HTML_WIDTH = 100
 
 
 def live(
@@ -70,11 +73,13 @@ class _Display(AbstractContextManager[object]):
         self._interval_s = interval_s
         self._timer: asyncio.TimerHandle | None = None
         self._clock = Clock()
+        self._callbacks = Stopwatch()
 
     def __enter__(self) -> object:
         self._loop = asyncio.get_running_loop()
         self._workers = Workers(self._scheduler.executor)  # a run that is stopped may give its executor up
         self._clock.start()
+        self._watch()
         self._timer = self._loop.call_later(self._interval_s, self._tick)
         return self
 
@@ -83,8 +88,19 @@ class _Display(AbstractContextManager[object]):
             self._timer.cancel()
             self._show_safely(final=True)
 
+    def _watch(self) -> None:
+        """Measure the callbacks of the run that is under way."""
+        if self._scheduler.dispatcher is not None:
+            self._scheduler.dispatcher.stopwatch = self._callbacks
+
+    @property
+    def _share(self) -> float:
+        """Of the time since the start, what callbacks took."""
+        return min(1.0, self._callbacks.seconds / max(self._clock.seconds, 1e-9))
+
     def _tick(self) -> None:
         self._timer = None
+        self._watch()  # where the run began after the display
         if self._show_safely():
             self._timer = self._loop.call_later(self._interval_s, self._tick)
 
@@ -135,7 +151,8 @@ class LiveView(_Display):
     def _show(self, final: bool) -> None:
         from rich.console import Group
 
-        self._live.update(Group(_view(self._scheduler, self._workers, self._clock), *self._extra), refresh=True)
+        view = _view(self._scheduler, self._workers, self._clock, self._share)
+        self._live.update(Group(view, *self._extra), refresh=True)
 
     def _clear(self) -> None:
         self._live.update("")
@@ -161,8 +178,8 @@ class PlainLines(_Display):
         if (counts, missing) == self._told and not final:
             return
         self._told = counts, missing
-        rate = self._clock.rate(counts.ended)
-        self._stream.write(printable(f"{self._clock.seconds:.0f} s: {counts}, {rate:.3g}/s{missing}\n", self._stream))
+        rate = f"{self._clock.rate(counts.ended):.3g}/s, callbacks {self._share:.0%}"
+        self._stream.write(printable(f"{self._clock.seconds:.0f} s: {counts}, {rate}{missing}\n", self._stream))
         self._stream.flush()
 
 
@@ -179,7 +196,18 @@ def task_view(task: Task[..., Any]) -> RenderableType:
     return table
 
 
-def _view(scheduler: Scheduler, workers: Workers, clock: Clock | None) -> RenderableType:
+def as_html(view: RenderableType) -> str | None:
+    """What a notebook shows of it; `None` if rich is not installed, so that it shows the text."""
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return None
+    console = Console(record=True, file=io.StringIO(), width=_HTML_WIDTH, force_jupyter=False)
+    console.print(view)
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def _view(scheduler: Scheduler, workers: Workers, clock: Clock | None, share: float = 0.0) -> RenderableType:
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
@@ -187,7 +215,9 @@ def _view(scheduler: Scheduler, workers: Workers, clock: Clock | None) -> Render
     counts = Counts.of(scheduler, workers.number)
     head = Text("running" if scheduler.running() else "not running", style="green" if scheduler.running() else "")
     if clock is not None:
-        head.append(f"  {clock.seconds:.1f} s  {clock.rate(counts.ended):.3g} calls/s", style="default")
+        head.append(
+            f"  {clock.seconds:.1f} s  {clock.rate(counts.ended):.3g} calls/s  callbacks {share:.0%}", style="default"
+        )
     head.append(f"  {workers}", style="default")
     table = _task_table()
     for task in scheduler.tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import logging
 import time
 import uuid
@@ -99,11 +100,14 @@ class ExperimentRun(Emitter):
     """A repetition ended, in whatever way; its record says so already."""
     RESULT: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-result", ("repetition", "ended"))
     """A repetition is done: it completed or surrendered, in this run or, as `ended.left` says, before."""
+    RESULTS: ClassVar[Event[[list[tuple[Repetition, Ended]]], Any]] = Event("on-results", ("results",), gathers=True)
+    """Repetitions are done; those since its callbacks were called last, each with how it ended."""
     EXCEPTION: ClassVar[Event[[Repetition, BaseException], Any]] = Event("on-exception", ("repetition", "error"))
     """A repetition failed."""
 
     on_start: Subscriber[[], Any]
     on_result: Subscriber[[Repetition, Ended], Any]
+    on_results: Subscriber[[list[tuple[Repetition, Ended]]], Any]
     on_exception: Subscriber[[Repetition, BaseException], Any]
     on_repetition_submitted: Subscriber[[Repetition], Any]
     on_repetition_done: Subscriber[[Repetition, Ended], Any]
@@ -138,6 +142,7 @@ class ExperimentRun(Emitter):
         self.on_repetition_submitted = self.subscriber(self.SUBMITTED)
         self.on_repetition_done = self.subscriber(self.DONE)
         self.on_result = self.subscriber(self.RESULT)
+        self.on_results = self.subscriber(self.RESULTS)
         self.on_exception = self.subscriber(self.EXCEPTION)
         self.running: dict[Future[Outcome], Repetition] = {}
         self.summary = Summary(self.plan.count()[1] if initial else 0)
@@ -148,6 +153,7 @@ class ExperimentRun(Emitter):
         self._runs_on: Executor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._faults: list[Exception] = []
+        self._gathered: list[tuple[Repetition, Ended]] = []  # done, and not told to `on_results`
         self._more: deque[Repetition] = deque()  # submitted by the user, not yet handed out
         self._stopping = False  # by a signal
         self._in_flight = 0
@@ -155,6 +161,9 @@ class ExperimentRun(Emitter):
         self._n_submitted = 0
         self._bindings: dict[str, Binding] = {}
         self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.summary.table())}</pre>"
 
     @property
     def workers(self) -> WorkersNow | None:
@@ -229,12 +238,14 @@ class ExperimentRun(Emitter):
                 yield from self._grouped(self._repetitions())
                 yield from self._until_orphans_end()
                 yield from self._grouped(self._orphans())
+            self._tell_gathered()
             while self._more and not self._faults:
                 self._turns = Turns[Repetition](iter(()))
                 binding = self._bindings[self._more[0].record.name]
                 if (first := self._taken()) is not None:
                     with binding.here(self.executor):
                         yield from self._schedule(first, binding.options(self.executor, self.options))
+                self._tell_gathered()
             for planned in self._busy:
                 self._left(planned)
         if self._faults:
@@ -341,6 +352,7 @@ class ExperimentRun(Emitter):
                 self._left(planned)
                 attempts = planned.known.attempts
                 self.summary.ran += bool(attempts) and attempts[-1].run_id == self.run_id
+        self._tell_gathered()
 
     # ------------------------------------------------------------------------------------------------ before it starts
 
@@ -406,6 +418,10 @@ class ExperimentRun(Emitter):
             if outcome.drew and _SHARED not in self.summary.notes:
                 self.summary.notes.append(_SHARED)
             submit()
+
+        @task.on_results
+        def many(_: object) -> None:  # pyright: ignore[reportUnusedFunction]
+            self._tell_gathered()
 
         @task.on_exception
         def failed(future: Future[Outcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -525,7 +541,17 @@ class ExperimentRun(Emitter):
             self.summary.notes.append(f"{repetition}: is run by another run now")
         self._tell(self.on_repetition_done, repetition, ended)
         if ended.state.done:
-            self._tell(self.on_result, repetition, ended)
+            self._done(repetition, ended)
+
+    def _done(self, repetition: Repetition, ended: Ended) -> None:
+        self._tell(self.on_result, repetition, ended)
+        if self.on_results.handlers:
+            self._gathered.append((repetition, ended))
+
+    def _tell_gathered(self) -> None:
+        while self._gathered and not self._faults:
+            results, self._gathered = self._gathered, []
+            self._tell(self.on_results, results)
 
     def _tell(self, subscriber: Subscriber[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call the user's callbacks; if one raises, the run ends and raises it."""
@@ -584,9 +610,9 @@ class ExperimentRun(Emitter):
     def _left(self, planned: Planned) -> None:
         known = planned.known
         self.summary.count(planned.run.name, known.state, known.last, known.seconds, known.used)
-        if known.state.done and self.on_result.handlers:
+        if known.state.done and (self.on_result.handlers or self.on_results.handlers):
             path = self.plan.path(planned.run.experiment).resolve()
-            self._tell(self.on_result, self._repetition(planned, path, 0), Ended.of(known, left=True))
+            self._done(self._repetition(planned, path, 0), Ended.of(known, left=True))
         name = f"{planned.run.name} rep {planned.index}"
         if known.state in (State.FAILED, State.UNKNOWN):
             self.summary.failed.append((name, planned.folder, known.reason))

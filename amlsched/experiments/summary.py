@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from amlsched.display.table import table
 from amlsched.experiments.record import State, Used
 
 if TYPE_CHECKING:
@@ -84,6 +86,18 @@ class Summary:
         counted = ", ".join(f"{number} {state.value}" for state, number in self.states.items() if number)
         unit = "repetition" if self.total == 1 else "repetitions"
         return f"{self.total} {unit}: {counted or 'none has run'}; {self.ran} run now"
+
+    def table(self) -> str:
+        """The same, with a line for each run."""
+        states = [state for state in State if self.states[state]]
+        columns = ("run", "repetitions", *(state.value for state in states))
+        rows = [
+            (one.name, str(one.total), *(str(one.states[state]) for state in states)) for one in self.tallies.values()
+        ]
+        return f"{self}\n\n{table(columns, rows)}" if rows else str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.table())}</pre>"
 
     def expect(self, run: str, repetitions: int) -> None:
         """There are so many more repetitions, of this run."""

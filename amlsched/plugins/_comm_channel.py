@@ -342,6 +342,7 @@ class _Watch(Dispatcher):
 
     def __init__(self, inner: Dispatcher, request: Msg[Any]) -> None:
         self.goes_on = False  # an async callback was started, and may answer yet
+        self.stopwatch = inner.stopwatch
         self._inner = inner
         self._request = request
 

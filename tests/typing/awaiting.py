@@ -90,3 +90,24 @@ scheduler.run(order="random")  # type: ignore[arg-type]
 scheduler.run(on_cancelled="ignore")  # type: ignore[arg-type]
 scheduler.run(on_exception={"ValueError": "end"})  # type: ignore[dict-item]
 scheduler.run(on_exception={ValueError: "ignore"})  # type: ignore[dict-item]
+
+# All results since the last call
+
+
+@task.on_results
+async def thinks(results: list[tuple[Future[str], str]]) -> None:
+    for future, result in results:
+        assert_type(future, Future[str])
+        assert_type(result, str)
+
+
+@task.on_results(every=3)
+def thinks_seldom(results: list[tuple[Future[str], str]]) -> None: ...
+
+
+@task.on_results  # type: ignore[arg-type]
+def wants_one(future: Future[str], result: str) -> None: ...
+
+
+@task.on_results  # type: ignore[arg-type]
+def wants_others(results: list[tuple[Future[int], int]]) -> None: ...

@@ -302,3 +302,33 @@ def test_a_status_of_another_kind_is_not_shown() -> None:
         status = "mine"
 
     assert "mine" not in show(Scheduler(Other()), True, Terminal())
+
+
+# Notebooks
+
+
+def test_a_display_shows_the_share_of_the_time_that_callbacks_take(monkeypatch) -> None:
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(abs)
+    scheduler.on_start(lambda: task.submit(1))
+    task.on_result(lambda *_: time.sleep(0.2))
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stdout", stream)
+        scheduler.run(display=True)
+        assert int(stream.getvalue().rpartition("callbacks ")[2].partition("%")[0]) > 10
+    assert "callbacks" not in rendered(scheduler_view(scheduler))
+
+
+def test_a_notebook_shows_a_scheduler_as_html(monkeypatch, capsys) -> None:
+    scheduler = scheduler_with_calls(plugins=[Limiter(max_calls=2)])
+    scheduler.task(lambda: None)
+    scheduler.run(on_exception="end")
+    html = scheduler._repr_html_()
+    assert html is not None
+    assert html.startswith("<pre>")
+    assert "&lt;lambda&gt;" in html
+    assert "3 results" in html or "2 results" in html
+    assert capsys.readouterr().out == ""
+    assert scheduler._executor is None  # none is made to be shown
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert scheduler._repr_html_() is None
