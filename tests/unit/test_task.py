@@ -259,8 +259,8 @@ def test_a_callback_is_registered_by_the_name_of_the_event(scheduler: Scheduler)
     def done(future: object) -> None:
         told.append(0)
 
-    with pytest.raises(EventNotKnownError, match="on-results"):
-        task.on("on-results", print)
+    with pytest.raises(EventNotKnownError, match="on-outcome"):
+        task.on("on-outcome", print)
     scheduler.on_start(lambda: task.submit(-4))
     scheduler.run()
     assert told == [0, 4]
