@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from amlsched.errors import ExperimentError
 from amlsched.experiments import layout, records
 from amlsched.experiments.atomic import file_bytes
-from amlsched.experiments.record import Record, State, jsonable
+from amlsched.experiments.plain import jsonable
+from amlsched.experiments.record import Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

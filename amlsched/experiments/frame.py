@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy
 import pandas
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import layout
+from amlsched.experiments import cells, layout
 from amlsched.experiments.results import OWN, Found, about, columns, flattened
 from amlsched.experiments.spelling import offered
 
@@ -97,14 +98,14 @@ class Results(pandas.DataFrame):
             ExperimentError: Nothing was logged.
         """
         kept = pandas.DataFrame(self.reset_index()[["name", "run", "r", "folder", *self.settings]])
-        places = [(Path(folder), index) for folder, index in zip(kept.pop("folder"), kept["r"], strict=True)]
-        parts = [
-            logged.assign(**{_PLACE: numpy.repeat(numpy.asarray(numbers), lengths)})
-            for numbers, lengths, logged in _logged(places)
-        ]
+        files = [Path(folder, layout.csv_name(r)) for folder, r in zip(kept.pop("folder"), kept["r"], strict=True)]
+        parts: list[pandas.DataFrame] = []
+        for numbers, lengths, part in logged(files):
+            part.insert(len(part.columns), _PLACE, numpy.repeat(numpy.asarray(numbers), lengths))
+            parts.append(part)
         if not parts:
             raise ExperimentError("results", "nothing was logged there yet")
-        rows = pandas.concat(parts, ignore_index=True).sort_values(_PLACE, kind="stable", ignore_index=True)
+        rows = _joined(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
         known = kept.take(rows.pop(_PLACE).to_numpy()).reset_index(drop=True)
         rows = rows.rename(columns={name: f"{name}_logged" for name in ("name", "run", "r")})
         known = known.rename(columns={name: f"params_{name}" for name in self.settings if name in rows.columns})
@@ -180,39 +181,121 @@ def table_of(found: Iterable[Found]) -> Results:
 
 _PLACE, _METRIC = "\0place", "\0metric"
 _MANY = 1000
+_EXACT = 2**53
+"""Floats hold whole numbers up to here."""
+_INT64 = 2**63
+_read_csv: Any = pandas.read_csv
+_PANDAS = tuple(map(int, pandas.__version__.split(".")[:2]))
+_VALUES = re.compile(rf"^(?:{cells.IS_VALUE})?$", re.MULTILINE)
 
 
-def _logged(places: Sequence[tuple[Path, int]]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
+def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
     """What the CSV files of repetitions hold: their numbers, how many rows each has, and the rows.
 
     Files with the same columns are read as one, which is some ten times faster than one by one.
+
+    Raises:
+        ExperimentError: A file is none that repetitions write.
     """
     alike: dict[bytes, list[tuple[int, bytes]]] = {}
-    for number, (folder, index) in enumerate(places):
-        file = folder / layout.csv_name(index)
+    for number, file in enumerate(files):
         try:
-            text = file.read_bytes()
+            content = file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             continue
-        text = text[: text.rfind(b"\n") + 1]
-        header, _, body = text.partition(b"\n")
-        if b'"' in text:  # a text may go over several lines
-            frame = _read(text, file)
+        header = next(cells.rows(io.BytesIO(content)), b"")
+        body = content[len(header) : content.rfind(b"\n") + 1]
+        if not body:
+            continue
+        if b'"' in body or header == b"\n":
+            frame = _exactly(content, file)
             yield [number], [len(frame)], frame
-        elif body:
+        else:
             alike.setdefault(header, []).append((number, body))
     for header, bodies in alike.items():
-        lengths = [sum(map(bool, body.splitlines())) for _, body in bodies]
-        first = places[bodies[0][0]][0]
-        frame = _read(b"\n".join([header, b"".join(body for _, body in bodies)]), first.parent)
-        yield [number for number, _ in bodies], lengths, frame
+        frame = _quickly(header, b"".join(body for _, body in bodies), files[bodies[0][0]].parent)
+        yield [number for number, _ in bodies], [body.count(b"\n") for _, body in bodies], frame
 
 
-def _read(text: bytes, place: Path) -> pandas.DataFrame:
+def _exactly(content: bytes, file: Path) -> pandas.DataFrame:
+    """The rows of a file, cell by cell."""
+    header, *rows = cells.whole_rows(content)
     try:
-        return pandas.read_csv(io.BytesIO(text), low_memory=False)
-    except (pandas.errors.ParserError, UnicodeDecodeError) as error:
+        names = cells.names(header)
+        found = [cells.values(row) if names else [] for row in rows]
+    except UnicodeDecodeError as error:
+        raise ExperimentError(str(file), f"its rows cannot be read: {error}") from error
+    for number, row in enumerate(found, 1):
+        if len(row) != len(names):
+            problem = f"its rows cannot be read: row {number} has {len(row)} cells, and there are {len(names)} columns"
+            raise ExperimentError(str(file), problem)
+    columns: dict[int, Any] = {n: _column(list(column)) for n, column in enumerate(zip(*found, strict=True))}
+    return _named(pandas.DataFrame(columns, index=range(len(found))), names)
+
+
+def _quickly(header: bytes, body: bytes, place: Path) -> pandas.DataFrame:
+    """The rows of files without quotes. pandas reads them; what it would take for something else is read anew."""
+    options: dict[str, Any] = {"low_memory": False, "skip_blank_lines": False, "keep_default_na": False}
+    if _PANDAS < (3, 1):  # since then, floats are exact without it
+        options["float_precision"] = "round_trip"
+    try:
+        names = cells.names(header)
+        source = b",".join(b"%d" % n for n in range(len(names))) + b"\n" + body
+        frame: Any = _read_csv(io.BytesIO(source), na_values=["", "nan"], **options)
+        frame.columns = range(len(names))
+        unsure: list[int] = [n for n in range(len(names)) if not _is_sure(frame[n])]
+        again = [str(n) for n in unsure if not isinstance(frame[n][0], str) or frame[n].isna().any()]
+        texts: Any = _read_csv(io.BytesIO(source), dtype=str, na_filter=False, usecols=again, **options)
+    except (pandas.errors.ParserError, ValueError) as error:
         raise ExperimentError(str(place), f"its rows cannot be read: {error}") from error
+    for n in unsure:
+        found: list[str] = (texts[str(n)] if str(n) in again else frame[n]).tolist()
+        values: list[Any] = list(map(cells.value_of, found)) if _VALUES.search("\n".join(found)) else found
+        frame[n] = _column(values)
+    return _named(frame, names)
+
+
+def _joined(parts: list[pandas.DataFrame]) -> pandas.DataFrame:
+    """The rows of all, in one frame in which each value is equal to what it was."""
+    shared = set(parts[0].columns).intersection(*(part.columns for part in parts))
+    large = {
+        name
+        for part in parts
+        for name in part.columns
+        if part[name].dtype.kind in "iu" and len(part) and max(-part[name].min(), part[name].max()) > _EXACT
+    }
+    mixed = {name for name in large if name not in shared or len({part[name].dtype for part in parts}) > 1}
+    kept = [part.astype(dict.fromkeys(mixed.intersection(part.columns), object)) for part in parts] if mixed else parts
+    return pandas.concat(kept, ignore_index=True)
+
+
+def _named(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.DataFrame:
+    columns: Any = numpy.empty(len(names), dtype=object)
+    columns[:] = names
+    frame.columns = columns
+    return frame
+
+
+def _is_sure(column: Any) -> bool:
+    """Whether pandas has read a column as it was logged: no texts, and no whole numbers that became floats."""
+    if column.dtype.kind != "f":
+        return column.dtype.kind in "iub"
+    numbers = column.to_numpy()
+    return not (numpy.abs(numbers[numpy.isfinite(numbers)]) >= _EXACT).any()
+
+
+def _column(values: list[Any]) -> Any:
+    """Values as a column of numbers, if all are numbers, or missing, and stay equal; else as a column of objects."""
+    kinds = set(map(type, values))
+    if kinds == {bool}:
+        return numpy.array(values, dtype=bool)
+    if kinds == {int} and all(-_INT64 <= value < _INT64 for value in values):
+        return numpy.array(values, dtype=numpy.int64)
+    if kinds <= {int, float, type(None)} and all(type(value) is not int or abs(value) <= _EXACT for value in values):
+        return numpy.array([math.nan if value is None else value for value in values], dtype=float)
+    column = numpy.empty(len(values), dtype=object)
+    column[:] = values
+    return column
 
 
 @cache

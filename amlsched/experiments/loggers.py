@@ -6,28 +6,23 @@ works here when its import line changes.
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import io
 import os
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import checkpoint, layout
+from amlsched.experiments import cells, checkpoint, layout
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.checkpoint import Checkpoint
 from amlsched.experiments.isolation import generators, set_generators
+from amlsched.experiments.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = ["AbstractLogger", "CsvLogger", "LoggerArray", "RepetitionLog"]
-
-
-# Of the whole module csv. Its own limit of 128 KiB would make a longer cell look like a row that was torn.
-csv.field_size_limit(2**31 - 1)
 
 
 class AbstractLogger:
@@ -134,7 +129,7 @@ class CsvLogger(AbstractLogger):
     The file is never written anew for a row: a row costs the same at the start and at the end. Only when a row brings
     a column for the first time, the file is replaced once, with the longer header and empty cells in the earlier rows.
 
-    Numbers stand as Python's `repr` writes them, so they read back as the same numbers; `None` is an empty cell.
+    What is logged reads back as the same values; see `amlsched.experiments.cells`.
 
     Attributes:
         path: The file.
@@ -164,26 +159,31 @@ class CsvLogger(AbstractLogger):
         if not self.undecided:
             self._file = self.path.open("wb", buffering=0)
 
-    def keep(self, wanted: Callable[[int, dict[str, str]], bool]) -> None:
+    def keep(self, wanted: Callable[[int, dict[str, Any]], bool]) -> None:
         """Go on with the file of an earlier attempt, up to the first row that is not wanted.
 
         A row that was not written to its end, because its process was killed or the disk was full, is cut too.
 
         Args:
-            wanted: Given the number of a row, from 0, and its cells.
+            wanted: Given the number of a row, from 0, and its values.
         """
-        columns, rows = _whole_rows(self.path)
-        kept: list[list[str]] = []
-        for row in rows:
-            if not wanted(len(kept), dict(zip(columns, row, strict=True))):
+        header, *rows = cells.whole_rows(self.path.read_bytes()) or [b""]
+        columns = cells.names(header)
+        kept = [header]
+        self.last = dict.fromkeys(columns)
+        for raw in rows:
+            try:
+                values = cells.values(raw) if columns else []
+            except UnicodeDecodeError:
                 break
-            kept.append(row)
+            row = dict(zip(columns, values, strict=False))
+            if len(values) != len(columns) or not wanted(len(kept) - 1, row):
+                break
+            kept.append(raw)
+            self.last.update((key, value) for key, value in row.items() if value is not None)
         self.undecided = False
-        self.columns, self.rows = columns, len(kept)
-        for row in kept:
-            self.last.update({key: value_of(cell) for key, cell in zip(columns, row, strict=True) if cell})
-        self.last = {key: self.last.get(key) for key in columns}
-        replace_file(self.path, b"".join(map(_line, (columns, *kept) if columns else ())))
+        self.columns, self.rows = columns, len(kept) - 1
+        replace_file(self.path, b"".join(kept))
         self.finalize()
         self._file = self.path.open("ab", buffering=0)
 
@@ -197,18 +197,24 @@ class CsvLogger(AbstractLogger):
 
         Raises:
             OSError: The disk is full, or the like.
+            ExperimentError: A value is none that a row can hold.
         """
+        kept = self.filter(data)
+        row = {str(key): plain(value, f"column {key}") for key, value in kept.items()}
+        if len(row) != len(kept):
+            raise ExperimentError(
+                f"columns {', '.join(map(repr, kept))}", "two have the same name", "rename one of them"
+            )
         if self.undecided:  # the experiment begins anew
             assert self.discard is not None
             self.discard()
             self.undecided = False
             self._file = self.path.open("wb", buffering=0)
-        row = {str(key): plain(value) for key, value in self.filter(data).items()}
         new = [key for key in row if key not in self.last]
-        if new:
+        if new or not self.rows:
             self._add_columns(new)
         self.last.update(row)
-        self._write(_line(text(row.get(key)) for key in self.columns))
+        self._write(cells.line(row.get(key) for key in self.columns))
         self.rows += 1
 
     def finalize(self) -> None:
@@ -218,12 +224,10 @@ class CsvLogger(AbstractLogger):
             self._file = None
 
     def load(self) -> Any:
-        """The file as a pandas DataFrame, `None` if there is none or nothing is in it."""
-        if not self.path.is_file() or not self.path.stat().st_size:
-            return None
-        import pandas as pd
+        """The rows as a pandas DataFrame, `None` if there are none."""
+        from amlsched.experiments.frame import logged
 
-        return pd.read_csv(self.path)  # pyright: ignore[reportUnknownMemberType]
+        return next((frame for _, _, frame in logged([self.path])), None)
 
     def _write(self, line: bytes) -> None:
         if self._file is None:
@@ -239,8 +243,9 @@ class CsvLogger(AbstractLogger):
             raise
 
     def _add_columns(self, new: list[str]) -> None:
+        filling = b"," * (len(new) if self.columns else len(new) - 1) + b"\n"
         self.columns += new
-        header = _line(self.columns)
+        header = cells.header(self.columns)
         if not self.rows:
             if self._file is not None:
                 self._file.truncate(0)
@@ -248,76 +253,17 @@ class CsvLogger(AbstractLogger):
             self._write(header)
             return
         temporary = self.path.with_name(f".{self.path.name}.new")
-        with self.path.open(newline="", encoding="utf-8") as old, temporary.open("wb") as file:
+        with self.path.open("rb") as old, temporary.open("wb") as file:
             file.write(header)
-            filling = [""] * len(new)
-            rows = csv.reader(old)
+            rows = cells.rows(old)
             next(rows)
             for row in rows:
-                file.write(_line([*row, *filling]))
+                file.write(row.removesuffix(b"\n") + filling)
             file.flush()
             os.fsync(file.fileno())
         self.finalize()
         temporary.replace(self.path)
         self._file = self.path.open("ab", buffering=0)
-
-
-def _line(cells: Iterable[str]) -> bytes:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue().encode("utf-8", errors="backslashreplace")
-
-
-def _whole_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a file, up to the first that is torn."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    rows: list[list[str]] = []
-    try:
-        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
-            rows.append(row)
-            if len(row) != len(rows[0]):
-                break
-    except csv.Error:
-        pass  # it ends within quotes: what was read before counts
-    else:
-        if rows and (not text.endswith("\n") or len(rows[-1]) != len(rows[0])):
-            rows.pop()
-    return (rows[0], rows[1:]) if rows else ([], [])
-
-
-def value_of(cell: str) -> Any:
-    """What a cell of a CSV file was before `text` wrote it, as far as it shows."""
-    if cell in ("True", "False"):
-        return cell == "True"
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(cell)
-    return cell
-
-
-def plain(value: Any) -> Any:
-    """The value without numpy around it: a scalar of numpy, torch or the like is a plain number, an array a list."""
-    if value is None or isinstance(value, bool | int | str) or type(value) is float:
-        return value
-    item = getattr(value, "item", None)
-    shape: Any = getattr(value, "shape", ())
-    if callable(item) and not shape:
-        return item()
-    to_list = getattr(value, "tolist", None)
-    if callable(to_list) and shape:
-        return to_list()  # as text, numpy leaves out the middle of a long one
-    return float(value) if isinstance(value, float) else value
-
-
-def text(value: Any) -> str:
-    """How a plain value stands in a CSV file."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    return str(value)
 
 
 class RepetitionLog(LoggerArray):
@@ -414,7 +360,13 @@ class RepetitionLog(LoggerArray):
         Raises:
             ValueError: A row has no `iter`.
         """
-        self._csv.keep(lambda _, row: float(row.get("iter") or "nan") <= iteration)
+
+        def wanted(_: int, row: dict[str, Any]) -> bool:
+            if not isinstance(row.get("iter"), int | float):
+                raise ValueError(f"{self._csv.path}: a row has no number as iter")
+            return bool(row["iter"] <= iteration)
+
+        self._csv.keep(wanted)
 
     def sync(self) -> None:
         """Have the rows that were logged survive a crash of the host, too."""

@@ -1,10 +1,18 @@
-"""Plain values: told apart, copied, merged, and set at a path."""
+"""Plain values, which rows, records and configs hold: made of others, as JSON, copied, merged, and set at a path."""
 
+import math
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from pathlib import PurePath
 from typing import Any, TypeGuard, TypeVar, cast
 
-from amlsched.experiments.yaml12 import Key
+from amlsched.errors import ExperimentError
+from amlsched.experiments.yaml12 import MAX_DEPTH, Key
 
-__all__ = ["copied", "is_list", "is_mapping", "is_tuple", "merge", "set_at"]
+__all__ = ["copied", "is_list", "is_mapping", "is_tuple", "jsonable", "merge", "plain", "restored", "set_at"]
 
 T = TypeVar("T")
 
@@ -59,3 +67,147 @@ def set_at(mapping: dict[Any, Any], path: tuple[Key, ...], value: Any) -> None:
             below = mapping[key] = {}
         mapping = below
     mapping[path[-1]] = value
+
+
+_MAX_BITS = 14_000  # Python makes no text of whole numbers with more than 4300 digits
+_REMEDIES: dict[type, str] = {
+    complex: "give its real and its imaginary part",
+    Decimal: "give float(value), or str(value)",
+    Fraction: "give float(value), or str(value)",
+    Enum: "give its name or its value",
+    timedelta: "give its total_seconds()",
+    bytes: "give value.decode()",
+    bytearray: "give value.decode()",
+    set: "give sorted(value)",
+    frozenset: "give sorted(value)",
+}
+_ANY_REMEDY = "give a number, a text, a list or a mapping, such as str(value)"
+
+
+def plain(value: Any, where: str, *, tuples: bool = False) -> Any:
+    """The value in `None`, `bool`, `int`, `float`, `str`, lists and mappings.
+
+    Scalars of numpy, torch and the like become the numbers that they are equal to (a `longdouble` the nearest float),
+    arrays lists, members of an `IntEnum` or `StrEnum` their number or text, dates, times and paths texts.
+
+    Args:
+        value: Anything.
+        where: What it is, for messages, such as `column loss`.
+        tuples: Keep tuples; otherwise they become lists.
+
+    Raises:
+        ExperimentError: It is, or holds, something else.
+    """
+    if value is None or type(value) in (bool, float, str) or (type(value) is int and value.bit_length() <= _MAX_BITS):
+        return value
+    return _Plain(where, tuples).of(value, "", 0)
+
+
+class _Plain:
+    def __init__(self, where: str, tuples: bool) -> None:
+        self._where = where
+        self._tuples = tuples
+
+    def of(self, value: Any, path: str, depth: int) -> Any:
+        if value is None or type(value) in (bool, float, str):
+            return value
+        if depth > MAX_DEPTH:
+            raise self._fault(path[:80], f"values are nested deeper than {MAX_DEPTH} levels", "")
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            if value.bit_length() > _MAX_BITS:
+                raise self._fault(path, "a whole number of more than 4200 digits", "give float(value), or hex(value)")
+            return int.__int__(value)
+        if isinstance(value, float):
+            return float.__float__(value)
+        if isinstance(value, Mapping):
+            mapping: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+            return self._mapping(mapping, path, depth)
+        if isinstance(value, list | tuple):
+            items: list[Any] = [
+                self.of(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(cast("list[Any]", value))
+            ]
+            return tuple(items) if self._tuples and isinstance(value, tuple) else items
+        if isinstance(value, datetime | date | time):
+            return value.isoformat()
+        if isinstance(value, PurePath):
+            return str(value)
+        return self._foreign(value, path, depth)
+
+    def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[Any, Any]:
+        made: dict[Any, Any] = {}
+        for key, item in value.items():
+            name = self.of(key, f"{path}, a key", depth + 1)
+            if not isinstance(name, Key):
+                raise self._fault(path, f"{name!r} cannot be a key", "take texts or numbers as keys")
+            if name in made:
+                raise self._fault(path, f"two keys are {name!r}", "keep one of the two")
+            made[name] = self.of(item, f"{path}[{name!r}]", depth + 1)
+        return made
+
+    def _foreign(self, value: Any, path: str, depth: int) -> Any:
+        """Of a value of a library for arrays, or of none that can be kept."""
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        if kind == "M":  # tolist would make whole numbers of nanoseconds
+            return self.of(value.astype(str).tolist(), path, depth + 1)
+        if kind == "f" and not value.shape and value.dtype.itemsize > 8:
+            number = float(value)
+            if math.isfinite(number) or number == value or value != value:
+                return number
+        for name in ("tolist", "item", "numpy") if kind != "m" and not isinstance(value, type) else ():
+            method: Callable[[], Any] | None = getattr(value, name, None)
+            if callable(method):
+                made = method()
+                if type(made) is not type(value):
+                    return self.of(made, path, depth + 1)
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+        remedy = next((text for base, text in _REMEDIES.items() if isinstance(value, base)), _ANY_REMEDY)
+        raise self._fault(path, f"{shown}, a {type(value).__name__}, cannot be kept", remedy)
+
+    def _fault(self, path: str, problem: str, remedy: str) -> ExperimentError:
+        return ExperimentError(self._where + path, problem, remedy)
+
+
+_FLOAT = "$float"  # JSON has no infinity and no NaN
+_MAP = "$map"  # and no mapping with other keys than texts
+_TUPLE = "$tuple"
+_OURS = (_FLOAT, _MAP, _TUPLE)
+
+
+def jsonable(value: Any, *, finite: bool = True) -> Any:
+    """The value as JSON has it, each another; `restored` makes it again. What is not plain becomes text.
+
+    Args:
+        value: A plain value.
+        finite: Write infinity and NaN in a way that every reader of JSON takes; otherwise they stay floats.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return {_FLOAT: repr(float(value))} if finite and not math.isfinite(value) else value
+    if is_mapping(value):
+        if all(isinstance(key, str) for key in value) and not (len(value) == 1 and next(iter(value)) in _OURS):
+            return {key: jsonable(item, finite=finite) for key, item in value.items()}
+        pairs = [[jsonable(key, finite=finite), jsonable(item, finite=finite)] for key, item in value.items()]
+        return {_MAP: sorted(pairs, key=repr)}  # so that their order makes no difference
+    if isinstance(value, list | tuple):
+        items = [jsonable(item, finite=finite) for item in cast("list[Any]", value)]
+        return {_TUPLE: items} if isinstance(value, tuple) else items
+    return str(value)
+
+
+def restored(raw: dict[str, Any]) -> Any:
+    """What `jsonable` made, back; an `object_hook` for `json.loads`."""
+    if len(raw) != 1:
+        return raw
+    ((key, value),) = raw.items()
+    try:
+        if key == _FLOAT:
+            return float(value)
+        if key == _MAP:
+            return dict(value)
+    except (TypeError, ValueError):  # by an earlier version, which kept such mappings of a user's as they were
+        return raw
+    return tuple(value) if key == _TUPLE else raw

@@ -10,7 +10,8 @@ from amlsched._surroundings import expanded
 from amlsched.errors import ExperimentError
 from amlsched.experiments import claims, expand, jobs, layout, records
 from amlsched.experiments.changes import hashes
-from amlsched.experiments.record import Record, State, jsonable
+from amlsched.experiments.plain import jsonable
+from amlsched.experiments.record import Record, State
 from amlsched.experiments.resolve import resolve
 from amlsched.experiments.spelling import closest
 
@@ -168,7 +169,7 @@ class Plan:
         record = records.read(folder)
         if not record.attempts or (record.rep == index and record.run == run.name):
             return record
-        if record.rep == index and record.params == jsonable(run.at(index).params):
+        if record.rep == index and jsonable(record.params) == jsonable(run.at(index).params):
             return record  # the experiment or its expansions were renamed, and the folder with them
         problem = f"{folder / layout.RECORD}: is the record of {record.run} rep {record.rep}, copied or moved here"
         problem += " (remove the folder, or run with --rerun unknown)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import socket
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from amlsched import __version__
 from amlsched.experiments.code_version import Code
+from amlsched.experiments.plain import jsonable
 
 __all__ = [
     "Attempt",
@@ -26,9 +26,7 @@ __all__ = [
     "checked",
     "decoded",
     "encoded",
-    "jsonable",
     "now",
-    "restored",
 ]
 
 FORMAT = 1
@@ -269,29 +267,6 @@ def encoded(record: Record) -> dict[str, Any]:
     for key in ("last", "params", "config"):
         raw[key] = jsonable(raw[key])
     return {"format": FORMAT, **raw}
-
-
-_FLOAT = "$float"  # JSON has no infinity and no NaN
-
-
-def jsonable(value: Any) -> Any:
-    """The value as JSON has it; what JSON lacks becomes text."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {_FLOAT: repr(value)}
-    if isinstance(value, dict):
-        mapping: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {str(key): jsonable(item) for key, item in mapping.items()}
-    if isinstance(value, list | tuple):
-        items: list[Any] | tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
-        return [jsonable(item) for item in items]
-    return str(value)
-
-
-def restored(raw: dict[str, Any]) -> Any:
-    """What `jsonable` made of a float, back; an `object_hook` for `json.loads`."""
-    return float(raw[_FLOAT]) if raw.keys() == {_FLOAT} else raw
 
 
 def decoded(raw: dict[str, Any]) -> Record:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from amlsched.experiments import checkpoint, claims, layout
 from amlsched.experiments.atomic import file_bytes, replace_file
 from amlsched.experiments.claims import Claim
-from amlsched.experiments.record import Attempt, ErrorNote, Record, State, Used, decoded, encoded, now, restored
+from amlsched.experiments.plain import restored
+from amlsched.experiments.record import Attempt, ErrorNote, Record, State, Used, decoded, encoded, now
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,9 @@ from amlsched._surroundings import expanded
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import claims, expand, layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
+from amlsched.experiments.plain import jsonable
 from amlsched.experiments.plan import Plan
-from amlsched.experiments.record import Record, State, jsonable
+from amlsched.experiments.record import Record, State
 from amlsched.experiments.spelling import meant_file
 from amlsched.experiments.summary import Summary
 from amlsched.extras import import_extra
@@ -137,7 +138,7 @@ def _of_config(place: Path, base: Path) -> Iterator[Found]:
                     continue
                 params = run.at(index).params
                 # After a change of the config that its records were kept under, they are what was run.
-                ran_with = known.params if known.attempts and known.params != jsonable(params) else params
+                ran_with = known.params if known.attempts and jsonable(known.params) != jsonable(params) else params
                 name = _relabelled(run.name, experiment.name, label)
                 yield Found(label, name, index, folder, ran_with, known, experiment.name if moved else "")
 

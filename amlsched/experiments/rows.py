@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments.loggers import plain
+from amlsched.experiments.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,5 +49,8 @@ def _as_row(value: Any) -> Mapping[str, Any] | None:
         return cast("Mapping[str, Any]", value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    number = plain(value)
+    try:
+        number = plain(value, "value")
+    except ExperimentError:
+        return None
     return {"value": number} if isinstance(number, bool | int | float) else None

@@ -273,7 +273,8 @@ class ExperimentRun(Emitter):
         was stopped comes to where it was when it is started again.
 
         Args:
-            params: What differs from the experiment's own parameters, nested as in a config.
+            params: What differs from the experiment's own parameters, nested as in a config. Numbers and arrays of
+                numpy and the like become those of Python, and lists.
             experiment: Its name; `None` for the only one.
             repetitions: Their indices; `None` for as many as the config says.
             iterations: Instead of those of the config; then they are part of the run's name.
@@ -282,7 +283,8 @@ class ExperimentRun(Emitter):
             The name of the run.
 
         Raises:
-            ExperimentError: There is no such experiment, or it was run with other settings under the same name.
+            ExperimentError: There is no such experiment, it was run with other settings under the same name, or a value
+                is none that a config can hold.
         """
         known = {one.name: one for one in self.plan.experiments}
         if experiment is None and len(known) == 1:

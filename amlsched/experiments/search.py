@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from amlsched.errors import ExperimentError
 from amlsched.experiments.axes import Alternative
 from amlsched.experiments.expand import Run
 from amlsched.experiments.names import distinct_name, setting_label
+from amlsched.experiments.plain import is_mapping, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,17 +26,34 @@ def run_with(experiment: Experiment, params: Mapping[str, Any], iterations: int 
 
     Args:
         experiment: The experiment, whose own parameters hold for all that is not given.
-        params: Parameters, nested as in a config.
+        params: Parameters, nested as in a config; scalars and arrays of numpy and the like are numbers and lists in it.
         iterations: Instead of those of the config; they become part of the name.
         debug: How it is made short.
+
+    Raises:
+        ExperimentError: A value is none that a config can hold.
     """
-    choices = tuple(Alternative(((path, value),), setting_label(path, value)) for path, value in _leaves(params))
+    given: dict[Any, Any] = plain(params, f"{experiment.name}: params", tuples=True)
+    choices = tuple(Alternative(((path, value),), setting_label(path, value)) for path, value in _leaves(given))
     labels = [choice.label for choice in choices]
     if iterations is not None:
         experiment = replace(experiment, config=experiment.config | {"iterations": iterations})
         labels.append(f"i{iterations}")
     name = "__".join([experiment.name, "_".join(labels)]) if labels else experiment.name
-    return Run(experiment, distinct_name(name, choices, set()), choices, debug)
+    run = Run(experiment, distinct_name(name, choices, set()), choices, debug)
+    _refuse_twins(run.params, f"{experiment.name}: params")
+    return run
+
+
+def _refuse_twins(params: dict[Any, Any], where: str) -> None:
+    """As a config does, which would not be the same when it is read again."""
+    texts: dict[str, Any] = {}
+    for key, value in params.items():
+        if str(key) in texts:
+            raise ExperimentError(where, f"the keys {texts[str(key)]!r} and {key!r} read alike", "rename one of them")
+        texts[str(key)] = key
+        if is_mapping(value):
+            _refuse_twins(value, f"{where}[{key!r}]")
 
 
 def _leaves(params: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, Any]]:

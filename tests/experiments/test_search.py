@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import ExperimentRun
+from amlsched.experiments import ExperimentRun, load
 from amlsched.experiments.endings import Ended
 from amlsched.experiments.repetition import Repetition
 
@@ -134,3 +134,26 @@ def test_the_example_finds_a_good_setting_and_goes_on(tmp_path: Path) -> None:
     again = call().splitlines()
     assert again[:-1] == first[:-1]
     assert "0 repetitions were run" in again[-1]
+
+
+def test_parameters_of_numpy_are_plain_and_what_no_config_holds_is_an_error(project: Path) -> None:
+    np = pytest.importorskip("numpy")
+    seen: list[Any] = []
+    run = ExperimentRun(squared, "config.yml", executor="sequential", initial=False)
+
+    @run.on_result
+    def note(repetition: Any, ended: Any) -> None:
+        seen.append(repetition.config["params"]["x"])
+
+    @run.on_start
+    def begin() -> None:
+        for x in (np.float32(0.5), 0.5, np.int64(2), np.array([1, 2])[0]):
+            run.submit({"x": x})
+        with pytest.raises(ExperimentError, match=r"params\['x'\]\[0\]: 1j, a complex, cannot be kept"):
+            run.submit({"x": [1j]})
+        with pytest.raises(ExperimentError, match="the keys '1' and 1 read alike"):
+            run.submit({"a": {"1": 0, 1: 0}})
+
+    run.run()
+    assert sorted(map(repr, seen)) == ["0.5", "0.5", "1", "2"]
+    assert len(load("results").with_params(x=2)) == 1

@@ -208,7 +208,7 @@ def test_values_stand_in_a_csv_file_so_that_they_read_back(tmp_path: Path) -> No
     assert frame["inf"][0] == -math.inf
     assert frame["text"][0] == 'say "a, b"\nand c'
     assert frame["time"][0] == day.isoformat()
-    assert frame["list"][0] == "[1, 2]"
+    assert frame["list"][0] == [1, 2]
 
 
 def test_a_row_is_appended_and_nothing_else_is_written(tmp_path: Path) -> None:

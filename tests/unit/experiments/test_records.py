@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.experiments import records
+from amlsched.experiments.plain import restored
 from amlsched.experiments.record import (
     Attempt,
     ErrorNote,
@@ -23,7 +24,6 @@ from amlsched.experiments.record import (
     decoded,
     encoded,
     now,
-    restored,
 )
 from amlsched.experiments.records import end, read
 

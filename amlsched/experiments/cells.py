@@ -1,0 +1,148 @@
+"""Rows of a CSV file, and back: what was logged is what is read.
+
+Numbers stand as Python's `repr` writes them, `True` and `False` as words, `None` as nothing, lists and mappings as
+JSON. A text stands as it is, in the quotes of CSV where it could be taken for a number or a word. One that would read
+as JSON, or that no CSV file can hold (a NUL, half of a surrogate pair), stands as a JSON text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from amlsched.experiments.plain import jsonable, restored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["IS_VALUE", "header", "line", "names", "rows", "value_of", "values", "whole_rows"]
+
+_INT = r"-?(?:0|[1-9][0-9]*)"
+_FLOAT = rf"{_INT}(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|-?inf|nan"
+IS_VALUE = rf"True|False|{_FLOAT}"
+"""A cell that is no text if it has no quotes, as a regular expression."""
+
+_is_value, _is_int = re.compile(IS_VALUE), re.compile(_INT)
+_MISTAKABLE = re.compile(  # by us, by pandas or by a spreadsheet
+    r"(?:[-+]?(?:[0-9][0-9_.]*|\.[0-9]+)(?:e[-+]?[0-9]+)?|0x.*|true|false|[-+]?(?:inf|infinity|nan))?", re.IGNORECASE
+)
+_OF_JSON = ("[", "{", '"')
+_SPECIAL = re.compile(r'[,"\r\n]')
+_UNFIT = re.compile("[\x00\ud800-\udfff]")
+_CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^,]*))(,|\Z)')
+
+
+def line(values: Iterable[Any]) -> bytes:
+    """Plain values as a row of a CSV file."""
+    return (",".join(map(_cell, values)) + "\n").encode()
+
+
+def header(names: Iterable[str]) -> bytes:
+    """The names of columns as the first row of a CSV file."""
+    return (",".join(_text(name, in_quotes=not name) for name in names) + "\n").encode()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return _text(value, in_quotes=_MISTAKABLE.fullmatch(value.strip()) is not None)
+    if isinstance(value, list | dict):
+        return _quoted(json.dumps(jsonable(value, finite=False)))
+    return repr(value)
+
+
+def _text(value: str, in_quotes: bool) -> str:
+    if _UNFIT.search(value):
+        return _quoted(json.dumps(value))
+    if not in_quotes and not _SPECIAL.search(value):
+        return value
+    looks_like_json = value.startswith(_OF_JSON) and _from_json(value) is not value
+    return _quoted(json.dumps(value) if looks_like_json else value)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _from_json(text: str) -> Any:
+    """The value of a JSON text, list or mapping; the text itself if it is none."""
+    try:
+        return json.loads(text, object_hook=restored)
+    except (ValueError, RecursionError):
+        return text
+
+
+def rows(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The rows of a file, each with its line end; a text in quotes may go over several lines."""
+    begun: list[bytes] = []
+    within = False
+    for one in lines:
+        within ^= one.count(b'"') % 2 == 1
+        if within or begun:
+            begun.append(one)
+        if not within:
+            yield b"".join(begun) if begun else one
+            begun.clear()
+    if begun:
+        yield b"".join(begun)
+
+
+def whole_rows(content: bytes) -> list[bytes]:
+    """The rows of a file, the header first, without one that was not written to its end."""
+    found = list(rows(io.BytesIO(content)))
+    if found and (not found[-1].endswith(b"\n") or found[-1].count(b'"') % 2):
+        found.pop()
+    return found
+
+
+def value_of(cell: str, quoted: bool = False) -> Any:
+    """What a cell holds, by its text and whether it stood in quotes."""
+    if quoted:
+        return _from_json(cell) if cell.startswith(_OF_JSON) else cell
+    if not cell:
+        return None
+    if _is_value.fullmatch(cell) is None:
+        return cell
+    if cell in ("True", "False"):
+        return cell == "True"
+    try:
+        return int(cell) if _is_int.fullmatch(cell) else float(cell)
+    except ValueError:  # more digits than Python reads
+        return cell
+
+
+def values(row: bytes) -> list[Any]:
+    """What the cells of a row hold.
+
+    Raises:
+        UnicodeDecodeError: It is no text.
+    """
+    return [value_of(cell, quoted) for cell, quoted in _split(row)]
+
+
+def names(header: bytes) -> list[str]:
+    """The names of the columns, by the header of a file.
+
+    Raises:
+        UnicodeDecodeError: It is no text.
+    """
+    if header in (b"", b"\n"):
+        return []
+    found = ((cell, value_of(cell, quoted)) for cell, quoted in _split(header))
+    return [value if isinstance(value, str) else cell for cell, value in found]
+
+
+def _split(row: bytes) -> Iterator[tuple[str, bool]]:
+    """The text of each cell, and whether it stood in quotes."""
+    text = row.decode().removesuffix("\n").removesuffix("\r")
+    if '"' not in text:
+        yield from ((cell, False) for cell in text.split(","))
+        return
+    place, more = 0, True
+    while more and (match := _CELL.match(text, place)) is not None:
+        quoted: str | None = match[1]
+        yield (match[2], False) if quoted is None else (quoted.replace('""', '"'), True)
+        place, more = match.end(), bool(match[3])
