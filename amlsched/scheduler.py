@@ -28,10 +28,12 @@ from amlsched.units import is_number
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
+    from amlsched._task_types import CommFirst, CommKeyword, CommSecond, CommThird, Plugins, TaskOptions
     from amlsched.exit_state import CancelledMode, ExceptionMode
     from amlsched.future import Future
+    from amlsched.plugins.comm import CommPlugin
     from amlsched.run_loop import RunLoop
 
 __all__ = ["Scheduler", "check_executor"]
@@ -388,16 +390,41 @@ class Scheduler(Emitter):
 
     # Calls
 
+    # Functions that take a `Comm`: by keyword, or as one of the first parameters.
+
+    @overload
+    def task(self, f: CommKeyword[R], /, *, plugins: Plugins, **options: Unpack[TaskOptions]) -> Task[..., R]: ...
+
+    @overload
+    def task(self, f: CommFirst[R], /, *, plugins: Plugins, **options: Unpack[TaskOptions]) -> Task[..., R]: ...
+
+    @overload
+    def task(self, f: CommSecond[R], /, *, plugins: Plugins, **options: Unpack[TaskOptions]) -> Task[..., R]: ...
+
+    @overload
+    def task(self, f: CommThird[R], /, *, plugins: Plugins, **options: Unpack[TaskOptions]) -> Task[..., R]: ...
+
+    @overload
+    def task(self, f: Callable[P, R], /, *, plugins: CommPlugin, **options: Unpack[TaskOptions]) -> Task[..., R]: ...
+
+    @overload
+    def task(
+        self, function: Callable[P, R], *, plugins: Plugins = ..., **options: Unpack[TaskOptions]
+    ) -> Task[P, R]: ...
+
     def task(
         self,
-        function: Callable[P, R],
+        function: Callable[..., Any],
         *,
         plugins: Plugin | Iterable[Plugin] = (),
         init_plugins: bool = True,
         batch_size: int = 1,
         retries_on_loss: int | None = None,
-    ) -> Task[P, R]:
+    ) -> Task[..., Any]:
         """Register a function.
+
+        For type checkers, its parameters are those of a call, unless a plugin gives one of them: a function that takes
+        `comm: Comm` can be submitted without it, and its other arguments are not checked.
 
         Args:
             function: What a call of the task runs.
@@ -406,7 +433,7 @@ class Scheduler(Emitter):
             batch_size: How many calls are sent to a worker as one; see `Task`.
             retries_on_loss: How often a call is run again that lost its worker; `None` for what the scheduler says.
         """
-        task = Task(
+        task: Task[..., Any] = Task(
             function,
             self,
             plugins=plugins,

@@ -80,7 +80,7 @@ def is_number(value: object) -> bool:
     """Whether it is a real number, of numpy's types too; a truth value is none."""
     from numbers import Real  # not at the top: a file numbers.py beside the program would be the first error
 
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def check_whole(name: str, value: object, least: int, also: str = "") -> None:

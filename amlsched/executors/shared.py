@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
+    class _StandsForAny(Any):  # type: ignore[misc]
+        """What type checkers let pass for any argument."""
+else:
+    _StandsForAny = object
+
 __all__ = ["InDask", "InRay", "Shared", "dumped", "is_shared", "run_with_shared", "with_shared"]
 
 T = TypeVar("T")
@@ -47,7 +52,7 @@ class _Shares(Protocol):
     def share(self, value: object, /) -> _Carrier: ...
 
 
-class Shared(Generic[T]):
+class Shared(Generic[T], _StandsForAny):
     """The handle of an object that calls share; made by `Scheduler.scatter`.
 
     A call that has it as an argument gets the object. Inside another argument, such as a list, it stays a handle, and

@@ -7,7 +7,7 @@ import os
 import pickle
 from enum import StrEnum
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from amlsched.errors import NotPicklableError
 from amlsched.events import Dispatcher, Event, Subscriber
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from weakref import WeakValueDictionary
 
+    from typing_extensions import TypeVar
+
     from amlsched.future import Future
     from amlsched.task import Task
+else:
+    from typing import TypeVar
 
 __all__ = ["CLOSE", "MESSAGE", "OPEN", "REQUEST", "Channel", "Msg", "Peer"]
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    T = TypeVar("T", default=Any)
+else:
+    T = TypeVar("T")  # Python 3.11 knows no defaults
 
 OPEN: Event[[Any], Any] = Event("comm-open", ("msg",))
 MESSAGE: Event[[Any], Any] = Event("comm-message", ("msg",))

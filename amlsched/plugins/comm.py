@@ -39,7 +39,8 @@ from amlsched.errors import CommError
 from amlsched.events import Event
 from amlsched.executors._user_function import call_function
 from amlsched.executors.capabilities import capabilities_of
-from amlsched.plugins._comm_channel import CLOSE, MESSAGE, OPEN, REQUEST, Channel, Msg
+from amlsched.plugins._comm_channel import CLOSE, MESSAGE, OPEN, REQUEST, Channel
+from amlsched.plugins._comm_channel import Msg as Message
 from amlsched.plugins._comm_hub import LOOPBACK, Hub, outward_address
 from amlsched.plugins._comm_link import InlineLink, SocketLink
 from amlsched.plugins._comm_wire import Frame, Kind, dump, shown
@@ -49,7 +50,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Self
 
+    from typing_extensions import TypeAliasType
+
     from amlsched.future import Future
+    from amlsched.plugins._comm_channel import T
     from amlsched.plugins._comm_link import Link
     from amlsched.task import Task
 
@@ -202,17 +206,20 @@ class Comm:
     A channel opens with its first use, at the latest, and is closed when the function ends, at the latest.
     """
 
-    OPEN: ClassVar[Event[[Msg[Any]], Any]] = OPEN
+    OPEN: ClassVar[Event[[Message[Any]], Any]] = OPEN
     """A call opened its channel; `msg.data` is what it gave to `open`."""
-    MESSAGE: ClassVar[Event[[Msg[Any]], Any]] = MESSAGE
+    MESSAGE: ClassVar[Event[[Message[Any]], Any]] = MESSAGE
     """A call sent something."""
-    REQUEST: ClassVar[Event[[Msg[Any]], Any]] = REQUEST
+    REQUEST: ClassVar[Event[[Message[Any]], Any]] = REQUEST
     """A call asks for something, and waits until `msg.respond(answer)`."""
-    CLOSE: ClassVar[Event[[Msg[Any]], Any]] = CLOSE
+    CLOSE: ClassVar[Event[[Message[Any]], Any]] = CLOSE
     """A call closed its channel, or lost it: `msg.exception` says why, and is `None` where it closed it."""
 
     Plugin = CommPlugin
-    Msg = Msg
+    if TYPE_CHECKING:
+        Msg = TypeAliasType("Msg", Message[T], type_params=(T,))  # else it is a variable for mypy
+    else:
+        Msg = Message
     TimeoutError = TimeoutError
     """What `request` raises when its time is over."""
     CloseRequestError = CommError

@@ -215,12 +215,13 @@ def _waits(backoff: Any) -> tuple[Callable[[int], float], str]:
     if callable(backoff):
         _check_takes_one("backoff", backoff, "the number of failures")
         return cast("Callable[[int], float]", backoff), "back-off by a function"
-    if not _is_wait(backoff):
+    given: Any = backoff
+    if not _is_wait(given):
         raise ValueError(
             f"backoff={backoff!r}: must be a number of seconds of at least 0, a function of the number of failures, "
             "or 'exponential'"
         )
-    return lambda _: backoff, f"{backoff:g} s between them"
+    return lambda _: given, f"{given:g} s between them"
 
 
 def _is_wait(value: Any) -> bool:

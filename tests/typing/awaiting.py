@@ -15,7 +15,7 @@ scheduler = Scheduler(ThreadPoolExecutor(2))
 task = scheduler.task(train, batch_size=2)
 Scheduler("processes")  # type: ignore[arg-type]
 Scheduler(ThreadPoolExecutor(2), terminate=print)
-scheduler.task(3)  # type: ignore[arg-type]
+scheduler.task(3)  # type: ignore[call-overload]
 scheduler.task(train, plugins=[Plugin()])
 scheduler.task(train, plugins="limiter")  # type: ignore[arg-type]
 
