@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     class _StandsForAny(Any):  # type: ignore[misc]
         """What type checkers let pass for any argument."""
 else:
-    _StandsForAny = object
+
+    class _StandsForAny:
+        """Nothing, where the program runs."""
+
 
 __all__ = ["InDask", "InRay", "Shared", "dumped", "is_shared", "run_with_shared", "with_shared"]
 
@@ -52,7 +55,7 @@ class _Shares(Protocol):
     def share(self, value: object, /) -> _Carrier: ...
 
 
-class Shared(Generic[T], _StandsForAny):
+class Shared(_StandsForAny, Generic[T]):
     """The handle of an object that calls share; made by `Scheduler.scatter`.
 
     A call that has it as an argument gets the object. Inside another argument, such as a list, it stays a handle, and
