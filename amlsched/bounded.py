@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
+from collections.abc import Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from amlsched._checks import check_whole
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.executors.capabilities import worker_count
 from amlsched.future import Future
 from amlsched.signals import event_loop, handled
-from amlsched.units import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
-        Awaitable,
         Callable,
         Coroutine,
         Generator,
@@ -236,6 +236,8 @@ async def gather(
     outcomes: list[asyncio.Future[R]] = []
     pending: set[asyncio.Future[R]] = set()
     for awaitable in futures:
+        if not isinstance(awaitable, Awaitable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"futures: {awaitable!r} is no future: gather takes what calls return, as task(x)")
         future = asyncio.ensure_future(awaitable)
         if isinstance(future, Future):
             future.awaited = True

@@ -22,8 +22,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
+from amlsched._checks import check_whole
 from amlsched.errors import CallbackError, EventNotKnownError
-from amlsched.units import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from amlsched._checks import check_whole
 from amlsched.executors.capabilities import capabilities_of, worker_count
 from amlsched.extras import import_extra
 from amlsched.scheduler import Scheduler
-from amlsched.units import check_whole
 
 if TYPE_CHECKING:
     import pandas as pd

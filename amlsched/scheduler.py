@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
+from amlsched._checks import check_flag, check_seconds
 from amlsched._surroundings import open_descriptors
 from amlsched.bounded import gather, gather_in_own_run
 from amlsched.errors import SchedulerNotRunningError
@@ -24,7 +24,6 @@ from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.receipts import Outcome, outcome
 from amlsched.signals import event_loop, handled
 from amlsched.task import Plugin, Task, checked_retries
-from amlsched.units import is_number
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -200,8 +199,7 @@ class Scheduler(Emitter):
             raise TypeError(f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; {_remedy(executor)}")
         if not isinstance(terminate, bool) and not callable(terminate):
             raise TypeError(f"terminate={terminate!r}: must be True, False or a function of the executor")
-        if not isinstance(receipts, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"receipts={receipts!r}: must be True or False")
+        check_flag("receipts", receipts)
         super().__init__(name="scheduler")
         self._given: Executor | None = executor
         self._factory: Callable[[], Executor] | None  # set where what runs the calls is ours
@@ -299,6 +297,7 @@ class Scheduler(Emitter):
         self.refuse_second_run()
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("scheduler.run() cannot be used where an asyncio loop runs: await scheduler.async_run()")
+        check_flag("asyncio_debug_mode", asyncio_debug_mode)
         open_descriptors()
         with handled(self.interrupt, self.kill), event_loop(asyncio_debug_mode) as loop:
             return loop.run_until_complete(
@@ -331,10 +330,9 @@ class Scheduler(Emitter):
         if order not in ("completion", "submission"):
             raise ValueError(f"order={order!r}: must be 'completion' or 'submission'")
         if timeout is not None:
-            _check_seconds("timeout", timeout, " or None")
-        for name, flag in (("end_on_empty", end_on_empty), ("wait", wait)):
-            if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"{name}={flag!r}: must be True or False")
+            check_seconds("timeout", timeout, " or None")
+        check_flag("end_on_empty", end_on_empty)
+        check_flag("wait", wait)
         from amlsched.run_loop import RunLoop  # and with it a fifth of what `import amlsched` would take
 
         run = RunLoop(
@@ -504,7 +502,15 @@ class Scheduler(Emitter):
             futures: Handles of calls. An iterator is read, and so the calls are submitted, as earlier ones end.
             max_in_flight: How many calls that have not ended are taken from it; `None` for all.
             return_exceptions: Whether exceptions stand in the list, instead of the first one being raised.
+
+        Raises:
+            TypeError: An argument has a type that it cannot have.
+            ValueError: `max_in_flight` is below 1.
         """
+        given: Any = futures
+        if isinstance(given, Awaitable) or not isinstance(given, Iterable):  # asyncio's can be iterated over, too
+            raise TypeError(f"futures={futures!r}: must be several, such as a list or a generator of futures")
+        check_flag("return_exceptions", return_exceptions)
         if self._run is None:
             return await gather_in_own_run(self, futures, max_in_flight, return_exceptions)
         return await gather(self._runner(), futures, max_in_flight, return_exceptions)
@@ -523,7 +529,7 @@ class Scheduler(Emitter):
             TypeError: `delay` is no number, or `fn` cannot be called.
             ValueError: `delay` is below 0 or not finite.
         """
-        _check_seconds("delay", delay)
+        check_seconds("delay", delay)
         if not callable(fn):
             raise TypeError(f"call_later needs a function, not {fn!r}")
         if self._run is None:
@@ -677,19 +683,6 @@ def _remedy(given: object) -> str:
     if type(given).__module__.startswith(("dask", "distributed.")):
         return "Scheduler.with_dask(…) takes clients and clusters of dask"
     return "Scheduler.with_processes(), with_threads() and their sisters make one"
-
-
-def _check_seconds(name: str, value: object, also: str = "") -> None:
-    """Raise for a value that is no length of time.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is below 0 or not finite.
-    """
-    if not is_number(value):
-        raise TypeError(f"{name}={value!r}: must be a number of seconds{also}")
-    if not 0 <= float(cast("float", value)) < math.inf:
-        raise ValueError(f"{name}={value!r}: must be a number of seconds of at least 0{also}")
 
 
 def check_executor(name: str, options: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""Amounts with their units, as people write them, and numbers that are to be numbers."""
+"""Amounts with their units, as people write them."""
 
 import math
 import re
 
-__all__ = ["check_whole", "is_number", "parse_memory", "parse_seconds"]
+__all__ = ["parse_memory", "parse_seconds"]
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _MEMORY = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
@@ -74,32 +74,3 @@ def parse_seconds(text: str) -> float:
     if not parts or _PART.sub("", str(text)) or any(unit.lower() not in _SECONDS for _, unit in parts):
         raise ValueError(f"{text!r} is no length of time: {remedy}")
     return math.fsum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a real number, of numpy's types too; a truth value is none."""
-    from numbers import Real  # not at the top: a file numbers.py beside the program would be the first error
-
-    return not isinstance(value, bool) and isinstance(value, Real)
-
-
-def check_whole(name: str, value: object, least: int, also: str = "") -> None:
-    """Raise for what is no whole number, or too small a one.
-
-    Args:
-        name: Of the argument.
-        value: What was given.
-        least: The smallest that may be given.
-        also: What may be given instead, such as `, or None`; ends the message.
-
-    Raises:
-        TypeError: It is no whole number.
-        ValueError: It is too small, or a truth value.
-    """
-    from numbers import Integral
-
-    truth = isinstance(value, bool)
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r}: must be a whole number of at least {least}{also}")
-    if truth or int(value) < least:
-        raise ValueError(f"{name}={value!r}: must be at least {least}{also}")

@@ -15,8 +15,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._checks import check_seconds, check_text, check_texts, check_whole
 from amlsched.errors import BatchSystemError
-from amlsched.executors._dask_sites import SETTINGS, Site
+from amlsched.executors._dask_sites import SETTINGS, Site, check_memory
 from amlsched.resources.threads import worker_environment, worker_threads
 
 if TYPE_CHECKING:
@@ -60,12 +61,18 @@ class Allocation(Site):
         from amlsched.executors._jobqueue_settings import LOGS
 
         super().__init__()
+        for name, value in (("n_workers", n_workers), ("cpus", cpus)):
+            if value is not None:
+                check_whole(name, value, 1, ", or None")
+        check_memory("memory", memory)
+        if start_timeout is not None:
+            check_seconds("start_timeout", start_timeout, ", or None")
+        check_text("log_directory", log_directory, "logs")
+        check_texts("srun", srun, "--gpus-per-task=1")
         job = os.environ.get("SLURM_JOB_ID")
         if job is None:
             remedy = "run the program by sbatch or salloc, or use with_slurm, which submits jobs"
             raise BatchSystemError("Slurm", "srun", "this program does not run in a job", remedy)
-        if n_workers is not None and n_workers < 1:
-            raise ValueError(f"n_workers must be at least 1, not {n_workers}")
         self.max_workers = n_workers or int(os.environ.get("SLURM_NTASKS", "0")) or _nodes()
         self._cpus = cpus or int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         self._memory, self._start_timeout, self._security = memory, start_timeout, security

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import os
 import time
 from abc import ABC, abstractmethod
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from amlsched._checks import check_text, check_whole, whole_number
 from amlsched.errors import WorkerStartError
 from amlsched.executors._watch import watched
 from amlsched.resources import cpus
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from amlsched.resources.threads import WorkerThreads
 
-__all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "SETTINGS", "Site"]
+__all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "SETTINGS", "Site", "check_memory"]
 
 ALLOWED_FAILURES = 3
 """A call that was on this many workers and one more when they died is not tried again; dask's own default."""
@@ -130,14 +133,47 @@ def _local_cluster() -> Any:
     return Cluster
 
 
+def check_memory(name: str, value: Any) -> None:
+    """Raise for what dask would not read as an amount of memory with its unit, unless it is `None`.
+
+    Raises:
+        TypeError: It is no text; dask takes a number for bytes.
+        ValueError: It is no amount of memory.
+    """
+    check_text(name, value, "4 GB")
+    if value is None:
+        return
+    try:
+        good = not value.strip().isdigit() and importlib.import_module("dask.utils").parse_bytes(value) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}={value!r}: must be an amount of memory with its unit, such as '4 GB'")
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise for options of `distributed.LocalCluster` that its workers would not start with."""
+    distributed: Any = importlib.import_module("distributed")
+    kinds = (*distributed.LocalCluster.__mro__, *distributed.Nanny.__mro__, *distributed.Worker.__mro__)
+    known = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise TypeError(f"{name}={options[name]!r}: distributed.LocalCluster has no such option{hint}")
+    if options.get("threads_per_worker") is not None:
+        check_whole("threads_per_worker", options["threads_per_worker"], 1, ", or None")
+    if options.get("memory_limit") != "auto" and isinstance(options.get("memory_limit"), str):
+        check_memory("memory_limit", options["memory_limit"])
+
+
 class Local(Site):
     """Processes on this machine."""
 
     def __init__(self, n_workers: int | None, native_threads: WorkerThreads, options: dict[str, Any]) -> None:
-        if n_workers is not None and n_workers < 1:
-            raise ValueError(f"n_workers must be at least 1, not {n_workers}")
         super().__init__()
-        self.max_workers = n_workers if n_workers is not None else len(cpus())
+        _check_options(options)
+        self.max_workers = len(cpus()) if n_workers is None else whole_number("n_workers", n_workers)
         self._options: dict[str, Any] = {
             "threads_per_worker": 1,
             "dashboard_address": "127.0.0.1:0",

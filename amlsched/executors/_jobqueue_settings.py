@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._checks import check_text, check_texts, check_whole
+from amlsched.executors._dask_sites import check_memory
 from amlsched.resources.threads import exports
 
 if TYPE_CHECKING:
@@ -27,6 +29,21 @@ LOGS = "amlsched-jobs"
 _TEMPORARY = "${TMPDIR:-/tmp}"  # for the shell of the job, on its node
 _SHORTEST_S = 60.0
 _ASK_S = 5.0
+_TEXTS = {
+    "queue": "main",
+    "account": "group",
+    "project": "group",
+    "walltime": "01:00:00",
+    "job_name": "training",
+    "interface": "ib0",
+    "python": "python3",
+}
+_LISTS = {
+    "job_extra_directives": "--gres=gpu:1",
+    "job_script_prologue": "module load python",
+    "worker_extra_args": "--no-dashboard",
+    "job_directives_skip": "--mem",
+}
 
 
 def settings(queue: Queue, options: Mapping[str, Any], native_threads: WorkerThreads) -> dict[str, Any]:
@@ -43,6 +60,7 @@ def settings(queue: Queue, options: Mapping[str, Any], native_threads: WorkerThr
         value = options.get(name)
         return value if value is not None else configured.get(name.replace("_", "-"))
 
+    _check(queue, options)
     found = dict(options)
     found["log_directory"] = str(Path(said("log_directory") or LOGS).absolute())
     found["local_directory"] = said("local_directory") or _TEMPORARY
@@ -63,6 +81,25 @@ def settings(queue: Queue, options: Mapping[str, Any], native_threads: WorkerThr
         scheduler["host"] = driver_host(queue)
     found["scheduler_options"] = scheduler
     return found
+
+
+def _check(queue: Queue, options: Mapping[str, Any]) -> None:
+    """Raise for options of a type that dask-jobqueue would make nonsense of, or complain of without their name."""
+    for name in ("cores", "processes"):
+        if options.get(name) is not None:
+            check_whole(name, options[name], 1)
+    check_memory("memory", options.get("memory"))
+    for name, example in _TEXTS.items():
+        value = options.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):  # a number is read as its text is
+            check_text(name, value, example)
+    for name, example in _LISTS.items():
+        if not (name == "job_extra_directives" and isinstance(queue.directives, Mapping)):
+            check_texts(name, options.get(name), example)
+    directives = options.get("job_extra_directives")
+    if isinstance(queue.directives, Mapping) and not isinstance(directives, Mapping | None):
+        problem = f"job_extra_directives={directives!r}: must be a mapping for {queue.name}"
+        raise TypeError(f"{problem}, such as {{'requirements': '…'}}")
 
 
 def _worker_arguments(given: list[str], walltime: Any) -> list[str]:

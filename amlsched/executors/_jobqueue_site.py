@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._checks import check_seconds, check_text, whole_number
 from amlsched.errors import BatchSystemError, MissingExtraError
 from amlsched.executors._dask_sites import SETTINGS, Site
 from amlsched.extras import import_extra
@@ -63,9 +64,14 @@ class Jobs(Site):
 
         if name not in QUEUES:
             raise ValueError(f"batch system {name!r}: must be one of {', '.join(sorted(QUEUES))}")
-        if n_workers < 1:
-            raise ValueError(f"n_workers must be at least 1, not {n_workers}")
         super().__init__()
+        n_workers = whole_number("n_workers", n_workers, also="")
+        if not isinstance(adaptive, bool | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"adaptive={adaptive!r}: must be True, False or options of dask's Adaptive")
+        for key, command in (("submit_command", submit_command), ("cancel_command", cancel_command)):
+            check_text(key, command, "command --option")
+        if start_timeout is not None:
+            check_seconds("start_timeout", start_timeout, ", or None")
         self.queue: Queue = QUEUES[name]
         self.max_workers = n_workers
         self.scales = adaptive is not False

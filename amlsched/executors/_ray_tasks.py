@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
+from amlsched._checks import whole_number
 from amlsched.errors import (
     NodeLostError,
     WorkerLostError,
@@ -79,9 +80,7 @@ class RayExecutor(Executor):
     ) -> None:
         from amlsched.executors._pickling import call_name  # here: not for `import amlsched`
 
-        if max_workers is not None and max_workers < 1:
-            raise ValueError(f"max_workers={max_workers!r}: must be at least 1")
-        self.max_workers = max_workers
+        self.max_workers = None if max_workers is None else whole_number("max_workers", max_workers)
         self._call_name = call_name
         self._address = address
         self._request: dict[str, Any] = {"num_cpus": 1, **request}

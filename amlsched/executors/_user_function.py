@@ -26,6 +26,7 @@ __all__ = [
     "call_function",
     "cause_of",
     "check_function",
+    "check_initializer",
     "drop_frame",
     "forked_children_end",
     "is_ordinary",
@@ -113,6 +114,18 @@ def check_function(function: object, user: str) -> None:
             f"{user} needs a function that a worker can call, and {_name(function)} is {kind}, so that nothing "
             f"of it would run: {remedies[kind]}"
         )
+
+
+def check_initializer(initializer: object, initargs: object) -> None:
+    """Refuse what no worker can call before its first call, and arguments of it that are no tuple.
+
+    Raises:
+        TypeError: One of them is wrong.
+    """
+    if initializer is not None:
+        check_function(initializer, "initializer")
+    if not isinstance(initargs, tuple | list):
+        raise TypeError(f"initargs={initargs!r}: must be a tuple, such as ({initargs!r},)")
 
 
 LAZY: dict[type, str] = {

@@ -35,6 +35,7 @@ def dask(
 
     Raises:
         MissingExtraError: dask is not installed.
+        TypeError: An argument has a type that it cannot have, or an option is unknown.
         ValueError: `n_workers` is less than 1, or is given together with a cluster; or the client is asynchronous.
     """
     distributed = import_extra("distributed", "with_dask", "distributed", "dask")
@@ -51,6 +52,9 @@ def dask(
             raise ValueError(f"{', '.join(options)}: a client that is given has its own options")
         _refuse_asynchronous(client)
         return DaskExecutor(Given(client))
+    if not isinstance(client, str) and not hasattr(client, "scheduler_address"):
+        remedy = "; the number of workers is n_workers=" if isinstance(client, int) else ""
+        raise TypeError(f"client={client!r}: must be a distributed.Client, a cluster or an address{remedy}")
     return DaskExecutor(Elsewhere(client, options))
 
 

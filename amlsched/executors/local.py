@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import signal
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amlsched.executors._user_function import call_function, check_function
+from amlsched._checks import check_seconds, whole_number
+from amlsched.executors._user_function import call_function, check_initializer
 from amlsched.executors.sequential import SequentialExecutor
 from amlsched.extras import import_extra
 
@@ -42,6 +44,10 @@ def threads(
         max_workers: Number of threads; `None` for four more than there are CPUs for this process, at most 32.
         initializer: Called once in each thread, before its first call.
         initargs: Arguments of the initializer.
+
+    Raises:
+        TypeError: An argument has a type that it cannot have.
+        ValueError: `max_workers` is below 1.
     """
     from amlsched.executors.threads import ThreadPool
 
@@ -71,6 +77,10 @@ def processes(
         threads_per_worker: How many threads BLAS and OpenMP start in each worker, by variables such as
             `OMP_NUM_THREADS` with which it starts; `"auto"` for its share of the CPUs, unless these variables are set;
             `None` to set none.
+
+    Raises:
+        TypeError: An argument has a type that it cannot have.
+        ValueError: A number is below 1.
     """
     from amlsched.executors.processes import ProcessPool
 
@@ -105,6 +115,8 @@ def loky(
 
     Raises:
         MissingExtraError: loky is not installed.
+        TypeError: An argument has a type that it cannot have.
+        ValueError: A number is below what it can be.
     """
     import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._loky import LokyPool
@@ -113,13 +125,18 @@ def loky(
 
     for name in ("reuse", "kill_workers"):
         options.pop(name, None)
-    if max_workers is None:
+    check_initializer(options.get("initializer"), options.get("initargs", ()))
+    if timeout is not None:
+        check_seconds("timeout", timeout, ", or None")
+    if options.get("env") is not None and not isinstance(options["env"], Mapping):
+        raise TypeError(f"env={options['env']!r}: must be a mapping from names of variables to texts")
+    if max_workers is not None:
+        max_workers = whole_number("max_workers", max_workers)
+    else:
         max_workers = min(len(cpus()), importlib.import_module("loky").cpu_count())
     environment = worker_environment(worker_threads(threads_per_worker), cpu_share(max_workers))
     options["env"] = {**environment, **(options.get("env") or {})}
     initializer = options.pop("initializer", None)
-    if initializer is not None:
-        check_function(initializer, "initializer")
     options["initializer"] = partial(_begin_worker, initializer)
     return LokyPool(max_workers, timeout=timeout, **options)
 

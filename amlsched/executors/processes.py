@@ -10,7 +10,8 @@ from itertools import chain, islice
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from amlsched.executors._user_function import check_function
+from amlsched._checks import whole_number
+from amlsched.executors._user_function import check_initializer
 from amlsched.executors.capabilities import Capabilities
 from amlsched.resources import cpus
 from amlsched.resources.threads import cpu_share, worker_environment, worker_threads
@@ -88,12 +89,13 @@ class ProcessPool(Executor):
             )
         if max_workers is None:
             max_workers = len(cpus())
-        if max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1, not {max_workers}")
-        if max_tasks_per_child is not None and max_tasks_per_child < 1:
-            raise ValueError(f"max_tasks_per_child must be at least 1 or None, not {max_tasks_per_child}")
-        if initializer is not None:
-            check_function(initializer, "initializer")
+        max_workers = whole_number("max_workers", max_workers)
+        if max_tasks_per_child is not None:
+            max_tasks_per_child = whole_number("max_tasks_per_child", max_tasks_per_child)
+        check_initializer(initializer, initargs)
+        if mp_context is not None and not hasattr(mp_context, "get_start_method"):
+            remedy = "must be a context, such as multiprocessing.get_context('spawn')"
+            raise TypeError(f"mp_context={mp_context!r}: {remedy}")
         # Here, since `import amlsched` shall not import ctypes, cloudpickle and the inner parts of multiprocessing.
         from amlsched.executors import _calls, _crew, _pickling
 
@@ -160,8 +162,7 @@ class ProcessPool(Executor):
             TimeoutError: While iterating: a result was late.
             ValueError: `chunksize` is less than 1.
         """
-        if chunksize < 1:
-            raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+        chunksize = whole_number("chunksize", chunksize, also="")
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout)
         chunks = super().map(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from amlsched._checks import check_number, check_text, whole_number
 from amlsched.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from amlsched.executors._ray_tasks import RayExecutor
 
 __all__ = ["ray"]
@@ -38,15 +38,25 @@ def ray(
 
     Raises:
         MissingExtraError: Ray is not installed.
+        TypeError: An argument has a type that it cannot have.
+        ValueError: A number is below what it can be.
     """
     import importlib.util  # here and below: not for `import amlsched`
 
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("with_ray", "ray", "ray")
-    request: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    check_text("address", address, "auto")
+    request: dict[str, Any] = {}
+    for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
+        check_number(name, amount)
+        request[name] = amount
     if memory is not None:
-        request["memory"] = memory
+        request["memory"] = whole_number("memory", memory, also=" bytes, or None")
     if resources:
+        if not isinstance(resources, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"resources={resources!r}: must be a mapping from names to numbers")
+        for name, amount in resources.items():
+            check_number(f"resources[{name!r}]", amount)
         request["resources"] = dict(resources)
     from amlsched.executors._ray_tasks import RayExecutor
 

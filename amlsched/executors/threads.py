@@ -14,8 +14,9 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from amlsched._checks import whole_number
 from amlsched.errors import WorkerStartError
-from amlsched.executors._user_function import call_function, check_function
+from amlsched.executors._user_function import call_function, check_initializer
 from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
 from amlsched.resources import cpus
@@ -155,6 +156,7 @@ class ThreadPool(Executor):
         initargs: Arguments of the initializer.
 
     Raises:
+        TypeError: An argument has a type that it cannot have.
         ValueError: `max_workers` is below 1.
     """
 
@@ -164,13 +166,10 @@ class ThreadPool(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
-        if initializer is not None:
-            check_function(initializer, "initializer")
         if max_workers is None:
             max_workers = min(32, len(cpus()) + 4)
-        if max_workers < 1:
-            raise ValueError(f"max_workers={max_workers!r}: must be at least 1")
-        self.max_workers = max_workers
+        self.max_workers = max_workers = whole_number("max_workers", max_workers)
+        check_initializer(initializer, initargs)
         self.capabilities = Capabilities(queue_depth=thread_queue_depth(max_workers), posts=True)
         self._initializer = initializer
         self._initargs = initargs

@@ -8,11 +8,12 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from amlsched._checks import is_number
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
 from amlsched.events import Event
 from amlsched.executors.capabilities import capabilities_of, worker_count
 from amlsched.task import Plugin
-from amlsched.units import is_number, parse_memory, parse_seconds
+from amlsched.units import parse_memory, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

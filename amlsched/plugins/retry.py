@@ -10,11 +10,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from weakref import WeakKeyDictionary
 
+from amlsched._checks import is_number
 from amlsched.errors import LimitError, MemoryLimitError
 from amlsched.events import add_note
 from amlsched.plugins.limits import Limits
 from amlsched.task import Plugin
-from amlsched.units import is_number, parse_memory
+from amlsched.units import parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

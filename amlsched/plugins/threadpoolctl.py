@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from amlsched._checks import check_whole
 from amlsched.executors._user_function import call_function
 from amlsched.extras import import_extra
 from amlsched.resources.threads import thread_environment
 from amlsched.task import Plugin
-from amlsched.units import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, Literal, TypeAlias
 
+from amlsched._checks import check_whole, whole_number
 from amlsched.resources.detect import cpus
-from amlsched.units import check_whole
 
 __all__ = [
     "WorkerThreads",
@@ -64,11 +64,7 @@ def worker_threads(threads_per_worker: Any, name: str = "threads_per_worker") ->
         return None
     if isinstance(threads_per_worker, str) and threads_per_worker == "auto":
         return "auto"
-    if isinstance(threads_per_worker, bool) or not isinstance(threads_per_worker, int):
-        raise TypeError(f"{name}={threads_per_worker!r}: must be a whole number, 'auto' or None")
-    if threads_per_worker < 1:
-        raise ValueError(f"{name}={threads_per_worker!r}: must be at least 1, 'auto' or None")
-    return threads_per_worker
+    return whole_number(name, threads_per_worker, also=", 'auto' or None")
 
 
 def cpu_share(n_workers: int) -> int:
