@@ -1,11 +1,20 @@
 """Looking at processes, and waiting for what they do and write."""
 
+import multiprocessing
 import os
 import select
 import time
 from collections.abc import Callable
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
+
+METHODS = ("default", "fork", "forkserver", "spawn")
+
+
+def context_of(method: str) -> BaseContext | None:
+    """How workers are started, as an argument of `ProcessPool`."""
+    return None if method == "default" else multiprocessing.get_context(method)
 
 
 def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
@@ -15,6 +24,17 @@ def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
         assert time.monotonic() < deadline, f"{condition} did not come true within {limit_s} s"
         time.sleep(0.005)
     return value
+
+
+def serves_this_process(pid: int) -> bool:
+    """Whether it is the server that workers are forked from, or Python's tracker of resources: they end with it."""
+    try:
+        return (
+            Path(f"/proc/{pid}/comm").read_text() == "amlsched-server\n"
+            or "_tracker" in Path(f"/proc/{pid}/cmdline").read_text()
+        )
+    except OSError:  # it has ended
+        return True
 
 
 def alive(pid: int) -> bool:

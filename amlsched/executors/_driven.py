@@ -17,9 +17,10 @@ from amlsched.errors import WorkerLostError, WorkerStartError
 from amlsched.executors import _keeper
 from amlsched.executors._calls import CallFuture
 from amlsched.executors._channel import DriverEnd
+from amlsched.executors._hash_seed import hash_seed_set
 from amlsched.executors._payload import Large, Sheet
 from amlsched.executors._pickling import describe
-from amlsched.executors._worker import Portable, main
+from amlsched.executors._worker import Portable, main, portable
 from amlsched.executors.deaths import Death, OutOfMemoryKills
 
 __all__ = ["State", "Worker"]
@@ -256,14 +257,17 @@ def _start(
     initializer: Portable | None,
     initargs: tuple[Any, ...],
 ) -> Any:
-    forks = context.get_start_method() == "fork"
+    method = context.get_start_method()
+    forks = method == "fork"
     name = _keeper.KeptName("amlsched-worker")
     if not forks:
         name.fds, name.environment = fds, environment
+        initargs = portable(initargs)
     child: Any = cast("Any", context).Process(
         target=main, name=name, args=(fds if forks else None, environment, initializer, initargs)
     )
-    child.start()
+    with hash_seed_set() if method == "spawn" else contextlib.nullcontext():
+        child.start()
     return child
 
 

@@ -27,10 +27,10 @@ from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
 
-from amlsched.executors import _watch, _worker_setup
+from amlsched.executors import _main_module, _watch, _worker_setup
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 
-__all__ = ["KeptName", "descendants", "order_end", "part", "state_of", "take_channel"]
+__all__ = ["KeptName", "descendants", "name_this", "order_end", "part", "state_of", "take_channel"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _ORDER = struct.Struct("<dd")
@@ -69,19 +69,32 @@ class KeptName(str):
         if fds is None:
             return str, (str(self),)
         path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  (the child's own is not set yet)
-        scope: dict[str, Any] = {"path": path, "name": str(self), "fds": tuple(map(reduction.DupFd, fds))}
-        scope["environment"] = self.environment or {}
-        module = f"__import__('importlib').import_module({__name__!r})"
-        return eval, (
-            f"__import__('sys').path.__setitem__(slice(None), path) or {module}.part_named(name, fds, environment)",
-            scope,
-        )
+        scope: dict[str, Any] = {
+            "path": path,
+            "name": str(self),
+            "fds": tuple(map(reduction.DupFd, fds)),
+            "environment": self.environment or {},
+            "main": None if _main_module.imported_by_workers() else _main_module.location(),
+        }
+        call = f"__import__('importlib').import_module({__name__!r}).part_named(name, fds, environment, main)"
+        return eval, (f"__import__('sys').path.__setitem__(slice(None), path) or {call}", scope)
 
 
-def part_named(name: str, fds: tuple[Any, ...], environment: dict[str, str]) -> str:
-    """Become keeper and worker while a `KeptName` is unpickled; returns in the worker."""
+def part_named(
+    name: str, fds: tuple[Any, ...], environment: dict[str, str], main: tuple[str | None, str | None] | None
+) -> str:
+    """Become keeper and worker while a `KeptName` is unpickled; returns in the worker.
+
+    Args:
+        name: The name.
+        fds: For `part`.
+        environment: Variables that bound its threads.
+        main: Of the driver's main module, if it is not to be imported.
+    """
     _worker_setup.set_threads(environment)
     part(*(fd.detach() for fd in fds))
+    if main is not None:
+        _main_module.leave_out(*main)
     return name
 
 
@@ -159,7 +172,7 @@ class _Keeper:
     def watch(self) -> None:
         """Return once the worker and all below it have ended and the driver knows."""
         gc.disable()  # it would copy the pages that the fork shares
-        _prctl(_PR_SET_NAME, b"amlsched-keeper")
+        name_this(b"amlsched-keeper")
         reported = False
         while True:
             now = time.monotonic()
@@ -258,6 +271,11 @@ def state_of(pid: int) -> str:
 
 def _wake(*_: object) -> None:
     """A handler that does nothing: the signal only ends a wait."""
+
+
+def name_this(name: bytes) -> None:
+    """Have `ps -e` show this process by a name, of at most 15 bytes."""
+    _prctl(_PR_SET_NAME, name)
 
 
 def _prctl(option: int, value: int | bytes) -> None:

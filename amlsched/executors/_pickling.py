@@ -61,21 +61,30 @@ def call_name(fn: Any) -> str:
     return call_name(inner) if callable(inner) else type(fn).__qualname__
 
 
-def dump_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | Large:
+def dump_call(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, main_travels: bool
+) -> bytes | Large:
     """Pickle a call, by cloudpickle where plain pickle cannot.
+
+    Args:
+        fn: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        main_travels: Whether functions and classes of the main module travel as they are, for workers that do not
+            import it.
 
     Raises:
         NotPicklableError: Neither can; it names the argument.
     """
-    if not hasattr(sys.modules["__main__"], "__file__"):
-        # An interactive session: its functions can be defined anew after the workers were started.
-        return dump_by_value(fn, args, kwargs)
     try:
-        return dump((fn, args, kwargs), dumps)
+        payload = dump((fn, args, kwargs), dumps)
     except KeyboardInterrupt:
         raise
     except BaseException:  # whatever a __reduce__ raises: it may exit, too
         return dump_by_value(fn, args, kwargs)
+    if main_travels and b"__main__" in (payload if isinstance(payload, bytes) else payload.pickle):
+        return dump_by_value(fn, args, kwargs)
+    return payload
 
 
 def dump_by_value(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | Large:

@@ -3,35 +3,53 @@
 import os
 import pickle
 import time
-from collections.abc import Callable
 from typing import Any
 
 from amlsched.errors import NotPicklableError
-from amlsched.executors import _keeper
+from amlsched.executors import _keeper, _main_module
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 from amlsched.executors._pickling import dump_exception, dump_result, pickled_by_value
 from amlsched.executors._user_function import call_function
 from amlsched.executors._worker_setup import limit_loaded, seed_generators, set_threads
 
-__all__ = ["Portable", "main", "tell_failed_start"]
+__all__ = ["Portable", "main", "portable", "tell_failed_start"]
 
 
 class Portable:
-    """A function that travels by cloudpickle where plain pickle refuses it."""
+    """Something, such as a function, that travels by cloudpickle where plain pickle refuses it or is of no use."""
 
-    def __init__(self, fn: Callable[..., object]) -> None:
-        self.fn = fn
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
     def __reduce__(self) -> tuple[Any, ...]:
         try:
-            pickle.dumps(self.fn)
+            pickled = pickle.dumps(self.value)
         except Exception:  # whatever the pickler raises
-            return _revived, (pickled_by_value(self.fn),)
-        return Portable, (self.fn,)
+            return _revived, (pickled_by_value(self.value),)
+        if b"__main__" in pickled and not _main_module.imported_by_workers():
+            return _revived, (pickled_by_value(self.value),)
+        return Portable, (self.value,)
 
 
 def _revived(data: bytes) -> Portable:
     return Portable(pickle.loads(data))
+
+
+def portable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of an initializer, those in a `Portable` that have to be.
+
+    Others are left to multiprocessing: a queue can travel only so.
+    """
+    if _main_module.imported_by_workers():
+        return initargs
+    return tuple(Portable(value) if _refers_to_main(value) else value for value in initargs)
+
+
+def _refers_to_main(value: object) -> bool:
+    try:
+        return b"__main__" in pickle.dumps(value)
+    except Exception:  # whatever the pickler raises
+        return False
 
 
 def main(
@@ -56,7 +74,8 @@ def main(
     seed_generators()
     if initializer is not None:
         try:
-            call_function(initializer.fn, initargs, {})
+            values = (value.value if isinstance(value, Portable) else value for value in initargs)
+            call_function(initializer.value, tuple(values), {})
         except BaseException as error:
             tell_failed_start(channel, error)
             return

@@ -69,8 +69,8 @@ def processes(
 
     Args:
         max_workers: Number of processes; `None` for the number of CPUs that this process may use.
-        mp_context: Start method, as from `multiprocessing.get_context`; `None` for Python's default, but `"forkserver"`
-            instead of `"fork"` from Python 3.12 on.
+        mp_context: Start method, as from `multiprocessing.get_context`; `None` for forks of a server that has no
+            threads, never of this process.
         initializer: Called once in each worker, before its first call.
         initargs: Arguments of the initializer.
         max_tasks_per_child: Calls after which a worker is replaced; `None` for never.

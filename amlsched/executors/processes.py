@@ -54,9 +54,8 @@ class ProcessPool(Executor):
 
     Args:
         max_workers: Number of workers; `None` for the number of CPUs that this process may use. They start when needed.
-        mp_context: Start method, as from `multiprocessing.get_context`; `None` for Python's default, or what
-            `multiprocessing.set_start_method` has set. But from Python 3.12 on, `None` never forks this process: where
-            that is the default, it is `"forkserver"`, as it is Python's own from 3.14 on.
+        mp_context: Start method, as from `multiprocessing.get_context`; `None` for forks of a server that has no
+            threads, never of this process; or for `"spawn"`, if `multiprocessing.set_start_method` has set that.
         initializer: Called once in each worker, before its first call. When three workers in a row do not come up,
             because it raises or for another reason, the calls that wait end with `WorkerStartError`.
         initargs: Arguments of the initializer.
@@ -97,14 +96,18 @@ class ProcessPool(Executor):
             remedy = "must be a context, such as multiprocessing.get_context('spawn')"
             raise TypeError(f"mp_context={mp_context!r}: {remedy}")
         # Here, since `import amlsched` shall not import ctypes, cloudpickle and the inner parts of multiprocessing.
-        from amlsched.executors import _calls, _crew, _pickling
+        from amlsched.executors import _calls, _crew, _main_module, _pickling
 
         self.max_workers = max_workers
-        context = mp_context or _default_context(multiprocessing.get_context())
+        context = mp_context or _default_context()
         environment = partial(worker_environment, worker_threads(threads_per_worker), cpu_share(max_workers))
         self._crew = _crew.Crew(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
         self._new_call = _calls.CallFuture
-        self._call_name, self._dump_call = _pickling.call_name, _pickling.dump_call
+        # In an interactive session functions can be defined anew after the workers were started, also forked ones.
+        interactive = not hasattr(sys.modules["__main__"], "__file__")
+        forks = context.get_start_method() == "fork"
+        travels = interactive or not (forks or _main_module.imported_by_workers())
+        self._call_name, self._dump_call = _pickling.call_name, partial(_pickling.dump_call, main_travels=travels)
         self._guarded = False
         weakref.finalize(self, self._crew.forget).atexit = False
 
@@ -232,14 +235,16 @@ def refuse_while_main_is_imported() -> None:
         raise RuntimeError(_NO_GUARD)
 
 
-def _default_context(pythons: BaseContext, version: tuple[Any, ...] = sys.version_info) -> BaseContext:
+def _default_context() -> BaseContext:
     """How workers start where nobody has said it for this pool.
 
-    A process forked from one with threads can wait for a lock for ever, and this process has threads: a pool has one
-    itself. From Python 3.12 on, `os.fork` warns of that.
+    Not by a fork of this process: it has threads, of a pool or a library, and a worker would wait for them for ever.
     """
-    forks = pythons.get_start_method() == "fork"
-    return multiprocessing.get_context("forkserver") if forks and version >= (3, 12) else pythons
+    if multiprocessing.get_start_method(allow_none=True) == "spawn":
+        return multiprocessing.get_context("spawn")
+    from amlsched.executors._fork_server import ForkServerContext
+
+    return ForkServerContext()
 
 
 def _chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:

@@ -82,10 +82,11 @@ class _Limited:
 def set_thread_environment(max_threads: int) -> None:
     """Set the variables of `thread_environment` in this process: an initializer for workers.
 
-    A library reads its variable when it is loaded. A worker that is started by `"spawn"` or `"forkserver"` has loaded
-    none when the initializer runs; one that is forked has those of the driver, and needs `ThreadPoolCTLPlugin`.
+    A library reads its variable when it is loaded. A worker has loaded none when the initializer runs, but for those
+    that the main module imports at its top; one that is forked from the driver (`mp_context=get_context("fork")`) has
+    the driver's, and needs `ThreadPoolCTLPlugin`.
 
-        Scheduler.with_processes(4, mp_context=get_context("spawn"), initializer=set_thread_environment, initargs=(1,))
+        Scheduler.with_processes(4, initializer=set_thread_environment, initargs=(1,))
 
     Args:
         max_threads: Number of threads for each library, at least 1.

@@ -25,7 +25,7 @@ from tests.backends import BACKENDS, Backend
 from tests.faults import greedy
 from tests.faults.greedy import MiB
 from tests.journal import Journal
-from tests.processes import until
+from tests.processes import serves_this_process, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -441,17 +441,8 @@ def is_over(process: subprocess.Popen[str]) -> bool:
     return process.stdout.readline() == "over\n"
 
 
-def is_pythons_own(pid: int) -> bool:
-    """Python's server of processes and its tracker of resources stay until the program ends."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return True
-    return "forkserver" in command or "resource_tracker" in command
-
-
 def left(marker: str, process: subprocess.Popen[str]) -> list[int]:
-    return [pid for pid in marked(marker) if pid != process.pid and not is_pythons_own(pid)]
+    return [pid for pid in marked(marker) if pid != process.pid and not serves_this_process(pid)]
 
 
 def test_no_process_is_left_after_a_run(local: Backend, marker: str, tmp_path: Path) -> None:

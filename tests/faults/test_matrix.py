@@ -29,7 +29,7 @@ from amlsched import (
 )
 from amlsched.plugins import Limits
 from tests.faults.guilty import WAYS, AtLoad, Unloadable, die_as_argument, guilty, innocent
-from tests.processes import until
+from tests.processes import serves_this_process, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -132,11 +132,11 @@ def cells() -> list[Any]:
 
 
 def _descendants() -> list[psutil.Process]:
-    """What this process has started, but for multiprocessing's tracker, which ends with it."""
+    """What this process has started, but for what serves it and ends with it."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of these
-            if not any("_tracker" in word for word in child.cmdline()):
+            if not serves_this_process(child.pid):
                 found.append(child)
     return found
 

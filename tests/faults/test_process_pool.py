@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import faulthandler
-import multiprocessing
 import os
 import random
 import signal
@@ -27,7 +26,7 @@ import pytest
 from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, until_released
-from tests.processes import alive, until
+from tests.processes import METHODS, alive, context_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +38,6 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20.0
-METHODS = ("fork", "forkserver", "spawn")
 
 
 def parent_of(pid: int) -> int:
@@ -82,8 +80,8 @@ class Served:
 
 
 @contextmanager
-def pool_of(mode: str, workers: int = 2, method: str = "fork", **options: Any) -> Iterator[ProcessPool]:
-    pool = ProcessPool(workers, multiprocessing.get_context(method), **options)
+def pool_of(mode: str, workers: int = 2, method: str = "default", **options: Any) -> Iterator[ProcessPool]:
+    pool = ProcessPool(workers, context_of(method), **options)
     served = Served(pool) if mode == "attached" else None
     try:
         yield pool
@@ -379,7 +377,7 @@ def test_workers_can_be_ended_whatever_their_keepers_do(
         monkeypatch.setattr("amlsched.executors._driven.main", never_comes_up)
     others = set(keepers())
     wait_in = start_family if how == "stopped while the initializer runs" else None
-    with pool_of(mode, 1, initializer=wait_in, initargs=(tmp_path,) if wait_in else ()) as pool:
+    with pool_of(mode, 1, "fork", initializer=wait_in, initargs=(tmp_path,) if wait_in else ()) as pool:
         future = pool.submit(double if wait_in else start_family, tmp_path)  # type: ignore[arg-type]
         (keeper,) = until(lambda: set(keepers()) - others)
         pids = [] if how in ("stuck before it is one", "killed") else family(tmp_path)
@@ -407,7 +405,7 @@ def test_a_call_is_ended_though_its_keeper_is_stopped(mode: str, tmp_path: Path)
 def test_a_worker_whose_process_is_stuck_before_it_is_one_is_told(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amlsched.executors._driven._START_S", 0.2)
     monkeypatch.setattr("amlsched.executors._driven.main", never_comes_up)
-    with pool_of(mode, 1) as pool:
+    with pool_of(mode, 1, "fork") as pool:
         future = pool.submit(double, 1)
         assert isinstance(future.exception(LIMIT_S), WorkerStartError)
         assert "has not begun to work within 0.2 s" in str(future.exception())
@@ -419,7 +417,7 @@ def test_what_nothing_can_end_is_left_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As if it hung in the kernel."""
-    with pool_of("standalone", 1) as pool:
+    with pool_of("standalone", 1, "fork") as pool:
         future = pool.submit(start_family, tmp_path)
         pids = family(tmp_path)
         keeper = parent_of(pids[-1])
@@ -528,7 +526,8 @@ def family():
         time.sleep(0.01)
 
 if __name__ == "__main__":
-    pool = ProcessPool(2, multiprocessing.get_context(sys.argv[1]))
+    context = None if sys.argv[1] == "default" else multiprocessing.get_context(sys.argv[1])
+    pool = ProcessPool(2, context)
     pool.submit(family)
     pool.submit(family)
     if sys.argv[2] == "bystander" and not os.fork():
@@ -581,9 +580,48 @@ def test_when_the_driver_ends_everything_below_it_ends(method: str, end: str, tm
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_main_module_without_guard_is_told_what_to_write(method: str, tmp_path: Path) -> None:
-    script = tmp_path / "unguarded.py"
+UNGUARDED = """
+import multiprocessing, os, sys
+from amlsched.executors.processes import ProcessPool
+
+class Point:
+    def __init__(self, x): self.x = x
+
+def add(a, b): return Point(a.x + b.x + found)
+
+def begin(point): multiprocessing.begun = point.x
+
+def began(): return multiprocessing.begun
+
+print("imported", flush=True)
+found = 3
+context = None if sys.argv[1] == "default" else multiprocessing.get_context(sys.argv[1])
+with ProcessPool(2, context, begin, (Point(5),)) as pool:
+    sums = [pool.submit(add, Point(1), Point(n)).result() for n in range(2)]
+    print([(type(each) is Point, each.x) for each in sums], pool.submit(began).result())
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["a file", "a module", "standard input", "the command line"])
+def test_a_main_module_without_guard_works_and_no_worker_runs_it(method: str, how: str, tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    script = tmp_path / "pkg" / "unguarded.py"
+    script.write_text(UNGUARDED)
+    arguments = {
+        "a file": [str(script)],
+        "a module": ["-m", "pkg.unguarded"],
+        "standard input": ["-"],
+        "the command line": ["-c", UNGUARDED],
+    }
+    done = run_python(*arguments[how], method, folder=tmp_path, given=UNGUARDED)
+    assert done.stdout == "imported\n[(True, 4), (True, 5)] 5\n", done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("method", ["default", "spawn"])
+def test_a_pool_beside_the_main_guard_is_told_what_to_write(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "misplaced.py"
     script.write_text(
         textwrap.dedent(
             """
@@ -591,23 +629,31 @@ def test_a_main_module_without_guard_is_told_what_to_write(method: str, tmp_path
             from amlsched.executors.processes import ProcessPool
 
             print("imported", flush=True)
-            pool = ProcessPool(2, multiprocessing.get_context(sys.argv[1]))
+            pool = ProcessPool(2, None if sys.argv[1] == "default" else multiprocessing.get_context(sys.argv[1]))
             print(pool.submit(abs, -1).exception())
+            if __name__ == "__main__":
+                print("main")
             """
         )
     )
-    done = subprocess.run(
-        [sys.executable, str(script), method],
+    done = run_python(str(script), method, folder=tmp_path)
+    assert "abs was lost" in done.stdout
+    assert 'if __name__ == "__main__":' in done.stdout
+    assert done.stdout.count("imported") <= 8
+    assert done.returncode == 0
+
+
+def run_python(*arguments: str, folder: Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        input=given,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert "abs was lost" in done.stdout
-    assert 'if __name__ == "__main__":' in done.stdout
-    assert done.stdout.count("imported") <= 8
-    assert done.returncode == 0
 
 
 def test_a_worker_that_will_not_leave_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

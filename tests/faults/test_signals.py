@@ -317,6 +317,7 @@ WATCHED = """
 import os, sys
 import psutil
 from tests.backends import BACKENDS
+from tests.processes import serves_this_process
 
 if __name__ == "__main__":
     (backend,) = (backend for backend in BACKENDS if backend.name == sys.argv[1])
@@ -328,7 +329,7 @@ if __name__ == "__main__":
     task.on_result(lambda *_: watched.append(dict(os.environ) != before[1]))
     scheduler.run()
     assert watched == [not backend.capabilities.kills_calls], watched  # else each worker has a keeper
-    after = {child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())}
+    after = {child for child in psutil.Process().children() if not serves_this_process(child.pid)}
     assert (after - before[0], dict(os.environ)) == (set(), before[1])
 """
 

@@ -27,7 +27,7 @@ from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerStartErr
 from amlsched.executors import processes
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, give_back, until_released
-from tests.processes import alive, until
+from tests.processes import METHODS, alive, context_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,13 +39,12 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 20.0
-METHODS = ("fork", "forkserver", "spawn")
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
 def pool() -> Iterator[ProcessPool]:
-    with ProcessPool(2, FORK) as pool:
+    with ProcessPool(2) as pool:
         yield pool
 
 
@@ -243,12 +242,13 @@ def shift(point, by): return Point(point.x + by)
 def show(pool, what, future):
     print(what, future.result(30), flush=True)
 
-def begin(): multiprocessing.began = True
+def begin(point): multiprocessing.began = point.x
 
 if __name__ == "__main__":
     def late(x): return x * 10
     state = []
-    with ProcessPool(1, multiprocessing.get_context(sys.argv[1]), initializer=lambda: begin()) as pool:
+    context = None if sys.argv[1] == "default" else multiprocessing.get_context(sys.argv[1])
+    with ProcessPool(1, context, initializer=begin, initargs=(Point(5),)) as pool:
         show(pool, "lambda", pool.submit(lambda x: x + 1, 1))
         result = pool.submit(shift, Point(1), 2).result(30)
         print("class", type(result) is Point, result.x)
@@ -272,18 +272,27 @@ def test_functions_of_the_main_module_and_lambdas_run(method: str, how: str, tmp
         timeout=60,
         check=False,
     )
-    assert done.stdout.split("\n") == ["lambda 2", "class True 3", "late 40", "later 41", "began True", ""], done.stderr
+    assert done.stdout.split("\n") == ["lambda 2", "class True 3", "late 40", "later 41", "began 5", ""], done.stderr
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_only_travels_while_a_process_starts_can_be_given_to_the_initializer(method: str) -> None:
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
+    context = context_of(method)
+    queue = (context or multiprocessing.get_context("forkserver")).Queue()
     with ProcessPool(1, context, initializer=keep, initargs=(queue,)) as pool:
         pool.submit(put, "through the queue").result(LIMIT_S)
         assert queue.get(timeout=LIMIT_S) == "through the queue"
     queue.close()
     queue.join_thread()
+
+
+def test_a_queue_that_cannot_travel_is_told_from_where_to_get_it() -> None:
+    queue = FORK.Queue()
+    with ProcessPool(1, initializer=keep, initargs=(queue,)) as pool:
+        error = pool.submit(put, "never").exception(LIMIT_S)
+    assert isinstance(error, WorkerStartError)
+    assert 'multiprocessing.get_context("forkserver")' in str(error)
+    queue.close()
 
 
 _kept: list[Any] = []
@@ -469,7 +478,7 @@ def use_a_pool_of_its_own(end: bool) -> tuple[int, list[int]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_call_may_have_a_pool_of_its_own(method: str) -> None:
-    with ProcessPool(1, multiprocessing.get_context(method)) as pool:
+    with ProcessPool(1, context_of(method)) as pool:
         for end in (True, False):
             result, pids = pool.submit(use_a_pool_of_its_own, end).result(LIMIT_S)
             assert result == 4
@@ -666,23 +675,17 @@ def test_importing_the_package_imports_none_of_it() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    ("default", "version", "method"),
-    [
-        ("fork", (3, 11), "fork"),
-        ("fork", (3, 12), "forkserver"),
-        ("spawn", (3, 12), "spawn"),
-        ("forkserver", (3, 14), "forkserver"),
-    ],
-)
-def test_this_process_is_not_forked_where_python_warns_of_it(
-    default: str, version: tuple[int, int], method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[str] = []
-    context = processes._default_context(multiprocessing.get_context(default), version)
-    assert context.get_start_method() == method
-    monkeypatch.setattr(processes, "_default_context", lambda _: context)
-    monkeypatch.setattr(context, "Process", lambda **_: started.append(context.get_start_method()))
+def test_this_process_is_never_forked_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    forked: list[int] = []
+    monkeypatch.setattr(os, "fork", lambda: forked.append(1))
     with ProcessPool(1) as pool:
-        assert isinstance(pool.submit(double, 1).exception(LIMIT_S), WorkerStartError)  # there is no process
-    assert started == [method]
+        assert pool.submit(double, 1).result(LIMIT_S) == 2
+    assert not forked
+
+
+@pytest.mark.parametrize(("said", "method"), [(None, "forkserver"), ("fork", "forkserver"), ("spawn", "spawn")])
+def test_a_start_method_that_was_set_for_multiprocessing_counts_unless_it_forks(
+    said: str | None, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: said)
+    assert processes._default_context().get_start_method() == method

@@ -1,0 +1,73 @@
+"""The main module of this process, and whether workers that are not forked from it import it.
+
+Functions of the main module travel by their name to workers that have imported it, and by value to others.
+multiprocessing has every worker import it. That cannot be done where there is no file to import, as in a notebook, and
+must not be done where the file has no main guard: a worker would do all that the program does.
+"""
+
+import ast
+import importlib.machinery
+import os
+import sys
+from functools import lru_cache
+from multiprocessing import process
+from pathlib import Path
+from typing import Any, cast
+
+__all__ = ["imported_by_workers", "leave_out", "location"]
+
+
+def imported_by_workers() -> bool:
+    """Whether a worker that does not come from a fork of this process imports its main module."""
+    main: Any = sys.modules["__main__"]
+    name, path = location()
+    if path is None or (name is not None and name.rpartition(".")[2] == "__main__"):  # multiprocessing leaves it out
+        return False
+    return _has_guard(getattr(main, "__file__", path))
+
+
+def location() -> tuple[str | None, str | None]:
+    """Name and path under which multiprocessing has workers import the main module."""
+    main: Any = sys.modules["__main__"]
+    path: str | None = getattr(main, "__file__", None)
+    if path is not None:
+        path = os.path.normpath(Path(cast("Any", process).ORIGINAL_DIR or "", path))
+    return getattr(getattr(main, "__spec__", None), "name", None), path
+
+
+def leave_out(name: str | None, path: str | None) -> None:
+    """In a worker, before multiprocessing imports the main module: as in a forked process, it is there already.
+
+    Args:
+        name: As `location` has it in the driver.
+        path: Likewise.
+    """
+    main: Any = sys.modules["__main__"]
+    if name is not None:
+        main.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    if path is not None:
+        main.__file__ = path
+
+
+@lru_cache(maxsize=8)
+def _has_guard(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError:  # "<stdin>", or a cell of something that calls itself a file
+        return False
+    if path.endswith(".pyc"):
+        return True
+    try:
+        tree = ast.parse(source) if b"__main__" in source else ast.Module([], [])
+    except (SyntaxError, ValueError):  # no Python, whatever runs it
+        return True
+    return any(isinstance(node, ast.Compare) and _is_guard(node) for node in ast.walk(tree))
+
+
+def _is_guard(test: ast.Compare) -> bool:
+    """Whether it compares the name of the module, on either side."""
+    sides = (test.left, *test.comparators)
+    return any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides) and any(
+        isinstance(side, ast.Constant) and side.value == "__main__" for side in sides
+    )
