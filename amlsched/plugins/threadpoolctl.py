@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+import threading
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched._checks import check_whole
 from amlsched.executors._user_function import call_function
 from amlsched.extras import import_extra
+from amlsched.resources import cpus
 from amlsched.resources.threads import thread_environment
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import ModuleType
 
 __all__ = ["ThreadPoolCTLPlugin", "set_thread_environment", "thread_environment"]
@@ -23,12 +27,12 @@ __all__ = ["ThreadPoolCTLPlugin", "set_thread_environment", "thread_environment"
 class ThreadPoolCTLPlugin(Plugin):
     """Calls of the task run with a bound on the threads of native libraries, set by threadpoolctl.
 
-    Without it, each worker of a machine starts as many threads as the machine has CPUs, and they slow each other down.
-    It reaches the libraries that are loaded when the call begins; `thread_environment` reaches those that a fresh
-    worker loads later.
+    It holds for libraries that are loaded when the call begins, and for those that the function loads itself: these
+    read their variables (`OMP_NUM_THREADS` and its like), which are set during the call. After the call, all of them
+    have as many threads as without the plugin.
 
-    The bound of OpenBLAS belongs to the whole process. Under `with_threads`, the first of several calls at the same
-    time sets it and puts it back, and the others leave it alone (threadpoolctl 3.8).
+    The bound of OpenBLAS belongs to the whole process, and so do variables. Under `with_threads`, the first of several
+    calls at the same time sets them, and the others leave them alone (threadpoolctl 3.8).
 
     Args:
         max_threads: As `limits` of `threadpoolctl.threadpool_limits`: a number of threads, a mapping from an interface
@@ -75,8 +79,91 @@ class _Limited:
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        with _threadpoolctl().threadpool_limits(limits=self.max_threads, user_api=self.user_api):
+        controller = _threadpoolctl().ThreadpoolController()
+        with (
+            _later.bounded(_variables(self.max_threads, self.user_api), controller),
+            controller.limit(limits=self.max_threads, user_api=self.user_api),
+        ):
             return call_function(self.function, args, kwargs)
+
+
+_OPENMP = "OMP_NUM_THREADS"
+_BLAS = {
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+    "accelerate": "VECLIB_MAXIMUM_THREADS",
+}
+"""By the names that threadpoolctl has for them. Most read OpenMP's variable where theirs is not set."""
+
+
+def _variables(max_threads: int | Mapping[str, int] | None, user_api: str | None) -> dict[str, str]:
+    """The variables that bound the libraries which a call loads."""
+    if max_threads is None:
+        return {}
+    if not isinstance(max_threads, Mapping):
+        if user_api is None:
+            return thread_environment(max_threads)
+        max_threads = {user_api: max_threads}
+    found: dict[str, str] = {}
+    if "openmp" in max_threads:
+        found = {name: os.environ.get(name) or str(_unbounded(name)) for name in _BLAS.values()}
+        found[_OPENMP] = str(max_threads["openmp"])
+    if "blas" in max_threads:
+        found |= dict.fromkeys(_BLAS.values(), str(max_threads["blas"]))
+    return found | {name: str(max_threads[library]) for library, name in _BLAS.items() if library in max_threads}
+
+
+def _unbounded(variable: str) -> int:
+    """The number of threads of a library without a bound."""
+    for text in (os.environ.get(variable), os.environ.get(_OPENMP)):
+        if text is not None and text.isdigit() and int(text):
+            return int(text)
+    return len(cpus())
+
+
+class _LaterLibraries:
+    """Bounds the libraries that are loaded while limited calls run in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_calls = 0
+        self._before: dict[str, str | None] = {}
+        self._known: set[str] = set()
+        self._n_modules = 0
+
+    @contextmanager
+    def bounded(self, variables: dict[str, str], controller: Any) -> Generator[None]:
+        """While in here, they are; outside, they have as many threads as without a bound."""
+        with self._lock:
+            self._n_calls += 1
+            if self._n_calls == 1:
+                self._known = {library.filepath for library in controller.lib_controllers}
+                self._n_modules = len(sys.modules)
+                self._before = {name: os.environ.get(name) for name in variables}
+                os.environ.update(variables)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_calls -= 1
+                if not self._n_calls:
+                    self._release()
+
+    def _release(self) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if not self._before or len(sys.modules) == self._n_modules:  # else it is not worth a look
+            return
+        for library in _threadpoolctl().ThreadpoolController().lib_controllers:
+            if library.filepath not in self._known:
+                library.set_num_threads(_unbounded(_BLAS.get(library.internal_api, _OPENMP)))
+
+
+_later = _LaterLibraries()
 
 
 def set_thread_environment(max_threads: int) -> None:

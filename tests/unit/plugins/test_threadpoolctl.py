@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -79,6 +80,50 @@ def test_what_travels_to_the_worker_pickles_and_keeps_the_name() -> None:
     copy = pickle.loads(pickle.dumps(wrapped(blas_threads, 1)))
     assert copy() == {1}
     assert copy.__name__ == "blas_threads"
+
+
+LOADS = """\
+import os, sys
+from amlsched import Scheduler
+from amlsched.plugins import ThreadPoolCTLPlugin
+
+def threads():
+    import numpy, threadpoolctl
+    blas = {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+    return [*blas, os.environ.get("OMP_NUM_THREADS"), os.environ.get("OPENBLAS_NUM_THREADS")]
+
+scheduler = Scheduler.from_name(sys.argv[1])
+bounded = scheduler.task(threads, plugins=ThreadPoolCTLPlugin(*eval(sys.argv[2])))
+plain = scheduler.task(threads)
+scheduler.on_start(bounded.submit)
+bounded.on_result(lambda *_: plain.submit())
+scheduler.on_future_result(lambda _, found: print(*found))
+assert "numpy" not in sys.modules
+scheduler.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("executor", "arguments", "during"),
+    [
+        ("sequential", (1,), "1 1 1"),
+        ("threads", (1, "openmp"), "2 1 2"),
+        ("threads", ({"blas": 1},), "1 2 1"),
+        ("sequential", (None,), "2 2 None"),
+    ],
+)
+def test_libraries_that_the_function_loads_are_bounded_while_it_runs(
+    executor: str, arguments: tuple[Any, ...], during: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS, executor, repr(arguments)],
+        env={**{key: value for key, value in os.environ.items() if key not in variables()}, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [during, "2 2 None"], done.stderr
 
 
 def test_a_fresh_worker_loads_its_libraries_under_the_bound() -> None:
