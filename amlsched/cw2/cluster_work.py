@@ -187,6 +187,7 @@ class ClusterWork:
 
     def _read_back(self, config: dict[str, Any], rep: int, folder: Path) -> dict[str, Any]:
         read: dict[str, Any] = {}
+        data: Any
         for logger in self.logArray:
             if isinstance(logger, PandasLogger):
                 data = logger.at(rep, str(folder)).load()

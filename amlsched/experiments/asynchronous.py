@@ -18,7 +18,7 @@ from amlsched.signals import event_loop
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-__all__ = ["call", "called", "generator_complaint", "own_loop"]
+__all__ = ["call", "called", "generator_complaint", "own_loop", "taken"]
 
 _GRACE_S = 5.0
 """Seconds that a coroutine gets to clean up after it was cancelled."""
@@ -104,6 +104,18 @@ def call(function: Callable[..., Any], /, *args: Any) -> Any:
         return own.run(alone)
     with own_loop():
         return cast("_OwnLoop", _own.get()).run(alone)
+
+
+def taken(method: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
+    """As many of the arguments as a method takes: those of projects for earlier versions of cw2 take fewer."""
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):  # some builtins have none
+        return arguments
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return arguments
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return arguments[: sum(parameter.kind in kinds for parameter in parameters)]
 
 
 async def _one_process(awaitable: Awaitable[Any], name: str) -> Any:

@@ -112,6 +112,7 @@ OF_EXPERIMENTS = ("params", "repetitions", "iterations")
 """What shows that a section is an experiment with an unlucky name."""
 OF_SECTIONS = frozenset(RULES) - EXPERIMENT_KEYS
 """What shows that an experiment is a section with a misspelt name."""
+_COUNTS = ("num_parallel_jobs", "ntasks", "cpus-per-task", "cpus_per_rep")
 _MAY_BE_EMPTY = ("partition", "account", "job-name", "mem-per-cpu", "venv")
 
 
@@ -163,7 +164,7 @@ def sections_for(sections: Sequence[Document], host: str) -> Sections:
         _check(section, report, notes.append if section is chosen else unheard)
     if chosen is None:
         return Sections(other_faults=tuple(others))
-    data: dict[str, Any] = filled(copied(chosen.data), chosen.place, faults.append)
+    data = _as_numbers(filled(copied(chosen.data), chosen.place, faults.append))
     wrong: list[str] = []
     for key, rule in RULES.items():
         if isinstance(data.get(key), Unread):
@@ -185,6 +186,12 @@ def _once(faults: list[ConfigError]) -> Report:
     return report
 
 
+def _as_numbers(data: dict[str, Any]) -> dict[str, Any]:
+    """The same; counts that stand in quotes are numbers, as they are to cw2."""
+    quoted = {key: int(data[key]) for key in _COUNTS if isinstance(data.get(key), str) and data[key].isdecimal()}
+    return data | quoted
+
+
 def _is_left_out(key: str, value: Any) -> bool:
     """Whether a value says nothing, as cw2 takes it."""
     return key != "name" and (value is None or (value == "" and key in _MAY_BE_EMPTY) or _is_no_limit(key, value))
@@ -199,7 +206,7 @@ def _check(section: Document, report: Report, note: Note) -> None:
 
     A key may be left out here: what is needed depends on what is done with the section.
     """
-    given = {key: value for key, value in section.data.items() if not _is_left_out(key, value)}
+    given = _as_numbers({key: value for key, value in section.data.items() if not _is_left_out(key, value)})
     check_rules(given, RULES, (), section.place, report)
     own = declared(section.data)
     for key, value in section.data.items():

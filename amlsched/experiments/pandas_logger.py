@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from amlsched.experiments import layout
 from amlsched.experiments.loggers import CsvLogger
+from amlsched.extras import import_extra
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["PandasLogger"]
 
@@ -26,3 +32,29 @@ class PandasLogger(CsvLogger):
         """
         self.path = Path(rep_log_path) / layout.csv_name(rep)
         return self
+
+    def load(self) -> pd.DataFrame | None:
+        """The rows as a DataFrame, `None` if there are none. As with cw2, `ts` is in local time, without a zone."""
+        frame: pd.DataFrame | None = super().load()
+        if frame is not None and "ts" in frame.columns:
+            frame["ts"] = _local(frame["ts"])
+        return frame
+
+
+def _local(times: pd.Series[Any]) -> pd.Series[Any]:
+    """Times with a zone as local times; a column of the user's own that holds others stays as it is."""
+    pandas = import_extra("pandas", "PandasLogger.load", "pandas", "results")
+    local: list[datetime | None] = []
+    for value in times.tolist():
+        if value is None or value != value:  # a row without
+            local.append(None)
+            continue
+        try:
+            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            return times
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            return times
+        local.append(moment.astimezone().replace(tzinfo=None))
+    found: pd.Series[Any] = pandas.Series(local, index=times.index, dtype="datetime64[us]")
+    return found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender, ResultsNotWritableError
 from amlsched.executors._user_function import call_function, forked_children_end
 from amlsched.experiments import asynchronous, layout, records, stopping
+from amlsched.experiments.asynchronous import taken
 from amlsched.experiments.capture import Capture, captured
 from amlsched.experiments.isolation import generators, isolated
 from amlsched.experiments.loggers import AbstractLogger, RepetitionLog
@@ -240,8 +241,8 @@ def _run_to_its_end(
     experiment: Experiment, config: dict[str, Any], rep: int, logger: RepetitionLog
 ) -> ExperimentSurrender | None:
     try:
-        asynchronous.call(experiment.initialize, config, rep, logger)
-        result = asynchronous.call(experiment.run, config, rep, logger)
+        asynchronous.call(experiment.initialize, *taken(experiment.initialize, config, rep, logger))
+        result = asynchronous.call(experiment.run, *taken(experiment.run, config, rep, logger))
     except ExperimentSurrender as ending:
         row = None if ending.logged else payload_row(ending.payload)
         if row:
@@ -261,7 +262,8 @@ def _finish(
 ) -> None:
     """Finalize all; what fails here is added to what failed before, and does not hide it."""
     first = problem
-    finalize = partial(asynchronous.call, experiment.finalize, surrender, problem is not None)
+    arguments = taken(experiment.finalize, surrender, problem is not None)
+    finalize = partial(asynchronous.call, experiment.finalize, *arguments)
     for step in (finalize, logger.finalize):
         try:
             with forked_children_end("the clean-up"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from amlsched._surroundings import expanded
 from amlsched.errors import ExperimentError, NotPicklableError
 from amlsched.executors._pickling import pickled_by_value
-from amlsched.experiments.asynchronous import call, called, generator_complaint
+from amlsched.experiments.asynchronous import call, called, generator_complaint, taken
 from amlsched.experiments.experiment import Experiment, IterativeExperiment
 from amlsched.experiments.import_errors import import_failed
 from amlsched.experiments.spelling import closest, meant_file
@@ -37,6 +37,12 @@ being_imported: set[str] = set()
 _MAIN = "__main__"
 _METHODS = ("initialize", "run", "finalize")
 _ITERATIVE = ("iterate", "save_state", "load_state")
+_ARGUMENTS = {
+    **dict.fromkeys(("initialize", "run"), ("cw_config", "rep", "logger")),
+    **dict.fromkeys(("iterate", "save_state"), ("cw_config", "rep", "n")),
+    "load_state": ("cw_config", "rep"),
+    "finalize": ("surrender", "crash"),
+}
 _entered: dict[str, str] = {}
 """The working directories that modules entered when they were imported, by their places."""
 _LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
@@ -320,7 +326,10 @@ def _complaint(found: Any) -> str | None:
         if inspect.isabstract(found):
             return f"is not complete: {', '.join(sorted(_abstract(found)))} must be written"
         methods = {name: getattr(cast("Any", found), name, None) for name in (*_METHODS, *_ITERATIVE)}
-        return next((f"{name} {why}" for name, one in methods.items() if (why := generator_complaint(one))), None)
+        for name, method in methods.items():
+            if method is not None and (why := generator_complaint(method) or _misfit(found, name, method)):
+                return f"{name} {why}"
+        return None
     if not callable(found):
         return f"is a {type(found).__name__}, neither a class nor a function"
     if complaint := generator_complaint(found):
@@ -331,6 +340,20 @@ def _complaint(found: Any) -> str | None:
         return None
     except TypeError as error:
         return f"cannot be called as experiment(params, rep, log): {error}"
+    return None
+
+
+def _misfit(found: type[Any], name: str, method: Any) -> str | None:
+    """Why a method cannot be called with what it gets; `initialize`, `run` and `finalize` may take less."""
+    if isinstance(inspect.getattr_static(found, name), staticmethod | classmethod):
+        return None
+    given = _ARGUMENTS[name]
+    try:
+        inspect.signature(method).bind(*(taken(method, None, *given) if name in _METHODS else (None, *given)))
+    except ValueError:  # of a function in C
+        return None
+    except TypeError as error:
+        return f"cannot be called as {name}({', '.join(given)}): {error}"
     return None
 
 

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from amlsched.cli import run as command
 from amlsched.cw2 import cluster_work, experiment
 from amlsched.cw2.cw_config.cw_config import Config
-from amlsched.cw2.cw_data import cw_logging
+from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import Plan
 from tests.experiments.test_arrays import Slurm
@@ -283,3 +285,126 @@ def test_scripts_that_use_full_names_run_with_the_lines_of_the_page(config: Path
     done = subprocess.run(["bash", "-c", command + '; "$@"', "-", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (config.parent / "out/other/log/rep_00/out.log").read_text().startswith("0 ")
+
+
+# ------------------------------------------------------------------------------------------- as the tutorial has it
+
+
+TUTORIAL = """\
+---
+name: "SLURM"
+partition: "dev"
+job-name: "decay"
+path_to_template: "/home/somebody/templates/sbatch_template.sh"
+num_parallel_jobs: 120
+ntasks: 1
+cpus-per-task: 1
+mem-per-cpu: 1000
+time: 30
+account: ""
+venv: "/home/somebody/venv/bin/activate"
+---
+name: "DEFAULT"
+path: "decays/"
+repetitions: 2
+iterations: 30
+gui: false
+params:
+  noise: 5
+  rate: 0.05
+---
+name: "single"
+params:
+  start: 1
+---
+name: "many"
+repetitions: 1
+iterations: 5
+grid:
+  start: [3, 4]
+  noise: [0, 1]
+"""
+
+
+class Decay(experiment.AbstractIterativeExperiment):
+    """Its methods take what those of the tutorial take."""
+
+    def initialize(self, config, rep):
+        self.left = config["params"]["start"]
+
+    def iterate(self, config, rep, n):
+        if n > 20:
+            raise experiment.ExperimentSurrender
+        self.left *= 1 - config["params"]["rate"]
+        return {"left": self.left, "trace": np.array([n, rep]), "names": ["a", "007"]}
+
+    def save_state(self, config, rep, n):
+        pass
+
+    def finalize(self):
+        print("closing down")
+
+
+def test_a_project_as_that_of_the_tutorial_runs_and_loads(config: Path) -> None:
+    config.write_text(TUTORIAL)
+    cw = cluster_work.ClusterWork(Decay, argv=["c.yml", "-q", "--executor", "sequential"])
+    cw.add_logger(cw_pd_logger.PandasLogger())
+    summary = cw.run()
+    assert summary is not None
+    assert (summary.complete, summary.ran) == (True, 6)
+    assert Path("decays/single/log/rep_01/out.log").read_text() == "closing down\n"
+    frame = cw.load()
+    assert list(frame.index) == [("single", 0), ("single", 1), *[("many", 0)] * 4]
+    log = frame["PandasLogger"].iloc[1]
+    assert len(log) == 22  # the iteration that surrendered too
+    assert log["trace"].iloc[3] == [3, 1]
+    assert log["names"].iloc[0] == ["a", "007"]
+
+
+def test_times_are_loaded_as_local_ones_without_a_zone(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/St_Johns")
+    time.tzset()
+    try:
+        before = datetime.now()  # noqa: DTZ005
+        cw = cluster_work.ClusterWork(Decay, argv=["c.yml", "-q", "--executor", "sequential"])
+        cw.add_logger(cw_pd_logger.PandasLogger())
+        config.write_text(TUTORIAL)
+        cw.run()
+        times = cw.load()["PandasLogger"].iloc[0]["ts"]
+        assert list(times) == sorted(times)
+        assert before <= times.iloc[0] <= times.iloc[-1] <= datetime.now()  # noqa: DTZ005
+        assert times.iloc[0] > np.datetime64(before)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
+class Own(experiment.AbstractExperiment):
+    def run(self, cw_config, rep, logger):
+        logger.process({"ts": "soon" if rep else 5})
+
+
+def test_a_column_ts_of_the_user_s_own_stays_as_it_is(config: Path) -> None:
+    cw = cluster_work.ClusterWork(Own, argv=["c.yml", "-q", "-e", "e", "--executor", "sequential"])
+    cw.add_logger(cw_pd_logger.PandasLogger())
+    cw.run()
+    assert [one["ts"].tolist() for one in cw.load()["PandasLogger"].iloc[:2]] == [[5], ["soon"]]
+
+
+@pytest.mark.parametrize(
+    ("method", "problem"),
+    [
+        ("def run(self, config, rep, logger, more): ...", r"run cannot be called as run\(cw_config, rep, logger\)"),
+        ("def finalize(self, *, surrender): ...", r"finalize cannot be called as finalize\(surrender, crash\)"),
+        ("def iterate(self, config): ...", r"iterate cannot be called as iterate\(cw_config, rep, n\)"),
+        ("def load_state(self): ...", r"load_state cannot be called as load_state\(cw_config, rep\)"),
+    ],
+)
+def test_a_method_that_cannot_be_called_is_an_error_before_anything_runs(config: Path, method, problem) -> None:
+    space: dict = {}
+    exec(method, space)
+    name = next(one for one in space if one != "__builtins__")
+    wrong = type("Wrong", (Decay,), {name: space[name], "__module__": __name__})
+    with pytest.raises(ExperimentError, match=problem):
+        cluster_work.ClusterWork(wrong).run(argv=["c.yml", "-q", "--executor", "sequential"])
+    assert not (config.parent / "out").exists()
