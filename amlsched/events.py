@@ -61,6 +61,12 @@ class Event(str, Generic[P, R]):
         self.gathers = gathers
         return self
 
+    def __class_getitem__(cls, parameters: Any) -> Any:
+        """`Event[[int, str]]` is `Event[[int, str], Any]`, and `Event[str]` is `Event[[str], Any]`."""
+        if not isinstance(parameters, tuple):
+            parameters = (parameters if isinstance(parameters, list) or parameters is ... else [parameters], Any)
+        return super().__class_getitem__(parameters)  # type: ignore[misc]
+
     @property
     def name(self) -> str:
         """The bare name."""

@@ -431,7 +431,7 @@ class Scheduler(Emitter):
             batch_size: How many calls are sent to a worker as one; see `Task`.
             retries_on_loss: How often a call is run again that lost its worker; `None` for what the scheduler says.
         """
-        task: Task[..., Any] = Task(
+        return Task(
             function,
             self,
             plugins=plugins,
@@ -439,9 +439,10 @@ class Scheduler(Emitter):
             batch_size=batch_size,
             retries_on_loss=retries_on_loss,
         )
+
+    def _register(self, task: Task[..., Any]) -> None:
         task.dispatcher = self.dispatcher
         self._tasks.append(task)
-        return task
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """The handle of a new call of a function that is no task.

@@ -59,7 +59,7 @@ class Plugin:
 class Task(Emitter, Generic[P, R]):
     """A function registered with a scheduler; each submission of it is a call.
 
-    Made by `scheduler.task(function)`.
+    `scheduler.task(function)` makes one; so does `Task(function, scheduler)`.
 
     Args:
         function: What a call runs.
@@ -129,6 +129,7 @@ class Task(Emitter, Generic[P, R]):
                 self.attach_plugin(plugin)
             else:
                 self.plugins.append(plugin)
+        scheduler._register(self)  # pyright: ignore[reportPrivateUsage]
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R] | None:
         """The handle of a new call, or `None` where a plugin refused it.

@@ -90,6 +90,7 @@ class CommPlugin(Plugin):
         self.host = host
         self._task: Task[..., Any] | None = None
         self._hub: Hub | None = None
+        self._comes_first = False
         self._channels: dict[Future[Any], Channel] = {}  # of the calls that have not ended
 
     @property
@@ -103,7 +104,7 @@ class CommPlugin(Plugin):
         Raises:
             TypeError: Its function does not take the parameter.
         """
-        self._refuse_without_parameter(task)
+        self._comes_first = self._checked_parameters(task)
         self._task = task
         task.on_submitted(self._submitted, hidden=True)
         task.on_done(self._done, hidden=True)
@@ -131,7 +132,10 @@ class CommPlugin(Plugin):
         if self._hub is None:
             self._hub = Hub(asyncio.get_running_loop(), task, self._address(task))
         comm = Comm(_name(fn), self._hub.address, self._hub.key, self._hub.new_channel())
-        return _WithComm(fn, name), args, {**kwargs, name: comm}
+        function = _WithComm(fn, name)
+        if args and self._comes_first:
+            return function, (comm, *args), kwargs
+        return function, args, {**kwargs, name: comm}
 
     def reset(self) -> None:
         """Forget a run that did not end in good order."""
@@ -148,23 +152,27 @@ class CommPlugin(Plugin):
             return LOOPBACK
         return getattr(executor, "driver_host", None) or outward_address()
 
-    def _refuse_without_parameter(self, task: Task[..., Any]) -> None:
+    def _checked_parameters(self, task: Task[..., Any]) -> bool:
+        """Whether the function's first parameter is the one for the `Comm`: positional arguments begin behind it."""
         try:
             parameters = inspect.signature(task.function).parameters
         except (TypeError, ValueError):  # some builtins have none
-            return
+            return False
         accepted = parameters.get(self.parameter_name)
+        if accepted is not None and accepted.kind is accepted.POSITIONAL_OR_KEYWORD:
+            return next(iter(parameters)) == self.parameter_name
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            return
+            return False
         if accepted is None or accepted.kind is accepted.POSITIONAL_ONLY:
             raise TypeError(
                 f"{task.name}: Comm.Plugin gives its function the keyword {self.parameter_name!r}, which it does not "
                 f"take: write `def {_name(task.function)}(..., *, {self.parameter_name})`, or name another one by "
                 "Comm.Plugin(parameter_name=...)"
             )
+        return False
 
     def _submitted(self, future: Future[Any], /, *args: Any, **kwargs: Any) -> None:
-        comm = kwargs.get(self.parameter_name)
+        comm = _comm_of(self.parameter_name, args, kwargs)
         channel = comm.channel if isinstance(comm, Comm) else None
         if channel is None:
             raise RuntimeError(
@@ -422,7 +430,7 @@ class _WithComm:
         functools.update_wrapper(self, function, assigned=("__name__", "__qualname__"), updated=())
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        comm: Comm = kwargs[self.parameter_name]
+        comm: Comm = _comm_of(self.parameter_name, args, kwargs)
         comm.begin()
         try:
             return call_function(self.function, args, kwargs)
@@ -441,6 +449,10 @@ async def _drain(channel: Channel, hub: Hub) -> None:
                     await gone.wait()
     finally:
         channel.end("the call has ended", ConnectionResetError("the worker ended without closing its channel"))
+
+
+def _comm_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs[name] if name in kwargs else args[0] if args else None
 
 
 def _parameter(name: Any) -> str:

@@ -92,6 +92,16 @@ def test_a_thousand_messages_come_in_order(scheduler: Scheduler) -> None:
     assert told.of("message") == [*range(1000), "last"]
 
 
+def begins_with_comm(comm: Comm, first: int, *others: int) -> int:
+    comm.send(first)
+    return sum(others)
+
+
+def test_positional_arguments_begin_behind_a_first_parameter_for_the_comm(scheduler: Scheduler) -> None:
+    told, _ = run(scheduler, begins_with_comm, 1, 2, 3)
+    assert (told.of("message"), told.of("result")) == ([1], [5])
+
+
 def flood(n: int, *, comm: Comm) -> None:
     for i in range(n):
         comm.send(i)

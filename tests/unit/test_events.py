@@ -311,3 +311,9 @@ def test_an_async_callback_without_any_loop_is_an_error_where_it_is_emitted(emit
 
     with pytest.raises(RuntimeError, match="loop"):
         emitter.emit(FREE)
+
+
+@pytest.mark.parametrize("parameters", [[int, str], str, ...])
+def test_the_return_type_of_callbacks_may_be_left_out(parameters: Any) -> None:
+    types = parameters if isinstance(parameters, list) or parameters is ... else [parameters]
+    assert Event[parameters] == Event[types, Any]

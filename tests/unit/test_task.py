@@ -18,6 +18,7 @@ from amlsched import (
     SchedulerNotRunningError,
     Task,
 )
+from amlsched.plugins import Limiter
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -317,3 +318,13 @@ def test_it_shows_its_name_and_what_runs(scheduler: Scheduler) -> None:
     task = scheduler.task(abs)
     assert task.name == "task abs"
     assert repr(task) == "<task abs, 0 calls not ended>"
+
+
+def test_a_task_that_is_made_by_its_class_is_one_of_the_scheduler() -> None:
+    scheduler = Scheduler.with_sequential()
+    task = Task(abs, scheduler=scheduler, plugins=[Limiter(max_calls=1)])
+    assert scheduler.tasks == (task,)
+    scheduler.on_start(lambda: (task.submit(-1), task.submit(-2)))
+    for _ in range(2):
+        scheduler.run()
+        assert (task.on_result.count, task.event_counts[Limiter.CALL_LIMIT_REACHED]) == (1, 1)
