@@ -3,7 +3,7 @@
 import math
 import re
 
-__all__ = ["parse_memory", "parse_seconds"]
+__all__ = ["counted", "parse_memory", "parse_seconds"]
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _MEMORY = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
@@ -74,3 +74,19 @@ def parse_seconds(text: str) -> float:
     if not parts or _PART.sub("", str(text)) or any(unit.lower() not in _SECONDS for _, unit in parts):
         raise ValueError(f"{text!r} is no length of time: {remedy}")
     return math.fsum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+
+
+def counted(number: int, unit: str, verb: str = "") -> str:
+    """`2 jobs were`, and `1 job was`.
+
+    Args:
+        number: How many there are.
+        unit: Of what, in the singular.
+        verb: In the plural: are, were, have, or wait.
+    """
+    if number != 1:
+        return f"{number} {unit}s {verb}".rstrip()
+    return f"{number} {unit} {_SINGULAR.get(verb, '')}".rstrip()
+
+
+_SINGULAR = {"are": "is", "were": "was", "have": "has", "wait": "waits"}

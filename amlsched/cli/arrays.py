@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from amlsched.cli.told import OK, say
 from amlsched.errors import ExperimentError
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -64,7 +65,7 @@ def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan
     nothing = True
     for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
         nothing = False
-        say(f"The script of an array of {count} {'element' if count == 1 else 'elements'} in {results}; not submitted")
+        say(f"The script of an array of {counted(count, 'element')} in {results}; not submitted")
         print(script, end="")
         if description:
             say("The description of the job:")
@@ -87,7 +88,7 @@ def _refuse_others(arguments: argparse.Namespace) -> None:
 
 
 def _tell(done: Submitted) -> None:
-    queued = f"{done.queued} repetitions are in the queue already. " if done.queued else ""
+    queued = f"{counted(done.queued, 'repetition', 'are')} in the queue already. " if done.queued else ""
     one = done.submission
     if one is None:
         print(f"{queued}Nothing else to submit in {done.results}.")
@@ -96,14 +97,13 @@ def _tell(done: Submitted) -> None:
         return
     parts = one.parts
     count = sum(part.count for part in parts)
-    repetitions = sum(1 for work in one.work for _ in work.keys)
+    repetitions = counted(sum(1 for work in one.work for _ in work.keys), "repetition")
     some = f", at most {one.at_once} at a time" if one.at_once else ""
     ids = ", ".join(part.job for part in parts)
     array = f"array {ids}" if len(parts) == 1 else f"arrays {ids}"
-    print(
-        f"{queued}Submitted {array} to {one.batch}: {count} elements{some}. {repetitions} repetitions in {one.folder}"
-    )
+    size = f"{counted(count, 'element')}{some}"
+    print(f"{queued}Submitted {array} to {one.batch}: {size}. {repetitions} in {one.folder}")
     if count < len(one.work):
-        say(f"{len(one.work) - count} more elements wait to be submitted: {done.refused}")
+        say(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {done.refused}")
         say("They are submitted as others end; or by the same command again, or with --wait.")
     print(f"amlsched status {done.results}   shows what becomes of it; amlsched cancel ends it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amlsched.cli.told import OK, folder
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -48,5 +49,5 @@ def cancel(arguments: argparse.Namespace) -> int:
             if not wanted or work.experiment in wanted or wanted & work.repetitions.keys()
         ]
         count += queue.cancel(one, elements)
-    print(f"Cancelled {count} elements." if count else "Nothing to cancel: all elements have ended.")
+    print(f"Cancelled {counted(count, 'element')}." if count else "Nothing to cancel: all elements have ended.")
     return OK

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from amlsched.cli.told import BAD_INPUT, OK, add_debug, add_set, described, refuse_swapped
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,7 +95,8 @@ def _tell_runs(plan: Plan, experiment: Experiment, limit: int | None) -> None:
 
     number = expand.count(experiment, plan.debug)
     first = next(expand.expand(experiment, plan.debug))
-    print(f"\n{number} runs × {first.repetitions} repetitions, seeds from {first.seed}:\n")
+    size = f"{counted(number, 'run')} × {counted(first.repetitions, 'repetition')}"
+    print(f"\n{size}, seeds from {first.seed}:\n")
 
     def row(run: Run) -> list[str]:
         said = ", ".join(f"{key} = {_text(value)}" for key, value in settings(run).items())
@@ -111,7 +113,7 @@ def _tell_jobs(plan: Plan, limit: int | None) -> None:
     from amlsched.experiments import jobs
 
     number = jobs.count(plan)
-    print(f"{number} jobs:\n")
+    print(f"{counted(number, 'job')}:\n")
     for bundle in islice(jobs.bundles(plan), limit):
         at_a_time = f"  ({bundle.reps_in_parallel} at a time)" if len(bundle.members) > 1 else ""
         print(f"{described(bundle)}{at_a_time}")
@@ -130,9 +132,10 @@ def check(arguments: argparse.Namespace) -> int:
     for note in found.notes:
         print(f"note: {note}")
     if found.faults:
-        print(f"{len(found.faults)} {'problems' if len(found.faults) > 1 else 'problem'}.")
+        print(f"{counted(len(found.faults), 'problem')}.")
         return BAD_INPUT
-    print(f"No problem: {len(found.experiments)} experiments, {found.n_repetitions} repetitions, {found.n_jobs} jobs.")
+    numbers = (len(found.experiments), "experiment"), (found.n_repetitions, "repetition"), (found.n_jobs, "job")
+    print(f"No problem: {', '.join(counted(*one) for one in numbers)}.")
     return OK
 
 

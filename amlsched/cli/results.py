@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.cli.told import OK, folder, say
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -84,7 +85,7 @@ def results(arguments: argparse.Namespace) -> int:
         table = found.summary(arguments.by, arguments.metric or None)
         left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
         if left_out:
-            say(f"{left_out} repetitions that are not done are left out")
+            say(f"{counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done: left out")
     else:
         for name in arguments.metric:
             found.column(name)

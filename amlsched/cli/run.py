@@ -23,6 +23,7 @@ from amlsched.cli.told import (
     tell,
     tell_interrupted,
 )
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -311,5 +312,6 @@ def _dry_run(plan: Plan) -> None:
         rest = "".join(f", {count} {state}" for state, count in others.items())
         write(f"{one.name}  {settings + '  ' if settings else ''}to run: {ranges(indices)}{rest}\n")
     if changed:
-        write(f"{changed} were run with other settings under the same name: without -o or --keep-changed none is run\n")
-    write(f"{total} repetitions, {todo} to run. Results: {', '.join(map(str, plan.paths))}\n")
+        text = "run with other settings under the same name: without -o or --keep-changed none is run"
+        write(f"{counted(changed, 'repetition', 'were')} {text}\n")
+    write(f"{counted(total, 'repetition')}, {todo} to run. Results: {', '.join(map(str, plan.paths))}\n")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amlsched.units import counted
+
 if TYPE_CHECKING:
     import argparse
 
@@ -106,7 +108,7 @@ def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, qu
     tell_failures(summary)
     tell_notes(summary)
     if summary.ran:
-        head = f"{summary.ran} run in {duration(seconds)}. "
+        head = f"Ran {summary.ran} in {duration(seconds)}. "
     else:
         head = "Nothing to run: all is done. " if summary.complete else "Nothing to run. "
     print(f"{head}{counts(summary)} {_used(summary)}Results: {', '.join(map(str, plan.paths))}")
@@ -123,7 +125,7 @@ def _used(summary: Summary) -> str:
 def counts(summary: Summary) -> str:
     """How many repetitions are in each state."""
     told = ", ".join(f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count)
-    return f"{summary.total} repetitions: {told}."
+    return f"{counted(summary.total, 'repetition')}: {told}."
 
 
 def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:

@@ -25,7 +25,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         )
         return "  ".join(padded).rstrip()
 
-    return "\n".join((line(columns), "  ".join("-" * width for width in widths), *map(line, body)))
+    return "\n".join((line(columns), line(["-" * width for width in widths]), *map(line, body)))
 
 
 def _is_number(cell: str) -> bool:

@@ -11,6 +11,7 @@ from amlsched.experiments import layout, records
 from amlsched.experiments.atomic import file_bytes
 from amlsched.experiments.plain import jsonable
 from amlsched.experiments.record import Record, State
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +80,7 @@ def check_unchanged(plan: Plan) -> None:
                 names.append(run.name)
     if not runs:
         return
-    lines = [f"{count} repetitions were run with other settings under the same name"]
+    lines = [f"{counted(count, 'repetition', 'were')} run with other settings under the same name"]
     for told, names in list(runs.items())[:_SHOWN]:
         lines.append(f"  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}:")
         lines += [f"    {line}" for line in told[:_SHOWN_DIFFERENCES]]

@@ -15,6 +15,7 @@ from amlsched.experiments import jobs, layout
 from amlsched.experiments.expand import count, expand
 from amlsched.experiments.resolve import resolve
 from amlsched.experiments.target import Target, check_config_picklable, is_iterative
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -152,7 +153,7 @@ def _names_told_apart(experiment: Experiment) -> list[str]:
             changed.append(run.name)
     if not changed:
         return []
-    text = f"{len(changed)} runs have a suffix, because their name is that of another run or cannot be a folder's"
+    text = f"{counted(len(changed), 'run', 'have')} a suffix, because the name is another run's or cannot be a folder's"
     return [f"{experiment.place()}: {text}: {changed[0]}" + (", …" if len(changed) > 1 else "")]
 
 

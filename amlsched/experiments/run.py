@@ -43,6 +43,7 @@ from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target
 from amlsched.resources import cpus
 from amlsched.scheduler import Scheduler
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -581,7 +582,7 @@ class ExperimentRun(Emitter):
                     changed += planned.changed
         if changed:
             self.summary.notes.append(
-                f"{changed} repetitions were run with other settings under the same name, and are left as they are: "
+                f"{counted(changed, 'repetition', 'were')} run with other settings under the same name, and are left: "
                 "-o runs them again"
             )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.experiments import capture, layout
 from amlsched.signals import installed, unclaimed
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -147,7 +148,7 @@ def graceful(
         if error is None:
             error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         if count:
-            text = f"{count} repetitions are told to stop; they have {grace_s:g} s\n"
+            text = f"{counted(count, 'repetition', 'are')} told to stop, within {grace_s:g} s\n"
             with contextlib.suppress(OSError):  # not by way of a stream, which this may have interrupted
                 os.write(capture.console(2), text.encode())
             later(grace_s, number)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.display.table import table
 from amlsched.experiments.record import State, Used
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,9 +84,8 @@ class Summary:
         return self.done == self.total
 
     def __str__(self) -> str:
-        counted = ", ".join(f"{number} {state.value}" for state, number in self.states.items() if number)
-        unit = "repetition" if self.total == 1 else "repetitions"
-        return f"{self.total} {unit}: {counted or 'none has run'}; {self.ran} run now"
+        states = ", ".join(f"{number} {state.value}" for state, number in self.states.items() if number)
+        return f"{counted(self.total, 'repetition')}: {states or 'none has run'}; {self.ran} run now"
 
     def table(self) -> str:
         """The same, with a line for each run."""

@@ -127,7 +127,7 @@ def test_waiting_shows_progress_and_can_be_left(project: Project) -> None:
     out, err = again.communicate(timeout=SOON_S)
     assert (again.returncode, err) == (0, "")
     assert len(re.findall(r"completed +sums__a\d rep \d", out)) == 4
-    assert "4 run in" in out
+    assert "Ran 4 in" in out
 
 
 @EVERYWHERE
@@ -173,7 +173,7 @@ def test_a_refusal_is_told_in_slurm_s_words_at_once(project: Project, section: s
 
 @pytest.mark.slurm
 def test_debug_reaches_the_array_and_leaves_the_real_runs_alone(project: Project) -> None:
-    assert "1 elements" in project.submit("--debug")
+    assert ": 1 element" in project.submit("--debug")
     until(lambda: project.states() == ["completed"], SOON_S)
     assert sorted(path.name for path in project.results.iterdir()) == ["_arrays", "_debug"]
     assert "4 elements" in project.submit()
@@ -205,7 +205,7 @@ def test_the_example_runs(project: Project) -> None:
     example = Path(__file__).parents[2] / "examples/digits"
     words = ("run", f"{example}/digits.py:Digits", f"{example}/slurm.yml", "-s", "--debug", "--results", "results")
     done = project.call(*words)
-    assert (done.returncode, "1 elements" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, ": 1 element" in done.stdout) == (0, True), done.stderr
     until(lambda: project.states() == ["completed"], SOON_S)
 
 

@@ -152,7 +152,7 @@ def test_nothing_is_run_again_once_all_is_done(project: Project) -> None:
     first = project.run()
     before = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*")}
     second = project.run()
-    assert "4 run in" in first.stdout
+    assert "Ran 4 in" in first.stdout
     assert (second.returncode, "Nothing to run: all is done" in second.stdout) == (0, True)
     after = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*") if path.is_file()}
     assert after.items() <= before.items()
@@ -163,7 +163,7 @@ def test_more_repetitions_and_more_values_run_only_what_is_new(project: Project)
     project.config("{name: sums, path: results, repetitions: 3, iterations: 3, params: {b: 2}, grid: {a: [1, 2, 3]}}")
     done = project.run()
     assert done.returncode == 0
-    assert "5 run in" in done.stdout
+    assert "Ran 5 in" in done.stdout
     assert project.completions() == [1] * 9
 
 
@@ -183,14 +183,14 @@ def test_other_settings_under_the_same_name_are_refused_and_shown(project: Proje
     assert "params.a" not in done.stderr
     assert "--keep-changed" in done.stderr
     assert before == {path: path.read_bytes() for path in (project.folder / "results").rglob("*") if path.is_file()}
-    assert "4 were run with other settings" in project.run("--dry-run").stdout
+    assert "4 repetitions were run with other settings" in project.run("--dry-run").stdout
 
 
 def test_what_was_run_with_other_settings_can_be_kept(project: Project) -> None:
     project.run()
     project.config(CHANGED)
     done = project.run("--keep-changed")
-    assert (done.returncode, "2 run in" in done.stdout) == (0, True)
+    assert (done.returncode, "Ran 2 in" in done.stdout) == (0, True)
     assert "4 repetitions were run with other settings" in done.stderr
     assert project.completions() == [1] * 6
     assert [record["config"]["iterations"] for record in project.records().values()] == [3, 3, 3, 3, 4, 4]
@@ -201,7 +201,7 @@ def test_what_was_run_with_other_settings_can_be_run_again(project: Project) -> 
     project.config(CHANGED)
     assert project.run("--rerun", "sums__a1").returncode == 2, "the other run has changed, too"
     done = project.run("-o")
-    assert (done.returncode, "6 run in" in done.stdout) == (0, True)
+    assert (done.returncode, "Ran 6 in" in done.stdout) == (0, True)
     assert {record["config"]["iterations"] for record in project.records().values()} == {4}
 
 
@@ -209,7 +209,7 @@ def test_a_trial_is_run_again_when_the_settings_change(project: Project) -> None
     project.run("--debug")
     assert "Nothing to run" in project.run("--debug").stdout
     project.config(CHANGED)
-    assert "1 run in" in project.run("--debug").stdout
+    assert "Ran 1 in" in project.run("--debug").stdout
 
 
 def test_the_record_says_which_code_ran(project: Project) -> None:
@@ -241,7 +241,7 @@ def test_overwriting_runs_all_again_and_keeps_what_was_there(project: Project) -
     project.run()
     place = project.folder / "results/sums/sums__a1/log/rep_00"
     first = (place / "rep_0.csv").read_text()
-    assert "4 run in" in project.run("-o").stdout
+    assert "Ran 4 in" in project.run("-o").stdout
     assert (place / "earlier/01/rep_0.csv").read_text() == first
     assert [len(record["attempts"]) for record in project.records().values()] == [2] * 4
 
@@ -263,9 +263,9 @@ def test_a_module_is_found_from_the_working_folder(project: Project) -> None:
 
 def test_debug_is_short_and_has_folders_of_its_own(project: Project) -> None:
     done = project.run("--debug")
-    assert "1 run in" in done.stdout
+    assert "Ran 1 in" in done.stdout
     assert list(project.records()) == ["_debug/sums/sums__a1/log/rep_00"]
-    assert "4 run in" in project.run().stdout
+    assert "Ran 4 in" in project.run().stdout
 
 
 def test_output_can_be_left_on_the_console(project: Project) -> None:
@@ -323,7 +323,7 @@ def test_a_failed_repetition_is_told_and_run_again_on_request_alone(project: Pro
     again = project.run()
     assert (again.returncode, "Nothing to run" in again.stdout) == (1, True)
     mended = project.run("--rerun", "failed")
-    assert (mended.returncode, "1 run in" in mended.stdout) == (0, True)
+    assert (mended.returncode, "Ran 1 in" in mended.stdout) == (0, True)
     assert [len(record["attempts"]) for record in project.records().values()] == [1, 2, 1]
     assert (place / "err.log").read_text() == "trouble in 1\n"
     assert "this one fails" in (place / "earlier/01/err.log").read_text()
@@ -575,7 +575,7 @@ def test_one_job_of_the_list_is_run_by_its_number(project: Project, executor: st
         *(f"sums/sums__a1/log/rep_0{index}" for index in range(3)),
         "sums/sums__a2/log/rep_00",
     ]
-    assert "2 run in" in project.run("-j", "1").stdout
+    assert "Ran 2 in" in project.run("-j", "1").stdout
     assert project.completions() == [1] * 6
 
 

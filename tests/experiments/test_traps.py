@@ -54,12 +54,12 @@ def folders(made: Plan) -> list[Path]:
 
 def test_trap_1_a_repetition_that_crashed_is_not_done(project: Project) -> None:
     project.config(FAILING)
-    assert "3 run in" in project.run().stdout
+    assert "Ran 3 in" in project.run().stdout
     assert project.states() == ["completed", "failed", "completed"]
     (project.folder / "mended").touch()
-    assert "1 run in" in project.run("--rerun", "failed").stdout
+    assert "Ran 1 in" in project.run("--rerun", "failed").stdout
     assert project.states() == ["completed"] * 3
-    assert "3 run in" in project.run("-o").stdout
+    assert "Ran 3 in" in project.run("-o").stdout
 
 
 def test_trap_1_loading_makes_no_files_and_a_folder_with_files_is_not_done(tmp_path: Path, monkeypatch) -> None:
@@ -204,8 +204,8 @@ def test_trap_7_a_cycle_is_shown(tmp_path: Path) -> None:
 
 
 def test_trap_8_a_debug_run_does_not_keep_the_real_one_from_running(project: Project) -> None:
-    assert "1 run in" in project.run("--debug").stdout
-    assert "4 run in" in project.run().stdout
+    assert "Ran 1 in" in project.run("--debug").stdout
+    assert "Ran 4 in" in project.run().stdout
     assert sorted(path.split("/")[0] for path in project.records()) == ["_debug"] + ["sums"] * 4
 
 

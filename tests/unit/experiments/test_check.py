@@ -113,7 +113,7 @@ def test_the_command_tells_all_and_exits_with_2(capsys: pytest.CaptureFixture[st
     assert "f.yml:4 (document 1, key iterations): iterations is 'x'" in told
     assert told.endswith("2 problems.\n")
     assert main(["config", "check", written("name: a\npath: out\nrepetitions: 3\nreps_per_job: 2\n")]) == 0
-    assert capsys.readouterr().out == "No problem: 1 experiments, 3 repetitions, 2 jobs.\n"
+    assert capsys.readouterr().out == "No problem: 1 experiment, 3 repetitions, 2 jobs.\n"
     assert not Path("out").exists()
 
 

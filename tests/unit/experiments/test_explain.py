@@ -97,14 +97,14 @@ def test_a_debug_run_is_explained_as_it_would_be(file: Path, capsys: pytest.Capt
     assert "repetitions 3 f.yml:3, DEFAULT; 1 with --debug" in told
     assert "grid.opt.lr [0.1, 1e-05] f.yml:14; only the first combination with --debug" in told
     assert "reps_in_parallel 1 command line, --set reps_in_parallel=1 seed" in told
-    assert "1 runs × 1 repetitions" in told
+    assert "1 run × 1 repetition," in told
     assert "e__opt.l0.1_d4 grid.opt.lr = 0.1, ablative.depth = 4 out/_debug/e/e__opt.l0.1_d4" in told
-    assert "1 jobs: job 0: e__opt.l0.1_d4 rep 0" in told
+    assert "1 job: job 0: e__opt.l0.1_d4 rep 0" in told
     assert main([*words, "--debugall"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "repetitions 3 f.yml:3, DEFAULT; 1 with --debugall" in told
     assert "grid.opt.lr [0.1, 1e-05] f.yml:14 ablative" in told
-    assert "2 runs × 1 repetitions" in told
+    assert "2 runs × 1 repetition," in told
     assert "2 jobs: job 0: e__opt.l0.1_d4 rep 0 job 1: e__opt.l1e-05_d4 rep 0" in told
 
 

@@ -156,7 +156,7 @@ def test_results_by_a_parameter(out: Path, capsys: pytest.CaptureFixture[str]) -
     lines = [line.split() for line in shown.out.splitlines()]
     assert lines[0] == ["opt_lr", "metric", "n", "mean", "std", "median", "min", "max", "low", "high"]
     assert [line[:3] for line in lines[2:]] == [["0.2", "loss_last", "7"], ["0.1", "loss_last", "7"]]
-    assert "2 repetitions that are not done are left out" in shown.err
+    assert "2 repetitions that are not done: left out" in shown.err
 
 
 def test_results_are_exported(out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""Numbers, units and tables as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from amlsched.display.table import table
+from amlsched.units import counted
+
+
+@pytest.mark.parametrize(
+    ("number", "verb", "text"),
+    [(0, "", "0 jobs"), (1, "", "1 job"), (2, "", "2 jobs"), (1, "were", "1 job was"), (3, "were", "3 jobs were")],
+)
+def test_what_is_counted_stands_in_the_singular_or_the_plural(number: int, verb: str, text: str) -> None:
+    assert counted(number, "job", verb) == text
+
+
+def test_no_line_of_a_table_ends_in_blanks() -> None:
+    lines = table(["run", "time", ""], [["a", "0.1 s", ""], ["b", "12 s", ""]]).splitlines()
+    assert lines == ["run   time", "---  -----", "a    0.1 s", "b     12 s"]
