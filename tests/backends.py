@@ -11,6 +11,7 @@ import importlib.util
 import multiprocessing
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -21,9 +22,9 @@ import pytest
 from amlsched import Capabilities, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["BACKENDS", "GIVEN", "Backend", "ByHand", "Minimal", "needs", "start_ray"]
+__all__ = ["BACKENDS", "GIVEN", "Backend", "ByHand", "MakesScheduler", "Minimal", "needs", "start_ray"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Backend:
     def skip_if_absent(self) -> None:
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
             pytest.skip(f"{self.needs} is not installed")
+
+
+MakesScheduler = Callable[[Backend], Scheduler]
+"""What the fixture `shared_scheduler` is."""
 
 
 def needs(module: str) -> pytest.MarkDecorator:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from amlsched import Scheduler
-from tests.backends import BACKENDS, GIVEN, Backend
+from tests.backends import BACKENDS, GIVEN, Backend, MakesScheduler
 from tests.expected_skips import ExpectedSkips
 from tests.faults.driver import HANDLED
 from tests.groups import scheduling
@@ -130,11 +130,22 @@ def shared_executors() -> Iterator[dict[str, Executor]]:
 
 
 @pytest.fixture
-def scheduler(backend: Backend, shared_executors: dict[str, Executor]) -> Scheduler:
-    """A new scheduler over each backend; where its workers are slow to start, over an executor that is given."""
-    if not backend.slow:
-        return backend.scheduler()
-    return over_shared(backend, shared_executors)
+def shared_scheduler(shared_executors: dict[str, Executor]) -> MakesScheduler:
+    """Makes a new scheduler; where workers are slow to start, over an executor that all tests of that row share.
+
+    For tests that leave no call in it for longer than a moment, and do not end its workers.
+    """
+
+    def make(backend: Backend) -> Scheduler:
+        return over_shared(backend, shared_executors) if backend.slow else backend.scheduler()
+
+    return make
+
+
+@pytest.fixture
+def scheduler(backend: Backend, shared_scheduler: MakesScheduler) -> Scheduler:
+    """A new scheduler over each backend."""
+    return shared_scheduler(backend)
 
 
 @pytest.fixture

@@ -28,8 +28,6 @@ EVERYWHERE = pytest.mark.parametrize(
     ],
 )
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture
 def system() -> str:

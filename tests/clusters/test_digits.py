@@ -11,8 +11,6 @@ import pytest
 from tests.clusters.site import Site
 from tests.processes import until
 
-pytestmark = pytest.mark.timeout(240)
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 CONFIG = """\
 ---

@@ -10,8 +10,6 @@ from amlsched.doctor import Finding, Verdict, examine
 from tests.clusters.site import KINDS, Kind, Site
 from tests.processes import until
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def faults(findings: list[Finding]) -> dict[str, str]:
     return {found.check: found.told for found in findings if found.verdict is Verdict.FAULT}

@@ -12,8 +12,6 @@ import pytest
 from tests.clusters.site import Site
 from tests.processes import until
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.mark.parametrize(
     ("ending", "limit_s"), [(signal.SIGKILL, 15.0), (signal.SIGINT, 10.0)], ids=["killed", "interrupted"]

@@ -11,8 +11,6 @@ import pytest
 from amlsched.testing import EXECUTOR_CHECKS, ExecutorCheck
 from tests.clusters.site import KINDS, Site
 
-pytestmark = pytest.mark.timeout(240)
-
 EVERYWHERE = ("an exception is passed on and harms no other call", "shutdown can cancel the calls that wait")
 
 

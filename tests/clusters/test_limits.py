@@ -1,14 +1,10 @@
 """Limits of a call hold in the jobs of a batch system."""
 
-import pytest
-
 from amlsched import ExitState, MemoryLimitError, WalltimeLimitError
 from amlsched.plugins import Limits
 from tests import calls
 from tests.clusters.site import Site
 from tests.faults.guilty import guilty
-
-pytestmark = pytest.mark.timeout(240)
 
 
 def test_calls_that_pass_their_limits_fail_alone(slurm_or_sge: Site) -> None:

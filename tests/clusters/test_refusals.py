@@ -13,8 +13,6 @@ from tests import calls
 from tests.clusters.site import Site
 from tests.processes import until
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @contextmanager
 def within(limit_s: float) -> Iterator[None]:

@@ -9,8 +9,6 @@ import pytest
 from tests import calls
 from tests.clusters.site import Site
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def test_a_client_without_the_keys_can_neither_submit_nor_see_anything(slurm: Site) -> None:
     distributed = pytest.importorskip("distributed")

@@ -13,8 +13,6 @@ from tests import calls
 from tests.clusters.site import Site, said
 from tests.processes import until
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def results_of(scheduler: Scheduler, count: int) -> list[int]:
     """What calls give through `on_result`."""

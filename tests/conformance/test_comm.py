@@ -16,9 +16,7 @@ from amlsched.plugins import Comm
 
 if TYPE_CHECKING:
     from amlsched import Task
-    from tests.backends import Backend
-
-pytestmark = pytest.mark.timeout(60)
+    from tests.backends import Backend, MakesScheduler
 
 EVENTS = (Comm.OPEN, Comm.MESSAGE, Comm.REQUEST, Comm.CLOSE)
 
@@ -241,8 +239,10 @@ def ask(value: Any, timeout: float | None = 30, *, comm: Comm) -> Any:
     return answer
 
 
-def test_an_answer_may_come_later_from_another_callback(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_an_answer_may_come_later_from_another_callback(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask, plugins=Comm.Plugin())
     told = Told(task)
     asked: list[Comm.Msg[Any]] = []
@@ -259,8 +259,8 @@ def test_an_answer_may_come_later_from_another_callback(concurrent_backend: Back
     assert sorted(told.of("result")) == ["first", "second"]
 
 
-def test_an_async_callback_may_answer(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_an_async_callback_may_answer(concurrent_backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask, plugins=Comm.Plugin())
     told = Told(task)
 
@@ -274,8 +274,8 @@ def test_an_async_callback_may_answer(concurrent_backend: Backend) -> None:
     assert told.of("result") == [2]
 
 
-def test_an_answer_may_come_from_a_thread(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_an_answer_may_come_from_a_thread(concurrent_backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask, plugins=Comm.Plugin())
     told = Told(task)
     task.on(Comm.REQUEST, lambda msg: threading.Thread(target=msg.respond, args=(7,)).start())
@@ -284,8 +284,10 @@ def test_an_answer_may_come_from_a_thread(concurrent_backend: Backend) -> None:
     assert told.of("result") == [7]
 
 
-def test_a_request_that_nobody_answers_in_time_is_a_timeout(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_a_request_that_nobody_answers_in_time_is_a_timeout(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask, plugins=Comm.Plugin())
     told = Told(task)
     kept: list[Comm.Msg[Any]] = []
@@ -309,8 +311,10 @@ def ask_twice(*, comm: Comm) -> list[Any]:
     return answers
 
 
-def test_a_late_answer_is_not_taken_for_the_next_request(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_a_late_answer_is_not_taken_for_the_next_request(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask_twice, plugins=Comm.Plugin())
     told = Told(task)
     kept: list[Comm.Msg[Any]] = []
@@ -350,9 +354,9 @@ def ignore(msg: Comm.Msg[Any]) -> None:
     ],
 )
 def test_a_request_that_will_not_be_answered_ends_at_once(
-    concurrent_backend: Backend, callback: Any, says: str
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler, callback: Any, says: str
 ) -> None:
-    scheduler = concurrent_backend.scheduler()
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask, plugins=Comm.Plugin())
     if callback is not None:
         task.on(Comm.REQUEST, callback)
@@ -477,8 +481,10 @@ def wait_for_answer(*, comm: Comm) -> str:
     return "answered"
 
 
-def test_a_request_that_waits_ends_when_the_run_is_stopped(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_a_request_that_waits_ends_when_the_run_is_stopped(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(wait_for_answer, plugins=Comm.Plugin())
     told = Told(task)
     kept: list[Comm.Msg[Any]] = []
@@ -507,8 +513,10 @@ def ask_after_stop(*, comm: Comm) -> Any:
     return answers
 
 
-def test_while_the_run_ends_only_the_callback_itself_can_answer(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_while_the_run_ends_only_the_callback_itself_can_answer(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask_after_stop, plugins=Comm.Plugin())
     told = Told(task)
     finishing: list[None] = []
@@ -541,8 +549,10 @@ def test_a_request_that_waits_ends_when_a_run_does_not_wait(concurrent_backend: 
     assert len(told.closes) == 1
 
 
-def test_a_call_that_is_cancelled_while_it_asks_is_told_so(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_a_call_that_is_cancelled_while_it_asks_is_told_so(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(wait_for_answer, plugins=Comm.Plugin())
     told = Told(task)
     kept: list[Comm.Msg[Any]] = []
@@ -618,8 +628,10 @@ def ask_from_threads(*, comm: Comm) -> list[Any]:
         return answers
 
 
-def test_threads_of_a_call_may_ask_at_the_same_time(concurrent_backend: Backend) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_threads_of_a_call_may_ask_at_the_same_time(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(ask_from_threads, plugins=Comm.Plugin())
     told = Told(task)
     asked: list[Comm.Msg[Any]] = []

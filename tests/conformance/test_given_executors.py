@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(60)
-
 Code = ExitState.Code
 
 # What dask's `submit`, or that of some library or program, takes for its own.

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.backends import Backend
-
-pytestmark = pytest.mark.timeout(60)
+    from tests.backends import Backend, MakesScheduler
 
 Code = ExitState.Code
 ENDS = ("on_future_result", "on_future_exception", "on_future_cancelled")
@@ -173,8 +171,10 @@ def test_maps_in_a_loop_share_one_run(scheduler: Scheduler) -> None:
     assert journal.counts["on_finished"] == 2
 
 
-def test_map_in_a_loop_that_is_cancelled_leaves_nothing_behind(concurrent_backend: Backend, tmp_path: Path) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_map_in_a_loop_that_is_cancelled_leaves_nothing_behind(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler, tmp_path: Path
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(calls.until_released)
     started, release = tmp_path / "started", tmp_path / "release"
 
@@ -329,10 +329,12 @@ def test_batched_calls_keep_the_order_of_submission(scheduler: Scheduler) -> Non
     assert numbers == list(range(1, 21))
 
 
-def test_an_argument_that_cannot_be_sent_fails_alone_in_its_batch(pickling_backend: Backend) -> None:
+def test_an_argument_that_cannot_be_sent_fails_alone_in_its_batch(
+    pickling_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
     import threading
 
-    scheduler = pickling_backend.scheduler()
+    scheduler = shared_scheduler(pickling_backend)
     task = scheduler.task(calls.give_back, batch_size=3)
     journal = Journal(scheduler, task)
 
@@ -349,8 +351,10 @@ def test_an_argument_that_cannot_be_sent_fails_alone_in_its_batch(pickling_backe
     journal.assert_every_call_ended_once()
 
 
-def test_a_result_that_cannot_be_sent_fails_alone_in_its_batch(pickling_backend: Backend) -> None:
-    scheduler = pickling_backend.scheduler()
+def test_a_result_that_cannot_be_sent_fails_alone_in_its_batch(
+    pickling_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(pickling_backend)
     task = scheduler.task(calls.unsendable_if, batch_size=3)
     journal = Journal(scheduler, task)
     scheduler.on_start(lambda: [task.submit(number == 1) for number in range(3)])
@@ -373,8 +377,10 @@ def test_batched_calls_all_end_when_their_worker_dies(pickling_backend: Backend)
 
 
 @pytest.mark.parametrize("ending", ["stop", "timeout", "timeout without wait", "exception"])
-def test_batched_calls_all_end_once_however_the_run_ends(backend: Backend, tmp_path: Path, ending: str) -> None:
-    scheduler = backend.scheduler()
+def test_batched_calls_all_end_once_however_the_run_ends(
+    backend: Backend, shared_scheduler: MakesScheduler, tmp_path: Path, ending: str
+) -> None:
+    scheduler = shared_scheduler(backend)
     task = scheduler.task(calls.double_after_jitter, batch_size=5)
     journal = Journal(scheduler, task)
     scheduler.on_start(lambda: [task.submit(number) for number in range(60)])

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from amlsched import Future
     from tests.backends import Backend
 
-pytestmark = pytest.mark.timeout(90)
-
 MIB = 2**20
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from amlsched import NotPicklableError, Scheduler
 from amlsched.plugins import Limits
-from tests.backends import Backend
+from tests.backends import Backend, MakesScheduler
 
 
 class Counted:
@@ -81,8 +81,8 @@ def test_a_handle_goes_on_into_the_child_of_a_limited_call(scheduler: Scheduler)
     assert results == [4]
 
 
-def test_a_handle_serves_each_run(backend: Backend) -> None:
-    scheduler = backend.scheduler()
+def test_a_handle_serves_each_run(backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    scheduler = shared_scheduler(backend)
     handle = scheduler.scatter(Counted(3))
     task = scheduler.task(both)
     results: list[int] = []
@@ -93,8 +93,8 @@ def test_a_handle_serves_each_run(backend: Backend) -> None:
     assert results == [6, 6]
 
 
-def test_what_cannot_be_sent_is_named(pickling_backend: Backend) -> None:
-    scheduler = pickling_backend.scheduler()
+def test_what_cannot_be_sent_is_named(pickling_backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    scheduler = shared_scheduler(pickling_backend)
     handle = scheduler.scatter(threading.Lock())
     task = scheduler.task(pickle.dumps)
     scheduler.on_start(lambda: task.submit(handle))

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from amlsched import Future, Task
-    from tests.backends import Backend
-
-pytestmark = pytest.mark.timeout(60)
+    from tests.backends import Backend, MakesScheduler
 
 Code = ExitState.Code
 
@@ -240,8 +238,8 @@ def test_the_queue_holds_the_calls_that_have_not_ended(scheduler: Scheduler) -> 
     assert not scheduler.running()
 
 
-def test_event_counts_are_those_of_the_latest_run(backend: Backend) -> None:
-    scheduler = backend.scheduler()
+def test_event_counts_are_those_of_the_latest_run(backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    scheduler = shared_scheduler(backend)
     task = scheduler.task(calls.double)
     amount = iter((3, 2))
     scheduler.on_start(lambda: [task.submit(number) for number in range(next(amount))])
@@ -403,8 +401,10 @@ def test_stop_with_an_exception_follows_on_exception(scheduler: Scheduler) -> No
     assert heard == [error, error]
 
 
-def test_calls_that_have_not_started_are_cancelled_when_the_run_ends(concurrent_backend: Backend, gate: Gate) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_calls_that_have_not_started_are_cancelled_when_the_run_ends(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler, gate: Gate
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(calls.until_released)
     journal = Journal(scheduler, task)
     many = 20
@@ -765,8 +765,10 @@ def test_run_inside_a_loop_says_to_await_async_run(scheduler: Scheduler) -> None
 # Running again
 
 
-def test_what_the_caller_keeps_with_a_call_is_there_in_every_callback(backend: Backend) -> None:
-    scheduler = backend.scheduler()
+def test_what_the_caller_keeps_with_a_call_is_there_in_every_callback(
+    backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(backend)
     task = scheduler.task(calls.double_unless_three, plugins=Retry(2, backoff=0))
     seen: dict[int, set[str]] = {}
 
@@ -790,8 +792,8 @@ def test_what_the_caller_keeps_with_a_call_is_there_in_every_callback(backend: B
     assert seen == {2: {"1"}, 3: {"1", "2"}, 4: {"1"}}
 
 
-def test_a_scheduler_can_be_run_again(backend: Backend) -> None:
-    scheduler = backend.scheduler()
+def test_a_scheduler_can_be_run_again(backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    scheduler = shared_scheduler(backend)
     task = scheduler.task(calls.double)
     journal = Journal(scheduler, task)
     scheduler.on_start(lambda: [task.submit(number) for number in range(3)])
@@ -988,8 +990,10 @@ def test_cancelling_async_run_leaves_nothing_behind(concurrent_backend: Backend,
 # Cancelling calls that run
 
 
-def test_cancelling_a_running_call_ends_it_and_the_others_go_on(concurrent_backend: Backend, gate: Gate) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_cancelling_a_running_call_ends_it_and_the_others_go_on(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler, gate: Gate
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(calls.until_released)
     journal = Journal(scheduler, task)
 
@@ -1023,8 +1027,10 @@ def test_cancelling_a_call_that_has_ended_changes_nothing(scheduler: Scheduler) 
 # order="submission"
 
 
-def test_in_order_of_submission_results_wait_for_those_before(concurrent_backend: Backend, tmp_path: Path) -> None:
-    scheduler = concurrent_backend.scheduler()
+def test_in_order_of_submission_results_wait_for_those_before(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler, tmp_path: Path
+) -> None:
+    scheduler = shared_scheduler(concurrent_backend)
     task = scheduler.task(calls.until_released)
     journal = Journal(scheduler, task)
 
@@ -1107,8 +1113,10 @@ def test_arguments_are_neither_compared_nor_shown_nor_taken_as_a_truth_value(sch
     assert journal.counts["task on_result"] == 2
 
 
-def test_an_argument_that_cannot_be_sent_is_named_where_it_is_submitted(pickling_backend: Backend) -> None:
-    scheduler = pickling_backend.scheduler()
+def test_an_argument_that_cannot_be_sent_is_named_where_it_is_submitted(
+    pickling_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(pickling_backend)
     task = scheduler.task(calls.give_back)
     journal = Journal(scheduler, task)
     messages: list[str] = []
@@ -1148,8 +1156,10 @@ def test_an_exception_of_an_awkward_class_is_one_of_its_call_alone(scheduler: Sc
     journal.assert_every_call_ended_once()
 
 
-def test_a_result_that_cannot_be_sent_is_an_exception_of_its_call(pickling_backend: Backend) -> None:
-    scheduler = pickling_backend.scheduler()
+def test_a_result_that_cannot_be_sent_is_an_exception_of_its_call(
+    pickling_backend: Backend, shared_scheduler: MakesScheduler
+) -> None:
+    scheduler = shared_scheduler(pickling_backend)
     task = scheduler.task(calls.unsendable)
     journal = Journal(scheduler, task)
     scheduler.on_start(lambda: [task.submit(), scheduler.submit(calls.double, 1)])

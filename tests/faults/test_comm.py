@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from amlsched import Future, Task
     from tests.backends import Backend
 
-pytestmark = pytest.mark.timeout(90)
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -101,7 +101,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("executor", ["processes", "loky"])
 def test_functions_of_the_main_module_travel(tmp_path: Path, executor: str) -> None:
     if executor == "loky":

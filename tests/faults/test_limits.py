@@ -30,10 +30,7 @@ from tests.processes import serves_this_process, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [
-    pytest.mark.timeout(90),
-    pytest.mark.skipif(sys.platform != "linux", reason="Limits needs Linux"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Limits needs Linux")
 
 ROOT = Path(__file__).parents[2]
 GRACE_S = 0.5

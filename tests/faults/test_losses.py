@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from tests.backends import Backend
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def die_by_sigkill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)

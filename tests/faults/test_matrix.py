@@ -34,8 +34,6 @@ from tests.processes import serves_this_process, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-pytestmark = pytest.mark.timeout(180)
-
 CALLS = 50
 GUILTY = (7, 23)
 LIMIT_S = 120

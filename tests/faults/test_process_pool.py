@@ -31,10 +31,7 @@ from tests.processes import METHODS, alive, context_of, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [
-    pytest.mark.timeout(90),
-    pytest.mark.skipif(sys.platform != "linux", reason="ProcessPool is for Linux"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ProcessPool is for Linux")
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20.0

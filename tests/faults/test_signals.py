@@ -22,10 +22,7 @@ from tests.backends import BACKENDS, Backend
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [
-    pytest.mark.timeout(60),
-    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc"),
-]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 5.0

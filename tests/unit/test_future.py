@@ -13,8 +13,6 @@ from tests.backends import ByHand
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.timeout(30)
-
 
 @pytest.fixture
 def executor() -> ByHand:

@@ -24,8 +24,6 @@ from tests.journal import Journal
 if TYPE_CHECKING:
     from amlsched import Future
 
-pytestmark = pytest.mark.timeout(30)
-
 Code = ExitState.Code
 
 

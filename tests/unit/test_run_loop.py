@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from amlsched import Task
 
-pytestmark = pytest.mark.timeout(30)
-
 Code = ExitState.Code
 
 

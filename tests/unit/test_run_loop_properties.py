@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amlsched import Future, Scheduler
 from tests.backends import ByHand
 from tests.journal import Journal
-
-pytestmark = pytest.mark.timeout(60)
 
 ACTIONS = ("submit", "start", "finish", "fail", "cancel", "cancel its work", "turn", "await")
 ENDINGS = ("nothing", "stop", "raise", "interrupt", "stop in a callback")

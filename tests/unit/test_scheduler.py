@@ -15,8 +15,6 @@ from amlsched import EventNotKnownError, ExitState, Scheduler, SequentialExecuto
 from amlsched.executors import local
 from amlsched.plugins import Limiter, Limits, WarningFilter
 
-pytestmark = pytest.mark.timeout(60)
-
 Code = ExitState.Code
 
 

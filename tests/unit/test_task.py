@@ -20,8 +20,6 @@ from amlsched import (
 )
 from amlsched.plugins import Limiter
 
-pytestmark = pytest.mark.timeout(30)
-
 
 @pytest.fixture
 def scheduler() -> Scheduler:

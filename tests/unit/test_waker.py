@@ -10,8 +10,6 @@ import pytest
 
 from amlsched.waker import Waker
 
-pytestmark = pytest.mark.timeout(30)
-
 
 def _in_a_thread(function: object) -> None:
     thread = threading.Thread(target=function)  # type: ignore[arg-type]

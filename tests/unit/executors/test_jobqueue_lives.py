@@ -166,7 +166,6 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "jobs"
 
 
-@pytest.mark.timeout(180)
 def test_a_run_ends_whose_jobs_all_die_soon_after_their_worker_came(jobs: Path) -> None:
     executor = jobqueue.slurm(
         n_workers=1,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(autouse=True)

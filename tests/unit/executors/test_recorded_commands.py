@@ -73,7 +73,6 @@ KINDS = (
 
 @pytest.mark.filterwarnings("ignore:OAR Job memory")  # dask-jobqueue wants to know a property of the site for that
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-@pytest.mark.timeout(180)
 def test_calls_run_on_a_worker_in_a_job(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "record"
     record.mkdir()

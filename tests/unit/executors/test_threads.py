@@ -15,8 +15,6 @@ from amlsched.executors.threads import ThreadPool
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.timeout(30)
-
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPool]:

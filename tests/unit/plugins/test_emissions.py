@@ -14,8 +14,6 @@ import pytest
 from amlsched import MissingExtraError, Scheduler
 from amlsched.plugins import EmissionsTrackerPlugin
 
-pytestmark = pytest.mark.timeout(120)
-
 needs_codecarbon = pytest.mark.skipif(
     importlib.util.find_spec("codecarbon") is None, reason="codecarbon is not installed"
 )

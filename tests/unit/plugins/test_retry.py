@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from amlsched import Future, Task
     from tests.backends import Backend
 
-pytestmark = pytest.mark.timeout(60)
-
 Code = ExitState.Code
 
 

@@ -16,8 +16,6 @@ from amlsched import MissingExtraError, Scheduler
 from amlsched.plugins import WandbPlugin
 from amlsched.plugins.wandb import WandbParams
 
-pytestmark = pytest.mark.timeout(120)
-
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 
 
