@@ -148,5 +148,4 @@ def test_rows_of_an_experiment_are_in_the_files_of_wandb(tmp_path: Path, monkeyp
     summary = ExperimentRun(Losses, "config.yml", executor="sequential", loggers=[WandBLogger()]).run()
     assert summary.complete, summary.failed
     for rep in range(2):
-        [file] = recorded(tmp_path / f"out/e/log/rep_0{rep}", 1, b"loss_of_the_epoch")
-        assert f"e_rep_0{rep}".encode() in file
+        recorded(tmp_path / f"out/e/log/rep_0{rep}", 1, b"loss_of_the_epoch", f"e_rep_0{rep}".encode())

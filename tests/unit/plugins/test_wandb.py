@@ -40,7 +40,7 @@ def recorded(folder: Path, n: int, *texts: bytes) -> list[bytes]:
 
     A service of wandb writes the files, and ends them a moment after the run.
     """
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         files = [path.read_bytes() for path in folder.glob("wandb/offline-run-*/run-*.wandb")]
         if len(files) == n and all(text in file for file in files for text in texts):
