@@ -43,7 +43,7 @@ def where() -> tuple[int, int]:
 def until_released(started: Path, release: Path, value: object = "released", ended: Path | None = None) -> object:
     """Runs until somebody makes the file `release`; says by the files `started` and `ended` that it runs, and ran."""
     started.touch()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not release.exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"nobody made {release}")

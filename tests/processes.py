@@ -17,7 +17,7 @@ def context_of(method: str) -> BaseContext | None:
     return None if method == "default" else multiprocessing.get_context(method)
 
 
-def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 45.0) -> Any:
     """What the condition gives once that is true; an assertion fails where it does not come true in time."""
     deadline = time.monotonic() + limit_s
     while not (value := condition()):
@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def read_until(descriptor: int, words: str, limit_s: float = 30.0) -> str:
+def read_until(descriptor: int, words: str, limit_s: float = 45.0) -> str:
     """What comes from a terminal, up to these words; an assertion fails where they do not come in time."""
     seen = ""
     end = time.monotonic() + limit_s

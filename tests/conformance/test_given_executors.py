@@ -31,7 +31,7 @@ def keywords(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]
 
 
 async def exists(path: Path) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not path.exists():
             await asyncio.sleep(0.002)
 
@@ -131,7 +131,7 @@ def test_it_is_left_open_and_can_be_used_again(given_scheduler: Scheduler) -> No
     for _ in range(2):
         assert given_scheduler.run().code is Code.EXHAUSTED
         assert task.on_result.count == 1
-    assert given_scheduler.executor.submit(abs, -2).result(20) == 2
+    assert given_scheduler.executor.submit(abs, -2).result(45) == 2
 
 
 # Of a dask client

@@ -39,7 +39,7 @@ Code = ExitState.Code
 
 
 async def _exists(path: Path) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not path.exists():
             await asyncio.sleep(0.002)
 
@@ -868,7 +868,7 @@ def test_an_executor_that_is_given_is_left_open(backend: Backend) -> None:
             scheduler.on_start(lambda scheduler=scheduler: scheduler.submit(calls.double, 1))
             scheduler.run()
             assert scheduler.event_counts[Scheduler.FUTURE_RESULT] == 1
-        assert executor.submit(calls.double, 4).result(20) == 8
+        assert executor.submit(calls.double, 4).result(45) == 8
 
 
 def test_two_schedulers_made_the_same_way_do_not_disturb_each_other(backend: Backend) -> None:
@@ -943,7 +943,7 @@ def test_an_exception_of_a_call_that_is_awaited_goes_to_the_awaiter(scheduler: S
             elif how == "gather":
                 await asyncio.gather(task("no luck"))
             else:
-                await asyncio.wait_for(task("no luck"), 20)
+                await asyncio.wait_for(task("no luck"), 45)
         except ValueError as error:
             told.append(f"awaiter: {error}")
 

@@ -53,7 +53,7 @@ def main(name: str, function: str, options: dict[str, Any]) -> None:
 
     if callback := options.pop("callback", None):
         scheduler.on_start(partial({"hold": hold, "fail_once_running": fail_once_running}[callback], scheduler))
-    scheduler.on_start(lambda: [task.submit(20) for _ in range(5)])
+    scheduler.on_start(lambda: [task.submit(60) for _ in range(5)])
     scheduler.on_stop(lambda _, exception: say(f"on_stop {type(exception).__name__}"))
     scheduler.on_finished(lambda: say("on_finished"))
     task.on_cancelled(lambda future: say(f"cancelled {future.number}"))

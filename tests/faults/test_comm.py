@@ -32,9 +32,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 45
     while not holds():
-        assert time.monotonic() < deadline, f"20 s passed before {what}"
+        assert time.monotonic() < deadline, f"45 s passed before {what}"
         time.sleep(0.005)
 
 

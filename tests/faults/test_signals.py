@@ -1,4 +1,4 @@
-"""Signals to a program whose scheduler runs calls of 20 seconds: it ends within 5, and nothing is left behind."""
+"""Signals to a program whose scheduler runs calls of 60 seconds: it ends within half of that, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 5.0
+LIMIT_S = 30.0
 
 
 class Driver:
@@ -352,7 +352,7 @@ def test_a_signal_that_another_thread_gets_wakes_a_run_that_waits() -> None:
     with pytest.raises(KeyboardInterrupt):
         scheduler.run(timeout=30)
     released.set()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 29
 
 
 def test_outside_the_main_thread_no_handler_is_touched() -> None:
@@ -385,7 +385,7 @@ def test_ctrl_c_interrupts_a_call_that_runs_in_this_thread_where_it_is() -> None
     def interrupted() -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(20)
+            time.sleep(60)
         except KeyboardInterrupt:
             told.append("in the call")
             raise

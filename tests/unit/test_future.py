@@ -81,7 +81,7 @@ def test_cancel_says_no_once_the_call_has_ended_though_its_result_is_not_told_ye
 def test_a_call_can_be_awaited_by_many_and_after_its_end(executor: ByHand) -> None:
     async def check(scheduler: Scheduler, future: Future[int]) -> None:
         scheduler.call_later(0, executor.finish, 0, 1)
-        assert await asyncio.gather(future, future, asyncio.wait_for(future, 20)) == [1, 1, 1]
+        assert await asyncio.gather(future, future, asyncio.wait_for(future, 45)) == [1, 1, 1]
         assert await future == 1
 
     _in_a_run(executor, check)
@@ -124,7 +124,7 @@ def test_an_exception_goes_to_the_awaiter_alone_however_the_call_is_awaited(exec
                 done, _ = await asyncio.wait([future])
                 done.pop().result()
             elif how == "wait_for":
-                await asyncio.wait_for(future, 20)
+                await asyncio.wait_for(future, 45)
             elif how == "shield":
                 await asyncio.shield(future)
             elif how == "TaskGroup":

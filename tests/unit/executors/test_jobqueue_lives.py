@@ -122,8 +122,8 @@ def test_dask_tells_what_workers_did() -> None:
         lives.listen(cluster.scheduler)
         cluster.scale(1)
         until(lives.here)
-        assert client.submit(calls.double, 3, pure=False).result(20) == 6
-        assert client.submit(calls.double, 4, pure=False).result(20) == 8
+        assert client.submit(calls.double, 3, pure=False).result(45) == 6
+        assert client.submit(calls.double, 4, pure=False).result(45) == 8
         (life,) = lives.here()
         assert (lives.completed, lives.proved, life.useful, life.gone) == (2, 1, True, None)
         assert lives.of(life.name) == [life]

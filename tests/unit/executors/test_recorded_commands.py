@@ -107,4 +107,4 @@ def test_calls_run_on_a_worker_in_a_job(kind: Kind, tmp_path: Path, monkeypatch:
     assert all(words in said for words in kind.submitted), said
     assert "distributed.cli.dask_worker" in script
     assert job in (record / cancel).read_text().split()
-    until(lambda: not alive(int(job)), 20)
+    until(lambda: not alive(int(job)), 45)

@@ -101,11 +101,11 @@ def test_the_function_runs_below_run_in_the_stack() -> None:
 def test_a_time_out_acts_between_two_calls() -> None:
     scheduler = Scheduler.with_sequential()
     task = scheduler.task(time.sleep)
-    scheduler.on_start(lambda: [task.submit(0.02) for _ in range(200)])
+    scheduler.on_start(lambda: [task.submit(0.1) for _ in range(200)])
     begun = time.monotonic()
     state = scheduler.run(timeout=0.1, on_cancelled="continue")
     assert state.code is state.Code.TIMEOUT
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 15  # all of them take 20 s
     assert task.on_result.count + task.on_cancelled.count == 200
     assert task.on_cancelled.count > 0
 
