@@ -12,6 +12,7 @@ import multiprocessing
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -24,7 +25,7 @@ from amlsched import Capabilities, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BACKENDS", "GIVEN", "Backend", "ByHand", "MakesScheduler", "Minimal", "needs", "start_ray"]
+__all__ = ["BACKENDS", "GIVEN", "Backend", "ByHand", "Lent", "MakesScheduler", "Minimal", "needs", "start_ray"]
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,27 @@ GIVEN = (
     _given("dask", _of_a_client, needs="distributed", pickles=True, remote=True),
     _given("minimal", Minimal),
 )
+
+
+class Lent:
+    """An executor that tests share, for code that shuts down what it is given.
+
+    Its shutdown waits for the calls that were submitted here, and leaves the executor open.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._futures: list[Future[Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._futures.append(self._executor.submit(fn, *args, **kwargs))
+        return self._futures[-1]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        futures.wait(self._futures)
 
 
 class ByHand(Executor):

@@ -158,7 +158,7 @@ def over_shared(backend: Backend, shared_executors: dict[str, Executor]) -> Sche
     """A scheduler over the executor that all tests of this row share."""
     executor = shared_executors.get(backend.name)
     try:
-        if executor is None or executor.submit(abs, -1).result(30) != 1:
+        if executor is None or executor.submit(abs, -1).result(90) != 1:
             raise RuntimeError
     except (RuntimeError, BrokenExecutor):  # none so far, or a test has ended its workers
         executor = shared_executors[backend.name] = backend.scheduler().executor

@@ -1,4 +1,4 @@
-"""Signals to a program whose scheduler runs calls of 60 seconds: it ends within half of that, and nothing is left behind."""
+"""Signals to a program whose scheduler runs calls of 60 seconds: it ends long before, and leaves nothing behind."""
 
 from __future__ import annotations
 
