@@ -109,6 +109,24 @@ def test_a_call_of_a_given_client_that_waits_is_cancelled_without_its_twin(clien
         assert first.cancelled()
 
 
+def test_a_cluster_that_does_not_close_in_time_loses_its_workers_and_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = dask(n_workers=1)
+    worker = made.submit(os.getpid).result(60)
+    cluster = made.client.cluster
+    close = cluster.close
+
+    def late(timeout: float) -> None:
+        raise TimeoutError(f"timed out after {timeout} s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "close", late)
+        made.shutdown()
+    until(lambda: not alive(worker))
+    close(timeout=60)
+
+
 def test_workers_of_its_own_end_with_it() -> None:
     executor = dask(n_workers=1)
     pid = executor.submit(os.getpid).result(60)
