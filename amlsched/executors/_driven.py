@@ -27,7 +27,6 @@ __all__ = ["State", "Worker"]
 
 logger = logging.getLogger(__name__)
 
-_QUIT_S = 5.0  # what a worker may take for its own exit: threads and children that its calls left behind
 _QUIT_GRACE_S = 0.5
 _START_S = 120.0  # until the worker has its keeper: nothing of the user's comes before
 _LATE_S = 3.0  # what a keeper, and then the kernel, may take beyond the time at which all is to be over
@@ -166,7 +165,7 @@ class Worker:
         """Let it leave by itself, but not for ever. It must have no calls."""
         self.state = State.LEAVING
         self.channel.quit()
-        self._order_end(_QUIT_S, _QUIT_GRACE_S)
+        self._order_end(_keeper.QUIT_S, _QUIT_GRACE_S)
 
     def doom(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> None:
         """End it, and all below it, because of the call that it runs."""

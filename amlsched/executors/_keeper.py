@@ -30,10 +30,12 @@ from typing import Any
 from amlsched.executors import _main_module, _watch, _worker_setup
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 
-__all__ = ["KeptName", "descendants", "name_this", "order_end", "part", "state_of", "take_channel"]
+__all__ = ["QUIT_S", "KeptName", "descendants", "name_this", "order_end", "part", "state_of", "take_channel"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _ORDER = struct.Struct("<dd")
+QUIT_S = 5.0
+"""What a worker may take for its own exit: threads and children that its calls left behind."""
 _GRACE_S = 0.5
 _STUCK_S = 10.0  # processes that SIGKILL does not end by then hang in the kernel
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -1,12 +1,21 @@
 """loky's pool, with workers that do not outlive their driver."""
 
+import contextlib
+import multiprocessing.util
+import os
+import signal
+import threading
+import time
 from typing import Any
 
 from loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
 
+from amlsched.executors._keeper import QUIT_S, descendants
 from amlsched.executors._watch import watched
 
-__all__ = ["LokyPool"]
+__all__ = ["LokyPool", "bound_exit"]
+
+_FIRST = 1_000_000  # before all else that multiprocessing does when a process ends
 
 
 class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[reportUntypedBaseClass]
@@ -26,3 +35,24 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
         super().shutdown(wait=wait, kill_workers=kill_workers, **options)
         if wait or kill_workers:  # else once the pool is collected: its workers have calls left
             self._unwatch()
+
+
+def bound_exit() -> None:
+    """Let this worker of loky's take no longer for its exit than one of ours may.
+
+    Python waits for threads and children that calls left behind, and loky for its workers: for ever, should one never
+    end, and in the midst of a run where a worker had nothing to do for a while.
+    """
+    multiprocessing.util.Finalize(None, _begin_exit, exitpriority=_FIRST)
+
+
+def _begin_exit() -> None:
+    threading.Thread(target=_end_late, name="amlsched-exit", daemon=True).start()
+
+
+def _end_late() -> None:
+    time.sleep(QUIT_S)
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):  # it has ended, or changed its user
+            os.kill(pid, signal.SIGKILL)
+    os._exit(0)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import sys
+import threading
 from contextlib import contextmanager
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAZY",
+    "AlarmsEnd",
     "aborted",
     "call_function",
     "cause_of",
@@ -65,6 +68,20 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
     if os.getpid() != pid:
         _end_child(_name(function))
     return result
+
+
+class AlarmsEnd:
+    """What `signal.alarm` and its like set in here rings in here alone: the next call of this process would get it."""
+
+    __slots__ = ("_ours",)
+
+    def __enter__(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._ours = main and hasattr(signal, "getitimer") and not signal.getitimer(signal.ITIMER_REAL)[0]
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def drop_frame(error: BaseException) -> None:

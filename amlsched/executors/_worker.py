@@ -9,7 +9,7 @@ from amlsched.errors import NotPicklableError
 from amlsched.executors import _keeper, _main_module
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 from amlsched.executors._pickling import dump_exception, dump_result, pickled_by_value
-from amlsched.executors._user_function import call_function
+from amlsched.executors._user_function import AlarmsEnd, call_function
 from amlsched.executors._worker_setup import limit_loaded, seed_generators, set_threads
 
 __all__ = ["Portable", "main", "portable", "tell_failed_start"]
@@ -100,7 +100,8 @@ def _serve(channel: WorkerEnd) -> None:
         channel.answer(Kind.NOT_LOADED, 0.0, dump_exception(error))
         return
     try:
-        result = call_function(fn, args, kwargs)
+        with AlarmsEnd():
+            result = call_function(fn, args, kwargs)
     except BaseException as error:
         channel.answer(Kind.RAISED, time.perf_counter() - began, dump_exception(error))
         return

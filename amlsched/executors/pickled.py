@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import NotPicklableError, WorkerStartError
-from amlsched.executors._user_function import call_function
+from amlsched.executors._user_function import AlarmsEnd, call_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +70,8 @@ def run_pickled(call: bytes) -> bytes:
         function, args, kwargs = pickle.loads(call)
         if _why_refused is not None:
             raise _start_error(function)
-        result = call_function(function, args, kwargs)
+        with AlarmsEnd():
+            result = call_function(function, args, kwargs)
     except BaseException as error:  # the driver decides what it does
         return _pickled_error(function, error)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from amlsched.executors._user_function import call_function
+from amlsched.executors._user_function import AlarmsEnd, call_function
 from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities
 
@@ -42,7 +42,8 @@ class SequentialExecutor(Executor):
         self._begin()
         future.set_running_or_notify_cancel()
         try:
-            result: R = call_function(fn, args, kwargs)
+            with AlarmsEnd():
+                result: R = call_function(fn, args, kwargs)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -58,7 +59,8 @@ class SequentialExecutor(Executor):
             RuntimeError: The executor was shut down.
         """
         self._begin()
-        return call_function(function, args, kwargs)
+        with AlarmsEnd():
+            return call_function(function, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse calls from now on. There is never anything to wait for."""

@@ -649,7 +649,7 @@ def run_python(*arguments: str, folder: Path, given: str = "") -> subprocess.Com
 
 
 def test_a_worker_that_will_not_leave_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("amlsched.executors._driven._QUIT_S", 0.2)
+    monkeypatch.setattr("amlsched.executors._keeper.QUIT_S", 0.2)
     with pool_of("standalone", 1) as pool:
         pid = pool.submit(leave_a_thread, tmp_path / "never").result(LIMIT_S)
         begun = time.monotonic()
