@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_seconds, check_text, check_texts, check_whole
 from amlsched.errors import BatchSystemError
-from amlsched.executors._dask_sites import SETTINGS, Site, check_memory
+from amlsched.executors._dask_sites import NANNY, SETTINGS, Site, check_memory
 from amlsched.resources.threads import worker_environment, worker_threads
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ class Allocation(Site):
     def _command(self, address: str, security: Any) -> list[str]:
         words = ["srun", f"--ntasks={self.max_workers}", f"--cpus-per-task={self._cpus}", "--overlap", *self._srun]
         words += [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+        words += ["--preload-nanny", NANNY]
         words += ["--death-timeout", "60", "--local-directory", tempfile.gettempdir()]
         words += ["--memory-limit", "0" if self._memory is None else self._memory.replace(" ", "")]
         return words + self._key_words(security)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from amlsched.resources.threads import WorkerThreads
 
-__all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "SETTINGS", "Site", "check_memory"]
+__all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "NANNY", "SETTINGS", "Site", "check_memory"]
 
 ALLOWED_FAILURES = 3
 """A call that was on this many workers and one more when they died is not tried again; dask's own default."""
@@ -33,6 +33,8 @@ SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
 }
 """For clusters of our own."""
+NANNY = "amlsched.executors._dask_nanny"
+"""What a nanny of ours has to preload."""
 _PRELOAD = "amlsched.executors._dask_worker"
 _WORKERS_VARIABLES = "distributed.nanny.pre-spawn-environ"
 _NO_WAIT_S = 5.0
@@ -180,6 +182,8 @@ class Local(Site):
             "preload": [_PRELOAD],
             **options,
         }
+        if options.get("processes", True) and "worker_class" not in options:
+            self._options.setdefault("preload_nanny", [NANNY])
         self._native_threads: WorkerThreads = native_threads
         self._changed: dict[str, tuple[str | None, str]] = {}
         self._cluster: Any = None

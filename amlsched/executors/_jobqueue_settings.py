@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_text, check_texts, check_whole
-from amlsched.executors._dask_sites import check_memory
+from amlsched.executors._dask_sites import NANNY, check_memory
+from amlsched.executors._hash_seed import VARIABLE, hash_seed
 from amlsched.resources.threads import exports
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def settings(queue: Queue, options: Mapping[str, Any], native_threads: WorkerThr
         walltime = f"{walltime}:00"
     found["worker_extra_args"] = _worker_arguments(list(said("worker_extra_args") or []), walltime)
     prologue = [f"cd {shlex.quote(str(Path.cwd()))}"] if queue.at_home else []
+    prologue.append(f"export {VARIABLE}={shlex.quote(hash_seed())}")
     prologue += exports(native_threads, max(1, (cores or 1) // processes))  # dask leaves alone what is set
     found["job_script_prologue"] = [*prologue, *(said("job_script_prologue") or [])]
     found["job_extra_directives"] = _directives(queue, said("job_extra_directives"))
@@ -107,6 +109,8 @@ def _worker_arguments(given: list[str], walltime: Any) -> list[str]:
     found = list(given)
     if "--nthreads" not in given:
         found += ["--nthreads", "1"]
+    if "--no-nanny" not in given:
+        found += ["--preload-nanny", NANNY]
     if not {"--dashboard", "--no-dashboard"} & set(given):
         found.append("--no-dashboard")
     seconds = walltime_s(walltime)

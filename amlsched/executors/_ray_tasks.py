@@ -23,6 +23,7 @@ from amlsched.errors import (
     WorkerOutOfMemoryError,
 )
 from amlsched.executors._ending import end_cancelled
+from amlsched.executors._hash_seed import hash_seed_set
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled import load_outcome, pickled_call
 from amlsched.executors.shared import InRay, dumped, run_with_shared
@@ -195,7 +196,7 @@ class RayExecutor(Executor):
                     "include_dashboard": False,
                     "_node_ip_address": "127.0.0.1",
                 }
-            with left_as_it_is():
+            with left_as_it_is(), hash_seed_set():  # all that Ray starts has it
                 ray.init(**{**defaults, **self._options})
         if self.max_workers is None:
             self.max_workers = self._fits(ray.cluster_resources())

@@ -119,6 +119,7 @@ def loky(
         ValueError: A number is below what it can be.
     """
     import_extra("loky", "with_loky", "loky", "loky")
+    from amlsched.executors._hash_seed import VARIABLE, hash_seed
     from amlsched.executors._loky import LokyPool
     from amlsched.resources import cpus
     from amlsched.resources.threads import cpu_share, worker_environment, worker_threads
@@ -135,7 +136,7 @@ def loky(
     else:
         max_workers = min(len(cpus()), importlib.import_module("loky").cpu_count())
     environment = worker_environment(worker_threads(threads_per_worker), cpu_share(max_workers))
-    options["env"] = {**environment, **(options.get("env") or {})}
+    options["env"] = {VARIABLE: hash_seed(), **environment, **(options.get("env") or {})}
     initializer = options.pop("initializer", None)
     options["initializer"] = partial(_begin_worker, initializer)
     return LokyPool(max_workers, timeout=timeout, **options)

@@ -99,6 +99,15 @@ def test_libraries_use_the_cores_of_a_worker() -> None:
     assert "OMP_NUM_THREADS" not in jobqueue.job_script("slurm", **OPTIONS, native_threads=None)
 
 
+def test_workers_have_the_hash_seed_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, expected in (("", "0"), ("7", "7")):
+        monkeypatch.setenv("PYTHONHASHSEED", given)
+        script = jobqueue.job_script("slurm", **OPTIONS)
+        assert f"export PYTHONHASHSEED={expected}\n" in script
+        assert "--preload-nanny amlsched.executors._dask_nanny" in script
+    assert "--preload-nanny" not in jobqueue.job_script("slurm", **OPTIONS, worker_extra_args=["--no-nanny"])
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [({"n_workers": 0}, "at least 1"), ({"coers": 2}, "coers"), ({"cores": None}, "cores")],

@@ -118,6 +118,30 @@ def test_variables_are_set_before_the_main_module_is_imported(method: str, tmp_p
     assert done.stdout == "3\n", done.stderr
 
 
+# -------------------------------------------------------------------------------------------------- hashes of texts
+
+
+def hash_here(text: str) -> tuple[int, str | None]:
+    return hash(text), os.environ.get("PYTHONHASHSEED")  # the latter for what the call starts
+
+
+@pytest.mark.parametrize("given", [None, "0", "7"])
+@pytest.mark.parametrize("kind", ["processes", "spawn", "loky", "dask"])
+def test_hashes_are_the_same_in_all_workers(kind: str, given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    if given is not None:
+        monkeypatch.setenv("PYTHONHASHSEED", given)
+    command = [sys.executable, "-c", "print(hash('text'))"]
+    expected = subprocess.check_output(command, env={**os.environ, "PYTHONHASHSEED": given or "0"}, text=True)
+    name, options = {
+        "spawn": ("processes", {"max_workers": 1, "mp_context": multiprocessing.get_context("spawn")}),
+        "dask": ("dask", {"n_workers": 1}),
+    }.get(kind, (kind, {"max_workers": 1}))
+    with Scheduler.from_name(name, **options) as scheduler:
+        assert list(scheduler.task(hash_here).map(["text"])) == [(int(expected), given or "0")]
+    assert os.environ.get("PYTHONHASHSEED") == given
+
+
 # ----------------------------------------------------------------------------------------------- random numbers
 
 
