@@ -12,7 +12,7 @@ import pytest
 
 from amlsched import ExitState, Future, Scheduler
 from tests import calls
-from tests.backends import GIVEN, needs
+from tests.backends import GIVEN, Backend, needs
 from tests.conftest import over_shared
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_keywords_of_the_function_reach_it_whatever_their_names(given_scheduler:
 
 
 def test_calls_that_have_begun_when_the_run_ends_are_waited_for_and_no_other_runs(
-    given_scheduler: Scheduler, tmp_path: Path
+    given_scheduler: Scheduler, given_backend: Backend, tmp_path: Path
 ) -> None:
     release = tmp_path / "release"
     task = given_scheduler.task(calls.until_released)
@@ -65,9 +65,11 @@ def test_calls_that_have_begun_when_the_run_ends_are_waited_for_and_no_other_run
 
     given_scheduler.on_finishing(release.touch)
     assert given_scheduler.run().code is Code.STOPPED
+    assert {0, 1} <= set(results)
+    assert len(results) + task.on_cancelled.count == 5
     begun = [number for number in range(5) if (tmp_path / str(number)).exists()]
-    assert sorted(results) == begun
-    assert len(begun) + task.on_cancelled.count == 5
+    # Elsewhere, one that is cancelled may begin before the word of it arrives.
+    assert sorted(results) == begun or (given_backend.capabilities.remote and set(results) <= set(begun))
 
 
 def test_a_timeout_waits_for_a_call_that_runs(given_scheduler: Scheduler, tmp_path: Path) -> None:
@@ -75,14 +77,10 @@ def test_a_timeout_waits_for_a_call_that_runs(given_scheduler: Scheduler, tmp_pa
     results: list[Any] = []
     task.on_result(lambda _, result: results.append(result))
     given_scheduler.on_start(lambda: task.submit(tmp_path / "started", tmp_path / "release"))
-
-    @given_scheduler.on_timeout
-    async def release() -> None:
-        await exists(tmp_path / "started")
-        (tmp_path / "release").touch()
-
+    given_scheduler.on_finishing((tmp_path / "release").touch)
     assert given_scheduler.run(timeout=0.5).code is Code.TIMEOUT
-    assert results == ["released"]
+    begun = (tmp_path / "started").exists()  # it is, unless the machine is very busy
+    assert (results, task.on_cancelled.count) == ((["released"], 0) if begun else ([], 1))
 
 
 @pytest.mark.parametrize("end", ["timeout", "interrupt"])
