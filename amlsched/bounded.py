@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from amlsched.scheduler import Scheduler
 
-__all__ = ["Results", "gather", "gather_in_own_run"]
+__all__ = ["Results", "gather", "gather_in_own_run", "until_given_up"]
 
 R = TypeVar("R")
 
@@ -135,6 +135,7 @@ class Results(Generic[R]):
 
 
 _END: Any = object()
+_TURNS_TO_CLOSE = 5
 
 
 class _OwnRun:
@@ -156,6 +157,21 @@ def has_users_run(scheduler: Scheduler) -> bool:
     """Whether there is a run that was not started for results."""
     own = _own_runs.get(scheduler)
     return scheduler.has_run and (own is None or own.task.done())
+
+
+async def until_given_up(scheduler: Scheduler) -> None:
+    """Wait for the end of a run that was started for results, if nobody takes them any more, as after a `break`.
+
+    asyncio closes such an iterator in the next turns of the loop, so this lets some pass.
+    """
+    own = _own_runs.get(scheduler)
+    if own is None or own.task.get_loop() is not asyncio.get_running_loop():
+        return
+    for _ in range(_TURNS_TO_CLOSE):
+        if own.users:
+            await asyncio.sleep(0)
+    if not own.users and not own.task.done():
+        await asyncio.wait((own.task,))
 
 
 def _run(scheduler: Scheduler) -> Coroutine[Any, Any, Any]:
@@ -203,6 +219,8 @@ async def _during(run: asyncio.Task[Any], scheduler: Scheduler, awaitable: Await
         following.cancel()
         await asyncio.wait((following,))
         raise
+    if following.done() and following.cancelled() and not scheduler.running():
+        await asyncio.wait((run,))  # the run ends, and has cancelled the call that was waited for
     if run.done():
         following.cancel()
         await asyncio.wait((following,))

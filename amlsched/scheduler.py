@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Pr
 
 from amlsched._checks import check_flag, check_seconds
 from amlsched._surroundings import open_descriptors
-from amlsched.bounded import gather, gather_in_own_run
+from amlsched.bounded import gather, gather_in_own_run, until_given_up
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
@@ -324,6 +324,8 @@ class Scheduler(Emitter):
         display: Display = False,
     ) -> ExitState:
         """The same as `run`, in a loop that runs already; signals are left to that loop's owner."""
+        if self._run is not None:
+            await until_given_up(self)
         self.refuse_second_run()
         check_mode("on_cancelled", on_cancelled)
         policy = Policy(on_exception)

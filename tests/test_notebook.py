@@ -62,9 +62,9 @@ def test_its_cells_give_what_they_should(outputs: list[list[dict[str, Any]]]) ->
     assert value(searched) == "(10, 'EXHAUSTED')"
     assert re.search(r"energy +10 +0 +10", value(shown, "text/html"))
     assert printed(experiments) == "4 repetitions: 4 completed; 4 run now\n"
-    assert re.search(r"digits__lr0\.1 +2 +2\n", value(experiments, "text/html"))
+    assert re.search(r"digits__l0\.1 +2 +2\n", value(experiments, "text/html"))
     assert printed(again) == "4 repetitions: 4 completed; 0 run now\n"
-    assert "digits__lr0.2" in value(again, "text/html")
+    assert "digits__l0.2" in value(again, "text/html")
 
 
 def test_the_page_shows_lines_of_the_notebook() -> None:

@@ -142,6 +142,24 @@ def test_map_in_a_loop_can_be_left_and_used_again_at_once(scheduler: Scheduler) 
     assert not scheduler.has_run
 
 
+def test_a_run_can_follow_a_map_that_was_left_at_once(scheduler: Scheduler) -> None:
+    task = scheduler.task(calls.double)
+    results: list[int] = []
+
+    async def main() -> ExitState:
+        async for result in task.map(itertools.count()):
+            with pytest.raises(RuntimeError, match="runs already"):
+                await scheduler.async_run()
+            if result == 4:
+                break
+        scheduler.on_start(lambda: task.submit(7))
+        task.on_result(lambda _, result: results.append(result))
+        return await scheduler.async_run()
+
+    assert asyncio.run(main()).code is ExitState.Code.EXHAUSTED
+    assert results[-1] == 14
+
+
 def test_map_in_a_loop_raises_an_exception_where_its_result_would_be(scheduler: Scheduler) -> None:
     task = scheduler.task(calls.double_unless_three)
 
