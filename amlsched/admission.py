@@ -257,7 +257,7 @@ class Admission:
             future.work = Part(work, 0, alone=True)
         elif self._tracked:
             call = TrackedCall(future.function, future.kwargs)
-            call.work = work = self._submit(call, *future.args)
+            work = call.send(self._submit, *future.args)
             future.work = call
         else:
             future.work = work = self._submit(future.function, *future.args, **future.kwargs)
@@ -307,7 +307,7 @@ class Admission:
         try:
             if self._tracked:
                 sent = TrackedCall(run_batch, {})
-                sent.work = work = self._submit(sent, calls)
+                work = sent.send(self._submit, calls)
             else:
                 sent = work = self._submit(run_batch, calls)
         except Exception as error:

@@ -93,6 +93,21 @@ class TrackedCall:
         self._lock = Lock()
         self.__name__ = getattr(function, "__name__", type(function).__name__)
 
+    def send(self, submit: Callable[..., Work[Any]], *args: Any) -> Work[Any]:
+        """The executor's future of the call with these arguments.
+
+        Args:
+            submit: Of the executor.
+            *args: The positional arguments of the function.
+
+        Raises:
+            TypeError: What `submit` returned is no future.
+        """
+        self.work = submit(self, *args)
+        if not hasattr(self.work, "add_done_callback"):
+            raise TypeError(f"{submit.__qualname__} returned {self.work!r}: must be a concurrent.futures.Future")
+        return self.work
+
     def __call__(self, /, *args: Any) -> Any:
         """What the function returns."""
         with self._lock:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,6 @@ from tests.backends import GIVEN, Backend, needs
 from tests.conftest import over_shared
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
     from pathlib import Path
 
 Code = ExitState.Code
@@ -190,3 +190,17 @@ def test_terminate_gets_the_executor_that_was_given(dask_client: Any) -> None:
     scheduler.run(wait=False)
     assert ended == [executor]
     assert scheduler.executor is executor
+
+
+class Returns(Executor):
+    def submit(self, fn: Any, *args: Any) -> Any:  # type: ignore[override]
+        return fn(*args)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_executor_that_returns_no_future_is_an_error_that_names_it(batch_size: int) -> None:
+    scheduler = Scheduler(Returns())
+    task = scheduler.task(abs, batch_size=batch_size)
+    scheduler.on_start(lambda: task.submit(-1))
+    with pytest.raises(TypeError, match=r"Returns\.submit returned .+: must be a concurrent\.futures\.Future"):
+        scheduler.run()
