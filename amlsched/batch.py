@@ -85,13 +85,18 @@ class TrackedCall:
         work: The executor's future.
     """
 
+    __slots__ = ("_begun", "_cancelled", "_function", "_kwargs", "_lock", "work")
+
     work: Work[Any]
 
     def __init__(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
         self._function, self._kwargs = function, kwargs
         self._begun = self._cancelled = False
         self._lock = Lock()
-        self.__name__ = getattr(function, "__name__", type(function).__name__)
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self._function, "__name__", None) or type(self._function).__name__
 
     def send(self, submit: Callable[..., Work[Any]], *args: Any) -> Work[Any]:
         """The executor's future of the call with these arguments.
@@ -105,7 +110,8 @@ class TrackedCall:
         """
         self.work = submit(self, *args)
         if not hasattr(self.work, "add_done_callback"):
-            raise TypeError(f"{submit.__qualname__} returned {self.work!r}: must be a concurrent.futures.Future")
+            name = getattr(submit, "__qualname__", repr(submit))
+            raise TypeError(f"{name} returned {self.work!r}: must be a concurrent.futures.Future")
         return self.work
 
     def __call__(self, /, *args: Any) -> Any:

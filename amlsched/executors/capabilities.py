@@ -174,7 +174,7 @@ def hides_starts(executor: Executor) -> bool:
     """Whether the executor is not one of ours: its futures may stay pending while their calls run, and its `submit` may
     keep keywords for itself.
     """
-    return not executor.submit.__module__.startswith("amlsched.")
+    return not str(getattr(executor.submit, "__module__", None)).startswith("amlsched.")
 
 
 async def see_running(executor: Executor) -> None:
