@@ -455,8 +455,8 @@ def _name(callback: Callable[..., object]) -> str:
 
 def lazy_kind(function: Any) -> Literal["async", "a generator function"] | None:
     """What a function is whose call runs nothing, but makes an object that would run; `None` for any other."""
-    while isinstance(function, partial):
-        function = function.func
+    if isinstance(function, partial):
+        return lazy_kind(cast("Any", function).func)
     for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004  (of an object that can be called)
         if inspect.iscoroutinefunction(one):
             return "async"

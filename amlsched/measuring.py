@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from amlsched._context import contextmanager
 from amlsched.admission import Admission
 from amlsched.receipts import Measured, Outcome, settle, take
 

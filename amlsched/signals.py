@@ -7,8 +7,9 @@ import signal
 import socket
 import threading
 import traceback
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from amlsched._context import contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

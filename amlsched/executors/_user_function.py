@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
 
+from amlsched._context import contextmanager
 from amlsched.errors import CallAbortedError
 from amlsched.events import lazy_kind
 

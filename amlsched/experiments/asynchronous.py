@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any, cast
 
+from amlsched._context import contextmanager
 from amlsched.errors import ExperimentError
 from amlsched.events import lazy_kind
 from amlsched.executors._user_function import call_function, forked_children_end
@@ -72,7 +73,7 @@ class _OwnLoop:
 _own: contextvars.ContextVar[_OwnLoop | None] = contextvars.ContextVar("amlsched-repetition-loop", default=None)
 
 
-@contextlib.contextmanager
+@contextmanager
 def own_loop() -> Generator[None]:
     """While in here, `call` runs coroutines on one event loop; tasks that are left in the end are cancelled."""
     own = _OwnLoop()

@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
+from amlsched._context import contextmanager
 from amlsched._surroundings import open_descriptors
 from amlsched.experiments import layout
 
@@ -63,7 +64,7 @@ class _PerThread:
         return getattr(self._stream, name)
 
 
-@contextlib.contextmanager
+@contextmanager
 def per_thread() -> Generator[None]:
     """While in here, threads of this process have output of their own. Enter it before the experiment is imported."""
     open_descriptors()
@@ -78,7 +79,7 @@ def per_thread() -> Generator[None]:
                 setattr(sys, name, original)
 
 
-@contextlib.contextmanager
+@contextmanager
 def captured(folder: Path, capture: Capture) -> Generator[TextIO]:
     """While in here, what is printed goes to `out.log` and `err.log` in the folder.
 
@@ -100,13 +101,13 @@ def captured(folder: Path, capture: Capture) -> Generator[TextIO]:
             yield err
 
 
-@contextlib.contextmanager
+@contextmanager
 def _replaced(out: TextIO, err: TextIO) -> Generator[None]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
 
 
-@contextlib.contextmanager
+@contextmanager
 def _descriptors(streams: dict[int, TextIO]) -> Generator[None]:
     """Point the file descriptors at these files."""
     _flush()
@@ -136,7 +137,7 @@ def console(descriptor: int) -> int:
     return _saved.get(descriptor, descriptor)
 
 
-@contextlib.contextmanager
+@contextmanager
 def outside(stream: TextIO) -> Generator[TextIO]:
     """While in here, a stream to where this one leads now, also while output is caught at the descriptors.
 
@@ -160,7 +161,7 @@ def _flush() -> None:
                 stream.flush()
 
 
-@contextlib.contextmanager
+@contextmanager
 def _chosen(out: TextIO, err: TextIO) -> Generator[None]:
     stand_ins = [cast("object", getattr(sys, name)) for name in _STREAMS]
     if not all(isinstance(stand_in, _PerThread) for stand_in in stand_ins):

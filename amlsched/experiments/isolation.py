@@ -23,6 +23,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from amlsched._context import contextmanager
 from amlsched.executors._after_import import AfterImport
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ _GENERATORS: dict[str, type[_Random]] = {"random": _Random, "numpy": _Numpy, "to
 # ------------------------------------------------------------------------------------------------- what is restored
 
 
-@contextlib.contextmanager
+@contextmanager
 def isolated(seed: str | None) -> Generator[None]:
     """While in here, one repetition has this process to itself.
 

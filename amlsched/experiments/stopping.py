@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from amlsched._context import contextmanager
 from amlsched.experiments import capture, layout
 from amlsched.signals import installed, unclaimed
 from amlsched.units import counted
@@ -73,7 +74,7 @@ def can_stop(folder: Path) -> bool:
     return (folder / layout.CHECKPOINT).is_dir()
 
 
-@contextlib.contextmanager
+@contextmanager
 def listening(told: threading.Event, folder: Path) -> Generator[None]:
     """While in here, SIGTERM and SIGUSR1 to this worker process tell its repetition, if it can stop."""
     if threading.current_thread() is not threading.main_thread():
@@ -103,7 +104,7 @@ def _is_default(number: int) -> bool:
 # -------------------------------------------------------------------------------------------------- in the driver
 
 
-@contextlib.contextmanager
+@contextmanager
 def graceful(
     tell: Callable[[], int], interrupt: Callable[[BaseException], bool], kill: Callable[[], None], grace_s: float
 ) -> Generator[None]:

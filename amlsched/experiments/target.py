@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from amlsched._context import contextmanager
 from amlsched._surroundings import expanded
 from amlsched.errors import ExperimentError, NotPicklableError
 from amlsched.executors._pickling import pickled_by_value
@@ -238,7 +238,7 @@ def _imported_module(target: Target) -> ModuleType:
         raise import_failed(target.place, error) from error
 
 
-@contextlib.contextmanager
+@contextmanager
 def _folder_kept(place: str) -> Generator[None]:
     """A module that changes the working directory when it is imported does so for its repetitions alone."""
     before = os.getcwd()  # noqa: PTH109

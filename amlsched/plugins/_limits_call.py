@@ -6,10 +6,11 @@ import os
 import resource
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amlsched._context import contextmanager
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
 from amlsched.executors._user_function import call_function
 from amlsched.plugins import _limits_warden as warden

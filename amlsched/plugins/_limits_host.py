@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -16,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from amlsched._context import contextmanager
 from amlsched.errors import WorkerLostError
 from amlsched.executors.deaths import is_loss
 from amlsched.plugins import _limits_warden as warden
@@ -235,7 +235,7 @@ _idle: list[_Child] = []
 _busy: dict[_Child, str] = {}
 
 
-@contextlib.contextmanager
+@contextmanager
 def _child(run: str, n_workers: int) -> Generator[_Child]:
     with _lock:
         child = _idle.pop() if _idle else None
@@ -284,7 +284,7 @@ def _end_children_at_exit() -> None:
         _finalizer = multiprocessing.util.Finalize(None, end_children, exitpriority=100)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _may_have_children() -> Generator[None]:
     """Let any process start a child through multiprocessing.
 

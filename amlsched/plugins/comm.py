@@ -31,10 +31,11 @@ import pickle
 import threading
 import time
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from amlsched._context import contextmanager
 from amlsched.errors import CommError
 from amlsched.events import Event
 from amlsched.executors._user_function import call_function

@@ -7,9 +7,9 @@ import re
 import sys
 import threading
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from amlsched._context import contextmanager
 from amlsched.executors._user_function import call_function
 from amlsched.task import Plugin
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -131,10 +132,15 @@ class NoException(BaseException):
     pass
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    reason: str
+
+
 def aborts(params, rep, log):
     log(loss=1.5)
     if params["kind"] != "not at all":
-        kind = {"exit": SystemExit, "cancel": asyncio.CancelledError, "own": NoException}
+        kind = {"exit": SystemExit, "cancel": asyncio.CancelledError, "own": NoException, "frozen": Frozen}
         raise kind.get(params["kind"], KeyboardInterrupt)("the reason")
 
 
@@ -245,14 +251,15 @@ def test_a_child_that_a_repetition_forks_does_not_log(ways: Project) -> None:
     ("name", "executor"), [*(("aborts", name) for name in EXECUTORS), ("aborts_later", "sequential")]
 )
 def test_what_is_no_exception_fails_its_repetition_alone(ways: Project, executor: str, name: str) -> None:
-    ways.config("name: w\npath: results\nparams: {kind: }\nlist: {kind: [exit, ctrl-c, cancel, own, not at all]}\n")
+    kinds = "exit, ctrl-c, cancel, own, frozen, not at all"
+    ways.config(f"name: w\npath: results\nparams: {{kind: }}\nlist: {{kind: [{kinds}]}}\n")
     said = run(ways, name, executor, code=1)
-    kinds = ["SystemExit", "KeyboardInterrupt", "CancelledError", "NoException"]
+    wanted = ["SystemExit", "KeyboardInterrupt", "CancelledError", "NoException", "Frozen"]
     if executor == "ray":  # it interrupts calls that it is to cancel, so that this is no doing of theirs
-        kinds.remove("KeyboardInterrupt")
-    assert f"1 completed, {len(kinds)} failed" in said
-    for raised in kinds:
-        assert f"rep 0: {raised}: the reason" in said
+        wanted.remove("KeyboardInterrupt")
+    assert f"1 completed, {len(wanted)} failed" in said
+    for raised in wanted:
+        assert re.search(f"rep 0: {raised}: .*the reason", said)
 
 
 @pytest.mark.parametrize("executor", OWN_PROCESS)

@@ -3,14 +3,16 @@ worker lives on, and nothing of it ends the driver."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from traceback import extract_tb
 from typing import Any
 
 import pytest
 
-from amlsched import CallAbortedError, CommError, ExitState, NotPicklableError, Scheduler
-from amlsched.plugins import Comm
+from amlsched import CallAbortedError, CommError, ExitState, NotPicklableError, Plugin, Scheduler
+from amlsched._context import contextmanager
+from amlsched.plugins import Comm, Limits, WarningFilter
 from tests.faults.misbehaving import (
     RAISED,
     AtDump,
@@ -111,6 +113,55 @@ def test_exceptions_come_with_their_receipt(place: Place) -> None:
     receipts = Place(place.name, {**place.options, "receipts": True}, place.needs)
     errors = ends(receipts, [(raises, kind) for kind in kinds])
     assert [type(error) for error in errors] == [WHAT_TRAVELS[kind] for kind in kinds]
+
+
+@pytest.mark.parametrize("name", ["sequential", "processes"])
+@pytest.mark.parametrize("plugin", [lambda: Limits(walltime="10 min"), lambda: WarningFilter("ignore")])
+def test_plugins_do_not_hide_what_a_function_raises(name: str, plugin: Callable[[], Plugin]) -> None:
+    kinds = ["frozen", "sets nothing"]
+    errors = [ends(Place(name, {}), [(raises, kind)], plugins=plugin())[0] for kind in kinds]
+    assert [type(error) for error in errors] == [WHAT_TRAVELS[kind] for kind in kinds]
+
+
+def test_a_run_raises_what_a_function_raised() -> None:
+    scheduler = Scheduler.with_sequential(receipts=True)
+    scheduler.on_start(lambda: scheduler.submit(raises, "frozen"))
+    with pytest.raises(Frozen, match="the real reason"):
+        scheduler.run()
+
+
+def test_a_context_leaves_what_passes_through_it_as_it_is() -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def context(swallows: bool) -> Generator[str]:
+        try:
+            yield "inside"
+        except Exception as error:
+            seen.append(type(error).__name__)
+            if not swallows:
+                raise
+        finally:
+            seen.append("left")
+
+    for raised in (SetsNothing("x"), StopIteration(3), ValueError("x")):
+        caught: BaseException | None = None
+        try:
+            with context(swallows=False) as word:
+                seen.append(word)
+                raise raised
+        except Exception as error:
+            caught = error
+        assert caught is raised
+        assert [frame.name for frame in extract_tb(BaseException.__dict__["__traceback__"].__get__(caught))] == [
+            "test_a_context_leaves_what_passes_through_it_as_it_is"
+        ]
+    with context(swallows=True):
+        raise ValueError
+    with context(swallows=True):
+        pass
+    assert seen[:3] == ["inside", "SetsNothing", "left"]
+    assert seen[-1] == "left"
 
 
 def say(what: str, *, comm: Comm) -> str:
