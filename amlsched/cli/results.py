@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amlsched.cli.told import OK, folder, say
 from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     import pandas as pd
 
     from amlsched.cli.told import Commands
     from amlsched.experiments.frame import Results
 
+    Frame = TypeVar("Frame", bound=pd.DataFrame)
+
 __all__ = ["add_picking", "add_to", "picked"]
+
+_OFFERED = 8
 
 
 def add_to(commands: Commands) -> None:
@@ -61,6 +67,7 @@ def picked(arguments: argparse.Namespace) -> Results:
     from amlsched.experiments.results import load
     from amlsched.experiments.spelling import offered
 
+    where = f"results folder {arguments.results}"
     found = load(arguments.results)
     names = dict.fromkeys(found.index.get_level_values("name"))
     for name in arguments.experiments:
@@ -72,17 +79,34 @@ def picked(arguments: argparse.Namespace) -> Results:
         found = found.repetition(*arguments.rep)
     for text in arguments.where:
         key, value = condition(text)
-        found = found.with_params({key.removeprefix("params."): value})
+        some = found.with_params({key.removeprefix("params."): value})
+        if len(found) and not len(some):
+            there = dict.fromkeys(map(_shown, found.exact(found.column(key))))
+            raise ExperimentError(where, f"has no repetition that is asked for by --where {text}", _offer(key, there))
+        found = some
     if not len(found):
-        raise ExperimentError(f"results folder {arguments.results}", "has no repetition that is asked for")
+        raise ExperimentError(where, "has no repetition that is asked for")
     return found
+
+
+def _shown(value: Any) -> str:
+    """A value as `--where` takes it."""
+    from amlsched.experiments.yaml12 import write
+
+    return write([value]).removeprefix("--- ").removesuffix("\n").removesuffix("\n...")
+
+
+def _offer(key: str, there: Iterable[str]) -> str:
+    first, *rest = list(there)
+    return f"{key} is {', '.join([first, *rest[: _OFFERED - 1]])}{', …' if len(rest) >= _OFFERED else ''} there"
 
 
 def results(arguments: argparse.Namespace) -> int:
     """Show the parameters, the last value of each metric and the state of each repetition, or statistics (--by)."""
     found = picked(arguments)
     if arguments.by:
-        table = found.summary(arguments.by, arguments.metric or None)
+        table = _sorted(found.summary(arguments.by, arguments.metric or None), arguments)
+        columns = {str(name): [None if value != value else value for value in table[name].tolist()] for name in table}
         left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
         if left_out:
             say(f"{counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done: left out")
@@ -90,10 +114,10 @@ def results(arguments: argparse.Namespace) -> int:
         for name in arguments.metric:
             found.column(name)
         dropped = [name for name in found.metrics if arguments.metric and not _is_asked(name, arguments.metric)]
-        table = found.drop(columns=dropped).reset_index()
-    table = _sorted(table, arguments)
-    if not _exported(table, arguments):
-        print(_text(table.drop(columns="folder", errors="ignore")))
+        some = _sorted(found.drop(columns=dropped).reset_index(), arguments)
+        columns = {str(name): some.exact(str(name)) for name in some}
+    if not _exported(columns, arguments):
+        print(_text(columns))
     return OK
 
 
@@ -101,7 +125,7 @@ def _is_asked(name: str, metrics: list[str]) -> bool:
     return name in metrics or name.removesuffix("_last") in metrics
 
 
-def _sorted(table: pd.DataFrame, arguments: argparse.Namespace) -> pd.DataFrame:
+def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
     from amlsched.errors import ExperimentError
     from amlsched.experiments.spelling import offered
 
@@ -119,43 +143,51 @@ def _sorted(table: pd.DataFrame, arguments: argparse.Namespace) -> pd.DataFrame:
         )
 
 
-def _exported(table: pd.DataFrame, arguments: argparse.Namespace) -> bool:
+def _exported(columns: dict[str, list[Any]], arguments: argparse.Namespace) -> bool:
     """Writes what was asked for; whether anything was."""
     for place, kind in ((arguments.csv, "csv"), (arguments.json, "json"), (arguments.markdown, "markdown")):
         if place == "-":
-            sys.stdout.write(_as(kind, table))
+            sys.stdout.write(_as(kind, columns))
         elif place is not None:
-            Path(place).write_text(_as(kind, table), encoding="utf-8")
+            Path(place).write_text(_as(kind, columns), encoding="utf-8")
     return any(place is not None for place in (arguments.csv, arguments.json, arguments.markdown))
 
 
-def _as(kind: str, table: pd.DataFrame) -> str:
+def _as(kind: str, columns: dict[str, list[Any]]) -> str:
+    from amlsched.experiments import cells
+    from amlsched.experiments.plain import jsonable, plain
+
+    rows = [plain(list(row), "results") for row in zip(*columns.values(), strict=True)]
     if kind == "csv":
-        return str(table.to_csv(index=False))
+        return b"".join((cells.header(columns), *map(cells.line, rows))).decode()
     if kind == "json":
-        return str(table.to_json(orient="records", indent=1, default_handler=str)) + "\n"
-    return _markdown(table.drop(columns="folder", errors="ignore"))
+        names = [dict(zip(columns, row, strict=True)) for row in rows]
+        return json.dumps(jsonable(names, finite=False), indent=1) + "\n"
+    return _markdown(columns)
 
 
-def _cells(table: pd.DataFrame) -> list[list[str]]:
+def _cells(columns: dict[str, list[Any]]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns and the rows as texts, without the folder."""
     from amlsched.display.table import number
 
     def cell(value: Any) -> str:
-        if value is None or value != value:
+        if value is None:
             return ""
         if isinstance(value, int | float) and not isinstance(value, bool):
             return number(value)
         return str(value).replace("\n", " ")
 
-    return [[cell(value) for value in row] for row in table.itertuples(index=False, name=None)]
+    shown = {name: values for name, values in columns.items() if name != "folder"}
+    return list(shown), [list(map(cell, row)) for row in zip(*shown.values(), strict=True)]
 
 
-def _text(frame: pd.DataFrame) -> str:
+def _text(columns: dict[str, list[Any]]) -> str:
     from amlsched.display.table import table
 
-    return table([str(name) for name in frame.columns], _cells(frame))
+    return table(*_cells(columns))
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    rows = [[str(name) for name in frame.columns], ["---"] * len(frame.columns), *_cells(frame)]
+def _markdown(columns: dict[str, list[Any]]) -> str:
+    names, body = _cells(columns)
+    rows = [names, ["---"] * len(names), *body]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)

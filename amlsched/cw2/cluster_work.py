@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import multiprocessing
 from pathlib import Path
@@ -166,24 +165,26 @@ class ClusterWork:
 
         Returns:
             The columns of `amlsched.experiments.load`, with `rep_path`, the mapping `params`, and a column for each
-            logger that reads something back, such as `PandasLogger`. With an accessor `cw2`, as with cw2.
+            logger that reads something back, such as `PandasLogger`, whose `ts` are timestamps in local time. With an
+            accessor `cw2`, as with cw2.
 
         Raises:
             ConfigError: The config is wrong.
             MissingExtraError: pandas is not installed.
         """
-        pandas = results.pandas_for("ClusterWork.load")
-        importlib.import_module("amlsched.cw2.cw_data.cw_loading")  # the accessor
+        results.pandas_for("ClusterWork.load")
+        from amlsched.cw2.cw_data.cw_loading import with_columns  # importing it adds the accessor
+
         plan = self._plan(self._arguments(argv), root_dir, argv)
-        rows: list[dict[str, Any]] = []
+        found: list[results.Found] = []
+        more: list[dict[str, Any]] = []
         for path, run in plan.runs():
             for one in plan.repetitions(run, path):
                 own = run.at(one.index)
-                found = results.Found(run.experiment_name, run.name, one.index, one.folder, own.params, one.known)
-                row = results.row(found) | {"rep_path": str(one.folder), "params": own.params}
-                rows.append(row | self._read_back(own.config, one.index, one.folder))
-        frame: pd.DataFrame = pandas.DataFrame(rows).set_index(["name", "r"])
-        return frame
+                found.append(results.Found(run.experiment_name, run.name, one.index, one.folder, own.params, one.known))
+                read_back = self._read_back(own.config, one.index, one.folder)
+                more.append({"rep_path": str(one.folder), "params": own.params} | read_back)
+        return with_columns(found, more)
 
     def _read_back(self, config: dict[str, Any], rep: int, folder: Path) -> dict[str, Any]:
         read: dict[str, Any] = {}

@@ -33,7 +33,11 @@ def _is_number(cell: str) -> bool:
 
 
 def number(value: float) -> str:
-    """A whole number as it is, another with four digits that count."""
+    """A whole number as it is, another, or one of more than 20 digits, with four digits that count."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        text = str(value)
+        digits = text.lstrip("-")
+        return text if len(digits) <= 20 else f"{'-' * (value < 0)}{digits[0]}.{digits[1:4]}e+{len(digits) - 1}"
     if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return str(int(value))
     return f"{value:.4g}"
@@ -44,7 +48,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     if not values:
         return ""
     if len(values) == 1 or not all(map(math.isfinite, values)):
-        return number(values[0]) if len(values) == 1 else number(fmean(values))
+        return number(values[0]) if len(values) == 1 else number(sum(values) / len(values))
     return f"{fmean(values):.4g} ± {stdev(values):.2g}"
 
 

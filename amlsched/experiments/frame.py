@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist
@@ -16,12 +16,15 @@ import pandas
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import cells, layout
-from amlsched.experiments.results import OWN, Found, about, columns, flattened
+from amlsched.experiments.load import key_text
+from amlsched.experiments.plain import as_float, identity, is_list, is_mapping, plain
+from amlsched.experiments.results import OWN, Found, about, leaves
 from amlsched.experiments.spelling import offered
 
-__all__ = ["Results", "half_interval", "table_of"]
+__all__ = ["Results", "as_column", "half_interval", "has_numbers", "logged", "numbers_of", "objects", "table_of"]
 
 _BOOKKEEPING = ("ts", "rep", "iter")
+_OF_REPETITION = ("name", "run", "r")
 _DONE = ("completed", "surrendered")
 
 
@@ -42,10 +45,9 @@ class Results(pandas.DataFrame):
 
     @property
     def metrics(self) -> list[str]:
-        """The columns that hold the last values of what was logged, those that are numbers, without the bookkeeping."""
+        """The columns of last values that were logged, those in which there are numbers, without the bookkeeping."""
         names = [name for name in self.attrs.get("metrics", ()) if name in self.columns]
-        types: Any = self.dtypes
-        return [name for name in names if name not in _BOOKKEEPING and types[name].kind in "iufb"]
+        return [name for name in names if name not in _BOOKKEEPING and has_numbers(self[name])]
 
     def column(self, key: str) -> str:
         """The column of a key: `opt_lr` for `params.opt.lr`, and for `opt.lr` or `opt_lr`.
@@ -53,10 +55,12 @@ class Results(pandas.DataFrame):
         Raises:
             ExperimentError: There is no such column.
         """
-        name = key.removeprefix("params.").replace(".", "_")
-        found = [f"params_{name}", name] if key.startswith("params.") else [key, name]
-        known = [*self.columns, "name", "r"]
-        for one in found:
+        known = {*self.columns, "name", "r"}
+        path = key.removeprefix("params.")
+        name = path.replace(".", "_")
+        paths: dict[str, list[str]] = self.attrs.get("paths", {})
+        exactly = next((column for column, one in paths.items() if key_text(tuple(one)) == path), "")
+        for one in [exactly, path, f"params_{name}", name] if path != key else [key, exactly, name]:
             if one in known:
                 return one
         there = [*self.settings, *self.metrics, "name", "run", "state"]
@@ -65,6 +69,9 @@ class Results(pandas.DataFrame):
     def with_params(self, params: Mapping[str, Any] | None = None, **more: Any) -> Results:
         """The repetitions with these parameters.
 
+        1 and 1.0 are the same number; 1, `True` and "1" are three values. `None` finds what is null and what is not
+        set, NaN only NaN. A list is compared as a whole.
+
         Args:
             params: Values by name, nested as in the config or with the names of the columns.
             **more: The same, such as `opt_lr=0.1`.
@@ -72,12 +79,40 @@ class Results(pandas.DataFrame):
         Raises:
             ExperimentError: There is no such parameter.
         """
-        plain = pandas.DataFrame(self).reset_index()
-        wanted = pandas.Series(True, index=plain.index)
-        for key, value in flattened({**(params or {}), **more}):
-            column = plain[self.column(f"params.{key}")]
-            wanted &= column.isna() if value is None else column == value
-        return self[wanted.to_numpy()]
+        wanted = [True] * len(self)
+        given: dict[str, Any] = plain({**(params or {}), **more}, "with_params")
+        for path, value in _conditions(given):
+            for column, expected in self._expected(path, value):
+                same = identity(expected)
+                wanted = [
+                    so_far and identity(one) == same for so_far, one in zip(wanted, self.exact(column), strict=True)
+                ]
+        return self[numpy.array(wanted, dtype=bool)]
+
+    def _expected(self, path: tuple[str, ...], value: Any) -> Iterator[tuple[str, Any]]:
+        """The columns that a condition looks at, and what they have to hold."""
+        paths = {column: tuple(path) for column, path in self.attrs.get("paths", {}).items()}
+        begin = next((one for one in (path, tuple(".".join(path).split("."))) if one not in paths.values()), path)
+        below = {column: one for column, one in paths.items() if one[: len(begin)] == begin}
+        if below and (value is None or is_list(value)):
+            items = dict(leaves(value, begin))
+            yield from ((column, items.pop(one, None)) for column, one in below.items())
+            if value is not None:
+                yield from (("folder", False) for _ in items)  # no repetition has such an item
+        else:
+            yield self.column(f"params.{key_text(path) if len(path) > 1 else ''.join(path)}"), value
+
+    def exact(self, column: str) -> list[Any]:
+        """The values of a column as they were set or logged: `None` for what is missing, NaN only for NaN."""
+        frame = pandas.DataFrame(self).reset_index() if column not in self.columns else self
+        values: list[Any] = frame[column].tolist()
+        if "folder" in self.columns:
+            nans = set(self.attrs.get("nans", {}).get(column, ()))
+            known = zip(values, self["folder"], strict=True)
+            values = [None if _is_nan(value) and folder not in nans else value for value, folder in known]
+        if column in self.attrs.get("whole", ()) and all(value is None or value == int(value) for value in values):
+            return [None if value is None else int(value) for value in values]
+        return values
 
     def repetition(self, *indices: int) -> Results:
         """The repetitions with these indices, of every run."""
@@ -97,8 +132,29 @@ class Results(pandas.DataFrame):
         Raises:
             ExperimentError: Nothing was logged.
         """
-        kept = pandas.DataFrame(self.reset_index()[["name", "run", "r", "folder", *self.settings]])
-        files = [Path(folder, layout.csv_name(r)) for folder, r in zip(kept.pop("folder"), kept["r"], strict=True)]
+        return self.with_settings(*self.placed())
+
+    def with_settings(self, rows: pandas.DataFrame, places: Any) -> pandas.DataFrame:
+        """What `placed` gave, in long form, as `iterations` gives it."""
+        kept = pandas.DataFrame(self.reset_index()[[*_OF_REPETITION, *self.settings]])
+        names = list(rows.columns)
+        rows.columns = objects([_free(name, "{}_logged", names) if name in _OF_REPETITION else name for name in names])
+        names = [*_OF_REPETITION, *rows.columns]
+        settings = [_free(name, "params_{}", names) for name in self.settings]
+        known = kept.take(places).reset_index(drop=True)
+        known.columns = objects([*_OF_REPETITION, *settings])
+        return pandas.concat([known, rows], axis=1)
+
+    def placed(self) -> tuple[pandas.DataFrame, Any]:
+        """All rows that these repetitions logged, and to which of the repetitions each belongs.
+
+        Raises:
+            ExperimentError: Nothing was logged.
+        """
+        files = [
+            Path(folder, layout.csv_name(r))
+            for folder, r in zip(self["folder"], self.index.get_level_values("r"), strict=True)
+        ]
         parts: list[pandas.DataFrame] = []
         for numbers, lengths, part in logged(files):
             part.insert(len(part.columns), _PLACE, numpy.repeat(numpy.asarray(numbers), lengths))
@@ -106,10 +162,31 @@ class Results(pandas.DataFrame):
         if not parts:
             raise ExperimentError("results", "nothing was logged there yet")
         rows = _joined(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
-        known = kept.take(rows.pop(_PLACE).to_numpy()).reset_index(drop=True)
-        rows = rows.rename(columns={name: f"{name}_logged" for name in ("name", "run", "r")})
-        known = known.rename(columns={name: f"params_{name}" for name in self.settings if name in rows.columns})
-        return pandas.concat([known, rows], axis=1)
+        return rows, rows.pop(_PLACE).to_numpy()
+
+    def groups(self, by: str | Sequence[str]) -> tuple[list[str], list[int], list[tuple[Any, ...]]]:
+        """The repetitions by what is the same in them, as `with_params` compares.
+
+        Args:
+            by: `params.lr`, or a column; several make a group of each combination.
+
+        Returns:
+            The columns (with `name` where `apart` adds it), the number of the group of each repetition, and the values
+            of each group.
+
+        Raises:
+            ExperimentError: There is no such column.
+        """
+        columns = [self.column(key) for key in self.apart([by] if isinstance(by, str) else by)]
+        numbers: dict[Any, int] = {}
+        labels: list[tuple[Any, ...]] = []
+        places: list[int] = []
+        for values in zip(*map(self.exact, columns), strict=True):
+            number = numbers.setdefault(tuple(map(identity, values)), len(numbers))
+            if number == len(labels):
+                labels.append(values)
+            places.append(number)
+        return columns, places, labels
 
     def summary(self, by: str | Sequence[str] = "run", metrics: Sequence[str] | None = None) -> pandas.DataFrame:
         """Statistics over repetitions that are done.
@@ -126,20 +203,25 @@ class Results(pandas.DataFrame):
         Raises:
             ExperimentError: There is no such column, or no metric.
         """
-        columns = [self.column(key) for key in self.apart([by] if isinstance(by, str) else by)]
+        done = self[self["state"].isin(_DONE)]
+        columns, places, labels = done.groups(by)
         names = self.metrics if metrics is None else [self._metric(name) for name in metrics]
         if not names:
             raise ExperimentError("results", "nothing was logged there yet that is a number")
-        done = pandas.DataFrame(self[self["state"].isin(_DONE)]).reset_index()
-        groups: Any = done.groupby(columns, sort=False, dropna=False)
         parts: list[Any] = []
         for number, name in enumerate(names):
-            part = groups[name].agg(n="count", mean="mean", std="std", median="median", min="min", max="max")
-            part.insert(0, "metric", name)
+            groups: Any = (
+                numbers_of(done[name]).reset_index(drop=True).groupby(numpy.array(places, dtype=int), sort=False)
+            )
+            part: Any = groups.agg(n="count", mean="mean", std="std", median="median", min="min", max="max")
             half = [half_interval(n) for n in part["n"]] * part["std"] / numpy.sqrt(part["n"].clip(lower=1))
             part["low"], part["high"] = part["mean"] - half, part["mean"] + half
+            part.insert(0, "metric", name)
+            for position, column in enumerate(columns):
+                values = as_column([labels[place][position] for place in part.index])
+                part.insert(position, _free(column, "params_{}", set(part.columns)), values)
             part[_PLACE], part[_METRIC] = range(len(part)), number
-            parts.append(part.reset_index())
+            parts.append(part)
         table: pandas.DataFrame = pandas.concat(parts, ignore_index=True).sort_values(
             [_PLACE, _METRIC], ignore_index=True
         )
@@ -156,27 +238,91 @@ class Results(pandas.DataFrame):
         return ["name", *by] if copied and not {"name", "run"} & set(by) else list(by)
 
     def _metric(self, name: str) -> str:
-        for one in (f"{name}_last", name):
-            if one in self.metrics:
+        there = self.metrics
+        logged_as: dict[str, str] = self.attrs.get("logged", {})
+        of_name = [column for column, metric in logged_as.items() if metric == name]
+        for one in (*of_name, name):
+            if one in there:
                 return one
-        raise ExperimentError(name, "is no column of numbers that was logged", offered(name, self.metrics))
+        raise ExperimentError(name, "is no column of numbers that was logged", offered(name, there))
 
 
 def table_of(found: Iterable[Found]) -> Results:
     """The table of these repetitions, one a row; see `amlsched.experiments.load`."""
-    every = [(one, *columns(one)) for one in found]
-    settings = dict.fromkeys(name for _, own, _ in every for name in own)
-    rows: list[dict[str, Any]] = []
-    metrics: dict[str, None] = {}
-    for one, own, logged in every:
-        last = {f"{name}_last" if name in settings else name: value for name, value in logged.items()}
-        metrics |= dict.fromkeys(last)
-        rows.append({**about(one), **own, **last})
-    names = [*OWN[:4], *settings, *metrics, *OWN[4:]]
-    table = Results(pandas.DataFrame(rows, columns=names).set_index(["name", "r"]))
-    origins = {one.name: one.origin for one, *_ in every if one.origin}
-    table.attrs |= {"settings": list(settings), "metrics": list(metrics), "origins": origins}
-    return table
+    every = [(one, dict(leaves(one.params))) for one in found]
+    table: dict[str, list[Any]] = {name: [about(one)[name] for one, _ in every] for name in OWN[:4]}
+    taken = set(OWN)
+    paths: dict[str, list[str]] = {}
+    for path in dict.fromkeys(path for _, own in every for path in own):
+        joined, dotted = "_".join(path), key_text(path)
+        joined = f"params_{joined}" if joined in OWN else joined
+        name = joined if joined not in taken else _free(dotted, "params_{}", taken)
+        taken.add(name)
+        paths[name] = list(path)
+        table[name] = [own.get(path) for _, own in every]
+    logged_as: dict[str, str] = {}
+    for metric in dict.fromkeys(metric for one, _ in every for metric in one.record.last):
+        name = _free(metric, "{}_last", taken)
+        taken.add(name)
+        logged_as[name] = metric
+        table[name] = [one.record.last.get(metric) for one, _ in every]
+    table |= {name: [about(one)[name] for one, _ in every] for name in OWN[4:]}
+    frame = pandas.DataFrame({number: as_column(values) for number, values in enumerate(table.values())})
+    made = Results(_named(frame, list(table)).set_index(["name", "r"]))
+    nans = {
+        name: [folder for folder, value in zip(table["folder"], values, strict=True) if _is_nan(value)]
+        for name, values in table.items()
+    }
+    made.attrs |= {
+        "settings": list(paths),
+        "paths": paths,
+        "metrics": list(logged_as),
+        "logged": logged_as,
+        "origins": {one.name: one.origin for one, _ in every if one.origin},
+        "whole": [name for name, values in table.items() if set(map(type, values)) == {int, type(None)}],
+        "nans": {name: folders for name, folders in nans.items() if folders},
+    }
+    return made
+
+
+def _free(name: str, pattern: str, taken: Collection[str]) -> str:
+    """A name that is not taken, made of this one."""
+    while name in taken:
+        name = pattern.format(name)
+    return name
+
+
+def _conditions(value: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values in nested mappings, each with its path."""
+    for key, item in value.items():
+        if is_mapping(item) and item:
+            yield from _conditions(item, (*path, str(key)))
+        else:
+            yield (*path, str(key)), item
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def has_numbers(column: Any) -> bool:
+    """Whether there is a number in a column."""
+    return column.dtype.kind in "iufb" or any(isinstance(value, bool | int | float) for value in _present(column))
+
+
+def numbers_of(column: Any) -> Any:
+    """The numbers of a column, NaN in the place of what is none."""
+    if column.dtype.kind in "iufb":
+        return column
+    return pandas.Series([_number(value) for value in column.tolist()], index=column.index, dtype=float)
+
+
+def _present(column: Any) -> Any:
+    return () if column.dtype.kind in "iufb" else (value for value in column.tolist() if not _is_nan(value))
+
+
+def _number(value: Any) -> float:
+    return as_float(value) if isinstance(value, bool | int | float) else math.nan
 
 
 _PLACE, _METRIC = "\0place", "\0metric"
@@ -229,7 +375,7 @@ def _exactly(content: bytes, file: Path) -> pandas.DataFrame:
         if len(row) != len(names):
             problem = f"its rows cannot be read: row {number} has {len(row)} cells, and there are {len(names)} columns"
             raise ExperimentError(str(file), problem)
-    columns: dict[int, Any] = {n: _column(list(column)) for n, column in enumerate(zip(*found, strict=True))}
+    columns: dict[int, Any] = {n: as_column(list(column)) for n, column in enumerate(zip(*found, strict=True))}
     return _named(pandas.DataFrame(columns, index=range(len(found))), names)
 
 
@@ -251,7 +397,7 @@ def _quickly(header: bytes, body: bytes, place: Path) -> pandas.DataFrame:
     for n in unsure:
         found: list[str] = (texts[str(n)] if str(n) in again else frame[n]).tolist()
         values: list[Any] = list(map(cells.value_of, found)) if _VALUES.search("\n".join(found)) else found
-        frame[n] = _column(values)
+        frame[n] = as_column(values)
     return _named(frame, names)
 
 
@@ -270,9 +416,7 @@ def _joined(parts: list[pandas.DataFrame]) -> pandas.DataFrame:
 
 
 def _named(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.DataFrame:
-    columns: Any = numpy.empty(len(names), dtype=object)
-    columns[:] = names
-    frame.columns = columns
+    frame.columns = objects(names)
     return frame
 
 
@@ -284,7 +428,7 @@ def _is_sure(column: Any) -> bool:
     return not (numpy.abs(numbers[numpy.isfinite(numbers)]) >= _EXACT).any()
 
 
-def _column(values: list[Any]) -> Any:
+def as_column(values: list[Any]) -> Any:
     """Values as a column of numbers, if all are numbers, or missing, and stay equal; else as a column of objects."""
     kinds = set(map(type, values))
     if kinds == {bool}:
@@ -293,8 +437,14 @@ def _column(values: list[Any]) -> Any:
         return numpy.array(values, dtype=numpy.int64)
     if kinds <= {int, float, type(None)} and all(type(value) is not int or abs(value) <= _EXACT for value in values):
         return numpy.array([math.nan if value is None else value for value in values], dtype=float)
+    return objects(values)
+
+
+def objects(values: Sequence[Any]) -> Any:
+    """A column of objects, also of those that numpy would take for rows."""
     column = numpy.empty(len(values), dtype=object)
-    column[:] = values
+    for place, value in enumerate(values):
+        column[place] = value
     return column
 
 

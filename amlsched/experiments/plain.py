@@ -12,7 +12,18 @@ from typing import Any, TypeGuard, TypeVar, cast
 from amlsched.errors import ExperimentError
 from amlsched.experiments.yaml12 import MAX_DEPTH, Key
 
-__all__ = ["copied", "is_list", "is_mapping", "is_tuple", "jsonable", "merge", "plain", "restored", "set_at"]
+__all__ = [
+    "copied",
+    "identity",
+    "is_list",
+    "is_mapping",
+    "is_tuple",
+    "jsonable",
+    "merge",
+    "plain",
+    "restored",
+    "set_at",
+]
 
 T = TypeVar("T")
 
@@ -67,6 +78,29 @@ def set_at(mapping: dict[Any, Any], path: tuple[Key, ...], value: Any) -> None:
             below = mapping[key] = {}
         mapping = below
     mapping[path[-1]] = value
+
+
+def as_float(number: float) -> float:
+    """The number as a float: infinity for a whole number that is beyond the largest."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def identity(value: Any) -> Any:
+    """The same for plain values that are the same, and never for others: 1 and 1.0 are, and 1, True and "1" are not."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, float) and math.isnan(value):
+        return ("nan",)
+    if is_mapping(value):
+        return ("mapping", frozenset((identity(key), identity(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return ("list", *map(identity, cast("list[Any]", value)))
+    return value
 
 
 _MAX_BITS = 14_000  # Python makes no text of whole numbers with more than 4300 digits

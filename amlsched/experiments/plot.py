@@ -24,6 +24,7 @@ Band = Literal["std", "interval", "range", "none"]
 """What a band shows: ± one standard deviation, the 95 % interval of the mean, from the least to the largest value."""
 
 LEGEND_FITS = 24
+_GROUP = "\0group"
 
 
 def plot_curves(
@@ -60,18 +61,17 @@ def plot_curves(
     matplotlib = _matplotlib(out)
     found = load(results) if isinstance(results, str | Path) else results
     keys = found.apart([by] if isinstance(by, str) else by)
-    columns = [found.column(key) for key in keys]
-    rows: Any = found.iterations()
-    logged_too = [f"params_{name}" for name in found.settings]  # a parameter of the name of a logged column
-    columns = [one if (one := f"params_{name}") in logged_too and one in rows.columns else name for name in columns]
-    _check_column(rows, metric)
-    _check_column(rows, x)
+    _, groups, labels = found.groups(by)
+    logged, places = found.placed()
+    rows: Any = found.with_settings(logged, places)
+    curves = {name: _numbers(rows, name) for name in dict.fromkeys((metric, x))}
+    rows = rows.assign(**curves, **{_GROUP: [groups[place] for place in places]})
     rows = rows[_are_finite(rows[[metric, x]])]
     if not len(rows):
         raise ExperimentError("results", f"{metric} has no finite value there, so there is nothing to draw")
     with matplotlib.rc_context(_PLAIN_TEXT), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # it is drawn as a box
-        figure = _figure(rows, keys, columns, metric, x, band)
+        figure = _figure(rows, keys, labels, metric, x, band)
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=150)
     return out
@@ -98,15 +98,15 @@ def _are_finite(columns: Any) -> Any:
     return numpy.isfinite(columns.to_numpy(dtype=float)).all(axis=1)
 
 
-def _figure(rows: Any, keys: Sequence[str], columns: Sequence[str], metric: str, x: str, band: Band) -> Any:
+def _figure(rows: Any, keys: Sequence[str], labels: Sequence[tuple[Any, ...]], metric: str, x: str, band: Band) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    for values, group in rows.groupby(columns, sort=False, dropna=False):
-        label = ", ".join(_named(key, value) for key, value in zip(keys, values, strict=True))
+    for number_of_group, group in rows.groupby(_GROUP, sort=False):
+        label = ", ".join(_named(key, value) for key, value in zip(keys, labels[number_of_group], strict=True))
         _draw(axes, group.groupby(x)[metric], label, band)
     axes.set_xlabel("iteration" if x == "iter" else x)
     axes.set_ylabel(metric)
@@ -117,7 +117,8 @@ def _figure(rows: Any, keys: Sequence[str], columns: Sequence[str], metric: str,
 
 
 def _named(key: str, value: Any) -> str:
-    text = number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    text = "null" if value is None else str(value)
+    text = number(value) if isinstance(value, int | float) and not isinstance(value, bool) else text
     return text if key in ("run", "name") else f"{key.removeprefix('params.')} = {text}"
 
 
@@ -140,8 +141,12 @@ def _draw(axes: Any, curves: Any, label: str, band: Band) -> None:
     axes.fill_between(mean.index, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-def _check_column(rows: Any, name: str) -> None:
-    if name not in rows.columns or rows[name].dtype.kind not in "iufb":
-        numbers = [str(column) for column in rows.columns if rows[column].dtype.kind in "iufb"]
+def _numbers(rows: Any, name: str) -> Any:
+    """The numbers in a column, NaN in the place of what is none."""
+    from amlsched.experiments.frame import has_numbers, numbers_of
+
+    if name not in rows.columns or not has_numbers(rows[name]):
+        numbers = [str(column) for column in rows.columns if has_numbers(rows[column])]
         kept = [column for column in numbers if column not in ("r", "rep", "iter")]
         raise ExperimentError("results", f"{name!r} is no column of numbers there", offered(name, kept))
+    return numbers_of(rows[name])

@@ -12,7 +12,7 @@ from amlsched._surroundings import expanded
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import claims, expand, layout, records
 from amlsched.experiments.names import DEBUG_FOLDER
-from amlsched.experiments.plain import jsonable
+from amlsched.experiments.plain import is_list, is_mapping, jsonable
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.record import Record, State
 from amlsched.experiments.spelling import meant_file
@@ -32,17 +32,15 @@ __all__ = [
     "OWN",
     "Found",
     "about",
-    "columns",
-    "flattened",
     "iterations",
+    "leaves",
     "load",
     "pandas_for",
-    "row",
     "survey",
     "tallied",
 ]
 
-OWN = ("name", "r", "run", "state", "seconds", "seed", "folder")
+OWN: tuple[str, ...] = ("name", "r", "run", "state", "seconds", "seed", "folder")
 """Columns of `load` that are always there."""
 _PATH = "it is the `path` key of the config"
 
@@ -211,9 +209,9 @@ def load(results: str | Path) -> Results:
 
     Returns:
         A `pandas.DataFrame` with the index `(name, r)`: name of the experiment and index of the repetition. Columns:
-        `run`, `state`; the parameters, nested ones joined by `_` as in `opt_lr`; the last value of each metric
-        (`metric_last` where a parameter of any run has that name); `seconds`, `seed`, `folder`. What a repetition
-        lacks is NaN or None. See `Results` for what it can do beyond pandas.
+        `run`, `state`; the parameters, nested ones joined by `_` as in `opt_lr` (by a dot where that name is taken);
+        the last value of each metric (`metric_last` where a parameter of any run has that name); `seconds`, `seed`,
+        `folder`. What a repetition lacks is NaN or None. See `Results` for what it can do beyond pandas.
 
     Raises:
         ExperimentError: There is no such folder, or nothing of amlsched in it.
@@ -243,13 +241,6 @@ def iterations(results: str | Path) -> pd.DataFrame:
     return load(results).iterations()
 
 
-def row(found: Found) -> dict[str, Any]:
-    """What is told of a repetition in one mapping: about it, its parameters, the last values that it logged."""
-    settings, metrics = columns(found)
-    known = about(found)
-    return {**{name: known[name] for name in OWN[:4]}, **settings, **metrics, **{name: known[name] for name in OWN[4:]}}
-
-
 def about(found: Found) -> dict[str, Any]:
     """What `load` tells of any repetition: the columns `OWN`."""
     seed = None if found.record.state is State.PENDING else found.record.seed
@@ -257,27 +248,18 @@ def about(found: Found) -> dict[str, Any]:
     return dict(zip(OWN, values, strict=True))
 
 
-def columns(found: Found) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters of a repetition and the last values that it logged, by the names of their columns."""
-    settings = {f"params_{key}" if key in OWN else key: value for key, value in flattened(found.params)}
-    last = found.record.last.items()
-    return settings, {f"{key}_last" if key in settings or key in OWN else key: value for key, value in last}
-
-
-def flattened(mapping: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings and lists, their keys joined by `_`, as cw2 does."""
-    for key, value in mapping.items():
-        name = f"{prefix}{key}"
-        nested: dict[Any, Any] | None = None
-        if isinstance(value, dict):
-            nested = value  # pyright: ignore[reportUnknownVariableType]
-        elif isinstance(value, list):
-            items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-            nested = dict(enumerate(items))
-        if nested is not None:
-            yield from flattened(nested, f"{name}_")
-        else:
-            yield name, value
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The leaves of nested mappings and lists, each with the keys that lead there; what is empty is a leaf."""
+    below: Iterable[tuple[Any, Any]] = ()
+    if is_mapping(value):
+        below = value.items()
+    elif is_list(value):
+        below = enumerate(value)
+    if not below or not value:
+        yield path, value
+        return
+    for key, item in below:
+        yield from leaves(item, (*path, str(key)))
 
 
 def pandas_for(what: str) -> Any:

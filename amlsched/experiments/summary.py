@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from amlsched.display.table import table
+from amlsched.experiments.plain import as_float
 from amlsched.experiments.record import State, Used
 from amlsched.units import counted
 
@@ -48,7 +49,7 @@ class Tally:
         self.seconds += seconds or 0.0
         for name, value in last.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and name != "iter":
-                self.last.setdefault(name, []).append(value)
+                self.last.setdefault(name, []).append(as_float(value))
 
 
 @dataclass(slots=True)

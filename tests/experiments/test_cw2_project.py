@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from amlsched.cw2 import cluster_work, cw_error, experiment, scheduler
@@ -382,3 +384,21 @@ def test_a_job_and_its_tasks_can_be_sent_to_other_processes(config: Path) -> Non
     summary = cluster_work.ClusterWork(Steps).run(sch=Elsewhere(), argv=[str(config), "-q"])
     assert summary is not None
     assert (summary.complete, summary.ran) == (True, 4)
+
+
+def logging_lists(params, rep, log):
+    log(values=np.arange(2), texts=["a", None], mixed="007")
+
+
+def test_timestamps_are_local_and_lists_are_lists(config: Path) -> None:
+    """As cw2's pickles have them: a naive time can be compared with them."""
+    cw = cluster_work.ClusterWork(logging_lists)
+    cw.add_logger(cw_pd_logger.PandasLogger())
+    before = datetime.now()  # noqa: DTZ005
+    cw.run(argv=[str(config), "--executor", "sequential", "-q"])
+    frame = cw.load(argv=[str(config)])
+    for log in frame["PandasLogger"]:
+        assert before <= log["ts"][0] <= datetime.now()  # noqa: DTZ005
+        assert (log["ts"] >= before).all()
+        assert [log[name][0] for name in ("values", "texts", "mixed")] == [[0, 1], ["a", None], "007"]
+    assert [type(one) for one in frame["values"]] == [list] * 4

@@ -6,12 +6,29 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from amlsched.experiments.results import flattened
+from amlsched.experiments.frame import Results, objects, table_of
+from amlsched.experiments.results import leaves
 
 if TYPE_CHECKING:
-    from amlsched.experiments.loggers import AbstractLogger
+    from collections.abc import Sequence
 
-__all__ = ["Cw2Accessor"]
+    from amlsched.experiments.loggers import AbstractLogger
+    from amlsched.experiments.results import Found
+
+__all__ = ["Cw2Accessor", "with_columns"]
+
+
+def with_columns(found: Sequence[Found], more: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The table of these repetitions, with further columns.
+
+    Args:
+        found: The repetitions.
+        more: What each has in the further columns.
+    """
+    frame = table_of(found)
+    for name in dict.fromkeys(name for row in more for name in row):
+        frame[name] = objects([row.get(name) for row in more])
+    return frame
 
 
 @pd.api.extensions.register_dataframe_accessor("cw2")
@@ -32,8 +49,10 @@ class Cw2Accessor:
             param_dict: Parameters and their values, nested as in the config.
         """
         frame: Any = self._frame
-        for name, value in flattened(param_dict):
-            frame = frame[frame[name] == value]
+        if isinstance(frame, Results):
+            return frame.with_params(param_dict)
+        for path, value in leaves(param_dict):
+            frame = frame[frame["_".join(path)] == value]
         return cast("pd.DataFrame", frame)
 
     def repetition(self, r: int) -> pd.DataFrame:
