@@ -31,8 +31,6 @@ def group(nodeid: str) -> str:
     file = path.rpartition("/")[2]
     if file in _FILES:
         return file
-    if path.startswith("tests/faults/"):
-        return "faults"  # until each of them is known to bear company
     words = re.findall("[a-z0-9]+", f"{file} {name}")
     found = [_SERVICES[word] for word in words if word in _SERVICES]
     if found:
