@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -30,6 +31,17 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist calls it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return scheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
+    """As pytest does. In Python 3.11 it fails, and ends the session, if a thread that logs a traceback parses source at
+    the same moment: "AST constructor recursion depth mismatch".
+    """
+    for _ in range(10):
+        with contextlib.suppress(SystemError):
+            return pytest.TestReport.from_item_and_call(item, call)
+    return pytest.TestReport.from_item_and_call(item, call)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
