@@ -81,7 +81,7 @@ def test_a_full_disk_stops_the_run_and_once_there_is_room_it_goes_on(project: Pa
     subprocess.run(["mount", "-o", "remount,size=32m", str(project / "results")], check=True)
     done = run(project, executor)
     assert done.returncode == 0, done.stderr
-    assert f"{count - completed} run in" in done.stdout
+    assert f"Ran {count - completed} in" in done.stdout
     for index in range(count):
         folder = project / f"results/disk/log/rep_{index:02d}"
         attempts = json.loads((folder / "record.json").read_text())["attempts"]
