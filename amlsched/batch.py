@@ -74,8 +74,9 @@ class Part:
 class TrackedCall:
     """What an executor of somebody else gets for a function; here it stands for the executor's future.
 
-    Such an executor may accept that a call is cancelled which runs already: in this process, the call itself tells. And
-    its `submit` may take keywords for its own (`key` and `workers` by dask, `fn` by many): it gets none.
+    Such an executor may accept that a call is cancelled which runs already: the call itself tells that it has begun
+    here, or has left for another process. And its `submit` may take keywords for its own (`key` and `workers` by dask,
+    `fn` by many): it gets none.
 
     Args:
         function: The function.
@@ -145,6 +146,7 @@ class TrackedCall:
         return self.work.result()
 
     def __reduce__(self) -> str | tuple[Any, ...]:
+        self._begun = True  # it leaves for another process: from here on only the executor knows
         return partial(self._function, **self._kwargs).__reduce__()  # its worker may lack amlsched
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import random
 import signal
 from concurrent.futures import Executor
+from concurrent.futures import Future as Work
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -190,6 +192,44 @@ def test_terminate_gets_the_executor_that_was_given(dask_client: Any) -> None:
     scheduler.run(wait=False)
     assert ended == [executor]
     assert scheduler.executor is executor
+
+
+class Pooled(Executor):
+    """Over `multiprocessing.Pool`, whose results do not say when their calls begin."""
+
+    def __init__(self) -> None:
+        self.pool = multiprocessing.get_context("fork").Pool(2)
+
+    def submit(self, fn: Any, *args: Any, **kwargs: Any) -> Work[Any]:  # type: ignore[override]
+        work: Work[Any] = Work()
+        self.pool.apply_async(fn, args, kwargs, work.set_result, work.set_exception)
+        return work
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.pool.terminate()
+        self.pool.join()
+
+
+def test_calls_in_processes_of_an_executor_that_does_not_say_when_they_begin_are_waited_for(tmp_path: Path) -> None:
+    with Pooled() as executor:
+        scheduler = Scheduler(executor)
+        task = scheduler.task(calls.until_released)
+        results: list[Any] = []
+        task.on_result(lambda _, result: results.append(result))
+
+        @scheduler.on_start
+        async def start() -> None:
+            for number in range(3):
+                task.submit(tmp_path / str(number), tmp_path / "release", number)
+            await exists(tmp_path / "0")
+            await exists(tmp_path / "1")
+            scheduler.stop()
+
+        scheduler.on_finishing((tmp_path / "release").touch)
+        assert scheduler.run().code is Code.STOPPED
+        assert {0, 1} <= set(results)
+        assert len(results) + task.on_cancelled.count == 3
+        assert executor.submit(abs, -1).result(20) == 1  # its thread has not died of a result that nobody wanted
 
 
 class Returns(Executor):
