@@ -219,7 +219,7 @@ async def _during(run: asyncio.Task[Any], scheduler: Scheduler, awaitable: Await
         following.cancel()
         await asyncio.wait((following,))
         raise
-    if following.done() and following.cancelled() and not scheduler.running():
+    if following.cancelled() and not scheduler.running():
         await asyncio.wait((run,))  # the run ends, and has cancelled the call that was waited for
     if run.done():
         following.cancel()
