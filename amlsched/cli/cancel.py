@@ -29,9 +29,11 @@ def cancel(arguments: argparse.Namespace) -> int:
     """Cancel elements of arrays that wait or run. What they ran is cancelled by its record; `run -s` takes it up."""
     from amlsched.errors import ExperimentError
     from amlsched.experiments import queue
+    from amlsched.experiments.results import existing_folder
     from amlsched.experiments.spelling import offered
     from amlsched.experiments.submission import submissions
 
+    existing_folder(arguments.results)
     chosen = submissions(arguments.results)
     if not chosen:
         where, remedy = f"results folder {arguments.results}", "amlsched run … -s submits"

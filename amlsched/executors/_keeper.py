@@ -43,6 +43,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _channel: WorkerEnd | None = None  # in a worker
 
 
+def _grace_s() -> float:
+    """How long a worker gets when its keeper is told to end, which sits in a job of a batch system."""
+    try:
+        return float(os.environ.get("AMLSCHED_TERM_GRACE_S") or _GRACE_S)
+    except ValueError:
+        return _GRACE_S
+
+
 def order_end(lifeline: int, after_s: float, grace_s: float) -> None:
     """Driver: have a worker ended.
 
@@ -227,7 +235,7 @@ class _Keeper:
             if fd == self.wake:
                 if signal.SIGTERM in os.read(fd, 512) and self.kill_at == float("inf"):
                     # Whoever ends the whole job (a batch system) may have promised its calls more time than that.
-                    self._end(0.0, float(os.environ.get("AMLSCHED_TERM_GRACE_S") or _GRACE_S))
+                    self._end(0.0, _grace_s())
                 continue
             order = os.read(fd, _ORDER.size)
             if order:

@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 
 __all__ = ["file_bytes", "replace_file"]
 
-_LARGEST = 2**30
+PIPE_S = 10.0
+_LARGEST = 2**26
 """Of what is no regular file, such as `/dev/zero`."""
 
 
-def file_bytes(path: Path, wait_s: float = 10.0) -> bytes:
+def file_bytes(path: Path, wait_s: float | None = None) -> bytes:
     """What a file holds. A pipe is read too, such as `<(command)` of a shell, if somebody writes to it.
 
     Args:
         path: The file.
-        wait_s: How long to wait for a pipe.
+        wait_s: How long to wait for a pipe; `None` for ten seconds.
 
     Raises:
         OSError: It cannot be read, is a folder, or a pipe to which nobody writes.
     """
+    wait_s = PIPE_S if wait_s is None else wait_s
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a named pipe blocks here
     with open(descriptor, "rb", buffering=0) as file:
         mode = os.fstat(descriptor).st_mode

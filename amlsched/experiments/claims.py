@@ -40,6 +40,11 @@ _PAUSE_S = 0.02
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
+def _restarts() -> int:
+    text = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who made a claim.
@@ -58,7 +63,7 @@ class Owner:
     process: Process
     since: str = field(default_factory=now)
     job: str = field(default_factory=lambda: os.environ.get("SLURM_JOB_ID", ""))
-    restart: int = field(default_factory=lambda: int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+    restart: int = field(default_factory=_restarts)
     beat_s: float = BEAT_S
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,14 @@ import numpy
 import pandas
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import cells, layout
+from amlsched.experiments import cells, layout, records
+from amlsched.experiments.atomic import file_bytes
 from amlsched.experiments.load import key_text
 from amlsched.experiments.plain import as_float, identity, is_list, is_mapping, plain
 from amlsched.experiments.results import OWN, Found, about, leaves
 from amlsched.experiments.spelling import offered
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Results", "as_column", "half_interval", "has_numbers", "logged", "numbers_of", "objects", "table_of"]
 
@@ -327,6 +331,7 @@ def _number(value: Any) -> float:
 
 _PLACE, _METRIC = "\0place", "\0metric"
 _MANY = 1000
+_LEFT_OUT = "these rows cannot be read, and are left out"
 _EXACT = 2**53
 """Floats hold whole numbers up to here."""
 _INT64 = 2**63
@@ -338,62 +343,95 @@ _VALUES = re.compile(rf"^(?:{cells.IS_VALUE})?$", re.MULTILINE)
 def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
     """What the CSV files of repetitions hold: their numbers, how many rows each has, and the rows.
 
-    Files with the same columns are read as one, which is some ten times faster than one by one.
-
-    Raises:
-        ExperimentError: A file is none that repetitions write.
+    Files with the same columns are read as one, which is some ten times faster than one by one. A file that is none
+    that repetitions write is left out, with a warning in the log; so is one that is not there any more.
     """
     alike: dict[bytes, list[tuple[int, bytes]]] = {}
     for number, file in enumerate(files):
         try:
-            content = file.read_bytes()
+            content = file_bytes(file, wait_s=0)
         except (FileNotFoundError, NotADirectoryError):
+            content = b""
+        except OSError as error:
+            logger.warning("%s: %s: %s", file, _LEFT_OUT, error.strerror)
             continue
+        if not content and (lost := records.rows_lost(file.parent, records.read(file.parent))):
+            logger.warning("%s", lost)
         header = next(cells.rows(io.BytesIO(content)), b"")
         body = content[len(header) : content.rfind(b"\n") + 1]
         if not body:
             continue
-        if b'"' in body or header == b"\n":
-            frame = _exactly(content, file)
-            yield [number], [len(frame)], frame
+        is_even = body.count(b",") == body.count(b"\n") * header.count(b",")
+        if b'"' in body or header == b"\n" or not is_even:
+            yield from _alone(number, content, file)
         else:
             alike.setdefault(header, []).append((number, body))
     for header, bodies in alike.items():
-        frame = _quickly(header, b"".join(body for _, body in bodies), files[bodies[0][0]].parent)
-        yield [number for number, _ in bodies], [body.count(b"\n") for _, body in bodies], frame
+        try:
+            frame = _quickly(header, b"".join(body for _, body in bodies))
+        except (pandas.errors.ParserError, ValueError):  # of one of them
+            for number, body in bodies:
+                yield from _alone(number, header + body, files[number])
+        else:
+            yield [number for number, _ in bodies], [body.count(b"\n") for _, body in bodies], frame
 
 
-def _exactly(content: bytes, file: Path) -> pandas.DataFrame:
-    """The rows of a file, cell by cell."""
-    header, *rows = cells.whole_rows(content)
+def _alone(number: int, content: bytes, file: Path) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
+    """What one file holds; nothing, and a warning, if it is damaged."""
+    try:
+        frame = _exactly(content)
+    except ValueError as error:
+        logger.warning("%s:%s", file, error)
+    else:
+        yield [number], [len(frame)], frame
+
+
+def _exactly(content: bytes) -> pandas.DataFrame:
+    """The rows of a file, cell by cell.
+
+    Raises:
+        ValueError: They are none that repetitions write; begins with the line.
+    """
+    header, *rows = cells.whole_rows(content) or [b""]
+    names: list[str] = []
+    found: list[list[Any]] = []
+    line = 1
     try:
         names = cells.names(header)
-        found = [cells.values(row) if names else [] for row in rows]
-    except UnicodeDecodeError as error:
-        raise ExperimentError(str(file), f"its rows cannot be read: {error}") from error
-    for number, row in enumerate(found, 1):
-        if len(row) != len(names):
-            problem = f"its rows cannot be read: row {number} has {len(row)} cells, and there are {len(names)} columns"
-            raise ExperimentError(str(file), problem)
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have the same name")
+        for row in (header, *rows):
+            values = cells.values(row) if names else []
+            if len(values) != len(names):
+                raise ValueError(f"there are {len(names)} columns, and {len(values)} cells")
+            found.append(values)
+            line += row.count(b"\n")
+    except ValueError as error:
+        raise ValueError(f"{line}: {_LEFT_OUT}: {error}") from error
+    del found[0]
     columns: dict[int, Any] = {n: as_column(list(column)) for n, column in enumerate(zip(*found, strict=True))}
     return _named(pandas.DataFrame(columns, index=range(len(found))), names)
 
 
-def _quickly(header: bytes, body: bytes, place: Path) -> pandas.DataFrame:
-    """The rows of files without quotes. pandas reads them; what it would take for something else is read anew."""
+def _quickly(header: bytes, body: bytes) -> pandas.DataFrame:
+    """The rows of files without quotes. pandas reads them; what it would take for something else is read anew.
+
+    Raises:
+        pandas.errors.ParserError: They are none that repetitions write.
+        ValueError: The same.
+    """
     options: dict[str, Any] = {"low_memory": False, "skip_blank_lines": False, "keep_default_na": False}
     if _PANDAS < (3, 1):  # since then, floats are exact without it
         options["float_precision"] = "round_trip"
-    try:
-        names = cells.names(header)
-        source = b",".join(b"%d" % n for n in range(len(names))) + b"\n" + body
-        frame: Any = _read_csv(io.BytesIO(source), na_values=["", "nan"], **options)
-        frame.columns = range(len(names))
-        unsure: list[int] = [n for n in range(len(names)) if not _is_sure(frame[n])]
-        again = [str(n) for n in unsure if not isinstance(frame[n][0], str) or frame[n].isna().any()]
-        texts: Any = _read_csv(io.BytesIO(source), dtype=str, na_filter=False, usecols=again, **options)
-    except (pandas.errors.ParserError, ValueError) as error:
-        raise ExperimentError(str(place), f"its rows cannot be read: {error}") from error
+    names = cells.names(header)
+    if len(set(names)) < len(names):
+        raise ValueError("two columns have the same name")
+    source = b",".join(b"%d" % n for n in range(len(names))) + b"\n" + body
+    frame: Any = _read_csv(io.BytesIO(source), na_values=["", "nan"], **options)
+    frame.columns = range(len(names))
+    unsure: list[int] = [n for n in range(len(names)) if not _is_sure(frame[n])]
+    again = [str(n) for n in unsure if not isinstance(frame[n][0], str) or frame[n].isna().any()]
+    texts: Any = _read_csv(io.BytesIO(source), dtype=str, na_filter=False, usecols=again, **options)
     for n in unsure:
         found: list[str] = (texts[str(n)] if str(n) in again else frame[n]).tolist()
         values: list[Any] = list(map(cells.value_of, found)) if _VALUES.search("\n".join(found)) else found

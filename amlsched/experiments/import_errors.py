@@ -22,7 +22,8 @@ def import_failed(place: str, error: BaseException) -> ExperimentError:
         error: What its import raised.
     """
     if isinstance(error, SyntaxError):
-        line = f" (line {error.lineno})" if error.filename == place else f" ({error.filename}, line {error.lineno})"
+        file = "" if error.filename in (place, None) else f"{error.filename}, "
+        line = f" ({file}line {error.lineno})" if error.lineno is not None else ""
         return ExperimentError(place, f"cannot be imported: {type(error).__name__}: {error.msg}{line}")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     own = [frame for frame in frames if frame.filename == place]

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 EXPANSIONS = ("grid", "list", "ablative")
+_TOO_MANY = 2**31
 ALL_CPUS = -1
 """As `reps_in_parallel`: as many as there are CPUs."""
 
@@ -57,12 +58,13 @@ def _is_texts(value: Any) -> bool:
 
 
 def count_rule(example: int, least: int = 1) -> Rule:
-    """A whole number, of at least 1 or what is given."""
+    """A whole number, of at least 1 or what is given, that counts something: no machine has more than 2**31 of it."""
 
     def holds(value: Any) -> bool:
-        return type(value) is int and value >= least
+        return type(value) is int and least <= value < _TOO_MANY
 
-    return Rule(holds, f"a whole number of at least {least}", str(example), {"type": "integer", "minimum": least})
+    schema = {"type": "integer", "minimum": least, "maximum": _TOO_MANY - 1}
+    return Rule(holds, f"a whole number of at least {least}, below 2**31", str(example), schema)
 
 
 def text_rule(example: str, *, empty: bool = False) -> Rule:

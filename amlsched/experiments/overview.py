@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from amlsched.arrays import Element, Stage
-from amlsched.errors import BatchSystemError, ConfigError
+from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
 from amlsched.experiments import layout
 from amlsched.experiments.progress import last_row
 from amlsched.experiments.queue import explained, states
@@ -125,7 +125,11 @@ class Overview:
         """
         made = cls()
         latest: dict[Key, tuple[Submission, int]] = {}
-        chosen = submissions(results)
+        try:
+            chosen = submissions(results)
+        except ExperimentError as error:
+            made.problem = str(error)
+            return made
         for one in chosen:
             latest.update((key, (one, number)) for number, work in enumerate(one.work) for key in work.keys)
         open_ones = [(one, latest[key]) for one in found if (key := (one.name, one.run, one.rep)) in latest]

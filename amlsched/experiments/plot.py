@@ -57,6 +57,8 @@ def plot_curves(
     if band not in get_args(Band):
         raise ValueError(f"band={band!r}: must be one of {', '.join(get_args(Band))}")
     out = expanded(out, f"--out {out}")
+    if out.name in ("", ".."):
+        raise ExperimentError(f"--out {out}", "names no file", "such as --out curves.png")
     out = out if out.suffix else out.with_name(f"{out.name}.png")
     matplotlib = _matplotlib(out)
     found = load(results) if isinstance(results, str | Path) else results

@@ -32,6 +32,7 @@ __all__ = [
     "OWN",
     "Found",
     "about",
+    "existing_folder",
     "iterations",
     "leaves",
     "load",
@@ -68,6 +69,19 @@ class Found:
     origin: str = ""
 
 
+def existing_folder(results: str | Path) -> Path:
+    """The folder of results, which is there.
+
+    Raises:
+        ExperimentError: It is not.
+    """
+    folder = expanded(results, f"results folder {results}")
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "there is no such folder"
+        raise ExperimentError(f"results folder {folder}", problem, meant_file(folder) or _PATH)
+    return folder
+
+
 def survey(results: str | Path) -> Iterator[Found]:
     """Every repetition of a folder of results: those of its configs, begun or not, then others that left a record.
 
@@ -81,10 +95,7 @@ def survey(results: str | Path) -> Iterator[Found]:
     Raises:
         ExperimentError: There is no such folder, or nothing of amlsched in it.
     """
-    folder = expanded(results, f"results folder {results}")
-    if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "there is no such folder"
-        raise ExperimentError(f"results folder {folder}", problem, meant_file(folder) or _PATH)
+    folder = existing_folder(results)
     own = (folder / layout.RESOLVED_CONFIG).is_file()
     places = [folder] if own else sorted(file.parent for file in folder.glob(f"*/{layout.RESOLVED_CONFIG}"))
     places.sort(key=lambda place: place.is_symlink())  # the folder itself before the links to it

@@ -55,7 +55,7 @@ def meant_file(path: Path, *suffixes: str) -> str:
         others = [one.name for one in path.parent.iterdir() if (one.suffix in suffixes if suffixes else one.is_dir())]
     except (OSError, ValueError):
         return ""
-    guess = closest(path.name, others)
+    guess = closest(path.name, [name for name in others if name != path.name])
     return f"did you mean {path.with_name(guess)}?" if guess else ""
 
 

@@ -10,6 +10,7 @@ A driver that gets a signal tells its repetitions; those that can stop get a gra
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -184,5 +185,7 @@ def _left_s() -> float | None:
     """Seconds until the batch job is ended; `None` where nobody says."""
     for name in _END_TIMES:
         with contextlib.suppress(KeyError, ValueError):
-            return float(os.environ[name]) - time.time()
+            left_s = float(os.environ[name]) - time.time()
+            if math.isfinite(left_s):
+                return left_s
     return None

@@ -273,9 +273,24 @@ def read(folder: Path) -> Submission:
             raise ValueError("it is of another version of amlsched")
         work = [Work(**one) for one in raw.pop("work")]
         logs = Path(raw.pop("logs"))
-        return Submission(folder=folder, work=work, logs=logs, **raw)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExperimentError(str(folder / _FILE), f"is no submission of arrays: {error}") from error
+        one = Submission(folder=folder, work=work, logs=logs, **raw)
+        _check(one)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"is no submission of arrays: {type(error).__name__}: {error}"
+        raise ExperimentError(
+            str(folder / _FILE), problem, "remove the folder if nothing of it is in the queue"
+        ) from error
+    return one
+
+
+def _check(one: Submission) -> None:
+    """Raise one of many errors if the files do not hold what is read from them later."""
+    if one.system not in SYSTEMS:
+        raise ValueError(f"there is no batch system {one.system!r}")
+    numbers = {index + 0 for work in one.work for *_, index in work.keys}
+    numbers.update(number + 0 for number in one.dropped)
+    numbers.update(part.first + part.count for part in one.parts)
+    "".join(part.job for part in one.parts)
 
 
 def submissions(results: str | Path) -> list[Submission]:

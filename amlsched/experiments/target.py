@@ -101,10 +101,14 @@ class Target:
             problem = "does not say which class or function of the file to run"
             raise ExperimentError(text, problem, _names_in(text.rstrip(":")) or _LINE_TO_WRITE)
         if not place.endswith(".py") and "/" not in place:
+            if not all(place.split(".")):
+                raise ExperimentError(text, f"{place!r} is no name of a module", _LINE_TO_WRITE)
             return cls(place, name)
         path = expanded(place, text)
         if not path.is_file():
             problem = "is a folder, not a Python file" if path.is_dir() else "there is no such file"
+            if os.path.lexists(path) and not path.is_dir():
+                problem = "is no regular file, or a link to none"
             raise ExperimentError(text, f"{problem}: {path}", meant_file(path, ".py") or f"from {Path.cwd()}")
         return cls(str(path.resolve()), name)
 

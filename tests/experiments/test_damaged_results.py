@@ -9,12 +9,18 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas
 import pytest
 
 from amlsched.cli import main
+from amlsched.experiments import iterations
 from amlsched.experiments.atomic import file_bytes
 
-EXPERIMENT = "def train(params, rep, log):\n    for i in range(2):\n        log(loss=params['lr'] * i + rep)\n"
+EXPERIMENT = """
+def train(params, rep, log):
+    for i in range(2):
+        log(loss=params["lr"] * i + rep, **params.get("more", {}))
+"""
 CONFIG = "{name: digits, path: results, repetitions: 2, grid: {lr: [1, 2]}}\n"
 RUN = ("run", "train.py:train", "train.yml", "--executor", "sequential")
 PLACE = Path("results/digits/digits__l1/log/rep_00")
@@ -70,6 +76,25 @@ CONFIGS: dict[str, tuple[Damage, str]] = {
 }
 
 
+ROWS: dict[str, tuple[Damage, str]] = {
+    "too many cells": (
+        changed(r"\n", "\n1,2,3,4,5,6\n"),
+        "rep_0.csv:2: these rows cannot be read, and are left out: there",
+    ),
+    "too few cells": (changed(r"\Z", "1,2\n"), "rep_0.csv:4: these rows cannot be read, and are left out: there are 4"),
+    "lines of no rows": (written("a\n" * 9 + "b,c\n"), "rep_0.csv:10: these rows cannot be read"),
+    "no text": (written(b"\xff\xfe,a\n1,2\n"), "rep_0.csv:1: these rows cannot be read"),
+    "a column twice": (written("a,a\n1,2\n"), "rep_0.csv:1: these rows cannot be read, and are left out: two columns"),
+    "a folder": (replaced_by(Path.mkdir), "rep_0.csv: these rows cannot be read, and are left out: Is a directory"),
+    "a loop of links": (
+        replaced_by(lambda path: path.symlink_to(path.name)),
+        "left out: Too many levels of symbolic links",
+    ),
+    "missing": (Path.unlink, "rep_0.csv is not there any more"),
+    "empty": (written(""), "rep_0.csv is empty"),
+}
+
+
 @pytest.fixture
 def told(
     tmp_path: Path,
@@ -116,6 +141,27 @@ def test_records_that_cannot_be_read(told: Callable[..., tuple[int, str, str]]) 
     assert told(*RUN, "--rerun", "unknown")[0] == 0
     code, out, err = told("status", "results")
     assert (code, "4 repetitions: 4 completed." in out, err) == (0, True, "")
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_rows_that_cannot_be_read(told: Callable[..., tuple[int, str, str]], quoted: bool) -> None:
+    if quoted:  # files with quotes are read in another way
+        assert told(*RUN, "-o", "--set", "+params.more={text: 'a, b'}")[0] == 0
+    shutil.copytree("results", "whole")
+    whole = iterations("results")
+    assert len(whole) == 8
+    for kind, (damage, message) in ROWS.items():
+        shutil.rmtree("results")
+        shutil.copytree("whole", "results")
+        damage(CSV)
+        if quoted:
+            message = message.replace("there are 4", "there are 5")
+        code, out, err = told("plot", "results", "--metric", "loss", "--out", "x.svg")
+        assert (code, out, message in err) == (0, "Learning curves: x.svg\n", True), f"{kind}: {err}"
+        assert told("results", "results")[0] == 0
+        rows = iterations("results")
+        left = whole[~((whole["run"] == "digits__l1") & (whole["r"] == 0))].reset_index(drop=True)
+        pandas.testing.assert_frame_equal(rows, left)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
