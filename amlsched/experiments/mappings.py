@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from amlsched.errors import ConfigError
-from amlsched.experiments.plain import is_list, is_tuple
+from amlsched.errors import ConfigError, ExperimentError
+from amlsched.experiments.plain import is_list, is_tuple, plain
 from amlsched.experiments.yaml12 import ASKS, MAX_DEPTH, Key, Places, Tree, Unread, resolve_scalar
 
-__all__ = ["NO_FILE", "Source", "plain", "trees"]
+__all__ = ["NO_FILE", "Source", "as_config", "trees"]
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]"
 """A config file; or a document, or several, as mappings."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 NO_FILE = Path("<mapping>")
 """The place of documents that are in no file; what is relative in them starts at the working folder."""
 
@@ -42,7 +44,7 @@ def trees(given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Tree]:
     return found
 
 
-def plain(given: Any, name: str) -> Any:
+def as_config(given: Any, name: str) -> Any:
     """A value of the user's in plain values; nothing in it asks for environment variables.
 
     Args:
@@ -90,21 +92,17 @@ class _Plain:
         return mapping
 
     def _scalar(self, value: Any, path: tuple[Any, ...]) -> Any:
-        if isinstance(value, os.PathLike):
-            value = os.fspath(cast("os.PathLike[str]", value))
-        elif hasattr(value, "dtype") and hasattr(value, "tolist"):  # of numpy, which need not be installed
-            value = value.tolist()
-            if is_list(value):
-                return self.value(value, path)
-        if isinstance(value, str):
-            return Unread(value, resolve_scalar) if self._asks and ASKS in value else str.__str__(value)
-        for kind in (bool, int, float):
-            if isinstance(value, kind):
-                return kind(value)
-        if value is None:
-            return None
-        problem = f"a value of the type {type(value).__name__} is no data that a config can hold"
-        raise self._error(path, problem, "give a text, a number, true or false, a list or a mapping")
+        try:
+            value = plain(os.fspath(value) if isinstance(value, os.PathLike) else value, "")
+        except ExperimentError as error:
+            problem = f"a value of the type {type(value).__name__} is no data that a config can hold: {error.problem}"
+            raise self._error(path, problem, error.remedy) from None
+        if is_list(value):  # an array
+            return self.value(value, path)
+        if isinstance(value, str) and (half := _HALF.search(value)):
+            problem = f"the text has half of a surrogate pair, {half[0]!r}, which no config can hold"
+            raise self._error(path, problem, "give it to the experiment in another way")
+        return Unread(value, resolve_scalar) if self._asks and isinstance(value, str) and ASKS in value else value
 
     def _error(self, path: tuple[Any, ...], problem: str, remedy: str) -> ConfigError:
         return _error(path, self._where, problem, remedy)

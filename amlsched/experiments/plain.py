@@ -118,7 +118,7 @@ _REMEDIES: dict[type, str] = {
 _ANY_REMEDY = "give a number, a text, a list or a mapping, such as str(value)"
 
 
-def plain(value: Any, where: str, *, tuples: bool = False) -> Any:
+def plain(value: Any, where: str) -> Any:
     """The value in `None`, `bool`, `int`, `float`, `str`, lists and mappings.
 
     Scalars of numpy, torch and the like become the numbers that they are equal to (a `longdouble` the nearest float),
@@ -127,20 +127,18 @@ def plain(value: Any, where: str, *, tuples: bool = False) -> Any:
     Args:
         value: Anything.
         where: What it is, for messages, such as `column loss`.
-        tuples: Keep tuples; otherwise they become lists.
 
     Raises:
         ExperimentError: It is, or holds, something else.
     """
     if value is None or type(value) in (bool, float, str) or (type(value) is int and value.bit_length() <= _MAX_BITS):
         return value
-    return _Plain(where, tuples).of(value, "", 0)
+    return _Plain(where).of(value, "", 0)
 
 
 class _Plain:
-    def __init__(self, where: str, tuples: bool) -> None:
+    def __init__(self, where: str) -> None:
         self._where = where
-        self._tuples = tuples
 
     def of(self, value: Any, path: str, depth: int) -> Any:
         if value is None or type(value) in (bool, float, str):
@@ -162,7 +160,7 @@ class _Plain:
             items: list[Any] = [
                 self.of(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(cast("list[Any]", value))
             ]
-            return tuple(items) if self._tuples and isinstance(value, tuple) else items
+            return items
         if isinstance(value, datetime | date | time):
             return value.isoformat()
         if isinstance(value, PurePath):
@@ -198,7 +196,7 @@ class _Plain:
         shown = repr(value)
         shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
         remedy = next((text for base, text in _REMEDIES.items() if isinstance(value, base)), _ANY_REMEDY)
-        raise self._fault(path, f"{shown}, a {type(value).__name__}, cannot be kept", remedy)
+        raise self._fault(path, f"{shown}, of type {type(value).__name__}, cannot be kept", remedy)
 
     def _fault(self, path: str, problem: str, remedy: str) -> ExperimentError:
         return ExperimentError(self._where + path, problem, remedy)

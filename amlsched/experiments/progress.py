@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from amlsched.display.table import duration, number
-from amlsched.experiments import layout
+from amlsched.experiments import cells, layout
 from amlsched.experiments.capture import outside
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "Watched", "last_row", "progress_for"]
 
+_TAIL = 4096
 FEW = 100
 """Up to so many repetitions, each gets its line."""
 
@@ -215,20 +216,14 @@ class LiveProgress:
 
 def last_row(path: Path, size: int, metrics: list[str], iterations: int | None) -> str:
     """What the last row of a CSV file says: which iteration of how many, and the metrics; empty without a row."""
-    import csv
-
-    with contextlib.suppress(OSError, ValueError, csv.Error), path.open("rb") as file:
-        header = file.readline().decode()
-        file.seek(max(len(header.encode()), size - 4096))
-        lines = file.read().decode(errors="replace").splitlines()
-        if not lines:
-            return ""
-        names, cells = (next(csv.reader([line])) for line in (header, lines[-1]))
-        row: dict[str, Any] = {}
-        for name, cell in zip(names, cells, strict=False):
-            with contextlib.suppress(ValueError):
-                row[name] = float(cell)
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        header = next(cells.rows(file), b"")
+        begin = file.seek(max(len(header), size - _TAIL))
+        _, before, last = file.read().removesuffix(b"\n").rpartition(b"\n")
+        if not last or last.count(b'"') % 2 or (not before and begin > len(header)):
+            return ""  # there is none, or its begin is not here
+        row = dict(zip(cells.names(header), cells.values(last), strict=False))
         row.pop("rep", None)
-        place = f"{int(row['iter']) + 1}" if "iter" in row else ""
+        place = f"{int(row['iter']) + 1}" if isinstance(row.get("iter"), int | float) else ""
         return f"{place}/{iterations}  {shown(row, metrics)}" if place and iterations else shown(row, metrics)
     return ""

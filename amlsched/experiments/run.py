@@ -284,8 +284,8 @@ class ExperimentRun(Emitter):
             The name of the run.
 
         Raises:
-            ExperimentError: There is no such experiment, it was run with other settings under the same name, or a value
-                is none that a config can hold.
+            ExperimentError: There is no such experiment, or it was run with other settings under the same name.
+            ConfigError: A value is none that a config can hold.
         """
         known = {one.name: one for one in self.plan.experiments}
         if experiment is None and len(known) == 1:

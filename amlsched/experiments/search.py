@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from amlsched.errors import ExperimentError
 from amlsched.experiments.axes import Alternative
 from amlsched.experiments.expand import Run
+from amlsched.experiments.mappings import as_config
 from amlsched.experiments.names import distinct_name, setting_label
-from amlsched.experiments.plain import is_mapping, plain
+from amlsched.experiments.plain import is_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,9 +32,10 @@ def run_with(experiment: Experiment, params: Mapping[str, Any], iterations: int 
         debug: How it is made short.
 
     Raises:
-        ExperimentError: A value is none that a config can hold.
+        ConfigError: A value is none that a config can hold.
+        ExperimentError: Two keys read alike.
     """
-    given: dict[Any, Any] = plain(params, f"{experiment.name}: params", tuples=True)
+    given: dict[Any, Any] = as_config(params, f"{experiment.name}: params")
     choices = tuple(Alternative(((path, value),), setting_label(path, value)) for path, value in _leaves(given))
     labels = [choice.label for choice in choices]
     if iterations is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,7 +78,7 @@ class WandBLogger(AbstractLogger):
 
     def process(self, data: dict[str, Any]) -> None:
         """Log a row, at the step that its column `iter` names."""
-        step = data.get("iter")
+        step = _step(data.get("iter"))
         interval = self.config.get("log_interval")
         if self.run is None or (interval and step is not None and step % interval):
             return
@@ -108,6 +109,14 @@ class WandBLogger(AbstractLogger):
         for path in files:
             artifact.add_file(str(path))
         run.log_artifact(artifact, aliases=["latest", f"finished-rep-{self._rep}"])
+
+
+def _step(iteration: Any) -> int | None:
+    """The number of an iteration; `None` if the experiment logs something else as `iter`."""
+    try:
+        return operator.index(iteration)
+    except TypeError:
+        return None
 
 
 def _params(section: Mapping[str, Any], job_type: str, folder: str) -> WandbParams:

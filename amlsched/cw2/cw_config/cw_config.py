@@ -11,7 +11,7 @@ from amlsched.errors import ExperimentError
 from amlsched.experiments import cluster, keys, layout
 from amlsched.experiments.atomic import replace_file
 from amlsched.experiments.faults import refuse
-from amlsched.experiments.mappings import plain
+from amlsched.experiments.mappings import as_config
 from amlsched.experiments.plain import copied
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.yaml12 import write
@@ -97,7 +97,7 @@ class Config:
         )
 
     def _now(self) -> list[dict[str, Any]]:
-        return [plain(config, f"exp_configs[{number}]") for number, config in enumerate(self.exp_configs or ())]
+        return [as_config(config, f"exp_configs[{number}]") for number, config in enumerate(self.exp_configs or ())]
 
     def apply(self, plan: Plan) -> Plan:
         """Put what was changed in here into a plan of the same config.
@@ -125,7 +125,7 @@ class Config:
                 )
         plan.replace([_with(one, varied.get(one.name), jobs.get(one.name, {})) for one in plan.experiments])
         if self.slurm_config != plan.resolved.cluster:
-            section = plain(self.slurm_config, "slurm_config")
+            section = as_config(self.slurm_config, "slurm_config")
             keys.check_rules(section or {}, cluster.RULES, (), _place("slurm_config"), refuse)
             plan.resolved = replace(plan.resolved, sections=replace(plan.resolved.sections, cluster=section))
         return plan

@@ -14,7 +14,8 @@ from amlsched.display import table
 from amlsched.display.table import duration, mean_and_deviation, number
 from amlsched.executors.capabilities import WorkersNow
 from amlsched.experiments import ExperimentRun, progress
-from amlsched.experiments.progress import LiveProgress, PlainProgress, progress_for
+from amlsched.experiments.loggers import CsvLogger
+from amlsched.experiments.progress import LiveProgress, PlainProgress, last_row, progress_for
 
 CONFIG = "{name: a, path: out, repetitions: 3, iterations: 7, params: {b: 1}}"
 
@@ -185,3 +186,21 @@ def test_mean_and_deviation(values: list[float], text: str) -> None:
 )
 def test_a_duration_is_said_as_people_do(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        ([{"loss": 0.5, "code": "007", "text": "a\u2028b", "iter": 3}], "4/9  loss 0.5"),
+        ([{"loss": 0.5, "iter": 0}, {"loss": 0.25, "iter": 1, "long": "x" * 9000}], ""),
+        ([{"loss": 0.5, "iter": 0}, {"loss": 0.25, "iter": 1, "text": "a\nb"}], ""),
+        ([{"loss": None, "acc": 10**400, "iter": "seven"}], "acc 1.000e+400"),
+    ],
+)
+def test_the_last_row_is_read_as_it_was_logged(tmp_path: Path, rows: list[dict[str, Any]], shown: str) -> None:
+    logger = CsvLogger()
+    logger.initialize({}, 0, str(tmp_path))
+    for row in rows:
+        logger.process(row)
+    logger.finalize()
+    assert last_row(logger.path, logger.path.stat().st_size, [], 9) == shown

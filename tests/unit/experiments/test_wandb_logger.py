@@ -101,6 +101,15 @@ def test_the_section_says_how_often_and_whether(fakes: Fakes, tmp_path: Path) ->
     assert fakes.rows == [({"iter": n, "h": ("histogram", [n])}, n) for n in (0, 2)]
 
 
+def test_a_user_s_own_iter_need_be_no_number_of_steps(fakes: Fakes, tmp_path: Path) -> None:
+    logger = WandBLogger()
+    logger.initialize(config(log_interval=2), 0, str(tmp_path))
+    for iteration in ("first", 0.5, None):
+        logger.process({"iter": iteration})
+    logger.finalize()
+    assert [step for _, step in fakes.rows] == [None] * 3
+
+
 def test_a_model_is_kept_from_the_folder_that_the_config_names(fakes: Fakes, tmp_path: Path) -> None:
     logger, given = WandBLogger(), config(log_model=True, model_name="net")
     logger.initialize(given, 1, str(tmp_path))
