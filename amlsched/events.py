@@ -286,7 +286,7 @@ class Subscriber(Generic[P, R]):
                 if dispatcher is not None:
                     dispatcher.callback_failed(error)
                 else:
-                    first = first or error
+                    first = error if first is None else first
         if watch is not None:
             watch.seconds += time.perf_counter() - begun
         if first is not None:
@@ -455,9 +455,10 @@ def _name(callback: Callable[..., object]) -> str:
 
 def lazy_kind(function: Any) -> Literal["async", "a generator function"] | None:
     """What a function is whose call runs nothing, but makes an object that would run; `None` for any other."""
-    if isinstance(function, partial):
-        return lazy_kind(cast("Any", function).func)
-    for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004  (of an object that can be called)
+    inner: Any = function
+    while isinstance(inner, partial):
+        inner = cast("Any", inner).func
+    for one in (inner, getattr(cast("Any", type(inner)), "__call__", None)):  # noqa: B004  (of an object)
         if inspect.iscoroutinefunction(one):
             return "async"
         if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):

@@ -211,7 +211,7 @@ class Calls:
     def fail(self, error: BaseException) -> None:
         """End all calls with this error, those too that run, and refuse others; as cancelled by a CancelledError."""
         with self._lock:
-            self._failure = self._failure or error
+            self._failure = error if self._failure is None else self._failure
             self._waiting.clear()
         calls = self.open()
         self.drop(calls)

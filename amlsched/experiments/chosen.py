@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING
 
-from amlsched.errors import ExperimentError
+from amlsched.errors import AmlschedError, ExperimentError
+from amlsched.executors._pickling import describe
 from amlsched.experiments.console import Printer
 from amlsched.experiments.loggers import AbstractLogger
 from amlsched.experiments.spelling import offered
 from amlsched.experiments.target import Target
 from amlsched.experiments.wandb_logger import WandBLogger
+from amlsched.extras import is_installed
+from amlsched.signals import raised_by_handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +30,7 @@ def chosen_logger(text: str) -> AbstractLogger:
         text: `print`, `wandb`, or the place of a class or a function that gives one, as in `my_loggers.py:MyLogger`.
 
     Raises:
-        ExperimentError: There is none of this name, it cannot be made without arguments, or it is no logger.
+        ExperimentError: There is none of this name, it cannot be made, or it is no logger.
     """
     where = f"--logger {text}"
     if ":" not in text and text not in KNOWN:
@@ -39,6 +43,12 @@ def chosen_logger(text: str) -> AbstractLogger:
         raise ExperimentError(
             where, f"cannot be made without arguments: {error}", "name a function that makes it"
         ) from error
+    except BaseException as error:  # it may exit, too
+        if isinstance(error, AmlschedError) or raised_by_handler(error):
+            raise
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not is_installed(frame.filename)]
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise ExperimentError(where, f"cannot be made: {describe(error)}{place}") from error
     if not isinstance(logger, AbstractLogger):
         problem = f"gives a {type(logger).__name__}, which is no logger"
         raise ExperimentError(where, problem, "derive it from amlsched.experiments.AbstractLogger")

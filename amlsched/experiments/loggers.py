@@ -100,12 +100,12 @@ class LoggerArray(AbstractLogger):
 
     def finalize(self) -> None:
         """Close all; if some raise, the others are closed nevertheless, and then the first error is raised."""
-        first: Exception | None = None
+        first: BaseException | None = None
         for logger in self._logger_array:
             try:
                 logger.finalize()
-            except Exception as error:
-                first = first or error
+            except BaseException as error:  # it may exit, too
+                first = error if first is None else first
         if first is not None:
             raise first
 

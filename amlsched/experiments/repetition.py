@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender, ResultsNotWritableError
+from amlsched.events import add_note
 from amlsched.executors._user_function import call_function, forked_children_end
 from amlsched.experiments import asynchronous, layout, records, stopping
 from amlsched.experiments.asynchronous import taken
@@ -268,13 +269,12 @@ def _finish(
         try:
             with forked_children_end("the clean-up"):
                 step()
-        except Exception as error:
+        except BaseException as error:  # it may exit, too
             if first is None:
                 first = error
             else:
-                first.add_note(
-                    "Then the clean-up failed too:\n" + "".join(traceback.format_exception(error, chain=False)).rstrip()
-                )
+                trace = "".join(traceback.format_exception(error, chain=False)).rstrip()
+                add_note(first, f"Then the clean-up failed too:\n{trace}")
     if problem is None and first is not None:
         raise first
 

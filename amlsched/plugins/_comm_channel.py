@@ -139,7 +139,7 @@ class Msg(Generic[T]):
             self._channel.soon(self._channel.answer, frame)
 
     def __repr__(self) -> str:
-        broken = f", broken by {self.exception!r}" if self.exception is not None else ""
+        broken = f", broken by {shown(self.exception)}" if self.exception is not None else ""
         return f"<{self.kind} of {self._channel!r}: {shown(self.data)}{broken}>"
 
 

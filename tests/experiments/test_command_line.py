@@ -617,6 +617,18 @@ def test_a_logger_is_added_by_its_place(project: Project, executor: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("raised", "words"),
+    [("SystemExit('no key')", "SystemExit: no key"), ("ValueError('no key')", "ValueError: no key")],
+)
+def test_a_logger_that_cannot_be_made_says_where(project: Project, raised: str, words: str) -> None:
+    place = project.folder / "mine.py"
+    place.write_text(f"class Mine:\n    def __init__(self):\n        raise {raised}\n")
+    done = project.run("--logger", "mine.py:Mine")
+    assert done.returncode == 2
+    assert done.stderr == f"amlsched: error: --logger mine.py:Mine: cannot be made: {words} ({place}, line 3)\n"
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("nonsense", "--logger nonsense: there is no such logger (there are: print, wandb, or path/to/file.py:Class)"),

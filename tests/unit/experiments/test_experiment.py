@@ -115,6 +115,27 @@ def test_whatever_is_raised_comes_out_after_everything_was_finalized(tmp_path: P
     assert log.calls == ["initialize", "finalize"]
 
 
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_all_loggers_are_finalized_and_the_first_error_comes_out(kind: type[BaseException]) -> None:
+    class Falsy(kind):  # type: ignore[misc, valid-type]
+        def __bool__(self) -> bool:
+            return False
+
+    class Fails(AbstractLogger):
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+            self.calls = 0
+
+        def finalize(self) -> None:
+            self.calls += 1
+            raise self.error
+
+    loggers = [Fails(Falsy("first")), Fails(OSError("second"))]
+    with pytest.raises(kind, match="first"):
+        LoggerArray(loggers).finalize()
+    assert [logger.calls for logger in loggers] == [1, 1]
+
+
 def test_loggers_are_finalized_when_finalize_raises(tmp_path: Path) -> None:
     """Trap 13 of cw2."""
     log = Rows()
