@@ -425,6 +425,7 @@ class ExperimentRun(Emitter):
         @task.on_results
         def many(_: object) -> None:  # pyright: ignore[reportUnusedFunction]
             self._tell_gathered()
+            submit()
 
         @task.on_exception
         def failed(future: Future[Outcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]

@@ -212,6 +212,10 @@ def number(params: dict[str, Any], rep: int, log: Any) -> int:
 def test_a_run_of_experiments_gives_what_is_done_and_resumes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
+    made: list[object] = []
+    schedule = ExperimentRun._schedule
+    monkeypatch.setattr(ExperimentRun, "_schedule", lambda *args: made.append(args) or schedule(*args))
+
     def search() -> tuple[list[list[tuple[int, bool]]], int]:
         run = ExperimentRun(number, {"name": "e", "path": "out", "repetitions": 2}, executor="sequential")
         batches: list[list[tuple[int, bool]]] = []
@@ -225,6 +229,7 @@ def test_a_run_of_experiments_gives_what_is_done_and_resumes(tmp_path: Path, mon
         return batches, run.run().ran
 
     assert search() == ([[(0, False)], [(1, False)], [(20, False)], [(21, False)], [(40, False)], [(41, False)]], 6)
+    assert len(made) == 1  # the workers stay while it thinks
     assert search() == ([[(0, True), (1, True)], [(20, True), (21, True)], [(40, True), (41, True)]], 0)
 
 
