@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.expand import Debug
     from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.run import ExperimentRun
     from amlsched.experiments.scheduling import AbstractScheduler
     from amlsched.experiments.summary import Summary
     from amlsched.experiments.target import Target
@@ -214,12 +216,34 @@ def execute(
     begun = time.monotonic()
     try:
         with progress_for(experiments, experiments.summary.total, arguments.metric, quiet=arguments.quiet):
-            summary = experiments.run() if scheduler is None else experiments.run_by(scheduler, arguments.overwrite)
+            summary = _run(experiments) if scheduler is None else experiments.run_by(scheduler, arguments.overwrite)
     except (KeyboardInterrupt, SystemExit):
         tell_interrupted(experiments.summary)
         raise
     tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
     return Executed(OK if summary.complete else SOME_FAILED, summary)
+
+
+def _run(experiments: ExperimentRun) -> Summary:
+    """Run it; where an asyncio loop runs, as in a notebook, in another thread that has a loop of its own."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    if asyncio._get_running_loop() is None:
+        return experiments.run()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(experiments.async_run())
+    interruption: KeyboardInterrupt | None = None
+    with contextlib.closing(loop), ThreadPoolExecutor(1) as pool:
+        done = pool.submit(loop.run_until_complete, task)
+        while True:
+            try:
+                return done.result()
+            except KeyboardInterrupt as error:  # the run saves what it can, and then raises
+                interruption = error
+                loop.call_soon_threadsafe(task.cancel)
+            except asyncio.CancelledError:
+                raise interruption or KeyboardInterrupt from None
 
 
 def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ from amlsched.cw2.cw_config.cw_config import Config
 from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import Plan
+from amlsched.experiments.summary import Summary
 from tests.experiments.test_arrays import Slurm
 
 
@@ -285,6 +289,49 @@ def test_scripts_that_use_full_names_run_with_the_lines_of_the_page(config: Path
     done = subprocess.run(["bash", "-c", command + '; "$@"', "-", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (config.parent / "out/other/log/rep_00/out.log").read_text().startswith("0 ")
+
+
+# ------------------------------------------------------------------------------------------------------- notebooks
+
+
+class Waits(experiment.AbstractExperiment):
+    def run(self, cw_config, rep, logger):
+        deadline = time.monotonic() + 60
+        logger.restore()
+        logger.save(rep)
+        while not logger.should_stop():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "threads", "processes"])
+def test_it_runs_where_a_loop_runs(config: Path, executor: str) -> None:
+    async def cell() -> object:
+        return cluster_work.ClusterWork(Told, argv=["c.yml", "-q", "--executor", executor]).run()
+
+    summary = asyncio.run(cell())
+    assert isinstance(summary, Summary)
+    assert (summary.complete, summary.ran) == (True, 5)
+
+
+def test_an_interrupt_of_the_kernel_ends_it_in_good_order(config: Path) -> None:
+    def interrupt() -> None:
+        while not list(Path("out").rglob("checkpoint/*")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    async def cell() -> None:
+        cluster_work.ClusterWork(Waits, argv=["c.yml", "-q", "--executor", "threads", "-e", "other"]).run()
+
+    loop = asyncio.new_event_loop()  # as that of a kernel, it leaves the signal to Python
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(cell())
+    thread.join()
+    loop.close()
+    record = json.loads(Path("out/other/log/rep_00/record.json").read_text())
+    assert record["state"] == "preempted"
 
 
 # ------------------------------------------------------------------------------------------- as the tutorial has it
