@@ -34,12 +34,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    from typing import Self
+
+    class _Text:
+        """For type checkers an event is no text: they would take it for a bare name, whose arguments nobody knows."""
+
+        def __new__(cls, name: str) -> Self: ...
+
+        def __eq__(self, other: object) -> bool: ...
+
+        def __hash__(self) -> int: ...
+else:
+    _Text = str
+
 _NO_KWARGS: dict[str, Any] = {}
 _SHORT = reprlib.Repr()
 _SHORT.maxother = _SHORT.maxstring = 120
 
 
-class Event(str, Generic[P, R]):
+class Event(_Text, Generic[P, R]):
     """The name of something that happens, and the type of the callbacks that may listen to it.
 
     It is a string: equal to its name, with the hash of its name.
@@ -319,7 +333,7 @@ class Emitter:
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or type(self).__name__
-        self._subscribers: dict[str, Subscriber[..., Any]] = {}
+        self._subscribers: dict[str | Event[..., Any], Subscriber[..., Any]] = {}
         self._spawned: set[asyncio.Task[object]] = set()
 
     @property
@@ -328,7 +342,7 @@ class Emitter:
         return [subscriber.event for subscriber in self._subscribers.values()]
 
     @property
-    def event_counts(self) -> Counter[Event[..., Any]]:
+    def event_counts(self) -> Counter[str | Event[..., Any]]:
         """How often each event was emitted; of a scheduler and its tasks, since its latest run began."""
         return Counter({subscriber.event: subscriber.count for subscriber in self._subscribers.values()})
 
@@ -359,6 +373,19 @@ class Emitter:
     @overload
     def on(
         self,
+        event: Event[P, R],
+        callback: Callable[P, T],
+        *,
+        when: Callable[[], bool] | None = ...,
+        every: int = ...,
+        repeat: int = ...,
+        max_calls: int | None = ...,
+        hidden: bool = ...,
+    ) -> Callable[P, T]: ...
+
+    @overload
+    def on(
+        self,
         event: str,
         callback: None = None,
         *,
@@ -382,7 +409,7 @@ class Emitter:
         hidden: bool = ...,
     ) -> Callable[..., T]: ...
 
-    def on(self, event: str, callback: Callable[..., Any] | None = None, **gates: Any) -> Any:
+    def on(self, event: Any, callback: Callable[..., Any] | None = None, **gates: Any) -> Any:
         """Register a callback by the event or by its name, also as a decorator; see `Subscriber`.
 
         Raises:
@@ -390,7 +417,7 @@ class Emitter:
         """
         return self._known(event)(callback, **gates)
 
-    def register(self, event: str, callback: Callable[..., T], **gates: Any) -> Callable[..., T]:
+    def register(self, event: str | Event[..., Any], callback: Callable[..., T], **gates: Any) -> Callable[..., T]:
         """Register a callback by the event or by its name; see `Subscriber`.
 
         Raises:
@@ -404,7 +431,7 @@ class Emitter:
     @overload
     def emit(self, event: str, /, *args: Any, **kwargs: Any) -> None: ...
 
-    def emit(self, event: str, /, *args: Any, **kwargs: Any) -> None:
+    def emit(self, event: Any, /, *args: Any, **kwargs: Any) -> None:
         """Call the callbacks of an event; see `Subscriber.emit`.
 
         Raises:
@@ -430,12 +457,12 @@ class Emitter:
         task.add_done_callback(self._spawned.discard)
         return task
 
-    def _known(self, event: str) -> Subscriber[..., Any]:
+    def _known(self, event: str | Event[..., Any]) -> Subscriber[..., Any]:
         if event in self._subscribers:
             return self._subscribers[event]
         if isinstance(event, Event):
-            return self.subscriber(cast("Event[..., Any]", event))
-        raise EventNotKnownError(event, self.name, tuple(self._subscribers))
+            return self.subscriber(event)
+        raise EventNotKnownError(event, self.name, tuple(map(str, self._subscribers)))
 
     def _reset_counts(self) -> None:
         for subscriber in self._subscribers.values():

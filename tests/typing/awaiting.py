@@ -76,10 +76,22 @@ scheduler.call_later(1.0, task.submit, "1")  # type: ignore[arg-type]
 
 PROGRESS: Event[[int, str], Any] = Event("progress")
 task.emit(PROGRESS, 1, "of two")
+task.emit(PROGRESS, "1", "of two")  # type: ignore[call-overload]
+task.emit(PROGRESS, 1)  # type: ignore[call-overload]
+task.emit("progress", "anything")
+task.on(PROGRESS, print)
+task.register(PROGRESS, print)
+assert_type(str(PROGRESS), str)
+assert PROGRESS == "progress"
+assert_type(task.event_counts[PROGRESS] + task.event_counts["progress"], int)
 
 
 @task.on(PROGRESS)
 def shows(done: int, text: str) -> None: ...
+
+
+@task.on(PROGRESS, every=2)  # type: ignore[arg-type]
+def shows_half(done: int) -> None: ...
 
 
 # Running

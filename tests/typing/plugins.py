@@ -50,6 +50,10 @@ def answer(msg: Comm.Msg[Any]) -> None:
     msg.respond(msg.data)
 
 
+@task.on(Comm.MESSAGE)  # type: ignore[arg-type]
+def takes_two(msg: Comm.Msg[int], more: int) -> None: ...
+
+
 @task.on("comm-close")
 async def closed(msg: Comm.Msg[None]) -> None: ...
 
