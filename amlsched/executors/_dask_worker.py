@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from amlsched.executors._user_function import call_function
-from amlsched.executors._worker_setup import seed_generators, seed_later_generators
+from amlsched.executors._worker_setup import prepare_imports, prepare_worker
 from amlsched.executors.pickled import run_pickled
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _Watch:
     def begin(self, call: tuple[str, int]) -> None:
         with self._lock:
             if self._worker is None:
-                seed_later_generators()
+                prepare_imports()
                 # Else calls cannot use pools of processes of their own. What they leave behind ends with the worker.
                 multiprocessing.current_process().daemon = False
                 self._worker = importlib.import_module("distributed").get_worker()
@@ -120,7 +120,7 @@ def dask_setup(_worker: Any) -> None:
     """
     if multiprocessing.parent_process() is None:
         return
-    seed_generators()
+    prepare_worker()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl: Callable[..., int] = ctypes.CDLL(None).prctl

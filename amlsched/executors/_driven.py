@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
+import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from enum import Enum
 from multiprocessing import process
 from multiprocessing.context import BaseContext
@@ -265,15 +267,46 @@ def _start(
     child: Any = cast("Any", context).Process(
         target=main, name=name, args=(fds if forks else None, environment, initializer, initargs)
     )
-    with hash_seed_set() if method == "spawn" else contextlib.nullcontext():
+    with _may_have_children(), hash_seed_set() if method == "spawn" else contextlib.nullcontext():
         child.start()
     return child
+
+
+_starting = threading.RLock()
+
+
+@contextlib.contextmanager
+def _may_have_children() -> Generator[None]:
+    """Let any process start a child through multiprocessing.
+
+    A daemonic process, such as a worker of dask, may not, since it may be ended without a chance to end its children.
+    Ours end by themselves then. And the child takes over the name of the start method, which it does not know where it
+    is not one of Python's, as in loky's workers.
+    """
+    own = multiprocessing.current_process()
+    method = multiprocessing.get_start_method(allow_none=True)
+    foreign = method not in (None, "fork", "forkserver", "spawn")
+    if not own.daemon and not foreign:
+        yield
+        return
+    with _starting:
+        daemon, own.daemon = own.daemon, False
+        if foreign:
+            multiprocessing.set_start_method("spawn", force=True)
+        try:
+            yield
+        finally:
+            own.daemon = daemon
+            if foreign:
+                multiprocessing.set_start_method(method, force=True)
 
 
 _held: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
 
 def _let_go() -> None:
+    global _starting
+    _starting = threading.RLock()
     for worker in list(_held):
         worker.close()
 

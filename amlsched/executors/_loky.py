@@ -28,6 +28,9 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._unwatch = watched(self)  # before: a worker that starts shall have the mark
+        # A worker of multiprocessing.Pool may have no children, as it may be ended without a chance to end them. Those
+        # of this pool are watched.
+        multiprocessing.current_process().daemon = False
         super().__init__(*args, **options)  # pyright: ignore[reportUnknownMemberType]
 
     def shutdown(self, wait: bool = True, kill_workers: bool = False, **options: Any) -> None:

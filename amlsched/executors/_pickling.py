@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from amlsched.errors import NotPicklableError
 from amlsched.executors._payload import Large, dump
 from amlsched.executors._user_function import LAZY, set_args, set_cause, traceback_of
+from amlsched.executors._worker_setup import send_main_by_value
 
 __all__ = [
     "RemoteTraceback",
@@ -27,6 +28,7 @@ __all__ = [
     "dump_result",
     "dumps",
     "load_exception",
+    "names_main",
     "pickled_by_value",
     "why_no_result",
 ]
@@ -82,9 +84,14 @@ def dump_call(
         raise
     except BaseException:  # whatever a __reduce__ raises: it may exit, too
         return dump_by_value(fn, args, kwargs)
-    if main_travels and b"__main__" in (payload if isinstance(payload, bytes) else payload.pickle):
+    if main_travels and names_main(payload if isinstance(payload, bytes) else payload.pickle):
         return dump_by_value(fn, args, kwargs)
     return payload
+
+
+def names_main(pickled: bytes) -> bool:
+    """Whether a pickle may refer to the main module by its name, which is `__mp_main__` in workers that import it."""
+    return b"_main__" in pickled
 
 
 def dump_by_value(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | Large:
@@ -234,6 +241,7 @@ def _pickles(value: object) -> bool:
 def pickled_by_value(value: object, **options: Any) -> bytes:
     """Pickle by cloudpickle; the options are those of `pickle.dumps`."""
     cloudpickle: Any = importlib.import_module("cloudpickle")  # slow to import, seldom needed; it has no types
+    send_main_by_value("cloudpickle.cloudpickle")
     with io.BytesIO() as file:
         _own_pickler(cloudpickle.Pickler)(file, **options).dump(value)
         return file.getvalue()

@@ -8,9 +8,9 @@ from typing import Any
 from amlsched.errors import NotPicklableError
 from amlsched.executors import _keeper, _main_module
 from amlsched.executors._channel import Kind, WorkerEnd, tell
-from amlsched.executors._pickling import dump_exception, dump_result, pickled_by_value
+from amlsched.executors._pickling import dump_exception, dump_result, names_main, pickled_by_value
 from amlsched.executors._user_function import AlarmsEnd, call_function
-from amlsched.executors._worker_setup import limit_loaded, seed_generators, set_threads
+from amlsched.executors._worker_setup import prepare_worker, set_threads
 
 __all__ = ["Portable", "main", "portable", "tell_failed_start"]
 
@@ -26,7 +26,7 @@ class Portable:
             pickled = pickle.dumps(self.value)
         except Exception:  # whatever the pickler raises
             return _revived, (pickled_by_value(self.value),)
-        if b"__main__" in pickled and not _main_module.imported_by_workers():
+        if names_main(pickled) and not _main_module.imported_by_workers():
             return _revived, (pickled_by_value(self.value),)
         return Portable, (self.value,)
 
@@ -47,7 +47,7 @@ def portable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _refers_to_main(value: object) -> bool:
     try:
-        return b"__main__" in pickle.dumps(value)
+        return names_main(pickle.dumps(value))
     except Exception:  # whatever the pickler raises
         return False
 
@@ -70,8 +70,7 @@ def main(
         set_threads(environment)
         _keeper.part(*fds)
     channel = _keeper.take_channel()
-    limit_loaded()
-    seed_generators()
+    prepare_worker()
     if initializer is not None:
         try:
             values = (value.value if isinstance(value, Portable) else value for value in initargs)

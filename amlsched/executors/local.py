@@ -144,10 +144,10 @@ def loky(
 
 def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None:
     from amlsched.executors._loky import bound_exit  # here: not for `import amlsched`
-    from amlsched.executors._worker_setup import seed_generators
+    from amlsched.executors._worker_setup import prepare_worker
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to the workers too: the driver handles it
-    seed_generators()
+    prepare_worker()
     bound_exit()
     if initializer is not None:
         try:

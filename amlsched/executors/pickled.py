@@ -35,7 +35,7 @@ def pickled_call(
     Raises:
         NotPicklableError: It names the argument.
     """
-    from amlsched.executors._pickling import dumps  # here and below: not for `import amlsched`
+    from amlsched.executors._pickling import dumps, names_main  # here and below: not for `import amlsched`
 
     call = (function, args, dict(kwargs))
     try:
@@ -46,7 +46,7 @@ def pickled_call(
         pass
     else:
         # cloudpickle takes five times as long, and differs only where the main module is referred to by its name.
-        if not by_value or b"__main__" not in pickled:
+        if not by_value or not names_main(pickled):
             return pickled
     from amlsched.executors._pickling import dump_by_value, pickled_by_value
 

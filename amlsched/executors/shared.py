@@ -224,9 +224,9 @@ def run_with_shared(call: bytes, references: dict[str, Any]) -> bytes:
         call: The call.
         references: Those to shared objects of which there are handles in it, by their keys.
     """
-    from amlsched.executors._worker_setup import seed_later_generators  # here: not for `import amlsched`
+    from amlsched.executors._worker_setup import prepare_imports  # here: not for `import amlsched`
 
-    seed_later_generators()
+    prepare_imports()
     _references.update(references)
     try:
         return run_pickled(call)

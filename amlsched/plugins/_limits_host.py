@@ -196,8 +196,7 @@ class _Child:
         """
         number = next(self._numbers)
         watched = Watched(function, bounds, self._listener.base + number, self._listener.address)
-        with _may_have_children():
-            work = self.pool.submit(watched, *args, **kwargs)
+        work = self.pool.submit(watched, *args, **kwargs)
         self._call = number, work, bounds, watched.__qualname__
         try:
             if isinstance(error := work.exception(), WorkerLostError) and is_loss(error):
@@ -282,32 +281,6 @@ def _end_children_at_exit() -> None:
     global _finalizer
     if _finalizer is None:
         _finalizer = multiprocessing.util.Finalize(None, end_children, exitpriority=100)
-
-
-@contextmanager
-def _may_have_children() -> Generator[None]:
-    """Let any process start a child through multiprocessing.
-
-    A daemonic process, such as a worker of dask, may not, since it may be ended without a chance to end its children.
-    Ours end by themselves then. And the child takes over the name of the start method, which it does not know where it
-    is not one of Python's, as in loky's workers.
-    """
-    process = multiprocessing.current_process()
-    method = multiprocessing.get_start_method(allow_none=True)
-    foreign = method not in (None, "fork", "forkserver", "spawn")
-    if not process.daemon and not foreign:
-        yield
-        return
-    with _lock:
-        daemon, process.daemon = process.daemon, False
-        if foreign:
-            multiprocessing.set_start_method("spawn", force=True)
-        try:
-            yield
-        finally:
-            process.daemon = daemon
-            if foreign:
-                multiprocessing.set_start_method(method, force=True)
 
 
 def _begin_anew() -> None:
