@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.errors import ExperimentError
@@ -23,119 +23,7 @@ from amlsched.experiments import cells
 from amlsched.experiments.frame import logged
 from amlsched.experiments.loggers import CsvLogger, RepetitionLog
 from amlsched.experiments.plain import jsonable, plain, restored
-
-TEXTS = [
-    *(
-        "NA",
-        "None",
-        "null",
-        "NaN",
-        "nan",
-        "inf",
-        "-inf",
-        "Infinity",
-        "true",
-        "True",
-        "no",
-        "007",
-        "1e5",
-        "1_000",
-        "0x10",
-    ),
-    *(
-        "",
-        " ",
-        " 1",
-        "1 ",
-        "+1",
-        ".5",
-        "5.",
-        "-",
-        "2024-01-01",
-        "12:30",
-        "1,5",
-        'say "x"',
-        '"x"',
-        '"',
-        "a\nb",
-        "a\r\nb",
-    ),
-    *(
-        "\r",
-        "\t",
-        "[1, 2]",
-        "[1]",
-        "[",
-        "{}",
-        '{"$float": "nan"}',
-        "\0",
-        "\ud800",
-        "é",
-        "\u2028",
-        "\x85",
-        "'1'",
-        "#",
-        "=1+1",
-    ),
-    *("<NA>", "n/a", "1e400", "1" * 5000, "🙂"),
-]
-texts = st.text() | st.text(st.characters(exclude_categories=())) | st.sampled_from(TEXTS)
-scalars = st.none() | st.booleans() | st.integers() | st.integers(-(2**70), 2**70) | st.floats() | texts
-keys = texts | st.integers() | st.booleans() | st.floats(allow_nan=False)
-plains = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
-)
-NUMPY = [
-    "bool",
-    *(f"{sign}int{8 * size}" for sign in ("", "u") for size in (1, 2, 4, 8)),
-    "float16",
-    "float32",
-    "float64",
-]
-NUMPY += ["longdouble", "U5"]
-
-
-@st.composite
-def of_numpy(draw: st.DrawFn) -> Any:
-    kind = draw(st.sampled_from(NUMPY))
-    shape = draw(st.sampled_from([(), (0,), (3,), (2, 2), (1500,)]))
-    with np.errstate(all="ignore"):
-        array = np.frombuffer(draw(st.binary(min_size=64, max_size=64)), dtype=np.uint8)[: max(1, math.prod(shape))]
-        array = (
-            np.resize(array, shape).astype(kind)
-            if draw(st.booleans())
-            else np.full(shape, draw(st.floats(-1, 1))).astype(kind)
-        )
-    return array[()] if shape == () else array
-
-
-values = plains | of_numpy()
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two plain values are equal and of the same type, all the way down."""
-    if isinstance(one, float) and isinstance(other, float):
-        return repr(one) == repr(other)
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return len(one) == len(other) and all(
-            same(key, key_2) and same(one[key], other[key_2])
-            for key, key_2 in zip(sorted(one, key=repr), sorted(other, key=repr), strict=True)
-        )
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
-def same_in_pandas(one: Any, other: Any) -> bool:
-    """Likewise, but for what columns of pandas cannot tell apart: what is missing, and 1 and 1.0."""
-    one = one.item() if isinstance(one, np.generic) else one
-    if other is None or (isinstance(other, float) and math.isnan(other)):
-        return one is None or (isinstance(one, float) and math.isnan(one))
-    if type(one) is float and type(other) is int:
-        return int(one) == other
-    return same(one, other)
+from tests.values import NUMPY, TEXTS, examples, plains, same, same_in_pandas, texts, values
 
 
 def test_numpy_becomes_the_plain_value_that_it_is_equal_to() -> None:
@@ -146,7 +34,7 @@ def test_numpy_becomes_the_plain_value_that_it_is_equal_to() -> None:
         assert type(plain(np.dtype(kind).type(1), "x")) in (bool, int, float)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(30)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(["a", "b", "é c", "007", "", "nan", "[1,2]"]) | texts, values),
@@ -286,7 +174,7 @@ def test_numbers_stay_what_they_are_over_files_with_other_columns(tmp_path: Path
             assert all(same_in_pandas(frame[name][n], row.get(name)) for n, row in enumerate(expected))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@examples(60)
 @given(plains)
 def test_values_survive_json(value: Any) -> None:
     text = json.dumps(jsonable(value), allow_nan=False)
