@@ -37,7 +37,7 @@ from amlsched.experiments.preparation import check_run, scheduler_for
 from amlsched.experiments.record import ErrorNote, Process, Record, State
 from amlsched.experiments.repetition import Outcome, Repetition, run_repetition
 from amlsched.experiments.scheduling import Job
-from amlsched.experiments.search import run_with
+from amlsched.experiments.search import Names
 from amlsched.experiments.spelling import offered
 from amlsched.experiments.summary import Summary, Tally
 from amlsched.experiments.target import Target
@@ -160,6 +160,8 @@ class ExperimentRun(Emitter):
         self._in_flight = 0
         self._enough = 1
         self._n_submitted = 0
+        self._names = Names(self.plan, initial)
+        self._twins: dict[Path, list[Planned]] = {}  # submitted and not ended: what was submitted once more meanwhile
         self._bindings: dict[str, Binding] = {}
         self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
 
@@ -292,16 +294,20 @@ class ExperimentRun(Emitter):
             experiment = next(iter(known))
         if experiment not in known:
             raise ExperimentError(f"experiment {experiment}", "is not known", offered(str(experiment), known))
-        run = run_with(known[experiment], params, iterations, self.plan.debug)
         path = self.plan.path(known[experiment]).resolve()
-        for index in range(run.repetitions) if repetitions is None else repetitions:
+        indices = None if repetitions is None else list(repetitions)
+        run = self._names.run_with(known[experiment], params, iterations, path, indices)
+        for index in range(run.repetitions) if indices is None else indices:
             planned = self.plan.repetition(run, index, path)
             if planned.changed and not planned.todo and not self.keep_changed:
                 told = "; ".join(differences(planned.known, run.at(index)))
                 raise ExperimentError(run.name, f"was run with other settings under the same name: {told}", "use -o")
             self._n_submitted += 1
             self.summary.expect(run.name, 1)
-            if planned.todo:
+            if planned.folder in self._twins or any(one.folder == planned.folder for one in self.running.values()):
+                self._twins.setdefault(planned.folder, []).append(planned)
+            elif planned.todo:
+                self._twins[planned.folder] = []
                 self._more.append(self._repetition(planned, path, -self._n_submitted))
             elif planned.known.state is State.RUNNING:
                 self._busy[planned] = path, -self._n_submitted
@@ -520,7 +526,8 @@ class ExperimentRun(Emitter):
             if begun:
                 self._ended(repetition, Ended.of(record))
             else:
-                self.summary.count(repetition.record.run, record.state, record.last, record.seconds, record.used)
+                for _ in (None, *self._twins.pop(repetition.folder, ())):
+                    self.summary.count(repetition.record.run, record.state, record.last, record.seconds, record.used)
         self.running.clear()
 
     def _close(self, repetition: Repetition, error: BaseException) -> Ended:
@@ -546,6 +553,8 @@ class ExperimentRun(Emitter):
         self._tell(self.on_repetition_done, repetition, ended)
         if ended.state.done:
             self._done(repetition, ended)
+        for twin in self._twins.pop(repetition.folder, ()):
+            self._left(self.plan.repetition(twin.run, twin.index, self.plan.path(twin.run.experiment).resolve()))
 
     def _done(self, repetition: Repetition, ended: Ended) -> None:
         self._tell(self.on_result, repetition, ended)

@@ -161,3 +161,50 @@ def test_parameters_of_numpy_are_plain_and_what_no_config_holds_is_an_error(proj
     run.run()
     assert sorted(map(repr, seen)) == ["0.5", "0.5", "1", "2"]
     assert len(load("results").with_params(x=2)) == 1
+
+
+@pytest.mark.parametrize("executor", ["sequential", "threads"])
+def test_settings_whose_names_are_alike_are_runs_of_their_own(project: Path, executor: str) -> None:
+    seen: list[tuple[Any, bool]] = []
+
+    def search(given: list[Any]) -> None:
+        run = ExperimentRun(squared, "config.yml", executor=executor, initial=False)
+
+        @run.on_start
+        def begin() -> None:
+            for value in given:
+                run.submit({"x": 2, "note": value})
+
+        @run.on_result
+        def note(repetition: Repetition, ended: Ended) -> None:
+            seen.append((repetition.config["params"]["note"], ended.left))
+
+        assert run.run().complete
+
+    values = [1, "1", True, "True", [1, 2], "_1_2"]
+    search(values)
+    assert sorted(map(repr, seen)) == sorted(repr((value, False)) for value in values)
+    found = load("results")
+    assert [len(found.with_params(note=value)) for value in values] == [1] * len(values)
+    seen.clear()
+    search(values[::-1])  # in another order they are found again, by their records
+    assert sorted(map(repr, seen)) == sorted(repr((value, True)) for value in values)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "threads"])
+def test_what_is_submitted_twice_runs_once_and_is_told_twice(project: Path, executor: str) -> None:
+    seen: list[tuple[int, bool]] = []
+    run = ExperimentRun(squared, "config.yml", executor=executor, initial=False)
+
+    @run.on_start
+    def begin() -> None:
+        for x in (2, 3, 2, 2, 13, 13):
+            run.submit({"x": x})
+
+    @run.on_result
+    def note(repetition: Repetition, ended: Ended) -> None:
+        seen.append((ended.last["value"], ended.left))
+
+    summary = run.run()
+    assert sorted(seen) == [(6, False), (6, True), (6, True), (11, False)]
+    assert (summary.total, summary.ran, summary.done, len(summary.failed)) == (6, 3, 4, 2)
