@@ -212,6 +212,9 @@ def test_a_config_is_written_beside_the_results(config: Path) -> None:
     Config("c.yml").to_yaml()
     assert Config("out/relative_c.yml").slurm_config == Config("c.yml").slurm_config
     assert (config.parent / "out/other/relative_c_other.yml").is_file()
+    named = Config(config.rename(config.parent / "d.yaml"))
+    named.to_yaml("copies")
+    assert (config.parent / f"copies/relative_{named.f_name}").is_file()
 
 
 def test_two_documents_of_one_repetition_are_an_error(config: Path) -> None:

@@ -150,7 +150,8 @@ class Config:
         folder = Path(dir_path or plan.paths[0]).resolve()
         stem = plan.config.stem
         chosen = [self.exp_selections] if isinstance(self.exp_selections, str) else self.exp_selections or ()
-        files: dict[Path, list[dict[str, Any]]] = {folder / f"relative_{'_'.join([stem, *chosen])}.yml": []}
+        name = f"{'_'.join([stem, *chosen])}.yml" if chosen else plan.config.name
+        files: dict[Path, list[dict[str, Any]]] = {folder / f"relative_{name}": []}
         for path, run in plan.runs():
             own = folder / run.experiment_name / f"relative_{stem}_{run.experiment_name}.yml"
             for index in plan.indices(run):

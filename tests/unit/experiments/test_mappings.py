@@ -1,5 +1,6 @@
 """Configs that a program gives as mappings, in the place of a file."""
 
+import datetime
 import enum
 from collections import OrderedDict
 from pathlib import Path
@@ -61,10 +62,11 @@ def test_values_are_plain_ones_however_they_were_written() -> None:
         "e": Mode.FAST,
         "t": (1, [np.int8(2)]),
         "n": None,
+        "d": datetime.date(2020, 1, 2),
     }
     [params] = runs({"name": "e", "path": "out", "params": given}).values()
-    assert params == {"f": 0.1, "b": True, "s": "x", "e": "fast", "t": (1, [2]), "n": None}
-    assert [type(value) for value in params.values()] == [float, bool, str, str, tuple, type(None)]
+    assert params == {"f": 0.1, "b": True, "s": "x", "e": "fast", "t": (1, [2]), "n": None, "d": "2020-01-02"}
+    assert [type(value) for value in params.values()] == [float, bool, str, str, tuple, type(None), str]
 
 
 def test_what_was_given_is_not_changed_and_not_kept() -> None:
