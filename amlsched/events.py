@@ -485,7 +485,7 @@ def lazy_kind(function: Any) -> Literal["async", "a generator function"] | None:
     inner: Any = function
     while isinstance(inner, partial):
         inner = cast("Any", inner).func
-    for one in (inner, getattr(cast("Any", type(inner)), "__call__", None)):  # noqa: B004  (of an object)
+    for one in (inner, getattr(cast("Any", type)(inner), "__call__", None)):  # noqa: B004  (of an object)
         if inspect.iscoroutinefunction(one):
             return "async"
         if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):

@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
 
     _given: Sequence[str] = ()
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  (one for all overloads)
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """As of argparse, but nothing may be left over."""
         self._given = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(args, namespace)

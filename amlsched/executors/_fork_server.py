@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import io
 import multiprocessing
+import multiprocessing.context
 import os
 import select
 import signal
@@ -25,7 +26,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from multiprocessing import context, popen_forkserver, process, reduction
+from multiprocessing import popen_forkserver, process, reduction
 from typing import Any, cast
 
 from amlsched.executors import _keeper, _main_module
@@ -58,7 +59,7 @@ class _Popen(popen_forkserver.Popen):
         streams: list[tuple[int, Any]] = []
         folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
         buffer = io.BytesIO()
-        context.set_spawning_popen(self)
+        multiprocessing.context.set_spawning_popen(self)
         try:
             for fd in (0, 1, 2):
                 with contextlib.suppress(OSError):  # it is closed
@@ -73,18 +74,18 @@ class _Popen(popen_forkserver.Popen):
                 raise
             self.pid, self.sentinel, theirs = _forked(buffer.getbuffer(), self._fds)
         finally:
-            context.set_spawning_popen(None)
+            multiprocessing.context.set_spawning_popen(None)
             os.close(folder)
         self.finalizer = _util.Finalize(self, _util.close_fds, (theirs, self.sentinel))
 
 
-class _Process(context.ForkServerProcess):
+class _Process(multiprocessing.context.ForkServerProcess):
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802  (multiprocessing's name)
         return _Popen(process_obj)
 
 
-class ForkServerContext(context.ForkServerContext):
+class ForkServerContext(multiprocessing.context.ForkServerContext):
     """A context of multiprocessing whose processes are forked from a server of ours."""
 
     Process = _Process
@@ -399,11 +400,11 @@ class _Forks:
             self.requests.close()
             for fd in (status, *self.wakes, *self.statuses.values()):
                 os.close(fd)
-            atexit._clear()
+            cast("Any", atexit)._clear()
             _resource_tracker._resource_tracker._fd = rest[0]
             _forkserver._forkserver._inherited_fds = rest[1:]
             code = _spawn._main(data, sentinel)
-            atexit._run_exitfuncs()
+            cast("Any", atexit)._run_exitfuncs()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
         except BaseException:
