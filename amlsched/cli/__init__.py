@@ -6,8 +6,10 @@ functions, so that `amlsched --help` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["exit_code", "leave_threads", "main"]
 
 _LAST_WORDS_S = 1.5
+_LEFT_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,18 +96,51 @@ def _exit_code(command: Callable[[], int]) -> int:
 
 
 def leave_threads(code: int) -> None:
-    """After a signal, leave threads behind that still run a repetition: they cannot be ended, and Python would wait."""
+    """Do not let this process wait for ever for threads and children that repetitions left behind, as Python would.
+
+    After a signal, threads still run repetitions, and cannot be ended. Otherwise they have as long as in a worker.
+    """
+    others = _other_threads()
     if code in (OK, SOME_FAILED, BAD_INPUT):
+        if others or _children():
+            threading.Thread(target=_leave_late, args=(code,), daemon=True).start()
         return
     deadline = time.monotonic() + _LAST_WORDS_S  # others still end their workers
-    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
     for thread in others:
         thread.join(max(0.0, deadline - time.monotonic()))
-    if not any(thread.is_alive() for thread in others):
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
+    if any(thread.is_alive() for thread in others):
+        _leave_now(code)
+
+
+def _leave_late(code: int) -> None:
+    """While Python ends: idle threads of pools have gone by then, and functions of `atexit` run once no thread is left."""
+    time.sleep(_LEFT_S)
+    for pid in _children():
+        with contextlib.suppress(OSError):  # it has ended
+            os.kill(pid, signal.SIGKILL)
+    if others := _other_threads():
+        names = ", ".join(sorted({thread.name for thread in others}))
+        say(
+            f"amlsched: threads that were left behind have not ended after {_LEFT_S:g} s, and are not waited for: {names}"
+        )
+        _leave_now(code)
+
+
+def _leave_now(code: int) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a pipe that went away, a stream that is closed
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
+
+
+def _other_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+
+
+def _children() -> list[int]:
+    """Those that multiprocessing would wait for."""
+    module = sys.modules.get("multiprocessing.process")
+    return [] if module is None else [child.pid for child in module.active_children() if not child.daemon]
 
 
 def _command(argv: Sequence[str] | None) -> int:
