@@ -113,16 +113,14 @@ def leave_threads(code: int) -> None:
 
 
 def _leave_late(code: int) -> None:
-    """While Python ends: idle threads of pools have gone by then, and functions of `atexit` run once no thread is left."""
+    """While Python ends: idle threads of pools have gone by then; functions of `atexit` run once no thread is left."""
     time.sleep(_LEFT_S)
     for pid in _children():
         with contextlib.suppress(OSError):  # it has ended
             os.kill(pid, signal.SIGKILL)
     if others := _other_threads():
         names = ", ".join(sorted({thread.name for thread in others}))
-        say(
-            f"amlsched: threads that were left behind have not ended after {_LEFT_S:g} s, and are not waited for: {names}"
-        )
+        say(f"amlsched: not waiting any longer for threads that were left behind: {names}")
         _leave_now(code)
 
 

@@ -28,7 +28,7 @@ EXECUTORS = [
 OWN_PROCESS = [name for name in EXECUTORS if name != "threads"]
 
 CODE = """
-import asyncio, contextlib, dataclasses, os, random, warnings
+import asyncio, contextlib, dataclasses, multiprocessing, os, random, threading, time, warnings
 import numpy as np
 from amlsched.experiments import Experiment, ExperimentSurrender, IterativeExperiment
 
@@ -149,6 +149,16 @@ async def aborts_later(params, rep, log):
     aborts(params, rep, log)
 
 
+def for_ever():
+    while True:
+        time.sleep(1)
+
+
+def stays(params, rep, log):
+    threading.Thread(target=for_ever, name="the one that stays").start()
+    multiprocessing.get_context("fork").Process(target=for_ever).start()
+
+
 def replaces(params, rep, log):
     removes(params, rep, log)
     log.folder.write_text("")
@@ -260,6 +270,12 @@ def test_what_is_no_exception_fails_its_repetition_alone(ways: Project, executor
     assert f"1 completed, {len(wanted)} failed" in said
     for raised in wanted:
         assert re.search(f"rep 0: {raised}: .*the reason", said)
+
+
+def test_what_repetitions_leave_behind_does_not_hold_up_the_command(ways: Project) -> None:
+    said = run(ways, "stays", "sequential")
+    assert "threads that were left behind: the one that stays" in said
+    assert ways.states() == ["completed"] * 3
 
 
 @pytest.mark.parametrize("executor", OWN_PROCESS)
