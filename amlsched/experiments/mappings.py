@@ -93,7 +93,7 @@ class _Plain:
 
     def _scalar(self, value: Any, path: tuple[Any, ...]) -> Any:
         try:
-            value = plain(os.fspath(cast("os.PathLike[Any]", value)) if isinstance(value, os.PathLike) else value, "")
+            value = plain(os.fspath(value) if hasattr(value, "__fspath__") else value, "")
         except ExperimentError as error:
             problem = f"a value of the type {type(value).__name__} is no data that a config can hold: {error.problem}"
             raise self._error(path, problem, error.remedy) from None
