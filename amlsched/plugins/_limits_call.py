@@ -140,10 +140,9 @@ _shared: tuple[int, int] | None = None
 
 
 def _memory() -> tuple[int, int]:
-    """Resident bytes of this process, and how many of these belong to others; the latter as at the first call."""
+    """Resident bytes of no file in this process, and how many of them belong to others; the latter as at first."""
     global _shared
-    with open("/proc/self/statm", "rb", 0) as file:
-        resident = int(file.read().split()[1]) * _PAGE
+    resident, _ = warden.sizes(os.getpid())
     if _shared is None or _shared[0] != os.getpid():
         _shared = os.getpid(), max(0, resident - warden.proportional(os.getpid()))
     return resident, _shared[1]

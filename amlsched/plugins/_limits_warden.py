@@ -23,7 +23,7 @@ import struct
 import sys
 import time
 
-__all__ = ["CPUTIME", "MEMORY", "REPORT", "WALLTIME", "begin_message", "end_message", "proportional"]
+__all__ = ["CPUTIME", "MEMORY", "REPORT", "WALLTIME", "begin_message", "end_message", "proportional", "sizes"]
 
 REPORT = struct.Struct("<Qcd")  # key of the call, which limit, how much was used
 WALLTIME, MEMORY, CPUTIME = b"W", b"M", b"C"
@@ -31,7 +31,6 @@ WALLTIME, MEMORY, CPUTIME = b"W", b"M", b"C"
 _BEGIN = struct.Struct("<QdddQQQd")
 _END = struct.Struct("<Q")
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _GROWTH = 8e9  # bytes a second that calls are thought to take at most; measured: about 4e9 for one thread
 _REST_S = 0.1  # the longest time between two looks at memory
@@ -59,7 +58,7 @@ def begin_message(
         walltime_s: Limit; infinite for none.
         cputime_s: Limit; infinite for none.
         memory_bytes: Limit; 0 for none.
-        resident: Bytes that the worker has.
+        resident: Bytes that the worker has, without pages of files.
         shared: As many of these belong to other processes that share them.
         cpu_s: What the worker has used so far.
     """
@@ -119,7 +118,7 @@ class _Call:
             raise ProcessLookupError
         self.tree = processes.below(self.keeper, {self.pid})
         for pid in self.tree - {self.pid}:
-            self.resident += _sizes(pid)[0]
+            self.resident += sizes(pid)[0]
         if self.cputime_s != float("inf"):
             self.cpu_s += self._cpu_s() - _stat(self.pid)[1]
 
@@ -152,14 +151,14 @@ class _Call:
         return None
 
     def used_bytes(self) -> int:
-        """Resident memory of the tree beyond what there was before the function."""
-        sizes = {pid: _sizes(pid) for pid in self.tree}
-        used = sum(resident for resident, _ in sizes.values()) - self.resident
+        """Resident memory of the tree, without pages of files, beyond what there was before the function."""
+        found = {pid: sizes(pid) for pid in self.tree}
+        used = sum(resident for resident, _ in found.values()) - self.resident
         if used <= self.memory or len(self.tree) == 1:
             return used
         # Forked processes share memory, and so far it is counted for each. To count it once takes a millisecond for
         # some 20 MB; so first look whether it is too much even if forked processes share all they can.
-        least = self._least_bytes(sizes)
+        least = self._least_bytes(found)
         if least > self.memory:
             return least
         began = time.monotonic()
@@ -188,11 +187,11 @@ class _Call:
     def _images(self) -> dict[int, int]:
         return {pid: _stat(pid)[3] for pid in self.tree}
 
-    def _least_bytes(self, sizes: dict[int, tuple[int, int]]) -> int:
+    def _least_bytes(self, found: dict[int, tuple[int, int]]) -> int:
         """What the tree takes at least: of processes forked from each other, the largest one alone."""
         own = _stat(self.pid)[3]
-        largest = {own: sizes[self.pid][0] - self.resident}
-        for pid, (_, anonymous) in sizes.items():
+        largest = {own: found[self.pid][0] - self.resident}
+        for pid, (_, anonymous) in found.items():
             image = _stat(pid)[3]
             if image not in (own, 0):  # 0: it has ended
                 largest[image] = max(largest.get(image, 0), anonymous)
@@ -257,26 +256,37 @@ def _stat(pid: int) -> tuple[int, float, float, int]:
     return int(fields[1]), cpu_s, of_children * _TICK_S, int(fields[25])
 
 
-def _sizes(pid: int) -> tuple[int, int]:
-    """Resident memory, and how much of it belongs to no file."""
+def sizes(pid: int) -> tuple[int, int]:
+    """Resident memory that belongs to no file, and how much of it is no shared memory; zeros for an ended process.
+
+    Pages of files are left out: the kernel takes them back where memory is short.
+    """
     try:
-        with open("/proc/%d/statm" % pid, "rb", 0) as file:  # noqa: UP031
-            _, resident, of_files, *_ = map(int, file.read().split())
+        with open("/proc/%d/status" % pid, "rb", 0) as file:  # noqa: UP031
+            text = file.read()
     except OSError:
         return 0, 0
-    return resident * _PAGE, (resident - of_files) * _PAGE
+    if b"RssAnon:" not in text:  # Linux before 4.5, and what only looks like it
+        resident = _bytes(text, b"VmRSS:")
+        return resident, resident
+    anonymous = _bytes(text, b"RssAnon:")
+    return anonymous + _bytes(text, b"RssShmem:"), anonymous
 
 
 def proportional(pid: int) -> int:
-    """Resident memory, of which what is shared by several processes counts for each in part."""
+    """The first of these, but what is shared by several processes counts for each in part."""
     try:
         with open("/proc/%d/smaps_rollup" % pid, "rb", 0) as file:  # noqa: UP031
-            for line in file.read().splitlines():
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
+            text = file.read()
     except OSError:
-        pass
-    return _sizes(pid)[0]
+        return sizes(pid)[0]
+    return _bytes(text, b"Pss:") - _bytes(text, b"Pss_File:")
+
+
+def _bytes(text: bytes, name: bytes) -> int:
+    """An amount in a file of /proc, whose lines are such as `RssAnon:  1234 kB`; 0 if it is not there."""
+    start = text.find(b"\n" + name)
+    return int(text[start + 1 + len(name) : text.index(b"kB", start)]) * 1024 if start >= 0 else 0
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

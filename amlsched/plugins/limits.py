@@ -43,7 +43,8 @@ class Limits(Plugin):
     Args:
         walltime: How long a call may take from the start of its function, such as `"10 min"`; `None` for no limit.
         memory: How much resident memory its process and all below it may take beyond what the process had when the
-            function started, such as `"6 GB"`; what they share counts once. `None` for no limit.
+            function started, such as `"6 GB"`; what they share counts once, and pages of files that they have mapped
+            do not count. `None` for no limit.
         cputime: How much CPU time they may take from the start of the function; `None` for no limit.
         address_space: The most address space that the process may have; Python raises MemoryError beyond it, which
             becomes a `MemoryLimitError`. Libraries reserve far more than they use; so this is no measure of memory.

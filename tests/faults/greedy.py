@@ -38,6 +38,16 @@ def _grow(megabytes: int) -> mmap.mmap:
     return memory
 
 
+def read_file(path: str, megabytes: int, seconds: float) -> int:
+    """Have the pages of a file in memory, by a mapping of it."""
+    with open(path, "r+b") as file:
+        file.truncate(megabytes * MiB)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    total = sum(mapped[:: mmap.PAGESIZE])
+    time.sleep(seconds)
+    return total + len(mapped)
+
+
 def grow(megabytes: int, seconds: float = 30.0) -> int:
     memory = _grow(megabytes)
     time.sleep(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,7 @@ import pytest
 
 from amlsched import CpuTimeLimitError, LimitError, MemoryLimitError, Scheduler, WalltimeLimitError
 from amlsched.plugins import Limits, Retry
+from amlsched.plugins._limits_warden import sizes
 from tests.backends import BACKENDS, Backend
 from tests.faults import greedy
 from tests.faults.greedy import MiB
@@ -114,6 +116,31 @@ class Outcome:
 
 
 INNOCENT = [2 * number for number in range(8)]
+
+
+# ------------------------------------------------------------------------------------------------ pages of files
+
+
+def resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def test_pages_of_files_do_not_count_and_all_others_do(local: Backend, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    files, shared, (counted, _) = resident("RssFile"), resident("RssShmem"), sizes(os.getpid())
+    with path.open("w+b") as file:
+        file.truncate(96 * greedy.MiB)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    assert sum(mapped[:: mmap.PAGESIZE]) == 0
+    in_memory = resident("RssFile") - files < 90 * greedy.MiB  # as where /tmp is a tmpfs
+    grown = sizes(os.getpid())[0] - counted
+    assert (resident("RssShmem") - shared > 90 * greedy.MiB) == in_memory == (grown > 90 * greedy.MiB)
+    assert in_memory or grown < 30 * greedy.MiB
+    outcome = Outcome(local.scheduler(), Limits(memory="48 MiB"), greedy.read_file, str(path), 96, 0.3)
+    assert outcome.innocent == INNOCENT
+    assert isinstance(outcome.error, MemoryLimitError) == in_memory
+    assert in_memory or outcome.result == 96 * greedy.MiB
 
 
 # -------------------------------------------------------------------------------------------------------- walltime
