@@ -102,8 +102,9 @@ def test_killers_fail_and_the_innocent_complete(
     for number, error in ends.errors.items():
         assert isinstance(error, WorkerLostError)
         assert error.pid is not None
-        # What a broken pool had handed to a worker may have begun, and counts.
-        assert error.attempts >= attempts(tmp_path, number) >= 2
+        # What a broken pool had handed to a worker may have begun, and counts: also where it had not.
+        assert error.attempts >= max(2, attempts(tmp_path, number))
+        assert attempts(tmp_path, number) >= (2 if local_backend.capabilities.survives_lost_workers else 1)
     journal.assert_every_call_ended_once()
 
 
