@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +28,7 @@ from amlsched import (
 )
 from amlsched.plugins import Limits
 from tests.faults.guilty import WAYS, AtLoad, Unloadable, die_as_argument, guilty, innocent
-from tests.processes import serves_this_process, until
+from tests.processes import alive, serves_this_process, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -133,9 +132,8 @@ def _descendants() -> list[psutil.Process]:
     """What this process has started, but for what serves it and ends with it."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of these
-            if not serves_this_process(child.pid):
-                found.append(child)
+        if alive(child.pid) and not serves_this_process(child.pid):
+            found.append(child)
     return found
 
 
