@@ -22,6 +22,7 @@ from amlsched.executors._channel import DriverEnd
 from amlsched.executors._hash_seed import hash_seed_set
 from amlsched.executors._payload import Large, Sheet
 from amlsched.executors._pickling import describe
+from amlsched.executors._stalled import Stall
 from amlsched.executors._worker import Portable, main, portable
 from amlsched.executors.deaths import Death, OutOfMemoryKills
 
@@ -62,7 +63,6 @@ class Worker:
         start_error: Why it could not come up, as far as it could tell.
         status: How it ended, as `os.waitpid` tells it and its keeper reports it.
         peak_bytes: The most resident memory that it had, likewise.
-        due_by: When to call `overdue`, on the monotonic clock.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class Worker:
         self.start_error: BaseException | None = None
         self.status: int | None = None
         self.peak_bytes: int | None = None
-        self.due_by = self.since + _START_S
+        self._end_by = self.since + _START_S  # what it does now, whatever that is
+        self._stall: Stall | None = None
+        self._forked = context.get_start_method() == "fork"
         self._killed = False
         self.ended_fd = -1
         self.channel = DriverEnd()
@@ -107,7 +109,7 @@ class Worker:
     def kept(self) -> None:
         """It has its keeper; from here on it may take its time: main module and initializer are the user's."""
         if self.state is State.STARTING and not self._killed:
-            self.due_by = float("inf")
+            self._end_by = float("inf")
 
     def come_up(self, pid: int) -> None:
         """It is ready."""
@@ -115,6 +117,7 @@ class Worker:
         self.pid = pid
         if self.state is State.STARTING:
             self.state = State.READY
+            self._stall = Stall(pid) if self._forked else None
 
     def put(self, call: CallFuture, spare: list[Sheet]) -> bool:
         """Whether there was room for a call; it is posted with the next `channel.post`, and runs after those before it.
@@ -182,14 +185,25 @@ class Worker:
 
     def _order_end(self, after_s: float, grace_s: float) -> None:
         _keeper.order_end(self._lifeline, after_s, grace_s)
-        self.due_by = min(self.due_by, time.monotonic() + after_s + grace_s + _LATE_S)
+        self._stall = None
+        self._end_by = min(self._end_by, time.monotonic() + after_s + grace_s + _LATE_S)
+
+    @property
+    def due_by(self) -> float:
+        """When to call `overdue`, on the monotonic clock."""
+        return self._end_by if self._stall is None else min(self._end_by, self._stall.look_at)
 
     def overdue(self) -> bool:
         """Do what its keeper should have done by now; whether that was in vain before, and there is no end to wait for.
 
+        If it is not yet time for that, only have a look at the call that it runs.
+
         A keeper can be stopped (SIGSTOP), or stuck before it is one: a process forked from a program with threads may
         wait for a lock for ever.
         """
+        if self._stall is not None and time.monotonic() < self._end_by:
+            self._stall.look(self.calls[0] if self.calls else None)
+            return False
         pid = self._process.pid
         if self._killed:
             logger.warning("process %s of a pool cannot be ended, and is left: %s", pid, _keeper.state_of(pid))
@@ -199,7 +213,7 @@ class Worker:
                 f"process {pid} has not begun to work within {_START_S:g} s: {_keeper.state_of(pid)}"
             )
         self._killed = True
-        self.due_by = time.monotonic() + _LATE_S
+        self._end_by = time.monotonic() + _LATE_S
         for below in _keeper.descendants(pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(below, signal.SIGKILL)

@@ -12,6 +12,7 @@ and umask as they are when a worker starts. A socket without a name leads to the
 
 import atexit
 import contextlib
+import gc
 import io
 import multiprocessing
 import multiprocessing.context
@@ -42,7 +43,8 @@ _forkserver, _resource_tracker, _spawn, _util = (
 _OWN_FDS = 4  # that a request begins with
 _MOST_FDS = 253 - _OWN_FDS  # SCM_MAX_FD of Linux
 _START_S = 120.0  # for the start of the server, and then for a fork
-_PRELOADED = "amlsched.executors._worker"
+_PRELOADED = ("amlsched.executors._worker", "amlsched.scheduler", "runpy")
+"""What workers need, what most main modules import, and what imports main modules. None of it starts threads."""
 
 _OTHERS_LOCK = (
     'queues and locks that the initializer gets must be made by multiprocessing.get_context("forkserver"), as in '
@@ -164,7 +166,7 @@ class _Server:
     def __init__(self, seed: str) -> None:
         self.seed = seed
         own: list[str] = _forkserver._forkserver._preload_modules
-        preloaded = [_PRELOADED, *(name for name in own if name != "__main__")]
+        preloaded = [*_PRELOADED, *(name for name in own if name != "__main__")]
         path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100
         # Named in its command line, multiprocessing's own server is known to end by itself, also to `_watchman`.
         code = (
@@ -330,6 +332,7 @@ def serve(preloaded: Sequence[str]) -> None:
             pass  # as of multiprocessing: then workers import it, or do not need it
         except Exception:
             traceback.print_exc()
+    gc.freeze()  # so that collections in workers do not copy the pages that they share with this process
     _keeper.name_this(b"amlsched-server")
     _Forks(requests).run()
 

@@ -39,6 +39,7 @@ class Hearing:
             elif kind == Kind.READY:
                 self._roster.failed_starts = 0
                 worker.come_up(int(body))
+                self._roster.set_alarm()
                 self._next_of(worker)
             elif kind == Kind.FAILED_TO_START:
                 worker.start_error = load_exception(load(body), "the start of a worker")

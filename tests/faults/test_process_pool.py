@@ -24,6 +24,7 @@ from uuid import uuid4
 import pytest
 
 from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
+from amlsched.executors._stalled import Stall
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, until_released
 from tests.processes import METHODS, alive, context_of, until
@@ -429,6 +430,53 @@ def test_what_nothing_can_end_is_left_with_a_warning(
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         os.waitpid(keeper, 0)
+
+
+# ----------------------------------------------------------------------------------------------- calls that do not move
+
+
+def wait_for_a_lock(_: Path) -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def sleep_until(release: Path) -> None:
+    until(release.exists)
+
+
+@pytest.mark.parametrize(
+    ("method", "function"), [("fork", wait_for_a_lock), ("default", wait_for_a_lock), ("fork", sleep_until)]
+)
+def test_a_call_that_waits_for_a_lock_in_a_forked_process_is_named_once(
+    method: str,
+    function: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("amlsched.executors._stalled._LOOK_S", 0.05)
+    looks: list[object] = []
+    look = Stall.look
+
+    def noted(stall: Stall, call: Any) -> None:
+        look(stall, call)
+        looks.append(call)
+
+    monkeypatch.setattr(Stall, "look", noted)
+    with pool_of("standalone", 1, method) as pool:
+        future = pool.submit(function, tmp_path / "release")
+        if method == "fork":
+            until(lambda: looks.count(future) > 5)
+        else:
+            until(future.running)
+        if (method, function) == ("fork", wait_for_a_lock):
+            until(lambda: "wait_for_a_lock has waited for a lock or a thread" in caplog.text)
+            seen = len(looks)
+            until(lambda: len(looks) > seen + 3)
+        assert caplog.text.count("has waited for") == (method == "fork" and function is wait_for_a_lock)
+        assert not caplog.records or 'mp_context=get_context("fork")' in caplog.text
+        assert bool(looks) == (method == "fork")
 
 
 # ----------------------------------------------------------------------------------------------- many random schedules
