@@ -19,7 +19,7 @@ from amlsched import __version__
 from amlsched._surroundings import open_streams, restart_in_utf8_mode, working_folder_problem
 from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
 from amlsched.cli.parser import Parser
-from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say
+from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say, shortened
 from amlsched.errors import AmlschedError, MissingExtraError, ResultsNotWritableError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _exit_code(command: Callable[[], int]) -> int:
             told = f"{error.filename2 or error.filename}: {error.strerror}"
         if isinstance(error, MissingExtraError):
             told = re.sub("^with_", "--executor ", told)  # as it was typed
-        say(f"amlsched: error: {problem or told}")
+        say(shortened(f"amlsched: error: {problem or told}"))
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
     except (ImportError, AttributeError) as error:
         from amlsched.extras import hidden

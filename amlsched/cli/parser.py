@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from amlsched.cli.told import shortened
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -39,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         """Tell what is wrong, and leave."""
         if message.startswith("the following arguments are required"):
             message += "".join(f". {hint}" for hint in self._hints())
-        self.exit(2, f"{self._short_usage()}\n{self.prog}: error: {message}\n")
+        self.exit(2, f"{self._short_usage()}\n{self.prog}: error: {shortened(message)}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

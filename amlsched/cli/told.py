@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ __all__ = [
     "ranges",
     "refuse_swapped",
     "say",
+    "shortened",
     "tell",
     "tell_failures",
     "tell_interrupted",
@@ -45,6 +47,7 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _SHOWN_RUNS = 40
 """A table of runs is cut here."""
 _SHOWN_FAILURES = 20
+_LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{50})")
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +94,11 @@ def refuse_swapped(target: str, config: str, right: str) -> None:
     if target.endswith((".yml", ".yaml")) and (".py" in config or ":" in config):
         problem = f"{config} was given as the YAML file, and {target} as the experiment"
         raise ExperimentError("CONFIG", problem, f"swapped? Write {right}")
+
+
+def shortened(text: str) -> str:
+    """A message without the middle of very long words, such as an argument of thousands of letters."""
+    return _LONG_WORD.sub(r"\1…\2", text)
 
 
 def say(text: str) -> None:

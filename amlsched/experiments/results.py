@@ -266,7 +266,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         below = value.items()
     elif is_list(value):
         below = enumerate(value)
-    if not below or not value:
+    if path and (not below or not value):
         yield path, value
         return
     for key, item in below:

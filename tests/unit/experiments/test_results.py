@@ -234,3 +234,9 @@ def test_a_record_that_cannot_be_read_is_in_the_table(folder: Path) -> None:
     run()
     (folder / "out/second/log/rep_00/record.json").write_text("{")
     assert list(load("out")["state"]) == ["completed"] * 4 + ["unknown", "failed"]
+
+
+def test_without_parameters_there_are_no_columns_for_them(folder: Path) -> None:
+    (folder / "config.yml").write_text("{name: one, path: out}")
+    ExperimentRun(lambda params, rep, log: log(loss=1), "config.yml", executor="sequential").run()
+    assert list(load("out").columns) == ["run", "state", "loss", "iter", "seconds", "seed", "folder"]
