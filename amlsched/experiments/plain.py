@@ -193,7 +193,10 @@ class _Plain:
                 made = method()
                 if type(made) is not type(value):
                     return self.of(made, path, depth + 1)
-        shown = repr(value)
+        try:
+            shown = " ".join(repr(value).split())  # a table has several lines
+        except (Exception, SystemExit):
+            shown = "a value that cannot be shown"
         shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
         remedy = next((text for base, text in _REMEDIES.items() if isinstance(value, base)), _ANY_REMEDY)
         raise self._fault(path, f"{shown}, of type {type(value).__name__}, cannot be kept", remedy)

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from amlsched import CallAbortedError, CommError, ExitState, NotPicklableError, Plugin, Scheduler
+from amlsched import (
+    CallAbortedError,
+    CommError,
+    ExitState,
+    NotPicklableError,
+    Plugin,
+    Scheduler,
+    WorkerStartError,
+)
 from amlsched._context import contextmanager
 from amlsched.plugins import Comm, Limits, WarningFilter
 from tests.faults.misbehaving import (
@@ -24,6 +32,7 @@ from tests.faults.misbehaving import (
     SetsNothing,
     WantsTwo,
     close,
+    leave,
     process,
     raises,
     returns,
@@ -213,6 +222,14 @@ def test_arguments_that_exit_when_they_are_loaded_end_their_call(place: Place) -
         True
     ] * 2
     assert all("at load" in str(error) for error in errors)
+
+
+@pytest.mark.parametrize("name", ["threads", "processes", "loky"])
+def test_an_initializer_that_exits_ends_all_calls(name: str) -> None:
+    place = Place(name, {"max_workers": 1, "initializer": leave, "initargs": ("no data",)})
+    errors = ends(place, [(process, None)] * 2)
+    assert [type(error) for error in errors] == [WorkerStartError] * 2
+    assert all("no data" in str(error) for error in errors)
 
 
 def test_arguments_that_exit_when_they_are_pickled_are_refused_by_submit(place: Place) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import sys
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -70,6 +71,16 @@ def test_what_was_logged_is_what_the_file_holds(
     assert (folder / "rep_0.csv").read_bytes() == b"".join([header, *body])
 
 
+class ExitsWhenShown:
+    def __repr__(self) -> str:
+        sys.exit("at repr")
+
+
+class Lines:
+    def __repr__(self) -> str:
+        return "one\n  two"
+
+
 class Colour(Enum):
     RED = 1
 
@@ -116,6 +127,8 @@ def test_what_is_equal_to_a_plain_value_is_kept_as_that(value: Any, kept: Any) -
         (np.array([1j]), r"column a\[0\]: 1j, of type complex, cannot"),
         (Decimal("0.1"), r"Decimal\('0.1'\), of type Decimal, cannot be kept \(give float"),
         (Fraction(1, 3), "of type Fraction, cannot be kept"),
+        (ExitsWhenShown(), "column a: a value that cannot be shown, of type ExitsWhenShown, cannot be kept"),
+        (Lines(), "column a: one two, of type Lines, cannot be kept"),
         (Colour.RED, "of type Colour, cannot be kept .give its name or its value"),
         (timedelta(1), "of type timedelta, cannot be kept .give its total_seconds"),
         (np.timedelta64(5, "ns"), "of type timedelta64, cannot be kept"),
