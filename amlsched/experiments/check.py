@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.arrays import commands
+from amlsched.arrays import SYSTEMS, commands
 from amlsched.arrays.slurm import SLURM
 from amlsched.errors import AmlschedError, BatchSystemError, ConfigError, ExperimentError, NotPicklableError
 from amlsched.experiments import jobs, layout
@@ -18,7 +18,7 @@ from amlsched.experiments.target import Target, check_config_picklable, is_itera
 from amlsched.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from amlsched.experiments.expand import Debug
     from amlsched.experiments.mappings import Source
@@ -96,8 +96,23 @@ def check(
     for experiment in resolved.experiments:
         checked.notes += _names_told_apart(experiment)
     if resolved.cluster is not None:
+        checked.notes += _section_notes(resolved.cluster, config, checked)
         checked.notes += _array_notes(checked.n_jobs)
     return checked
+
+
+def _section_notes(section: Mapping[str, Any], config: Source, checked: Checked) -> list[str]:
+    """A note if an environment or a template that the section names is not here: it may be on the cluster."""
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.submit import asked
+
+    if checked.faults:
+        return []
+    try:
+        asked(section, SYSTEMS[section.get("system", "slurm")], Plan(config))
+    except ConfigError as fault:
+        return [str(fault)]
+    return []
 
 
 def missing_iterations(made: Callable[[], Any], experiments: Iterable[Experiment]) -> Iterator[ConfigError]:

@@ -17,6 +17,7 @@ from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, System, commands
 from amlsched.arrays.template import filled
 from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
 from amlsched.experiments import layout, yaml12
+from amlsched.experiments.atomic import file_bytes
 from amlsched.experiments.cluster import slurm_seconds
 from amlsched.experiments.codecopy import CodeCopy
 from amlsched.experiments.copyplan import CopyPlan
@@ -187,9 +188,10 @@ def _template(place: str | None, batch: System, where: str) -> str:
     if batch.name != "slurm":
         raise ConfigError(where, f"path_to_template is for Slurm, and this is for {batch}", "leave it out")
     try:
-        return expanded(place, "path_to_template").read_text("utf-8")
-    except OSError as error:
-        raise ConfigError(where, f"path_to_template {place} cannot be read: {error.strerror}") from error
+        return file_bytes(expanded(place, "path_to_template")).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(where, f"path_to_template {place} cannot be read: {problem}") from error
 
 
 def _text(value: object) -> str | None:

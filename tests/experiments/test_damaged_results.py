@@ -15,6 +15,7 @@ import pytest
 from amlsched.cli import main
 from amlsched.experiments import iterations
 from amlsched.experiments.atomic import file_bytes
+from amlsched.experiments.submission import Part, Work, create
 
 EXPERIMENT = """
 def train(params, rep, log):
@@ -212,3 +213,33 @@ def test_a_pipe_is_read_if_somebody_writes_to_it(tmp_path: Path) -> None:
         assert file_bytes(pipe) == content
     finally:
         writer.join()
+
+
+SUBMISSIONS: dict[str, tuple[str, Damage]] = {
+    "torn": ("submission.json", written('{"format": 1')),
+    "another system": ("submission.json", changed('"slurm"', '"slrum"')),
+    "no work": ("submission.json", changed('"work": ', '"work": 5, "x": ')),
+    "no index": ("submission.json", changed(r"\[0\]", '["0"]')),
+    "a torn part": ("part_0.json", written("{")),
+    "a part of nothing": ("part_0.json", written("[]")),
+    "no numbers": ("dropped.json", written('["a"]')),
+}
+
+
+def test_submissions_that_cannot_be_read(told: Callable[..., tuple[int, str, str]]) -> None:
+    work = [Work(0, "digits", {"digits__l1": [0]})]
+    rest = dict.fromkeys(("debug", "at_once", "logs")) | {"capture": True, "array": {}, "command": [], "work": work}
+    one = create(Path("results").absolute(), CONFIG, system="slurm", target="train.py:train", **rest | {"debug": False})
+    one.add(Part(0, 0, 1, "17"))
+    one.drop([0])
+    shutil.copytree("results", "whole")
+    for kind, (name, damage) in SUBMISSIONS.items():
+        shutil.rmtree("results")
+        shutil.copytree("whole", "results")
+        damage(one.folder / name)
+        code, out, err = told("status", "results")
+        assert (code, "4 repetitions: 4 completed." in out, "submission.json: is no sub" in err) == (0, True, True), (
+            kind
+        )
+        code, out, err = told("cancel", "results")
+        assert (code, out, err.count("submission.json: is no submission of arrays")) == (2, "", 1), kind

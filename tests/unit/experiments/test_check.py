@@ -144,6 +144,22 @@ def test_a_folder_without_the_right_to_write_is_found(monkeypatch: pytest.Monkey
     assert "no right to write" in str(fault)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("venv: nowhere/env", "venv is 'nowhere/env', and there is no file"),
+        ("path_to_template: nowhere.sh", "path_to_template nowhere.sh cannot be read: No such file or directory"),
+        ("path_to_template: .", "path_to_template . cannot be read: Is a directory"),
+        ("path_to_template: bytes.sh", "path_to_template bytes.sh cannot be read: it is not UTF-8"),
+    ],
+)
+def test_what_a_section_names_and_is_not_here_is_noted(monkeypatch: pytest.MonkeyPatch, line: str, told: str) -> None:
+    monkeypatch.setenv("PATH", "")  # whatever a batch system says of its arrays
+    Path("bytes.sh").write_bytes(b"\xff")
+    found = check(written(f"name: a\npath: out\n---\nname: SLURM\npartition: cpu\n{line}\n"))
+    assert (found.faults, len(found.notes), told in found.notes[0]) == ([], 1, True), found.notes
+
+
 def test_names_that_are_told_apart_are_noted() -> None:
     found = check(written("name: a\npath: out\ngrid: {v: ['a b', ab, a/b]}\n"))
     assert found.faults == []
