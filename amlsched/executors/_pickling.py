@@ -242,6 +242,7 @@ def pickled_by_value(value: object, **options: Any) -> bytes:
     """Pickle by cloudpickle; the options are those of `pickle.dumps`."""
     cloudpickle: Any = importlib.import_module("cloudpickle")  # slow to import, seldom needed; it has no types
     send_main_by_value("cloudpickle.cloudpickle")
+    _send_generators_by_name()
     with io.BytesIO() as file:
         _own_pickler(cloudpickle.Pickler)(file, **options).dump(value)
         return file.getvalue()
@@ -288,6 +289,7 @@ _REDUCED: dict[Any, Callable[[Any], Any]] = {
 
 def dumps(value: object, **options: Any) -> bytes:
     """Pickle as Python itself does, also where dask is loaded; the options are those of `pickle.dumps`."""
+    _send_generators_by_name()
     if _TBLIB not in sys.modules:
         return pickle.dumps(value, **options)
     with io.BytesIO() as file:
@@ -310,6 +312,25 @@ def _without_exceptions(table: Mapping[Any, Any]) -> dict[Any, Any]:
             {key: table[key] for key in table if not (isinstance(key, type) and issubclass(key, BaseException))},
         )
     return _plain_tables[id(table)][1]
+
+
+def _send_generators_by_name() -> None:
+    """Let functions such as `random.gauss` be those of the worker.
+
+    They are methods of a global generator, and would travel with its state: all calls would draw the same numbers.
+    """
+    for module, name in _GENERATORS.items():
+        generator: Any = getattr(sys.modules.get(module), name, None)
+        kind: Any = type(generator)
+        if generator is not None and kind not in copyreg.dispatch_table:
+            copyreg.pickle(kind, functools.partial(_reduce_generator, generator, name))
+
+
+def _reduce_generator(own: Any, name: str, given: Any) -> str | tuple[Any, ...]:
+    return name if given is own else given.__reduce__()
+
+
+_GENERATORS = {"random": "_inst", "numpy.random.mtrand": "_rand"}
 
 
 def _message(error: BaseException) -> str:

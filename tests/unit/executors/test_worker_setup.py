@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import pickle
 import random
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,6 +183,23 @@ def test_so_it_is_on_dask() -> None:
     assert found == dict.fromkeys(thread_environment(1), "8")
     assert equal_numbers(numbers) == []
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_functions_of_a_global_generator_draw_from_that_of_the_worker(kind: str) -> None:
+    name, options = LOCAL[kind]
+    scheduler = Scheduler.from_name(name, **options)
+    functions: list[Any] = [random.random, np.random.rand, partial(random.gauss, 0, 1)]
+    scheduler.on_start(lambda: [scheduler.submit(function) for function in (*functions, *functions)])
+    drawn: list[float] = []
+    scheduler.on_future_result(lambda _, number: drawn.append(number))
+    seed_all()
+    equal = [function() for function in functions]
+    seed_all()
+    scheduler.run()
+    assert len({*drawn, *equal}) == 9
+    own = random.Random(3)
+    assert pickle.loads(pickle.dumps(own)).random() == own.random()
 
 
 @pytest.mark.parametrize("kind", ["fork", "loky"])
