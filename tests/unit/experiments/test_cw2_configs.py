@@ -42,7 +42,7 @@ ACCEPTED: list[tuple[str, str, str, list[str]]] = [
     (
         "folders of another machine",
         SLURM + "venv: /home/u/venv/bin/activate\npath_to_template: /home/u/t.sh\nslurm_log: /home/u/log\n---\n" + E,
-        "",
+        "venv is '/home/u/venv/bin/activate', and there is no file",
         ["e"],
     ),
     (
