@@ -43,7 +43,7 @@ _forkserver, _resource_tracker, _spawn, _util = (
 _OWN_FDS = 4  # that a request begins with
 _MOST_FDS = 253 - _OWN_FDS  # SCM_MAX_FD of Linux
 _START_S = 120.0  # for the start of the server, and then for a fork
-_PRELOADED = ("amlsched.executors._worker", "amlsched.scheduler", "runpy")
+_PRELOADED = ("amlsched.executors._worker", "amlsched.scheduler", "amlsched.executors.processes", "runpy")
 """What workers need, what most main modules import, and what imports main modules. None of it starts threads."""
 
 _OTHERS_LOCK = (
