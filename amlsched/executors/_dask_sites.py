@@ -159,7 +159,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     kinds = (*distributed.LocalCluster.__mro__, *distributed.Nanny.__mro__, *distributed.Worker.__mro__)
     known = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
     for name in options:
-        if name not in known:
+        if name not in known and "worker_class" not in options:  # which may have options of its own
             near = get_close_matches(name, known, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise TypeError(f"{name}={options[name]!r}: distributed.LocalCluster has no such option{hint}")

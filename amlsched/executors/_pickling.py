@@ -321,9 +321,8 @@ def _send_generators_by_name() -> None:
     """
     for module, name in _GENERATORS.items():
         generator: Any = getattr(sys.modules.get(module), name, None)
-        kind: Any = type(generator)
-        if generator is not None and kind not in copyreg.dispatch_table:
-            copyreg.pickle(kind, functools.partial(_reduce_generator, generator, name))
+        if generator is not None and generator.__class__ not in copyreg.dispatch_table:
+            copyreg.pickle(generator.__class__, functools.partial(_reduce_generator, generator, name))
 
 
 def _reduce_generator(own: Any, name: str, given: Any) -> str | tuple[Any, ...]:
