@@ -485,7 +485,7 @@ class RunLoop:
     def _failed(self, future: Future[Any], error: BaseException, work: Any) -> BaseException | None:
         """What a call ends with that failed; `None` where it runs again."""
         if not is_ordinary(error):
-            return aborted(future.function, error)
+            error = aborted(future.function, error)
         if isinstance(error, BrokenExecutor) and (self._admission.refused(work) or is_loss(error)):
             return self._lost_calls().lost(future, error, work, ending=self._ending is not None)
         if self._ending is not None or future.task is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 import sys
 import threading
@@ -558,25 +559,6 @@ def test_what_is_no_exception_ends_its_call_and_neither_the_run_nor_the_program(
     journal.assert_every_call_ended_once()
 
 
-@pytest.mark.parametrize(
-    ("on_exception", "code"),
-    [
-        ("raise", None),
-        ("end", Code.EXCEPTION),
-        ({CallAbortedError: "continue"}, Code.EXHAUSTED),
-        ({ValueError: "continue"}, None),
-    ],
-    ids=str,
-)
-def test_the_policy_decides_on_what_is_no_exception(scheduler: Scheduler, on_exception: Any, code: Any) -> None:
-    scheduler.on_start(lambda: scheduler.submit(calls.fail_with, SystemExit("missing")))
-    if code is None:
-        with pytest.raises(CallAbortedError, match="fail_with was aborted by SystemExit: missing"):
-            scheduler.run(on_exception=on_exception)
-    else:
-        assert scheduler.run(on_exception=on_exception).code is code
-
-
 def test_what_is_no_exception_is_raised_as_one_where_the_call_is_awaited(scheduler: Scheduler) -> None:
     task = scheduler.task(calls.fail_with)
     caught: list[str] = []
@@ -592,13 +574,16 @@ def test_what_is_no_exception_is_raised_as_one_where_the_call_is_awaited(schedul
     assert caught == ["fail_with was aborted by SystemExit: missing"]
 
 
-@pytest.mark.parametrize("kind", ["generator", "coroutine", "async generator"])
-def test_a_call_that_returns_what_has_not_run_fails(scheduler: Scheduler, kind: str) -> None:
+def test_a_call_that_returns_what_has_not_run_fails(scheduler: Scheduler) -> None:
     task = scheduler.task(calls.not_run)
-    scheduler.on_start(lambda: task.submit(kind))
-    with pytest.raises(TypeError, match=rf"not_run.* an? {kind}, and nothing of it has run: r"):
-        scheduler.run()
-    assert (task.on_exception.count, task.on_result.count) == (1, 0)
+    kinds = ["generator", "coroutine", "async generator"]
+    errors: list[BaseException] = []
+    task.on_exception(lambda _, error: errors.append(error))
+    scheduler.on_start(lambda: [task.submit(kind) for kind in kinds])
+    scheduler.run(on_exception="continue", order="submission")
+    for kind, error in zip(kinds, errors, strict=True):
+        assert isinstance(error, TypeError)
+        assert re.search(rf"not_run.* an? {kind}, and nothing of it has run: r", str(error))
 
 
 def test_a_call_that_raises_the_cancelled_error_of_futures_is_not_cancelled(scheduler: Scheduler) -> None:

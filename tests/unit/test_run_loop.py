@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amlsched import Event, ExitState, Scheduler
+from amlsched import CallAbortedError, Event, ExitState, Scheduler
 from tests.backends import ByHand
 from tests.journal import Journal
 
@@ -448,6 +448,26 @@ def test_a_cancelled_call_is_a_cancelled_error_for_who_awaits_it(
 
 
 # Timers
+
+
+@pytest.mark.parametrize(
+    ("on_exception", "code"),
+    [
+        ("raise", None),
+        ("end", Code.EXCEPTION),
+        ({CallAbortedError: "continue"}, Code.EXHAUSTED),
+        ({ValueError: "continue"}, None),
+    ],
+    ids=str,
+)
+def test_the_policy_decides_on_what_is_no_exception(on_exception: Any, code: Any) -> None:
+    scheduler = Scheduler.with_sequential()
+    scheduler.on_start(lambda: scheduler.submit(sys.exit, "missing"))
+    if code is None:
+        with pytest.raises(CallAbortedError, match="exit was aborted by SystemExit: missing"):
+            scheduler.run(on_exception=on_exception)
+    else:
+        assert scheduler.run(on_exception=on_exception).code is code
 
 
 def test_call_later_runs_an_async_function(scheduler: Scheduler) -> None:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amlsched import CpuTimeLimitError, ExitState, LimitError, Scheduler, WalltimeLimitError, WorkerLostError
+from amlsched import (
+    CallAbortedError,
+    CpuTimeLimitError,
+    ExitState,
+    LimitError,
+    Scheduler,
+    WalltimeLimitError,
+    WorkerLostError,
+)
 from amlsched.plugins import Comm, Limits, Retry
 from amlsched.plugins._limits_call import Bounds
 from amlsched.plugins.retry import exponential
@@ -28,7 +36,7 @@ Code = ExitState.Code
 class Flaky:
     """Raises its errors one after the other, then returns."""
 
-    def __init__(self, *errors: Exception) -> None:
+    def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
         self.times: list[float] = []
 
@@ -233,6 +241,15 @@ def test_what_goes_wrong_in_the_user_s_functions_ends_the_run_with_its_place(ret
     with pytest.raises((LookupError, ValueError), match=message) as caught:
         scheduler.run()
     assert any("plugin retry" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("on", [Exception, CallAbortedError])
+def test_a_call_that_exits_can_run_again(on: type[Exception]) -> None:
+    scheduler = Scheduler.with_sequential()
+    flaky = Flaky(SystemExit("busy"))
+    task = scheduler.task(flaky, plugins=Retry(2, on=on))
+    _, errors = run(scheduler, task)
+    assert (len(flaky.times), task.on_result.count, errors) == (2, 1, [])
 
 
 @pytest.mark.parametrize(
