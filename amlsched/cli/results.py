@@ -149,7 +149,7 @@ def _exported(columns: dict[str, list[Any]], arguments: argparse.Namespace) -> b
         if place == "-":
             sys.stdout.write(_as(kind, columns))
         elif place is not None:
-            Path(place).write_text(_as(kind, columns), encoding="utf-8")
+            Path(place).write_text(_as(kind, columns), encoding="utf-8", errors="backslashreplace")
     return any(place is not None for place in (arguments.csv, arguments.json, arguments.markdown))
 
 
@@ -175,10 +175,10 @@ def _cells(columns: dict[str, list[Any]]) -> tuple[list[str], list[list[str]]]:
             return ""
         if isinstance(value, int | float) and not isinstance(value, bool):
             return number(value)
-        return str(value).replace("\n", " ")
+        return " ".join(str(value).splitlines())
 
     shown = {name: values for name, values in columns.items() if name != "folder"}
-    return list(shown), [list(map(cell, row)) for row in zip(*shown.values(), strict=True)]
+    return list(map(cell, shown)), [list(map(cell, row)) for row in zip(*shown.values(), strict=True)]
 
 
 def _text(columns: dict[str, list[Any]]) -> str:

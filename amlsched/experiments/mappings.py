@@ -92,17 +92,18 @@ class _Plain:
         return mapping
 
     def _scalar(self, value: Any, path: tuple[Any, ...]) -> Any:
+        kind = type(value).__name__
         try:
-            value = plain(os.fspath(value) if hasattr(value, "__fspath__") else value, "")
+            made = plain(os.fspath(value) if hasattr(value, "__fspath__") else value, "")
         except ExperimentError as error:
-            problem = f"a value of the type {type(value).__name__} is no data that a config can hold: {error.problem}"
+            problem = f"a value of the type {kind} is no data that a config can hold: {error.problem}"
             raise self._error(path, problem, error.remedy) from None
-        if is_list(value):  # an array
-            return self.value(value, path)
-        if isinstance(value, str) and (half := _HALF.search(value)):
+        if is_list(made):  # an array
+            return self.value(made, path)
+        if isinstance(made, str) and (half := _HALF.search(made)):
             problem = f"the text has half of a surrogate pair, {half[0]!r}, which no config can hold"
             raise self._error(path, problem, "give it to the experiment in another way")
-        return Unread(value, resolve_scalar) if self._asks and isinstance(value, str) and ASKS in value else value
+        return Unread(made, resolve_scalar) if self._asks and isinstance(made, str) and ASKS in made else made
 
     def _error(self, path: tuple[Any, ...], problem: str, remedy: str) -> ConfigError:
         return _error(path, self._where, problem, remedy)

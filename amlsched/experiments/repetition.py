@@ -194,7 +194,7 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
                 raise ExperimentError(str(repetition), f"the experiment called exit: {note}") from error
             raise
         finally:
-            last = _plain(log.last) if log.began else None
+            last = _worth_keeping(log.last, repetition.record.rep) if log.began else None
             usage = meter.stop()
             record = records.end(
                 folder,
@@ -298,9 +298,15 @@ def _alone(driver: int) -> bool:
         return False
 
 
-def _plain(last: dict[str, Any]) -> dict[str, Any]:
-    """Without what is the same in every repetition, or is known already."""
-    return {key: value for key, value in last.items() if key not in ("ts", "rep")}
+def _worth_keeping(last: dict[str, Any], rep: int) -> dict[str, Any]:
+    """Without our own `ts` and `rep`; what the experiment logs itself under these names is kept."""
+    return {key: value for key, value in last.items() if not _is_ours(key, value, rep)}
+
+
+def _is_ours(key: str, value: Any, rep: int) -> bool:
+    if key == "ts":
+        return isinstance(value, str) and value.endswith("+00:00")
+    return key == "rep" and type(value) is int and value == rep
 
 
 def _write_trace(error: BaseException, repetition: Repetition, err: TextIO) -> None:

@@ -130,7 +130,7 @@ def test_names_that_collide_have_columns_of_their_own(tmp_path: Path) -> None:
     assert [len(found.with_params({"a": {"b": one}})) for one in (1, 2, 5)] == [0, 1, 0]
     assert len(found.with_params({"a_b": 1, "r": 9, "params_r": 10, "iter": 7})) == 1
     metrics = {name: row[column] for column, name in found.attrs["logged"].items()}
-    assert metrics == {"a_b": True, "r": 8, "name": "n", "value": 9, "x_last": 1, "x": 2, "iter": 0}
+    assert metrics == {"a_b": True, "r": 8, "name": "n", "value": 9, "x_last": 1, "x": 2, "iter": 0, "rep": 7}
     rows = found.iterations()
     assert len(set(rows.columns)) == len(rows.columns)
     assert list(rows[["name", "r", "name_logged", "r_logged", "rep", "x"]].iloc[0]) == ["collide", 0, "n", 8, 7, 2]
@@ -150,6 +150,20 @@ def test_every_export_has_what_was_logged(logged: Path, capsys: pytest.CaptureFi
     assert [row["late"] for row in read] == ["", *[str(2**60 + 1)] * (len(LOGGED) - 1)]
     text = told(capsys, str(logged))
     assert all(one in text for one in ("  nan", "  inf", "diverged", str(2**60 + 1), "1.000e+400"))
+
+
+def test_what_no_terminal_shows_is_shown_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(tmp_path, {"name": "odd", "params": {"x": "a\r\nb | c"}})
+    folder = out / "odd/log/rep_00"
+    record = json.loads((folder / "record.json").read_text())
+    record["last"] |= {"half \ud800\nname": "\ud800", "ts": 1}
+    (folder / "record.json").write_text(json.dumps(record))
+    assert "half" in told(capsys, str(out))
+    for kind in ("csv", "json", "markdown"):
+        assert told(capsys, str(out), f"--{kind}", str(tmp_path / kind)) == ""
+        assert (tmp_path / kind).read_bytes().decode().count("\n") > 1
+    assert json.loads((tmp_path / "json").read_text())[0]["half \ud800\nname"] == "\ud800"
+    assert "a b \\| c" in (tmp_path / "markdown").read_text()
 
 
 def test_a_text_in_one_row_hides_no_metric(logged: Path, tmp_path: Path) -> None:
