@@ -83,7 +83,7 @@ class Admission:
         self._post = cast("PostingExecutor", executor).post if known.posts else None
         self._prepickle = known.prepickle is not None
         self._tracked = not self._prepickle and hides_starts(executor)
-        self._by_value = known.prepickle == "by value" or known.remote
+        self._by_value = known.prepickle == "by value" or known.remote or known.main_by_value
         self.inline = known.inline
         self._fragile = known.pickles and not known.survives_lost_workers
         self._pools += 1

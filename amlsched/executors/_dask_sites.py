@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import os
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_text, check_whole, whole_number
 from amlsched.errors import WorkerStartError
+from amlsched.executors import _main_module
 from amlsched.executors._watch import watched
 from amlsched.resources import cpus
 from amlsched.resources.threads import cpu_share, worker_environment
@@ -189,6 +191,7 @@ class Local(Site):
         self._cluster: Any = None
         self._client: Any = None
         self._unwatch: Callable[[], object] = bool
+        self._around = contextlib.ExitStack()
 
     @property
     def driver_host(self) -> str | None:
@@ -201,12 +204,16 @@ class Local(Site):
         refuse_while_main_is_imported()
         settings = importlib.import_module("dask").config
         distributed = importlib.import_module("distributed")
+        self._around.enter_context(_main_module.left_out())  # also while nannies replace their workers
         self._unwatch = watched(self)  # workers end with the driver by themselves, what calls have started does not
         before = dict(os.environ)
         os.environ.update(self._environment())
         try:
             with settings.set(SETTINGS):
                 self._cluster = _local_cluster()(n_workers=self.max_workers, **self._options)
+        except BaseException:
+            self._around.close()
+            raise
         finally:
             self._changed = {
                 name: (before.get(name), value) for name, value in os.environ.items() if before.get(name) != value
@@ -260,6 +267,7 @@ class Local(Site):
         except TimeoutError:  # this machine is busy: it goes on closing, and the run is not to fail for that
             self._kill()
         self._restore_environment()
+        self._around.close()
         self._unwatch()
 
     def _kill(self) -> None:

@@ -9,12 +9,14 @@ import ast
 import importlib.machinery
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import process
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["imported_by_workers", "leave_out", "location"]
+__all__ = ["imported_by_workers", "leave_out", "left_out", "location"]
 
 
 def imported_by_workers() -> bool:
@@ -47,6 +49,25 @@ def leave_out(name: str | None, path: str | None) -> None:
         main.__spec__ = importlib.machinery.ModuleSpec(name, None)
     if path is not None:
         main.__file__ = path
+
+
+@contextmanager
+def left_out() -> Generator[None]:
+    """While in here, processes that multiprocessing spawns do not import the main module if workers should not.
+
+    For those that others start. multiprocessing imports no module of this name, as that would run a package.
+    """
+    main: Any = sys.modules["__main__"]
+    before = getattr(main, "__spec__", None)
+    if imported_by_workers() or getattr(before, "name", "").endswith("__main__"):
+        yield
+        return
+    parent = getattr(before, "parent", None)
+    main.__spec__ = importlib.machinery.ModuleSpec(f"{parent}.__main__" if parent else "__main__", None)
+    try:
+        yield
+    finally:
+        main.__spec__ = before
 
 
 @lru_cache(maxsize=8)

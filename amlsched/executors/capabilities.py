@@ -53,6 +53,7 @@ class Capabilities(NamedTuple):
         prepickle: Calls are pickled before they are given to it, so that an argument that cannot be is an error of
             `submit`: functions and classes of the main module by reference where workers import it, or by value.
         posts: It has `post`, which does what `submit` does for less; see `PostingExecutor`.
+        main_by_value: Its workers do not import the main module: functions and classes of that travel as they are.
     """
 
     inline: bool = False
@@ -64,6 +65,7 @@ class Capabilities(NamedTuple):
     queue_depth: int | None = None
     prepickle: Literal["by reference", "by value"] | None = None
     posts: bool = False
+    main_by_value: bool = False
 
 
 class PostingExecutor(Protocol):

@@ -620,45 +620,6 @@ def test_when_the_driver_ends_everything_below_it_ends(method: str, end: str, tm
             os.kill(pid, signal.SIGKILL)
 
 
-UNGUARDED = """
-import multiprocessing, os, sys
-from amlsched.executors.processes import ProcessPool
-
-class Point:
-    def __init__(self, x): self.x = x
-
-def add(a, b): return Point(a.x + b.x + found)
-
-def begin(point): multiprocessing.begun = point.x
-
-def began(): return multiprocessing.begun
-
-print("imported", flush=True)
-found = 3
-context = None if sys.argv[1] == "default" else multiprocessing.get_context(sys.argv[1])
-with ProcessPool(2, context, begin, (Point(5),)) as pool:
-    sums = [pool.submit(add, Point(1), Point(n)).result() for n in range(2)]
-    print([(type(each) is Point, each.x) for each in sums], pool.submit(began).result())
-"""
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("how", ["a file", "a module", "standard input", "the command line"])
-def test_a_main_module_without_guard_works_and_no_worker_runs_it(method: str, how: str, tmp_path: Path) -> None:
-    (tmp_path / "pkg").mkdir()
-    script = tmp_path / "pkg" / "unguarded.py"
-    script.write_text(UNGUARDED)
-    arguments = {
-        "a file": [str(script)],
-        "a module": ["-m", "pkg.unguarded"],
-        "standard input": ["-"],
-        "the command line": ["-c", UNGUARDED],
-    }
-    done = run_python(*arguments[how], method, folder=tmp_path, given=UNGUARDED)
-    assert done.stdout == "imported\n[(True, 4), (True, 5)] 5\n", done.stderr
-    assert done.returncode == 0
-
-
 @pytest.mark.parametrize("method", ["default", "spawn"])
 def test_a_pool_beside_the_main_guard_is_told_what_to_write(method: str, tmp_path: Path) -> None:
     script = tmp_path / "misplaced.py"
