@@ -73,8 +73,8 @@ class Allocation(Site):
         if job is None:
             remedy = "run the program by sbatch or salloc, or use with_slurm, which submits jobs"
             raise BatchSystemError("Slurm", "srun", "this program does not run in a job", remedy)
-        self.max_workers = n_workers or int(os.environ.get("SLURM_NTASKS", "0")) or _nodes()
-        self._cpus = cpus or int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+        self.max_workers = n_workers or _number("SLURM_NTASKS") or _nodes()
+        self._cpus = cpus or _number("SLURM_CPUS_PER_TASK") or 1
         self._memory, self._start_timeout, self._security = memory, start_timeout, security
         self._logs = Path(log_directory or LOGS).absolute()
         self._log = self._logs / f"workers-{job}-{os.getpid()}.log"
@@ -191,6 +191,14 @@ class Allocation(Site):
                 step.wait(patience_s)
                 return
             patience_s = _END_S / 2
+
+
+def _number(name: str) -> int:
+    """A variable of Slurm's; 0 if it is not set."""
+    text = os.environ.get(name) or "0"
+    if not (text.isdecimal() and text.isascii()) or len(text) > 9:
+        raise ValueError(f"the environment variable {name} is {text[:40]!r}, and Slurm sets it to a whole number")
+    return int(text)
 
 
 def _nodes() -> int:

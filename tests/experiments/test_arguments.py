@@ -187,3 +187,48 @@ def test_experiments_may_have_names_that_are_near_to_those_words(
     (folder / "train.yml").write_text("{name: DEFAULT, path: r}\n---\n{name: defaults}\n---\n{name: slum}\n")
     assert main(["config", "check", "train.yml"]) == 0
     assert "2 experiments" in capsys.readouterr().out
+
+
+NONSENSE = {
+    "AMLSCHED_TERM_GRACE_S": "soon",
+    "AMLSCHED_END_TIME": "nan",
+    "SLURM_JOB_END_TIME": "soon",
+    "SLURM_RESTART_COUNT": "twice",
+    "AMLSCHED_SLOT": "x",
+    "AMLSCHED_CODE_COPY": "nothing",
+}
+
+
+@pytest.mark.usefixtures("folder")
+def test_nonsense_in_variables_that_say_more_about_a_job_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in NONSENSE.items():
+        monkeypatch.setenv(name, value)
+    assert main([*RUN, "--executor", "processes", "--max-workers", "1", "-q"]) == 0
+    out, err = capsys.readouterr()
+    assert ("4 repetitions: 4 completed." in out, err) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words", "message"),
+    [
+        ("AMLSCHED_CODE_COPY", "a:/nowhere", (), "/nowhere: is no complete code copy"),
+        ("SLURM_NTASKS", "x", ("--executor", "slurm_allocation"), "SLURM_NTASKS is 'x', and Slurm sets it to a whole"),
+        ("SLURM_CPUS_PER_TASK", "9" * 99, ("--executor", "slurm_allocation"), "SLURM_CPUS_PER_TASK is '9999"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_nonsense_in_variables_that_are_needed_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    if words:
+        pytest.importorskip("distributed")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv(name, value)
+    assert message in told(capsys, *RUN, *words)
