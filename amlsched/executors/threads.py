@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from amlsched._checks import whole_number
 from amlsched.errors import WorkerStartError
-from amlsched.executors._user_function import call_function, check_initializer
+from amlsched.executors._user_function import AlarmsEnd, call_function, check_initializer
 from amlsched.executors._watch import watched
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
 from amlsched.resources import cpus
@@ -46,7 +46,8 @@ class _FutureCall:
     def run(self) -> None:
         if self.future.set_running_or_notify_cancel():
             try:
-                result = call_function(self.function, self._args, self._kwargs)
+                with AlarmsEnd():
+                    result = call_function(self.function, self._args, self._kwargs)
             except BaseException as error:
                 self.future.set_exception(error)
             else:
@@ -98,7 +99,8 @@ class PostedCall:
             return
         self._state = "running"
         try:
-            self._result = call_function(self.function, self._args, self._kwargs)
+            with AlarmsEnd():
+                self._result = call_function(self.function, self._args, self._kwargs)
         except BaseException as error:
             self._error = error
         self._state = "finished"

@@ -78,6 +78,7 @@ LEFT: dict[str, Any] = {
 
 def leave(kind: str) -> int:
     LEFT[kind]()
+    time.sleep(0.001)
     return os.getpid()
 
 
@@ -109,13 +110,18 @@ def test_an_alarm_of_a_call_is_none_of_the_next_on_loky() -> None:
     assert first == second
 
 
-@pytest.mark.parametrize("kind", ["timer", "filters", "no output"])
+def test_an_alarm_of_a_thread_does_not_end_the_program() -> None:
+    first, second = run(Scheduler.with_threads(1), "alarm", 1.2)
+    assert first == second
+
+
+@pytest.mark.parametrize("kind", ["timer", "alarm", "filters", "no output"])
 def test_the_next_call_in_the_process_of_the_driver_does_not_notice(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     former = signal.getsignal(signal.SIGALRM)
     try:
         with warnings.catch_warnings():
-            assert run(Scheduler.with_sequential(), kind, 0.4) == [os.getpid()] * 2
+            assert run(Scheduler.with_sequential(), kind, 1.2 if kind == "alarm" else 0.4) == [os.getpid()] * 2
     finally:
         signal.signal(signal.SIGALRM, former)
 
