@@ -25,6 +25,8 @@ from amlsched import Capabilities, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from amlsched.testing import ExecutorCheck
+
 __all__ = ["BACKENDS", "GIVEN", "Backend", "ByHand", "Lent", "MakesScheduler", "Minimal", "needs", "start_ray"]
 
 
@@ -224,10 +226,15 @@ GIVEN = (
 
 
 class Lent:
-    """An executor that tests share, for code that shuts down what it is given.
+    """An executor that tests share, for checks that shut down what they are given.
 
     Its shutdown waits for the calls that were submitted here, and leaves the executor open.
     """
+
+    @staticmethod
+    def serves(check: ExecutorCheck) -> bool:
+        """Whether the check is not about a shutdown, and leaves no call behind that was cancelled while it ran."""
+        return not any(word in check.name for word in ("shut", "cancel"))
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor

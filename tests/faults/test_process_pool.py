@@ -262,7 +262,7 @@ def test_a_call_that_waits_is_ended_without_a_worker(mode: str, tmp_path: Path) 
     with pool_of(mode, 1) as pool:
         first = pool.submit(until_released, tmp_path / "started", tmp_path / "release")
         until((tmp_path / "started").exists)
-        pids = pool.worker_pids()
+        pids = until(pool.worker_pids)
         waiting, error = pool.submit(noted, tmp_path, 1), KeyError("verdict")
         doomed = pool.submit(noted, tmp_path, 2)
         assert pool.kill_call(waiting)
