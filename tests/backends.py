@@ -233,8 +233,8 @@ class Lent:
 
     @staticmethod
     def serves(check: ExecutorCheck) -> bool:
-        """Whether the check is not about a shutdown, and leaves no call behind that was cancelled while it ran."""
-        return not any(word in check.name for word in ("shut", "cancel"))
+        """Whether the check is not about a shutdown, and leaves no call behind that still runs."""
+        return not any(word in check.name for word in ("shut", "cancel", "time out"))
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
