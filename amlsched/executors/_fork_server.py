@@ -82,6 +82,9 @@ class _Popen(popen_forkserver.Popen):
 
 
 class _Process(multiprocessing.context.ForkServerProcess):
+    # Else it would be that of the pools that a call starts, and they import a main module which may have no guard.
+    _start_method: Any = None
+
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802  (multiprocessing's name)
         return _Popen(process_obj)

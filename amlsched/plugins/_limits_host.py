@@ -171,6 +171,11 @@ class InChild:
             return child.call(self.in_child, self.bounds, args, kwargs)
 
 
+def _use_start_method(method: str | None) -> None:
+    """Let pools that a call starts start their processes as they would without a limit."""
+    multiprocessing.set_start_method(method, force=True)
+
+
 class _Child:
     """A process that runs one call at a time."""
 
@@ -179,7 +184,14 @@ class _Child:
 
         # Not forked from here: there may be threads, whose locks would stay locked in the child. And a server of forks
         # that the driver had started could not be used in a process forked from the driver.
-        self.pool = ProcessPool(1, multiprocessing.get_context("spawn"), threads_per_worker=shared_threads(n_workers))
+        method = multiprocessing.get_start_method(allow_none=True)
+        self.pool = ProcessPool(
+            1,
+            multiprocessing.get_context("spawn"),
+            _use_start_method,
+            (method if method in ("fork", "forkserver", "spawn") else None,),
+            threads_per_worker=shared_threads(n_workers),
+        )
         self._numbers = itertools.count()
         self._listener = listen(self._passed)
         self._call: tuple[int, Work[Any], Bounds, str] | None = None

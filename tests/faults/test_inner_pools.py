@@ -88,6 +88,34 @@ def test_calls_use_pools_with_functions_of_the_main_module(executor: str, limits
     assert "Traceback" not in done.stderr
 
 
+UNGUARDED = """\
+import multiprocessing, sys
+from amlsched import Scheduler
+from amlsched.plugins import Limits
+
+def square(x):
+    return x * x
+
+def squares(_):
+    with multiprocessing.get_context().Pool(2) as pool:
+        return pool.map(square, range(3))
+
+for name in sys.argv[1:]:
+    scheduler = Scheduler.from_name(name)
+    print(*scheduler.task(squares, plugins=Limits(walltime="30 s")).map([0]))
+"""
+
+
+if sys.version_info < (3, 14):  # from then on, multiprocessing itself needs a guard
+
+    def test_pools_of_a_program_without_a_main_guard_start_as_they_do_outside_of_calls(tmp_path: Path) -> None:
+        program = tmp_path / "program.py"
+        program.write_text(UNGUARDED)
+        command = [sys.executable, "-W", "ignore", str(program), "processes", "sequential"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        assert done.stdout.splitlines() == ["[0, 1, 4]", "[0, 1, 4]"], done.stderr[-2000:]
+
+
 def ours(name: str, limited: bool) -> list[int]:
     plugins = [Limits(walltime="100 s")] if limited else []
     return list(Scheduler.from_name(name, max_workers=1).task(double, plugins=plugins).map(range(3)))
