@@ -188,18 +188,15 @@ class Measured:
         meter = Meter(self.shared)
         try:
             result, error = self.__wrapped__(*args, **kwargs), None
-        except Exception as raised:
+        except BaseException as raised:  # it may have exited
             result, error = None, raised
-        except BaseException:  # an end of the process, or an interruption: no affair of ours
-            meter.stop()
-            raise
         usage = meter.stop()
         if error is not None:
-            drop_frame(error)
             if self.travels:
                 from amlsched.executors._pickling import exception_parts
 
-                return _Receipt(usage, None, exception_parts(error))
+                return _Receipt(usage, None, exception_parts(error))  # without this frame
+            drop_frame(error)
         return _Receipt(usage, result, error)
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from amlsched import Outcome, Scheduler
 from amlsched.plugins import Limits, Retry
 from tests import calls
+from tests.faults.misbehaving import leave
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,9 +99,21 @@ def test_what_a_call_raises_comes_through_with_a_receipt(backend: Backend) -> No
     (receipt,) = outcomes(scheduler, burn_and_fail, (0.05,)).values()
     assert [str(error) for error in errors] == ["burnt"]
     assert type(errors[0]) is ValueError
+    assert ", in burn_and_fail" in "".join(traceback.format_exception(errors[0]))
     assert receipt.cpu_s is not None
     assert receipt.cpu_s > 0.04
     assert receipt.pid is not None
+
+
+@pytest.mark.parametrize("name", ["sequential", "processes"])
+def test_a_call_that_exits_has_a_receipt(name: str) -> None:
+    scheduler = Scheduler.from_name(name, receipts=True)
+    errors: list[BaseException] = []
+    scheduler.on_future_exception(lambda _, error: errors.append(error))
+    (receipt,) = outcomes(scheduler, leave, ("no data",)).values()
+    assert str(errors[0]) == "leave was aborted by SystemExit: no data"
+    assert ", in leave" in "".join(traceback.format_exception(errors[0]))
+    assert receipt.cpu_s is not None
 
 
 def test_the_peak_is_that_of_the_call_and_not_of_one_before(local_backend: Backend) -> None:
