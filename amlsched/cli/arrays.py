@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.submit import Submitted
     from amlsched.experiments.target import Target
 
-__all__ = ["submit_or_wait"]
+__all__ = ["refuse_others", "submit_or_wait"]
 
 
 def submit_or_wait(
@@ -30,7 +30,6 @@ def submit_or_wait(
     scheduler: AbstractScheduler | None = None,
 ) -> int:
     """Submit what is left of a plan, or wait for what was submitted, or both."""
-    _refuse_others(arguments)
     if arguments.print_job_script:
         return _print_job_scripts(arguments, target, plan)
     if arguments.slurm or arguments.submit:
@@ -75,7 +74,12 @@ def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan
     return OK
 
 
-def _refuse_others(arguments: argparse.Namespace) -> None:
+def refuse_others(arguments: argparse.Namespace) -> None:
+    """Refuse arguments that are for a run in this process.
+
+    Raises:
+        ExperimentError: There is one.
+    """
     for flag, given in (
         ("-j", arguments.job is not None),
         ("-t", arguments.prefix_with_timestamp),

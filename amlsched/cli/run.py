@@ -179,6 +179,11 @@ def execute(
     from amlsched.experiments.progress import progress_for
     from amlsched.experiments.run import ExperimentRun
 
+    on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
+    if on_array:
+        from amlsched.cli.arrays import refuse_others, submit_or_wait
+
+        refuse_others(arguments)
     given = check_executor_arguments(arguments)
     plan = plan or plan_of(arguments)
     if not arguments.quiet:
@@ -187,7 +192,7 @@ def execute(
         _dry_run(plan)
         return Executed(OK)
     loggers = [*loggers, *map(chosen_logger, arguments.logger)]
-    if arguments.slurm or arguments.submit or arguments.wait:
+    if on_array:
         from amlsched.cli.arrays import submit_or_wait
 
         return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
