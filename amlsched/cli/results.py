@@ -103,10 +103,14 @@ def _offer(key: str, there: Iterable[str]) -> str:
 
 def results(arguments: argparse.Namespace) -> int:
     """Show the parameters, the last value of each metric and the state of each repetition, or statistics (--by)."""
+    from amlsched.experiments.frame import STATISTICS
+
     found = picked(arguments)
     if arguments.by:
         table = _sorted(found.summary(arguments.by, arguments.metric or None), arguments)
-        columns = {str(name): [None if value != value else value for value in table[name].tolist()] for name in table}
+        columns = {str(name): table[name].tolist() for name in table}
+        for name in STATISTICS:  # NaN is what needs more values
+            columns[name] = [None if value != value else value for value in columns[name]]
         left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
         if left_out:
             say(f"{counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done: left out")

@@ -25,10 +25,21 @@ from amlsched.experiments.spelling import offered
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Results", "as_column", "half_interval", "has_numbers", "logged", "numbers_of", "objects", "table_of"]
+__all__ = [
+    "STATISTICS",
+    "Results",
+    "as_column",
+    "half_interval",
+    "has_numbers",
+    "logged",
+    "numbers_of",
+    "objects",
+    "table_of",
+]
 
 _BOOKKEEPING = ("ts", "rep", "iter")
 _OF_REPETITION = ("name", "run", "r")
+STATISTICS = ("n", "mean", "std", "median", "min", "max", "low", "high")
 _DONE = ("completed", "surrendered")
 
 
@@ -222,8 +233,9 @@ class Results(pandas.DataFrame):
             part["low"], part["high"] = part["mean"] - half, part["mean"] + half
             part.insert(0, "metric", name)
             for position, column in enumerate(columns):
-                values = as_column([labels[place][position] for place in part.index])
-                part.insert(position, _free(column, "params_{}", set(part.columns)), values)
+                values: list[Any] = [labels[place][position] for place in part.index]
+                exact = objects(values) if None in values else as_column(values)  # beside NaN, null stays null
+                part.insert(position, _free(column, "params_{}", set(part.columns)), exact)
             part[_PLACE], part[_METRIC] = range(len(part)), number
             parts.append(part)
         table: pandas.DataFrame = pandas.concat(parts, ignore_index=True).sort_values(
@@ -254,7 +266,8 @@ class Results(pandas.DataFrame):
 def table_of(found: Iterable[Found]) -> Results:
     """The table of these repetitions, one a row; see `amlsched.experiments.load`."""
     every = [(one, dict(leaves(one.params))) for one in found]
-    table: dict[str, list[Any]] = {name: [about(one)[name] for one, _ in every] for name in OWN[:4]}
+    known = [about(one) for one, _ in every]
+    table: dict[str, list[Any]] = {name: [one[name] for one in known] for name in OWN[:4]}
     taken = set(OWN)
     paths: dict[str, list[str]] = {}
     for path in dict.fromkeys(path for _, own in every for path in own):
@@ -270,7 +283,7 @@ def table_of(found: Iterable[Found]) -> Results:
         taken.add(name)
         logged_as[name] = metric
         table[name] = [one.record.last.get(metric) for one, _ in every]
-    table |= {name: [about(one)[name] for one, _ in every] for name in OWN[4:]}
+    table |= {name: [one[name] for one in known] for name in OWN[4:]}
     frame = pandas.DataFrame({number: as_column(values) for number, values in enumerate(table.values())})
     made = Results(_named(frame, list(table)).set_index(["name", "r"]))
     nans = {

@@ -119,6 +119,16 @@ def test_groups_are_of_what_is_equal(values: Path, logged: Path) -> None:
     assert list(table["params_n"]) == [1, 2]
 
 
+def test_null_and_nan_are_two_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"name": "n", "list": {"x": [0.5, None, math.nan]}, "params": {"at": 0}}
+    out = run(tmp_path, config)
+    found = json.loads(told(capsys, str(out), "--by", "params.x", "--metric", "loss", "--json", "-"))
+    assert repr([(row["x"], row["n"], row["std"]) for row in found]) == repr(
+        [(0.5, 1, None), (None, 1, None), (math.nan, 1, None)]
+    )
+    plot_curves(out, "loss", tmp_path / "x.png", by="params.x")
+
+
 def test_names_that_collide_have_columns_of_their_own(tmp_path: Path) -> None:
     params = {"a_b": 1, "a": {"b": 2, "c_d": 3}, "a_c": {"d": 4}, "a.b": 5, "x": 1, "rep": 6, "iter": 7, "value": 8}
     params |= {"name": "p", "r": 9, "params_r": 10, "folder": "f", "x_last": 11}
