@@ -181,7 +181,7 @@ def execute(
 
     on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
     if on_array:
-        from amlsched.cli.arrays import refuse_others, submit_or_wait
+        from amlsched.cli.arrays import refuse_others
 
         refuse_others(arguments)
     given = check_executor_arguments(arguments)
