@@ -8,7 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched.batch import BatchedCall, Part, TrackedCall, run_batch
-from amlsched.executors.capabilities import capabilities_of, hides_starts, kill_call, see_running, worker_count
+from amlsched.executors.capabilities import (
+    capabilities_of,
+    hides_starts,
+    kill_call,
+    main_travels,
+    see_running,
+    worker_count,
+)
 from amlsched.executors.deaths import Death, OutOfMemoryKills, dead_workers, is_loss
 from amlsched.executors.pickled import pickled_call
 
@@ -83,7 +90,7 @@ class Admission:
         self._post = cast("PostingExecutor", executor).post if known.posts else None
         self._prepickle = known.prepickle is not None
         self._tracked = not self._prepickle and hides_starts(executor)
-        self._by_value = known.prepickle == "by value" or known.remote or known.main_by_value
+        self._by_value = main_travels(executor)
         self.inline = known.inline
         self._fragile = known.pickles and not known.survives_lost_workers
         self._pools += 1

@@ -155,7 +155,7 @@ class Minimal(Executor):
 def _of_a_client() -> Executor:
     """The executor of a dask client, with a cluster that ends with it."""
     distributed = importlib.import_module("distributed")
-    cluster = distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR")
+    cluster = distributed.LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs="ERROR")
     client = distributed.Client(cluster, set_as_default=False)
     executor: Any = client.get_executor()
     shut_down = executor.shutdown

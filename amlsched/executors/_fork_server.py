@@ -178,7 +178,8 @@ class _Server:
         )
         watched = "AMLSCHED_WATCHED_"  # by `_watch`, which is to end what calls leave behind: not this
         environment = {name: value for name, value in os.environ.items() if not name.startswith(watched)}
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._requests = ours.detach()  # open to the end of this process, of which a socket would warn
         with theirs:
             started = subprocess.Popen(
                 [os.fsdecode(_spawn.get_executable()), *_util._args_from_interpreter_flags(), "-c", code],
@@ -195,7 +196,11 @@ class _Server:
         Raises:
             ConnectionError: The server has ended.
         """
-        socket.send_fds(self.socket, [b"f"], fds)
+        requests = socket.socket(fileno=self._requests)
+        try:
+            socket.send_fds(requests, [b"f"], fds)
+        finally:
+            requests.detach()
 
     def answer(self, status: int) -> int:
         """The process id; 0 if the server has ended, and less if it had no process to give: -errno.
@@ -214,9 +219,13 @@ class _Server:
             return int(_forkserver.read_signed(status))
         return 0
 
+    def forget(self) -> None:
+        """Let go of it in a process that was forked from the driver: it is the driver's."""
+        os.close(self._requests)
+
     def let_go(self) -> None:
         """Ask for no more: it ends once its workers have."""
-        self.socket.close()
+        self.forget()
         with contextlib.suppress(ChildProcessError):  # it was waited for by somebody else
             os.waitpid(self.pid, os.WNOHANG)
 
@@ -307,7 +316,7 @@ def _begin_anew() -> None:
     global _lock, _server
     _lock = threading.Lock()
     if _server is not None:
-        _server.socket.close()
+        _server.forget()
         _server = None
 
 
@@ -337,7 +346,8 @@ def serve(preloaded: Sequence[str]) -> None:
             traceback.print_exc()
     gc.freeze()  # so that collections in workers do not copy the pages that they share with this process
     _keeper.name_this(b"amlsched-server")
-    _Forks(requests).run()
+    with requests:
+        _Forks(requests).run()
 
 
 class _Forks:

@@ -25,6 +25,7 @@ __all__ = [
     "kill_call",
     "kill_workers",
     "kinds_of",
+    "main_travels",
     "see_running",
     "served_by",
     "thread_queue_depth",
@@ -53,7 +54,6 @@ class Capabilities(NamedTuple):
         prepickle: Calls are pickled before they are given to it, so that an argument that cannot be is an error of
             `submit`: functions and classes of the main module by reference where workers import it, or by value.
         posts: It has `post`, which does what `submit` does for less; see `PostingExecutor`.
-        main_by_value: Its workers do not import the main module: functions and classes of that travel as they are.
     """
 
     inline: bool = False
@@ -65,7 +65,6 @@ class Capabilities(NamedTuple):
     queue_depth: int | None = None
     prepickle: Literal["by reference", "by value"] | None = None
     posts: bool = False
-    main_by_value: bool = False
 
 
 class PostingExecutor(Protocol):
@@ -239,6 +238,12 @@ def thread_queue_depth(max_workers: int) -> int:
     what it costs in the scheduler.
     """
     return max_workers + 64
+
+
+def main_travels(executor: Executor) -> bool:
+    """Whether functions and classes of the main module travel as they are, since workers do not import it."""
+    known = capabilities_of(executor)
+    return known.prepickle == "by value" or known.remote or bool(getattr(executor, "main_travels", False))
 
 
 def worker_count(executor: Executor) -> int | None:

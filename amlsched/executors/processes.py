@@ -106,9 +106,8 @@ class ProcessPool(Executor):
         # In an interactive session functions can be defined anew after the workers were started, also forked ones.
         interactive = not hasattr(sys.modules["__main__"], "__file__")
         forks = context.get_start_method() == "fork"
-        travels = interactive or not (forks or _main_module.imported_by_workers())
+        self.main_travels = travels = interactive or not (forks or _main_module.imported_by_workers())
         self._call_name, self._dump_call = _pickling.call_name, partial(_pickling.dump_call, main_travels=travels)
-        self.capabilities = self.capabilities._replace(main_by_value=travels)
         self._guarded = False
         weakref.finalize(self, self._crew.forget).atexit = False
 

@@ -148,7 +148,7 @@ def test_modules_are_preloaded_and_no_file_is_made(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30)  # too long for the name of a socket
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, "program.py"],
+        [sys.executable, "-X", "dev", "program.py"],  # which warns of what is left open
         env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
