@@ -114,7 +114,7 @@ def test_dask_tells_what_workers_did() -> None:
     import distributed
 
     lives = Lives()
-    options: dict[str, Any] = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    options: dict[str, Any] = {"processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with (
         distributed.LocalCluster(n_workers=0, **options) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
