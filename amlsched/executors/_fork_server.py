@@ -22,12 +22,14 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from multiprocessing import popen_forkserver, process, reduction
+from pathlib import Path
 from typing import Any, cast
 
 from amlsched.executors import _keeper, _main_module
@@ -169,12 +171,12 @@ class _Server:
     def __init__(self, seed: str) -> None:
         self.seed = seed
         own: list[str] = _forkserver._forkserver._preload_modules
-        preloaded = [*_PRELOADED, *(name for name in own if name != "__main__")]
+        others = [name for name in own if name != "__main__"]
         path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100
         # Named in its command line, multiprocessing's own server is known to end by itself, also to `_watchman`.
         code = (
-            f"import sys; sys.path[:] = {path!r}; import multiprocessing.forkserver; "
-            f"from {__name__} import serve; serve({preloaded!r})"
+            f"import sys; sys.path[:] = {_safest_first(path)!r}; import multiprocessing.forkserver; "
+            f"from {__name__} import serve; serve({others!r}, {path!r})"
         )
         watched = "AMLSCHED_WATCHED_"  # by `_watch`, which is to end what calls leave behind: not this
         environment = {name: value for name, value in os.environ.items() if not name.startswith(watched)}
@@ -228,6 +230,23 @@ class _Server:
         self.forget()
         with contextlib.suppress(ChildProcessError):  # it was waited for by somebody else
             os.waitpid(self.pid, os.WNOHANG)
+
+
+def _safest_first(path: Sequence[str]) -> list[str]:
+    """Where the server looks for what it needs: a `random.py` of the user's hides nothing from it.
+
+    The driver had imported those modules before a folder of the user's came to the front.
+    """
+    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    package = str(Path(__file__).parents[2])
+    installed = ("site-packages", "dist-packages")
+
+    def rank(place: str) -> int:
+        if place in standard or Path(place).name == "lib-dynload":
+            return 0
+        return 1 if place == package else 2 if place.endswith(installed) else 3
+
+    return sorted([*path, package], key=rank)
 
 
 _lock = threading.Lock()
@@ -326,28 +345,35 @@ os.register_at_fork(after_in_child=_begin_anew)
 # ------------------------------------------------------------------------------------------------ the server's side
 
 
-def serve(preloaded: Sequence[str]) -> None:
+def serve(preloaded: Sequence[str], path: Sequence[str]) -> None:
     """Fork processes as they are asked for; return when the driver has ended, and all of them.
 
     Args:
-        preloaded: Modules that all of them have.
+        preloaded: Modules that all of them have beside ours: those that the user has set.
+        path: The driver's `sys.path`, where these are.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = socket.socket(fileno=os.dup(0))
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    for name in preloaded:
+    _preload(_PRELOADED)
+    sys.path[:] = path
+    _preload(preloaded)
+    gc.freeze()  # so that collections in workers do not copy the pages that they share with this process
+    _keeper.name_this(b"amlsched-server")
+    with requests:
+        _Forks(requests).run()
+
+
+def _preload(names: Sequence[str]) -> None:
+    for name in names:
         try:
             __import__(name)
         except ImportError:
             pass  # as of multiprocessing: then workers import it, or do not need it
         except Exception:
             traceback.print_exc()
-    gc.freeze()  # so that collections in workers do not copy the pages that they share with this process
-    _keeper.name_this(b"amlsched-server")
-    with requests:
-        _Forks(requests).run()
 
 
 class _Forks:
