@@ -34,6 +34,7 @@ TERM_GRACE = "AMLSCHED_TERM_GRACE_S"
 """Where the keepers of worker processes read how long they wait when they get SIGTERM themselves."""
 _END_TIMES = ("AMLSCHED_END_TIME", "SLURM_JOB_END_TIME")
 """Environment variables with the time at which the batch job is ended, in seconds since the epoch."""
+_LOOK_AGAIN_S = 1.0
 _STOP = "stop"
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 _WARNING = getattr(signal, "SIGUSR1", None)
@@ -113,7 +114,8 @@ def graceful(
 
     The first signal tells them; once the grace is over, or with the second one, the run is interrupted; the third
     kills. Where nobody can stop, the first one interrupts, unless it is only the warning that a batch job is near
-    its end (SIGUSR1). A handler that the program set itself is left alone.
+    its end (SIGUSR1), which comes again each second until somebody can or the job is ended. A handler that the program
+    set itself is left alone.
 
     Args:
         tell: Tells them; returns how many can stop.
@@ -145,6 +147,8 @@ def graceful(
             return
         count = 0 if stage else tell()
         if number == _WARNING and not stage and not count:
+            if (_left_s() or 0) > 0:
+                later(_LOOK_AGAIN_S, number)  # one that has just begun can stop once it has its checkpoint folder
             return  # they may still end in time
         stage += 1
         if error is None:
