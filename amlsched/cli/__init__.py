@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from amlsched import __version__
 from amlsched._surroundings import open_streams, restart_in_utf8_mode, working_folder_problem
@@ -96,31 +96,30 @@ def _exit_code(command: Callable[[], int]) -> int:
 
 
 def leave_threads(code: int) -> None:
-    """Do not let this process wait for ever for threads and children that repetitions left behind, as Python would.
+    """Once Python ends, it does not wait for ever for threads and children that repetitions left behind, as it would.
 
-    After a signal, threads still run repetitions, and cannot be ended. Otherwise they have as long as in a worker.
+    Not before that: in a notebook or a test, the process goes on, and what runs in it is not ours to end. After a
+    signal, threads still run repetitions, and cannot be ended. Otherwise they have as long as in a worker.
     """
-    others = _other_threads()
-    if code in (OK, SOME_FAILED, BAD_INPUT):
-        if others or _children():
-            threading.Thread(target=_leave_late, args=(code,), daemon=True).start()
-        return
-    deadline = time.monotonic() + _LAST_WORDS_S  # others still end their workers
-    for thread in others:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    if any(thread.is_alive() for thread in others):
-        _leave_now(code)
+    if _other_threads() or _children():
+        ending = threading.Event()
+        # Before Python waits for threads, unlike what `atexit` calls.
+        cast("Any", threading)._register_atexit(ending.set)
+        threading.Thread(target=_leave_late, args=(code, ending), daemon=True).start()
 
 
-def _leave_late(code: int) -> None:
+def _leave_late(code: int, ending: threading.Event) -> None:
     """While Python ends: idle threads of pools have gone by then; functions of `atexit` run once no thread is left."""
-    time.sleep(_LEFT_S)
+    ending.wait()
+    by_itself = code in (OK, SOME_FAILED, BAD_INPUT)
+    time.sleep(_LEFT_S if by_itself else _LAST_WORDS_S)  # after a signal, threads still end their workers
     for pid in _children():
         with contextlib.suppress(OSError):  # it has ended
             os.kill(pid, signal.SIGKILL)
     if others := _other_threads():
-        names = ", ".join(sorted({thread.name for thread in others}))
-        say(f"amlsched: not waiting any longer for threads that were left behind: {names}")
+        if by_itself:
+            names = ", ".join(sorted({thread.name for thread in others}))
+            say(f"amlsched: not waiting any longer for threads that were left behind: {names}")
         _leave_now(code)
 
 

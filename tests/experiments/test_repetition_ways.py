@@ -278,6 +278,29 @@ def test_what_repetitions_leave_behind_does_not_hold_up_the_command(ways: Projec
     assert ways.states() == ["completed"] * 3
 
 
+GOES_ON = """
+import threading
+from amlsched import cli
+
+cli._LEFT_S = cli._LAST_WORDS_S = 0
+leave = threading.Event()
+thread = threading.Thread(target=leave.wait)
+thread.start()
+for code in (1, 130):
+    cli.leave_threads(code)
+thread.join(1)  # where it was ended before
+leave.set()
+thread.join()
+print("goes on")
+"""
+
+
+def test_a_program_with_threads_that_catches_the_end_of_a_command_goes_on() -> None:
+    """As a notebook does, and pytest."""
+    done = subprocess.run([sys.executable, "-c", GOES_ON], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
+
+
 @pytest.mark.parametrize("executor", OWN_PROCESS)
 def test_what_a_repetition_changes_does_not_reach_the_next(ways: Project, executor: str) -> None:
     run(ways, "leaks", executor, code=1)
