@@ -286,7 +286,9 @@ def _start(
     return child
 
 
-_starting = threading.RLock()
+_starting = threading.Lock()
+_started_at_once = 0
+_as_before: tuple[bool, str | None] = (False, None)
 
 
 @contextlib.contextmanager
@@ -295,32 +297,38 @@ def _may_have_children() -> Generator[None]:
 
     A daemonic process, such as a worker of dask, may not, since it may be ended without a chance to end its children.
     Ours end by themselves then. And the child takes over the name of the start method, which it does not know where it
-    is not one of Python's, as in loky's workers.
+    is not one of Python's, as in loky's workers. Several threads may start children at once: the last restores both.
     """
+    global _as_before, _started_at_once
     own = multiprocessing.current_process()
-    method = multiprocessing.get_start_method(allow_none=True)
-    foreign = method not in (None, "fork", "forkserver", "spawn")
-    if not own.daemon and not foreign:
-        yield
-        return
     with _starting:
-        daemon, own.daemon = own.daemon, False
-        if foreign:
-            multiprocessing.set_start_method("spawn", force=True)
-        try:
-            yield
-        finally:
-            own.daemon = daemon
-            if foreign:
-                multiprocessing.set_start_method(method, force=True)
+        if not _started_at_once:
+            method = multiprocessing.get_start_method(allow_none=True)
+            _as_before = own.daemon, method if method not in (None, "fork", "forkserver", "spawn") else None
+            if own.daemon:
+                own.daemon = False
+            if _as_before[1]:
+                multiprocessing.set_start_method("spawn", force=True)
+        _started_at_once += 1
+    try:
+        yield
+    finally:
+        with _starting:
+            _started_at_once -= 1
+            if not _started_at_once:
+                daemon, foreign = _as_before
+                if daemon:
+                    own.daemon = True
+                if foreign:
+                    multiprocessing.set_start_method(foreign, force=True)
 
 
 _held: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
 
 def _let_go() -> None:
-    global _starting
-    _starting = threading.RLock()
+    global _starting, _started_at_once
+    _starting, _started_at_once = threading.Lock(), 0
     for worker in list(_held):
         worker.close()
 

@@ -226,8 +226,20 @@ def test_arguments_that_exit_when_they_are_loaded_end_their_call(place: Place) -
 
 @pytest.mark.parametrize("name", ["threads", "processes", "loky"])
 def test_an_initializer_that_exits_ends_all_calls(name: str) -> None:
-    place = Place(name, {"max_workers": 1, "initializer": leave, "initargs": ("no data",)})
-    errors = ends(place, [(process, None)] * 2)
+    scheduler = Scheduler.from_name(name, max_workers=1, initializer=leave, initargs=("no data",))
+    task = scheduler.task(process)
+    errors: list[BaseException] = []
+    task.on_exception(lambda _, error: errors.append(error))
+
+    @scheduler.on_start
+    def start() -> None:
+        task.submit(None)
+        try:
+            task.submit(None)
+        except WorkerStartError as error:  # a thread had begun by then
+            errors.append(error)
+
+    scheduler.run(on_exception="continue")
     assert [type(error) for error in errors] == [WorkerStartError] * 2
     assert all("no data" in str(error) for error in errors)
 
