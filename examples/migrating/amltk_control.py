@@ -1,6 +1,8 @@
 """Events of one's own, gates, a plugin, timers, and the ways in which a run ends."""
 
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from amlsched import Emitter, Event, Plugin, Scheduler, Task
@@ -30,11 +32,24 @@ class Doubled(Plugin):
 
 
 def work(x: int) -> int:
-    """A call that takes a while if asked to."""
+    """A call that may fail."""
     if x == 14:
         raise ZeroDivisionError("fourteen")
-    time.sleep(0.3 if x >= 100 else 0.0)
     return x
+
+
+def slow(begun: Path) -> int:
+    """A call that takes a while, and says that it has begun."""
+    begun.touch()
+    time.sleep(0.3)
+    return 100
+
+
+def beside(begun: Path) -> int:
+    """One that ends while the slow one runs."""
+    while not begun.exists():
+        time.sleep(0.01)
+    return 1
 
 
 def until_exhausted() -> None:
@@ -83,23 +98,24 @@ def until_time_is_over() -> None:
 
     task.on_result(lambda _, result: order.append(f"result {result}"))
     scheduler.on_timeout(lambda: order.append("timeout"))
-    end = scheduler.run(timeout=1.5, end_on_empty=False)
+    end = scheduler.run(timeout=4, end_on_empty=False)
     print(end.code.name, order)
 
 
-def until_stopped() -> None:
+def until_stopped(folder: Path) -> None:
     """`stop` as a callback; a call that runs is waited for."""
     scheduler = Scheduler.with_processes(2)
-    task = scheduler.task(work)
+    first, second = scheduler.task(slow), scheduler.task(beside)
     results: list[int] = []
 
     @scheduler.on_start
     def begin() -> None:
-        task.submit(100)
-        task.submit(1)
+        first.submit(folder / "begun")
+        second.submit(folder / "begun")
 
-    task.on_result(lambda _, result: results.append(result))
-    task.on_result(scheduler.stop, max_calls=1)
+    for task in (first, second):
+        task.on_result(lambda _, result: results.append(result))
+    second.on_result(scheduler.stop)
     end = scheduler.run(wait=True)
     print(end.code.name, results)
 
@@ -132,6 +148,7 @@ def emitters() -> None:
 if __name__ == "__main__":
     until_exhausted()
     until_time_is_over()
-    until_stopped()
+    with TemporaryDirectory() as folder:
+        until_stopped(Path(folder))
     until_an_exception()
     emitters()
