@@ -14,7 +14,8 @@ EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 # Tests mostly wait, so twice as many run at once as there are CPUs. WORKERS=0 runs them in one process.
 WORKERS := $(shell echo $$(( 2 * $$(nproc) )))
-PYTEST = $(PY) -m pytest -n $(WORKERS)
+# A process that dies fails the run at once: pytest-xdist 3.8 would start another, and wait for ever at the end.
+PYTEST = $(PY) -m pytest -n $(WORKERS) --max-worker-restart=0
 MKDOCS := $(PY) -m mkdocs build --strict # not --quiet: that would hide the warnings from --strict
 
 help: ## Show this list
