@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import select
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 METHODS = ("default", "fork", "forkserver", "spawn")
 
 
@@ -54,3 +57,26 @@ def read_until(descriptor: int, words: str, limit_s: float = 45.0) -> str:
         if select.select([descriptor], [], [], 0.1)[0]:
             seen += os.read(descriptor, 4096).decode(errors="replace")
     return seen
+
+
+def run_python(
+    *arguments: str, folder: Path, given: str = "", limit_s: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """What a program of Python does in a folder, with amlsched within its reach.
+
+    Args:
+        arguments: Of its command line.
+        folder: Where it runs.
+        given: Its standard input.
+        limit_s: Seconds that it may take.
+    """
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import METHODS
+from tests.processes import METHODS, run_python
 
 pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.skipif(sys.platform != "linux", reason="ProcessPool is for Linux"),
 ]
 
-ROOT = Path(__file__).parents[2]
 POOL = """
 import multiprocessing, os, sys
 from amlsched.executors.processes import ProcessPool
@@ -51,7 +48,7 @@ def test_a_pool_works_and_no_worker_runs_the_program(method: str, how: str, tmp_
         "standard input": ["-"],
         "the command line": ["-c", POOL],
     }
-    done = _run(*arguments[how], method, folder=tmp_path, given=POOL)
+    done = run_python(*arguments[how], method, folder=tmp_path, given=POOL, limit_s=100)
     assert done.stdout == "imported\n[(True, 4), (True, 5)] 5\n", done.stderr
     assert done.returncode == 0
 
@@ -83,19 +80,6 @@ with Scheduler.from_name(name, **{"n_workers" if name == "dask" else "max_worker
 @pytest.mark.parametrize("executor", ["processes", "threads", "loky", pytest.param("dask", marks=pytest.mark.slow)])
 def test_so_do_calls_of_a_scheduler(executor: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(SCHEDULER)
-    done = _run("program.py", executor, folder=tmp_path)
+    done = run_python("program.py", executor, folder=tmp_path, limit_s=100)
     assert done.stdout == "imported\n" + 3 * "[(True, 11), (True, 12)]\n" + "True\n", done.stderr
     assert done.returncode == 0
-
-
-def _run(*arguments: str, folder: Path, given: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=folder,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )

@@ -27,7 +27,7 @@ from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerKilledEr
 from amlsched.executors._stalled import Stall
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, until_released
-from tests.processes import METHODS, alive, context_of, until
+from tests.processes import METHODS, alive, context_of, run_python, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -642,19 +642,6 @@ def test_a_pool_beside_the_main_guard_is_told_what_to_write(method: str, tmp_pat
     assert 'if __name__ == "__main__":' in done.stdout
     assert done.stdout.count("imported") <= 8
     assert done.returncode == 0
-
-
-def run_python(*arguments: str, folder: Path, given: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=folder,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_a_worker_that_will_not_leave_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.fixture
-def executor() -> ByHand:
-    return ByHand()
-
-
 def _in_a_run(executor: ByHand, check: Callable[[Scheduler, Future[int]], object], **options: Any) -> ExitState:
     """Calls back with the future of one call, `abs(-1)`, in a run."""
     scheduler = Scheduler(executor)

@@ -23,16 +23,6 @@ pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture
-def executor() -> ByHand:
-    return ByHand()
-
-
-@pytest.fixture
-def scheduler(executor: ByHand) -> Scheduler:
-    return Scheduler(executor)
-
-
-@pytest.fixture
 def task(scheduler: Scheduler, executor: ByHand) -> Task[[int], int]:
     task = scheduler.task(abs)
     scheduler.on_start(lambda: [task.submit(number) for number in range(6)])

@@ -36,16 +36,6 @@ class Immediate(Executor):
 
 
 @pytest.fixture
-def executor() -> ByHand:
-    return ByHand()
-
-
-@pytest.fixture
-def scheduler(executor: ByHand) -> Scheduler:
-    return Scheduler(executor)
-
-
-@pytest.fixture
 def task(scheduler: Scheduler) -> Task[[int], int]:
     return scheduler.task(abs)
 

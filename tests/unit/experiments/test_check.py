@@ -8,6 +8,8 @@ import pytest
 from amlsched.cli import main
 from amlsched.experiments.check import check
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 EVERYTHING = """\
 name: DEFAULT
 path: out
@@ -86,12 +88,6 @@ class Steps(IterativeExperiment):
 
 def wrong(): ...
 """
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def written(text: str) -> str:

@@ -14,6 +14,8 @@ from amlsched.experiments.check import check
 from amlsched.experiments.expand import expand
 from amlsched.experiments.resolve import resolve
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 PAGE = Path(__file__).parents[3] / "docs" / "migrating" / "cw2.md"
 E = "name: e\npath: out\n"
 SLURM = "name: SLURM\npartition: dev\njob-name: j\nnum_parallel_jobs: 120\nntasks: 1\ncpus-per-task: 1\ntime: 30\n"
@@ -92,12 +94,6 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("no bundle", E + "reps_per_job: -1\n", "at least 1", "zero repetitions"),
     ("an object", E + "params: {a: !!python/object:os.x {}}\n", "holds data only", "those of plain values are"),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def checked(text: str) -> Any:
