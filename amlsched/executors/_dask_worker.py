@@ -99,17 +99,16 @@ class Tries(Generic[R]):
     """
 
     def __init__(self, function: Callable[..., R], retries: int) -> None:
-        self._function, self._retries = function, retries
-        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.func, self._retries = function, retries  # errors name the call by its `func`, as that of a partial
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> R:
         """What the function returns."""
         for _ in range(self._retries):
             try:
-                return call_function(self._function, args, kwargs)
+                return call_function(self.func, args, kwargs)
             except Exception:
                 continue
-        return call_function(self._function, args, kwargs)
+        return call_function(self.func, args, kwargs)
 
 
 def dask_setup(_worker: Any) -> None:

@@ -214,9 +214,7 @@ class Worker:
             )
         self._killed = True
         self._end_by = time.monotonic() + _LATE_S
-        for below in _keeper.descendants(pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(below, signal.SIGKILL)
+        _keeper.signal_below(pid, signal.SIGKILL)
         self._process.kill()  # only now: its children would come to somebody else
         return False
 

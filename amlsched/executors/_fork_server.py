@@ -32,7 +32,7 @@ from multiprocessing import popen_forkserver, process, reduction
 from pathlib import Path
 from typing import Any, cast
 
-from amlsched.executors import _keeper, _main_module
+from amlsched.executors import _keeper, _main_module, _watch
 from amlsched.executors._hash_seed import VARIABLE, hash_seed
 
 __all__ = ["ForkServerContext", "serve"]
@@ -108,7 +108,7 @@ def _preparation(name: str, streams: list[tuple[int, Any]], folder: Any) -> dict
         "name": name,
         "authkey": process.current_process().authkey,
         "log_to_stderr": _util._log_to_stderr,
-        "sys_path": [os.path.abspath(place) for place in sys.path],  # noqa: PTH100
+        "sys_path": _main_module.search_path(),
         "sys_argv": sys.argv,
         "orig_dir": cast("Any", process).ORIGINAL_DIR,
     }
@@ -172,14 +172,14 @@ class _Server:
         self.seed = seed
         own: list[str] = _forkserver._forkserver._preload_modules
         others = [name for name in own if name != "__main__"]
-        path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100
+        path = _main_module.search_path()
         # Named in its command line, multiprocessing's own server is known to end by itself, also to `_watchman`.
         code = (
             f"import sys; sys.path[:] = {_safest_first(path)!r}; import multiprocessing.forkserver; "
             f"from {__name__} import serve; serve({others!r}, {path!r})"
         )
-        watched = "AMLSCHED_WATCHED_"  # by `_watch`, which is to end what calls leave behind: not this
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(watched)}
+        # Without the mark of `_watch`, which is to end what calls leave behind: not this.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_watch.MARK)}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests = ours.detach()  # open to the end of this process, of which a socket would warn
         with theirs:
@@ -281,22 +281,20 @@ def _forked(data: memoryview, fds: Sequence[int]) -> tuple[int, int, int]:
 
 def _ask(data: int, fds: Sequence[int]) -> tuple[int, int, int] | None:
     """The same once; `None` if the server has ended."""
-    status, theirs = os.pipe()
-    sentinel, ours = os.pipe()
-    try:
-        server = _request((data, sentinel, theirs, _resource_tracker._resource_tracker.getfd(), *fds))
-    except BaseException:
-        os.close(status)
-        os.close(ours)
-        raise
-    finally:
-        os.close(theirs)
-        os.close(sentinel)
-    pid = server.answer(status) if server else 0
-    if pid > 0:
-        return pid, status, ours
-    os.close(status)
-    os.close(ours)
+    with contextlib.ExitStack() as unused:
+        status, theirs = os.pipe()
+        sentinel, ours = os.pipe()
+        unused.callback(os.close, status)
+        unused.callback(os.close, ours)
+        try:
+            server = _request((data, sentinel, theirs, _resource_tracker._resource_tracker.getfd(), *fds))
+        finally:
+            os.close(theirs)
+            os.close(sentinel)
+        pid = server.answer(status) if server else 0
+        if pid > 0:
+            unused.pop_all()
+            return pid, status, ours
     if pid < 0:
         raise OSError(-pid, os.strerror(-pid))
     if server:
@@ -384,7 +382,7 @@ class _Forks:
         for fd in self.wakes:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self.wakes[1], warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _wake)
+        signal.signal(signal.SIGCHLD, _keeper.wake)
 
     def run(self) -> None:
         poll = select.poll()
@@ -460,7 +458,3 @@ class _Forks:
 def _answer(fd: int, number: int) -> None:
     with contextlib.suppress(OSError):  # the driver has ended
         _forkserver.write_signed(fd, number)
-
-
-def _wake(*_: object) -> None:
-    """A handler that does nothing: the signal only ends a wait."""

@@ -40,7 +40,6 @@ _TEXTS = {
     "python": "python3",
 }
 _LISTS = {
-    "job_extra_directives": "--gres=gpu:1",
     "job_script_prologue": "module load python",
     "worker_extra_args": "--no-dashboard",
     "job_directives_skip": "--mem",
@@ -96,10 +95,11 @@ def _check(queue: Queue, options: Mapping[str, Any]) -> None:
         if not isinstance(value, int) or isinstance(value, bool):  # a number is read as its text is
             check_text(name, value, example)
     for name, example in _LISTS.items():
-        if not (name == "job_extra_directives" and isinstance(queue.directives, Mapping)):
-            check_texts(name, options.get(name), example)
+        check_texts(name, options.get(name), example)
     directives = options.get("job_extra_directives")
-    if isinstance(queue.directives, Mapping) and not isinstance(directives, Mapping | None):
+    if not isinstance(queue.directives, Mapping):
+        check_texts("job_extra_directives", directives, "--gres=gpu:1")
+    elif not isinstance(directives, Mapping | None):
         problem = f"job_extra_directives={directives!r}: must be a mapping for {queue.name}"
         raise TypeError(f"{problem}, such as {{'requirements': '…'}}")
 

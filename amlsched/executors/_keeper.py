@@ -30,7 +30,18 @@ from typing import Any
 from amlsched.executors import _main_module, _watch, _worker_setup
 from amlsched.executors._channel import Kind, WorkerEnd, tell
 
-__all__ = ["QUIT_S", "KeptName", "descendants", "name_this", "order_end", "part", "state_of", "take_channel"]
+__all__ = [
+    "QUIT_S",
+    "KeptName",
+    "descendants",
+    "name_this",
+    "order_end",
+    "part",
+    "signal_below",
+    "state_of",
+    "take_channel",
+    "wake",
+]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _ORDER = struct.Struct("<dd")
@@ -78,9 +89,8 @@ class KeptName(str):
         fds, self.fds = self.fds, None  # it is pickled a second time, within the process object
         if fds is None:
             return str, (str(self),)
-        path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  (the child's own is not set yet)
         scope: dict[str, Any] = {
-            "path": path,
+            "path": _main_module.search_path(),  # the child's own is not set yet
             "name": str(self),
             "fds": tuple(map(reduction.DupFd, fds)),
             "environment": self.environment or {},
@@ -130,7 +140,7 @@ def part(lifeline: int, *ends: int) -> None:
     os.set_blocking(wakes[1], False)
     signal.set_wakeup_fd(wakes[1], warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, _wake)
+        signal.signal(number, wake)
     worker = os.fork()
     if worker:
         with contextlib.suppress(BaseException):
@@ -140,7 +150,7 @@ def part(lifeline: int, *ends: int) -> None:
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     # Not ignored: that would be inherited by programs that the user's functions start.
-    signal.signal(signal.SIGINT, _wake)
+    signal.signal(signal.SIGINT, wake)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != keeper:
         os._exit(1)
@@ -188,11 +198,11 @@ class _Keeper:
             now = time.monotonic()
             self._reap(now)
             if now >= self.kill_at:
-                self._signal_all(signal.SIGKILL)
+                signal_below(os.getpid(), signal.SIGKILL)
                 self._reap(now)
             elif now >= self.term_at:
                 self.term_at = float("inf")
-                self._signal_all(signal.SIGTERM)
+                signal_below(os.getpid(), signal.SIGTERM)
             if self.status is not None and (self.alone or now > self.gone_by):
                 reported = reported or self._report()
                 if reported:
@@ -211,11 +221,6 @@ class _Keeper:
                         self.kill_at = now
                     self.gone_by = max(now, self.kill_at) + _STUCK_S
         self.alone = True
-
-    def _signal_all(self, number: int) -> None:
-        for pid in descendants(os.getpid()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
 
     def _report(self) -> bool:
         try:
@@ -268,6 +273,13 @@ def descendants(root: int) -> Iterator[int]:
                 yield pid
 
 
+def signal_below(root: int, number: int) -> None:
+    """Send a signal to all processes below one."""
+    for pid in descendants(root):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or changed its user
+            os.kill(pid, number)
+
+
 def state_of(pid: int) -> str:
     """What a process does, in words."""
     words = {"D": "it hangs in the kernel", "T": "it was stopped by a signal", "t": "a debugger has stopped it"}
@@ -279,7 +291,7 @@ def state_of(pid: int) -> str:
     return words.get(state, f"its state is {state}")
 
 
-def _wake(*_: object) -> None:
+def wake(*_: object) -> None:
     """A handler that does nothing: the signal only ends a wait."""
 
 

@@ -1,6 +1,5 @@
 """loky's pool, with workers that do not outlive their driver."""
 
-import contextlib
 import multiprocessing.util
 import os
 import signal
@@ -10,7 +9,7 @@ from typing import Any
 
 from loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
 
-from amlsched.executors._keeper import QUIT_S, descendants
+from amlsched.executors._keeper import QUIT_S, signal_below
 from amlsched.executors._watch import watched
 
 __all__ = ["LokyPool", "bound_exit"]
@@ -55,7 +54,5 @@ def _begin_exit() -> None:
 
 def _end_late() -> None:
     time.sleep(QUIT_S)
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError):  # it has ended, or changed its user
-            os.kill(pid, signal.SIGKILL)
+    signal_below(os.getpid(), signal.SIGKILL)
     os._exit(0)

@@ -16,16 +16,15 @@ from multiprocessing import process
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["imported_by_workers", "leave_out", "left_out", "location"]
+__all__ = ["imported_by_workers", "leave_out", "left_out", "location", "search_path"]
 
 
 def imported_by_workers() -> bool:
     """Whether a worker that does not come from a fork of this process imports its main module."""
-    main: Any = sys.modules["__main__"]
     name, path = location()
     if path is None or (name is not None and name.rpartition(".")[2] == "__main__"):  # multiprocessing leaves it out
         return False
-    return _has_guard(getattr(main, "__file__", path))
+    return _has_guard(path)
 
 
 def location() -> tuple[str | None, str | None]:
@@ -35,6 +34,11 @@ def location() -> tuple[str | None, str | None]:
     if path is not None:
         path = os.path.normpath(Path(cast("Any", process).ORIGINAL_DIR or "", path))
     return getattr(getattr(main, "__spec__", None), "name", None), path
+
+
+def search_path() -> list[str]:
+    """What `sys.path` is wherever a process of another working folder reads it."""
+    return [os.path.abspath(place) for place in sys.path]  # noqa: PTH100
 
 
 def leave_out(name: str | None, path: str | None) -> None:

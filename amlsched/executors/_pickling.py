@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from amlsched.errors import NotPicklableError
 from amlsched.executors._payload import Large, dump
 from amlsched.executors._user_function import LAZY, set_args, set_cause, traceback_of
-from amlsched.executors._worker_setup import send_main_by_value
+from amlsched.executors._worker_setup import is_found_in, send_main_by_value
 
 __all__ = [
     "RemoteTraceback",
@@ -259,10 +259,7 @@ def _own_pickler(pickler: Any) -> Any:
 
 def _reduce_cached(function: Any) -> str | tuple[Any, ...]:
     """A function with a cache: by its name where workers find it by that, else as it is, with an empty cache."""
-    found: Any = None if function.__module__ == "__main__" else sys.modules.get(function.__module__)
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    if found is function:
+    if is_found_in(None if function.__module__ == "__main__" else sys.modules.get(function.__module__), function):
         return str(function.__qualname__)
     return _cached, (function.__wrapped__, function.cache_parameters(), vars(function))
 

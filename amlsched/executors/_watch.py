@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["let_go", "watched"]
+__all__ = ["MARK", "let_go", "watched"]
 
 logger = logging.getLogger(__name__)
 
+MARK = "AMLSCHED_WATCHED_"
+"""What the variable begins with that a process inherits which is to end with the driver."""
 _SHORT_S = 0.5
 
 
@@ -31,7 +33,7 @@ class _Watchman:
     """The process, as the driver knows it."""
 
     def __init__(self) -> None:
-        self.mark = f"AMLSCHED_WATCHED_{os.urandom(8).hex()}"
+        self.mark = f"{MARK}{os.urandom(8).hex()}"
         self.driver = os.getpid()
         self.pid: int | None = None
         self.theirs, self.pipe = os.pipe()

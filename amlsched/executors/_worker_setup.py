@@ -28,7 +28,7 @@ from amlsched.executors._after_import import AfterImport
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["prepare_imports", "prepare_worker", "send_main_by_value", "set_threads"]
+__all__ = ["is_found_in", "prepare_imports", "prepare_worker", "send_main_by_value", "set_threads"]
 
 _LIBRARIES = frozenset({"numpy", "scipy", "sklearn", "torch", "xgboost", "lightgbm"})
 """Modules that bring libraries with threads."""
@@ -102,14 +102,19 @@ def _send_unknown_by_value(name: str) -> None:
         pickler.reducer_override = _reduced
 
 
+def is_found_in(module: Any, value: Any) -> bool:
+    """Whether a function or class is what a module has under its name."""
+    found = module
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
 def _reduced(_pickler: object, value: Any) -> Any:
     """How a function or class of the main module is pickled that cannot be found there."""
     if not isinstance(value, FunctionType | type) or value.__module__ != "__main__":
         return NotImplemented
-    found: Any = sys.modules["__main__"]
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    if found is value:
+    if is_found_in(sys.modules["__main__"], value):
         return NotImplemented
     from amlsched.executors._pickling import pickled_by_value
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 from collections.abc import Mapping
 from functools import partial
@@ -118,7 +117,7 @@ def loky(
         TypeError: An argument has a type that it cannot have.
         ValueError: A number is below what it can be.
     """
-    import_extra("loky", "with_loky", "loky", "loky")
+    pool: Any = import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._hash_seed import VARIABLE, hash_seed
     from amlsched.executors._loky import LokyPool
     from amlsched.resources import cpus
@@ -134,7 +133,7 @@ def loky(
     if max_workers is not None:
         max_workers = whole_number("max_workers", max_workers)
     else:
-        max_workers = min(len(cpus()), importlib.import_module("loky").cpu_count())
+        max_workers = min(len(cpus()), pool.cpu_count())
     environment = worker_environment(worker_threads(threads_per_worker), cpu_share(max_workers))
     options["env"] = {VARIABLE: hash_seed(), **environment, **(options.get("env") or {})}
     initializer = options.pop("initializer", None)
