@@ -13,12 +13,12 @@ from amlsched.arrays.slurm import SLURM
 from amlsched.errors import AmlschedError, BatchSystemError, ConfigError, ExperimentError, NotPicklableError
 from amlsched.experiments import jobs, layout
 from amlsched.experiments.expand import count, expand
-from amlsched.experiments.resolve import resolve
+from amlsched.experiments.resolve import Resolved, resolve
 from amlsched.experiments.target import Target, check_config_picklable, is_iterative
 from amlsched.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from amlsched.experiments.expand import Debug
     from amlsched.experiments.mappings import Source
@@ -96,20 +96,20 @@ def check(
     for experiment in resolved.experiments:
         checked.notes += _names_told_apart(experiment)
     if resolved.cluster is not None:
-        checked.notes += _section_notes(resolved.cluster, config, checked)
+        checked.notes += _section_notes(resolved, checked)
         checked.notes += _array_notes(checked.n_jobs)
     return checked
 
 
-def _section_notes(section: Mapping[str, Any], config: Source, checked: Checked) -> list[str]:
+def _section_notes(resolved: Resolved, checked: Checked) -> list[str]:
     """A note if an environment or a template that the section names is not here: it may be on the cluster."""
-    from amlsched.experiments.plan import Plan
     from amlsched.experiments.submit import asked
 
-    if checked.faults:
+    section = resolved.cluster
+    if checked.faults or section is None:
         return []
     try:
-        asked(section, SYSTEMS[section.get("system", "slurm")], Plan(config))
+        asked(section, SYSTEMS[section.get("system", "slurm")], resolved)
     except ConfigError as fault:
         return [str(fault)]
     return []

@@ -8,7 +8,7 @@ from amlsched.experiments.expand import ONE_IN_DEBUG, Debug, Run, debug_mode
 from amlsched.experiments.imports import Layers, origin
 from amlsched.experiments.keys import expansion_kind
 from amlsched.experiments.load import Document, key_text
-from amlsched.experiments.plain import is_list, is_mapping, is_tuple
+from amlsched.experiments.plain import is_list, is_tuple, nested
 from amlsched.experiments.resolve import Experiment
 from amlsched.experiments.yaml12 import Key, Unread
 
@@ -41,7 +41,7 @@ def explained(experiment: Experiment, debug: Debug = "") -> Iterator[Explained]:
     """
     debug = debug_mode(experiment.config, debug)
     config = {key: value for key, value in experiment.config.items() if key != "name"}
-    for path, value in _leaves(config):
+    for path, value in nested(config):
         text = _origin(experiment.layers, path)
         if path[0] == "params" and (by := _replaced_by(experiment, path[1:])):
             text += f"; replaced by {by}"
@@ -58,7 +58,7 @@ def explained(experiment: Experiment, debug: Debug = "") -> Iterator[Explained]:
 def explained_section(section: Document, data: Mapping[str, Any]) -> Iterator[Explained]:
     """Each value of a section for a batch system."""
     config = {key: value for key, value in data.items() if key != "name"}
-    for path, value in _leaves(config):
+    for path, value in nested(config):
         yield Explained(key_text(path), value, _origin((section,), path))
 
 
@@ -66,15 +66,6 @@ def settings(run: Run) -> dict[str, Any]:
     """What the expansions of a run set, by the path of the expansion: `{"grid.lr": 0.1}`."""
     chosen = zip(run.experiment.axes, run.choices, strict=True)
     return {key_text((axis.key, *path)): value for axis, choice in chosen for path, value in choice.settings}
-
-
-def _leaves(mapping: Mapping[Any, Any], prefix: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Any]]:
-    for key, value in mapping.items():
-        path = (*prefix, key)
-        if is_mapping(value) and value:
-            yield from _leaves(value, path)
-        else:
-            yield path, value
 
 
 def _origin(layers: Layers, path: tuple[Key, ...]) -> str:

@@ -19,7 +19,7 @@ from amlsched.errors import ExperimentError
 from amlsched.experiments import cells, layout, records
 from amlsched.experiments.atomic import file_bytes
 from amlsched.experiments.load import key_text
-from amlsched.experiments.plain import as_float, identity, is_list, is_mapping, plain
+from amlsched.experiments.plain import as_float, identity, is_list, nested, plain
 from amlsched.experiments.results import OWN, Found, about, leaves
 from amlsched.experiments.spelling import offered
 
@@ -96,7 +96,8 @@ class Results(pandas.DataFrame):
         """
         wanted = [True] * len(self)
         given: dict[str, Any] = plain({**(params or {}), **more}, "with_params")
-        for path, value in _conditions(given):
+        for keys, value in nested(given):
+            path = tuple(map(str, keys))
             for column, expected in self._expected(path, value):
                 same = identity(expected)
                 wanted = [
@@ -119,8 +120,8 @@ class Results(pandas.DataFrame):
 
     def exact(self, column: str) -> list[Any]:
         """The values of a column as they were set or logged: `None` for what is missing, NaN only for NaN."""
-        frame = pandas.DataFrame(self).reset_index() if column not in self.columns else self
-        values: list[Any] = frame[column].tolist()
+        held: Any = self[column] if column in self.columns else self.index.get_level_values(column)
+        values: list[Any] = held.tolist()
         if "folder" in self.columns:
             nans = set(self.attrs.get("nans", {}).get(column, ()))
             known = zip(values, self["folder"], strict=True)
@@ -309,22 +310,15 @@ def _free(name: str, pattern: str, taken: Collection[str]) -> str:
     return name
 
 
-def _conditions(value: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values in nested mappings, each with its path."""
-    for key, item in value.items():
-        if is_mapping(item) and item:
-            yield from _conditions(item, (*path, str(key)))
-        else:
-            yield (*path, str(key)), item
-
-
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
 def has_numbers(column: Any) -> bool:
     """Whether there is a number in a column."""
-    return column.dtype.kind in "iufb" or any(isinstance(value, bool | int | float) for value in _present(column))
+    return column.dtype.kind in "iufb" or any(
+        isinstance(value, bool | int | float) and not _is_nan(value) for value in column.tolist()
+    )
 
 
 def numbers_of(column: Any) -> Any:
@@ -332,10 +326,6 @@ def numbers_of(column: Any) -> Any:
     if column.dtype.kind in "iufb":
         return column
     return pandas.Series([_number(value) for value in column.tolist()], index=column.index, dtype=float)
-
-
-def _present(column: Any) -> Any:
-    return () if column.dtype.kind in "iufb" else (value for value in column.tolist() if not _is_nan(value))
 
 
 def _number(value: Any) -> float:

@@ -1,7 +1,7 @@
 """Documents merged over what they inherit: the DEFAULT of their file, what they import, and the DEFAULT of that."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ from amlsched.experiments.faults import Report, refuse
 from amlsched.experiments.load import Document, load
 from amlsched.experiments.mappings import NO_FILE, Source
 from amlsched.experiments.plain import copied, merge
-from amlsched.experiments.spelling import closest
+from amlsched.experiments.spelling import offered
 from amlsched.experiments.yaml12 import Key, Unread
 
-__all__ = ["Files", "Layers", "known_names", "of_kind", "origin", "place"]
+__all__ = ["Files", "Layers", "of_kind", "origin", "place"]
 
 Layers = tuple[Document, ...]
 """Documents that were merged; a later one wins over an earlier."""
 Merged = tuple[dict[str, Any], Layers]
 
 _ARCHIVES = {"import_path": "_import_path_archive", "import_exp": "_import_exp_archive"}
-_SHOWN_NAMES = 20
 _MOST_IMPORTS = 100
 
 
@@ -44,13 +43,6 @@ def place(layers: Layers, *keys: Key) -> str:
 def of_kind(documents: Iterable[Document], kind: str) -> list[Document]:
     """Those of a kind."""
     return [document for document in documents if document.kind == kind]
-
-
-def known_names(name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is not among the known ones."""
-    guess = closest(name, known)
-    listed = ", ".join(known[:_SHOWN_NAMES]) + (f" and {len(known) - _SHOWN_NAMES} more" * (len(known) > _SHOWN_NAMES))
-    return (f"did you mean {guess}? " if guess else "") + f"the file has: {listed or 'none'}"
 
 
 class Files:
@@ -137,7 +129,7 @@ class Files:
             key = "import_exp" if config.get("import_exp") is not None else "import_path"
             known = [one.name for one in documents if one.kind != "cluster"]
             problem = f"there is no {name} in {file} to import"
-            raise ConfigError(place(layers, key), problem, known_names(name, known))
+            raise ConfigError(place(layers, key), problem, offered(name, known, "the file has"))
         return found[0]
 
 

@@ -225,6 +225,9 @@ class CsvLogger(AbstractLogger):
 
     def load(self) -> Any:
         """The rows as a pandas DataFrame, `None` if there are none."""
+        from amlsched.experiments.results import pandas_for
+
+        pandas_for(f"{type(self).__name__}.load")
         from amlsched.experiments.frame import logged
 
         return next((frame for _, _, frame in logged([self.path])), None)

@@ -81,12 +81,14 @@ class _Plain:
 
     def _mapping(self, given: Mapping[Any, Any], path: tuple[Any, ...]) -> dict[Key, Any]:
         mapping: dict[Key, Any] = {}
+        texts: set[str] = set()
         for written, below in given.items():
             key = self._scalar(written, (*path, written))
             if key is None or isinstance(key, Unread):
                 raise self._error((*path, written), f"{written!r} cannot be a key", "use a text")
-            if str(key) in map(str, mapping):
+            if str(key) in texts:
                 raise self._error((*path, key), f"the key {key!s} is there twice, as text and as number", "keep one")
+            texts.add(str(key))
             self._places[(*path, key)] = 0
             mapping[key] = self.value(below, (*path, key))
         return mapping

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.experiments import layout
 from amlsched.experiments.loggers import CsvLogger
-from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +42,8 @@ class PandasLogger(CsvLogger):
 
 def _local(times: pd.Series[Any]) -> pd.Series[Any]:
     """Times with a zone as local times; a column of the user's own that holds others stays as it is."""
-    pandas = import_extra("pandas", "PandasLogger.load", "pandas", "results")
+    import pandas as pd
+
     local: list[datetime | None] = []
     for value in times.tolist():
         if value is None or value != value:  # a row without
@@ -56,5 +56,5 @@ def _local(times: pd.Series[Any]) -> pd.Series[Any]:
         if not isinstance(moment, datetime) or moment.tzinfo is None:
             return times
         local.append(moment.astimezone().replace(tzinfo=None))
-    found: pd.Series[Any] = pandas.Series(local, index=times.index, dtype="datetime64[us]")
+    found: pd.Series[Any] = pd.Series(local, index=times.index, dtype="datetime64[us]")
     return found

@@ -1,7 +1,7 @@
 """Plain values, which rows, records and configs hold: made of others, as JSON, copied, merged, and set at a path."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -20,6 +20,7 @@ __all__ = [
     "is_tuple",
     "jsonable",
     "merge",
+    "nested",
     "plain",
     "restored",
     "set_at",
@@ -31,6 +32,15 @@ T = TypeVar("T")
 def is_mapping(value: object) -> TypeGuard[dict[Any, Any]]:
     """Whether it is a mapping."""
     return isinstance(value, dict)
+
+
+def nested(mapping: Mapping[Any, Any], above: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Any]]:
+    """The values of mappings in mappings, each with its keys; an empty mapping and a list are values."""
+    for key, value in mapping.items():
+        if is_mapping(value) and value:
+            yield from nested(value, (*above, key))
+        else:
+            yield (*above, key), value
 
 
 def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:

@@ -13,7 +13,7 @@ from amlsched.experiments.changes import hashes
 from amlsched.experiments.plain import jsonable
 from amlsched.experiments.record import Record, State
 from amlsched.experiments.resolve import resolve
-from amlsched.experiments.spelling import closest
+from amlsched.experiments.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -208,10 +208,8 @@ class Plan:
             missing.discard(run.name)
             if not missing:
                 return
-        known = ", ".join(experiment.name for experiment in self.experiments)
-        remedy = (
-            f"{', '.join(_KEYWORDS[:2])}, or an experiment ({known}), or a run (amlsched run … --dry-run lists them)"
-        )
-        if guess := closest(min(missing), [*_KEYWORDS, *(experiment.name for experiment in self.experiments)]):
-            remedy = f"did you mean {guess}? {remedy}"
+        experiments = [experiment.name for experiment in self.experiments]
+        listed = f"an experiment ({', '.join(experiments)})"
+        remedy = f"{', '.join(_KEYWORDS[:2])}, or {listed}, or a run (amlsched run … --dry-run lists them)"
+        remedy = did_you_mean(min(missing), [*_KEYWORDS, *experiments]) + remedy
         raise ExperimentError(f"--rerun {' '.join(sorted(missing))}", "is no state and no name in this config", remedy)

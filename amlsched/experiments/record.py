@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from amlsched import __version__
 from amlsched.experiments.code_version import Code
@@ -322,20 +322,16 @@ def checked(read: T) -> T:
     Raises:
         TypeError: One is not.
     """
-    for name, kinds in _kinds(type(read)):
+    for name, kinds in _kinds(cast("Any", type(read))):  # mypy takes a class for unhashable
         if not isinstance(value := getattr(read, name), kinds):
             raise TypeError(f"{name} is {value!r:.60}")
     return read
 
 
+@functools.cache
 def _kinds(kind: type[Any]) -> tuple[tuple[str, tuple[type, ...]], ...]:
-    if kind not in _known_kinds:
-        found: list[tuple[str, tuple[type, ...]]] = []
-        for name, hint in get_type_hints(kind).items():
-            kinds = [get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
-            found.append((name, (*kinds, int) if float in kinds else tuple(kinds)))
-        _known_kinds[kind] = tuple(found)
-    return _known_kinds[kind]
-
-
-_known_kinds: dict[type[Any], tuple[tuple[str, tuple[type, ...]], ...]] = {}
+    found: list[tuple[str, tuple[type, ...]]] = []
+    for name, hint in get_type_hints(kind).items():
+        kinds = [get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+        found.append((name, (*kinds, int) if float in kinds else tuple(kinds)))
+    return tuple(found)

@@ -12,14 +12,14 @@ from amlsched.experiments.axes import Axis, axes_of
 from amlsched.experiments.cluster import OF_SECTIONS, Sections, sections_for
 from amlsched.experiments.environment import filled
 from amlsched.experiments.faults import Note, Report, refuse, unheard
-from amlsched.experiments.imports import Files, Layers, known_names, of_kind, origin, place
+from amlsched.experiments.imports import Files, Layers, of_kind, origin, place
 from amlsched.experiments.keys import VARIED, check_keys
 from amlsched.experiments.load import Document
 from amlsched.experiments.mappings import Source
 from amlsched.experiments.names import name_problem
 from amlsched.experiments.overrides import Override, check_new, parse_override, refuse_futile
 from amlsched.experiments.plain import merge
-from amlsched.experiments.spelling import is_misspelling
+from amlsched.experiments.spelling import is_misspelling, offered
 from amlsched.experiments.yaml11 import differences
 from amlsched.experiments.yaml12 import Key
 
@@ -171,7 +171,7 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
     known = list(dict.fromkeys(document.name for document in documents))
     for name in select:
         if name not in known:
-            report(ConfigError(str(file), f"there is no experiment {name!r}", known_names(name, known)))
+            report(ConfigError(str(file), f"there is no experiment {name!r}", offered(name, known, "the file has")))
     wanted = set(select)
     groups: dict[tuple[str, str], list[Document]] = {}
     for document in documents:
@@ -193,7 +193,8 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
 
 def _varied(first: Experiment, others: Sequence[Experiment]) -> Experiment:
     """The experiment of documents that are for one repetition each, and may differ in more than that."""
-    if all(_own(one.config) == _own(first.config) for one in others):
+    own = _own(first.config)
+    if all(_own(one.config) == own for one in others):
         return first
     run = first.config.get("_experiment_name") or first.name
     varied = {one.config.get("_rep_idx", 0): one.config for one in (first, *others)}

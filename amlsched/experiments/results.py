@@ -140,14 +140,16 @@ def _of_config(place: Path, base: Path) -> Iterator[Found]:
         for run in expand.expand(experiment):
             home = place / os.path.relpath(layout.run_folder(path, run), written_for) / "log"
             begun = home.is_dir()
+            of_run = jsonable(run.params)
             for index in plan.indices(run):
                 folder = home / layout.repetition_name(index)
                 known = plan.known(run, index, folder) if begun else Record()
                 if moved and known.state is State.PENDING:
                     continue
-                params = run.at(index).params
+                own = run.at(index)
+                wanted = of_run if own is run else jsonable(own.params)
                 # After a change of the config that its records were kept under, they are what was run.
-                ran_with = known.params if known.attempts and jsonable(known.params) != jsonable(params) else params
+                ran_with = known.params if known.attempts and jsonable(known.params) != wanted else own.params
                 name = _relabelled(run.name, experiment.name, label)
                 yield Found(label, name, index, folder, ran_with, known, experiment.name if moved else "")
 

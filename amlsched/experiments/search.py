@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import layout, records
@@ -11,10 +11,10 @@ from amlsched.experiments.axes import Alternative
 from amlsched.experiments.expand import Run
 from amlsched.experiments.mappings import as_config
 from amlsched.experiments.names import distinct_name, setting_label
-from amlsched.experiments.plain import identity, is_mapping
+from amlsched.experiments.plain import identity, is_mapping, nested
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from amlsched.experiments.axes import Path as KeyPath
@@ -60,7 +60,7 @@ class Names:
             ExperimentError: Two keys read alike.
         """
         given: dict[Any, Any] = as_config(params, f"{experiment.name}: params")
-        choices = tuple(Alternative(((place, value),), setting_label(place, value)) for place, value in _leaves(given))
+        choices = tuple(Alternative(((place, value),), setting_label(place, value)) for place, value in nested(given))
         labels = [choice.label for choice in choices]
         if iterations is not None:
             experiment = replace(experiment, config=experiment.config | {"iterations": iterations})
@@ -111,11 +111,3 @@ def _refuse_twins(params: dict[Any, Any], where: str) -> None:
         texts[str(key)] = key
         if is_mapping(value):
             _refuse_twins(value, f"{where}[{key!r}]")
-
-
-def _leaves(params: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    for key, value in params.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(cast("dict[str, Any]", value), (*above, key))
-        else:
-            yield (*above, key), value

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["closest", "distance", "is_misspelling", "meant", "meant_file", "misspellings", "offered"]
+__all__ = ["closest", "did_you_mean", "distance", "is_misspelling", "meant", "meant_file", "misspellings", "offered"]
 
 _SHORT = 4
 _SHOWN = 20
@@ -36,12 +36,23 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     return in_lower_case[found[0]] if found else None
 
 
-def offered(word: str, known: Iterable[str]) -> str:
-    """What to say of a word that is not among the known ones: which was probably meant, and those there are."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word as a question, with a blank after it; empty if none is near."""
+    guess = closest(word, known)
+    return f"did you mean {guess}? " if guess else ""
+
+
+def offered(word: str, known: Iterable[str], there: str = "there are") -> str:
+    """What to say of a word that is not among the known ones: which was probably meant, and those there are.
+
+    Args:
+        word: The word.
+        known: The known ones.
+        there: How the list of them begins.
+    """
     names = list(known)
-    guess = closest(word, names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (f"did you mean {guess}? " if guess else "") + f"there are: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+    return f"{did_you_mean(word, names)}{there}: {', '.join(names[:_SHOWN]) or 'none'}{more}"
 
 
 def meant_file(path: Path, *suffixes: str) -> str:

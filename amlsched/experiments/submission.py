@@ -289,8 +289,9 @@ def _check(one: Submission) -> None:
         raise ValueError(f"there is no batch system {one.system!r}")
     numbers = {index + 0 for work in one.work for *_, index in work.keys}
     numbers.update(number + 0 for number in one.dropped)
-    numbers.update(part.first + part.count for part in one.parts)
-    "".join(part.job for part in one.parts)
+    parts = one.parts
+    numbers.update(part.first + part.count for part in parts)
+    "".join(part.job for part in parts)
 
 
 def submissions(results: str | Path) -> list[Submission]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.resolve import Resolved
     from amlsched.experiments.submission import Key
     from amlsched.experiments.target import Target
 
@@ -145,13 +146,13 @@ def submit(
     return done
 
 
-def asked(section: Mapping[str, Any], batch: System, plan: Plan) -> dict[str, Any]:
+def asked(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict[str, Any]:
     """What the config's section asks for, as `ArrayJob` has it.
 
     Raises:
         ConfigError: Two keys do not go together.
     """
-    where = str(plan.config)
+    where = str(resolved.file)
     if section.get("sbatch_args") and batch.name != "slurm":
         remedy = f"write options of {batch} as they stand in a script, below directives"
         raise ConfigError(where, f"sbatch_args are options of Slurm, and this is for {batch}", remedy)
@@ -160,11 +161,11 @@ def asked(section: Mapping[str, Any], batch: System, plan: Plan) -> dict[str, An
         time = slurm_seconds(time) or math.inf
     options = dict(section.get("sbatch_args") or {})
     memory = section.get("mem-per-cpu")
-    document = plan.resolved.section
+    document = resolved.section
     activation = _activation(section.get("venv"), document.place("venv") if document is not None else where)
     lines: list[str] = list(section.get("sh_lines") or [])
     return {
-        "name": str(section.get("job-name") or plan.config.stem.strip("<>")),
+        "name": str(section.get("job-name") or resolved.file.stem.strip("<>")),
         "folder": str(Path.cwd()),
         "partition": _text(section.get("partition")),
         "account": _text(section.get("account")),
@@ -390,7 +391,7 @@ def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System,
         where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
         raise ConfigError(where, "there is no SLURM section for this host", remedy)
     batch = SYSTEMS[system or section.get("system", "slurm")]
-    return section, batch, asked(section, batch, plan)
+    return section, batch, asked(section, batch, plan.resolved)
 
 
 def _logs(section: Mapping[str, Any]) -> Path | None:

@@ -21,7 +21,7 @@ from amlsched.executors._pickling import pickled_by_value
 from amlsched.experiments.asynchronous import call, called, generator_complaint, taken
 from amlsched.experiments.experiment import Experiment, IterativeExperiment
 from amlsched.experiments.import_errors import import_failed
-from amlsched.experiments.spelling import closest, meant_file
+from amlsched.experiments.spelling import did_you_mean, meant_file
 from amlsched.signals import raised_by_handler
 
 if TYPE_CHECKING:
@@ -36,12 +36,11 @@ being_imported: set[str] = set()
 """Names of the modules of files whose import has not ended yet."""
 _MAIN = "__main__"
 _METHODS = ("initialize", "run", "finalize")
-_ITERATIVE = ("iterate", "save_state", "load_state")
 _ARGUMENTS = {
     **dict.fromkeys(("initialize", "run"), ("cw_config", "rep", "logger")),
+    "finalize": ("surrender", "crash"),
     **dict.fromkeys(("iterate", "save_state"), ("cw_config", "rep", "n")),
     "load_state": ("cw_config", "rep"),
-    "finalize": ("surrender", "crash"),
 }
 _entered: dict[str, str] = {}
 """The working directories that modules entered when they were imported, by their places."""
@@ -312,9 +311,7 @@ def _found(target: Target, module: ModuleType) -> Any:
 
 def _offer(module: ModuleType, part: str) -> str:
     names = [name for name, value in vars(module).items() if _is_own(value, module) and _complaint(value) is None]
-    guess = closest(part, names)
-    hint = f"did you mean {guess}? " if guess else ""
-    return f"{hint}it has: {', '.join(names)}" if names else "it has no experiment"
+    return f"{did_you_mean(part, names)}it has: {', '.join(names)}" if names else "it has no experiment"
 
 
 def _is_own(value: Any, module: ModuleType) -> bool:
@@ -329,8 +326,8 @@ def _complaint(found: Any) -> str | None:
             return f"is no experiment: it has no {', '.join(missing)}"
         if inspect.isabstract(found):
             return f"is not complete: {', '.join(sorted(_abstract(found)))} must be written"
-        methods = {name: getattr(cast("Any", found), name, None) for name in (*_METHODS, *_ITERATIVE)}
-        for name, method in methods.items():
+        for name in _ARGUMENTS:
+            method = getattr(cast("Any", found), name, None)
             if method is not None and (why := generator_complaint(method) or _misfit(found, name, method)):
                 return f"{name} {why}"
         return None

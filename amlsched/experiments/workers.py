@@ -38,7 +38,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         ExperimentError: Nothing says how many workers there are to be.
     """
     section = plan.resolved.checked_cluster() or {}
-    found = asked(section, SYSTEMS.get(executor, SYSTEMS["pbs"]), plan)
+    found = asked(section, SYSTEMS.get(executor, SYSTEMS["pbs"]), plan.resolved)
     tasks, cpus = found["tasks"], found["cpus"]
     memory_bytes = (found["memory_bytes"] or _MEMORY_BYTES) * tasks * cpus
     options: dict[str, Any] = {

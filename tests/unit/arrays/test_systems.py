@@ -429,4 +429,4 @@ def test_two_keys_that_do_not_go_together(tmp_path: Path) -> None:
     plan = Plan(config)
     assert plan.resolved.cluster is not None
     with pytest.raises(ConfigError, match="sbatch_args are options of Slurm, and this is for Grid Engine"):
-        asked(plan.resolved.cluster, SYSTEMS["sge"], plan)
+        asked(plan.resolved.cluster, SYSTEMS["sge"], plan.resolved)
