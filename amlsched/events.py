@@ -28,7 +28,7 @@ from amlsched.errors import CallbackError, EventNotKnownError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
 
-__all__ = ["Dispatcher", "Emitter", "Event", "Handler", "Stopwatch", "Subscriber", "add_note"]
+__all__ = ["Dispatcher", "Emitter", "Event", "Handler", "Stopwatch", "Subscriber", "add_note", "lazy_kind"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -694,8 +694,6 @@ def check_executor(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: It has not; the message lists those there are, and what was probably meant.
     """
-    from difflib import get_close_matches  # only where something is wrong
-
     signatures = {
         key[5:]: inspect.signature(getattr(Scheduler, key))
         for key, one in vars(Scheduler).items()
@@ -705,19 +703,28 @@ def check_executor(name: str, options: Mapping[str, Any]) -> None:
         key for key, one in signatures.items() if not any(p.kind is p.POSITIONAL_ONLY for p in one.parameters.values())
     )
     if name not in names:
-        near = get_close_matches(name.lower().replace("-", "_"), names, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = _hint(_nearest(name.lower().replace("-", "_"), names))
         raise ValueError(f"there is no executor {name!r} ({hint}there are: {', '.join(names)})")
     signature = signatures[name]
     known = [key for key, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD]
     any_other = len(known) < len(signature.parameters)
     unknown = [key for key in options if key not in known]
-    near = [one for key in unknown for one in get_close_matches(key, known, 1, 0.9 if any_other else 0.6)]
+    near = {key: found for key in unknown if (found := _nearest(key, known, 0.9 if any_other else 0.6))}
+    wrong = next(iter([*near, *unknown]), "")  # others may be options of what is called below
     try:
         signature.bind(**options)
-        problem = f"has no option {unknown[0]!r}" if near else ""
+        problem = f"has no option {wrong!r}" if near else ""
     except TypeError as error:
-        problem = f"has no option {unknown[0]!r}" if unknown and not any_other else str(error)
+        problem = f"has no option {wrong!r}" if unknown and not any_other else str(error)
     if problem:
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"executor {name!r}: {problem} ({hint}its options: {', '.join(known)})")
+        raise ValueError(f"executor {name!r}: {problem} ({_hint(near.get(wrong))}its options: {', '.join(known)})")
+
+
+def _nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    from difflib import get_close_matches  # only where something is wrong
+
+    return next(iter(get_close_matches(word, [*known], 1, cutoff)), None)
+
+
+def _hint(guess: str | None) -> str:
+    return f"did you mean {guess}? " if guess else ""

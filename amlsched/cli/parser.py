@@ -11,7 +11,7 @@ from amlsched.cli.told import shortened
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Parser", "at_least_one", "did_you_mean", "seconds"]
+__all__ = ["Parser", "at_least_one", "seconds"]
 
 _NOT_FOR_PEOPLE = "element"
 """The command that the script of an array calls."""
@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         if rest:
             options = [word for word in rest if word.startswith("-") and word != "-"]
             known = "; ".join(map(self._unknown, options))
-            self.error(known or f"{' '.join(rest)}: there {'is' if len(rest) == 1 else 'are'} no such arguments here")
+            none = "is no such argument" if len(rest) == 1 else "are no such arguments"
+            self.error(known or f"{' '.join(rest)}: there {none} here")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -46,13 +47,17 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        known = [str(choice) for choice in action.choices if choice != _NOT_FOR_PEOPLE]
-        hint = f"{did_you_mean(str(value), known)}there are: {', '.join(known)}"
+        from amlsched.experiments.spelling import offered
+
+        hint = offered(str(value), [str(choice) for choice in action.choices if choice != _NOT_FOR_PEOPLE])
         if action.nargs == argparse.PARSER:
-            raise argparse.ArgumentError(None, f"there is no {action.metavar or 'command'} {value!r} ({hint})".lower())
+            kind = str(action.metavar or "command").lower()
+            raise argparse.ArgumentError(None, f"there is no {kind} {value!r} ({hint})")
         raise argparse.ArgumentError(action, f"there is no {value!r} ({hint})")
 
     def _unknown(self, word: str) -> str:
+        from amlsched.experiments.spelling import did_you_mean
+
         name = word.partition("=")[0]
         known = [option for option in self._option_string_actions if option.startswith("--")]
         if name in self._option_string_actions:
@@ -86,14 +91,6 @@ class Parser(argparse.ArgumentParser):
         words = [str(action.metavar or action.dest) for action in actions if action.nargs not in ("?", "*")]
         words += [f"[{action.metavar or action.dest}]" for action in actions if action.nargs in ("?", "*")]
         return f"usage: {self.prog} {' '.join(words)} [options]    ({self.prog} --help tells more)"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word as a question, with a blank after it; empty if none is near."""
-    from amlsched.experiments.spelling import closest
-
-    guess = closest(word, known)
-    return f"did you mean {guess}? " if guess else ""
 
 
 def at_least_one(text: str) -> int:

@@ -97,8 +97,8 @@ def _shown(value: Any) -> str:
 
 
 def _offer(key: str, there: Iterable[str]) -> str:
-    first, *rest = list(there)
-    return f"{key} is {', '.join([first, *rest[: _OFFERED - 1]])}{', …' if len(rest) >= _OFFERED else ''} there"
+    values = list(there)
+    return f"{key} is {', '.join(values[:_OFFERED])}{', …' if len(values) > _OFFERED else ''} there"
 
 
 def results(arguments: argparse.Namespace) -> int:

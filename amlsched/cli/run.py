@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.summary import Summary
     from amlsched.experiments.target import Target
 
-__all__ = ["Executed", "add_arguments", "add_to", "check_executor_arguments", "execute", "option", "plan_of"]
+__all__ = ["Executed", "add_arguments", "add_to", "check_executor_arguments", "execute", "plan_of"]
 
 _SHOWN_NOTES = 10
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
@@ -108,7 +108,7 @@ def _add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--skipsizecheck", action="store_true", help="copy more than 200 MB too")
 
 
-def option(text: str) -> tuple[str, Any]:
+def _option(text: str) -> tuple[str, Any]:
     """`key=value`, the value as JSON if it is that, otherwise as text."""
     from amlsched.errors import ExperimentError
 
@@ -131,7 +131,7 @@ def check_executor_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     from amlsched.experiments.workers import BATCH_SYSTEMS
     from amlsched.scheduler import check_executor
 
-    options = dict(map(option, arguments.executor_option))
+    options = dict(map(_option, arguments.executor_option))
     try:
         check_executor(arguments.executor, ({"n_workers": 1} if arguments.executor in BATCH_SYSTEMS else {}) | options)
     except ValueError as error:

@@ -40,7 +40,7 @@ def examine_host(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
     Yields:
         A finding for each check.
     """
-    cores = _cores()
+    cores = len(cpus())
     yield _cpus(cores, options.get("max_workers", options.get("n_workers")))
     yield _memory()
     if name not in ("sequential", "threads"):
@@ -49,10 +49,6 @@ def examine_host(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
         yield _open_files(cores)
     yield _temporary()
     yield first_call("call", name, options, _CALL_S)
-
-
-def _cores() -> int:
-    return len(cpus())
 
 
 def _cpus(cores: int, workers: object) -> Finding:

@@ -63,8 +63,8 @@ class Trial:
         self._line = line
         self.id: str | None = None
         self.submitted = 0.0
-        ours = {key: value for key, value in options.items() if key not in _NOT_OF_JOBS}
-        given = settings(queue, ours, options.get("native_threads", "auto"))
+        of_jobs = {key: value for key, value in options.items() if key not in _NOT_OF_JOBS}
+        given = settings(queue, of_jobs, options.get("native_threads", "auto"))
         self.shared = Path(given["log_directory"])
         self._made_shared = not self.shared.exists()
         self.shared.mkdir(parents=True, exist_ok=True)

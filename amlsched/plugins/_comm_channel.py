@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
     from amlsched.future import Future
     from amlsched.task import Task
+
+    T = TypeVar("T", default=Any)
 else:
     from typing import TypeVar
 
-__all__ = ["CLOSE", "MESSAGE", "OPEN", "REQUEST", "Channel", "Msg", "Peer"]
-
-if TYPE_CHECKING:
-    T = TypeVar("T", default=Any)
-else:
     T = TypeVar("T")  # Python 3.11 knows no defaults
+
+__all__ = ["CLOSE", "MESSAGE", "OPEN", "REQUEST", "Channel", "Msg", "Peer"]
 
 OPEN: Event[[Any], Any] = Event("comm-open", ("msg",))
 MESSAGE: Event[[Any], Any] = Event("comm-message", ("msg",))

@@ -64,6 +64,7 @@ class Limits(Plugin):
 
     task: Task[..., Any]
     _executor: Any
+    _n_workers: int
     _in_worker: bool | None
     _listener: Listener | None
 
@@ -117,12 +118,12 @@ class Limits(Plugin):
         if self._in_worker is None:
             self._executor = self.task.scheduler.executor
             self._in_worker = self.task.batch_size == 1 and _ends_calls(self._executor)
+            self._n_workers = 1 if capabilities_of(self._executor).remote else worker_count(self._executor) or 1
         # The call gets this number among the calls of the task in this run, unless a plugin after this one refuses it.
         number = self.task.n_submitted
         limited: InChild | Watched
         if not self._in_worker:
-            n_workers = 1 if capabilities_of(self._executor).remote else worker_count(self._executor) or 1
-            limited = _limits_host.InChild(fn, bounds, self._run, n_workers)
+            limited = _limits_host.InChild(fn, bounds, self._run, self._n_workers)
         else:
             if self._listener is None or not self._listener.up:
                 self._listener = _limits_host.listen(self._passed)

@@ -248,8 +248,10 @@ def _seed(seed: Any) -> int | None:
 
 
 def _growth(factor: Any) -> float | None:
-    if factor is None or (is_number(factor) and 1 < factor < inf):
-        return None if factor is None else float(factor)
+    if factor is None:
+        return None
+    if is_number(factor) and 1 < factor < inf:
+        return float(factor)
     raise ValueError(f"memory_growth={factor!r}: must be a number of more than 1, such as 2.0, or None for no growth")
 
 

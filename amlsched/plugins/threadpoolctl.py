@@ -7,10 +7,10 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched._checks import check_whole
+from amlsched._context import contextmanager
 from amlsched.executors._user_function import call_function
 from amlsched.extras import import_extra
 from amlsched.resources import cpus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 MISTAKES = [
     ("rnu", "there is no command 'rnu' (did you mean run? there are: run, status, cancel, results, plot, config, doc"),
+    ("STATUS", "there is no command 'STATUS' (did you mean status? there are: run, "),
     ("config chekc train.yml", "usage: amlsched config ACTION", "no action 'chekc' (did you mean check?"),
     ("run", "usage: amlsched run TARGET CONFIG [options]", "required: TARGET, CONFIG"),
     (
@@ -59,6 +61,7 @@ MISTAKES = [
         "no option --resutls (did you mean --results?)",
     ),
     ("run --resutls x train.py:train", "no option --resutls (did you mean --results?)"),
+    ("run train.py:train train.yml more", "more: there is no such argument here"),
     ("run train.py:train train.yml more words", "more words: there are no such arguments here"),
     (
         "run -e digits train.py:train train.yml",
@@ -143,12 +146,17 @@ def test_names_may_come_before_the_rest(capsys: pytest.CaptureFixture[str]) -> N
             "'threads': has no option 'max_worker' (did you mean max_workers? its options: ",
         ),
         ("loky", {"max_worker": 1}, "'loky': has no option 'max_worker' (did you mean max_workers?"),
+        (
+            "slurm",
+            {"n_workers": 2, "walltime": "1:00", "start_timout": 5},
+            "'slurm': has no option 'start_timout' (did you mean start_timeout?",
+        ),
         ("sequential", {"max_workers": 1}, "'sequential': has no option 'max_workers' (its options: retries_on_loss"),
         ("slurm", {}, "'slurm': missing a required argument: 'n_workers' (its options: n_workers"),
     ],
 )
 def test_the_name_of_an_executor_and_its_options_from_python(
-    folder: Path, executor: str, options: dict[str, int], message: str
+    folder: Path, executor: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError) as by_name:  # noqa: PT011  (the text is compared below)
         Scheduler.from_name(executor, **options)

@@ -151,12 +151,13 @@ class Config:
         stem = plan.config.stem
         chosen = [self.exp_selections] if isinstance(self.exp_selections, str) else self.exp_selections or ()
         name = f"{'_'.join([stem, *chosen])}.yml" if chosen else plan.config.name
-        files: dict[Path, list[dict[str, Any]]] = {folder / f"relative_{name}": []}
+        everything = folder / f"relative_{name}"
+        files: dict[Path, list[dict[str, Any]]] = {everything: []}
         for path, run in plan.runs():
             own = folder / run.experiment_name / f"relative_{stem}_{run.experiment_name}.yml"
             for index in plan.indices(run):
                 one = layout.resolved_config(run.at(index)) | {"_rep_idx": index}
-                for file in (own, next(iter(files))):
+                for file in (own, everything):
                     place = os.path.relpath(path, file.parent) if relpath else str(path)
                     files.setdefault(file, []).append(one | {"path": place})
         section = [self.slurm_config] if self.slurm_config is not None else []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,24 @@ def test_libraries_that_the_function_loads_are_bounded_while_it_runs(
         check=False,
     )
     assert done.stdout.splitlines() == [during, "2 2 None"], done.stderr
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """It takes no attributes, such as `__traceback__`."""
+
+    why: str
+
+
+def raise_frozen() -> None:
+    raise Frozen("the reason")
+
+
+def test_an_exception_that_takes_no_attributes_passes_through() -> None:
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(raise_frozen, plugins=ThreadPoolCTLPlugin(1))
+    scheduler.on_start(task.submit)
+    assert scheduler.run(on_exception="end").exception == Frozen("the reason")
 
 
 def test_a_fresh_worker_loads_its_libraries_under_the_bound() -> None:
