@@ -29,7 +29,7 @@ def test_an_executor_that_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_cores", lambda: 2)
+    monkeypatch.setattr(host, "cpus", lambda: (0, 1))
     found = next(iter(examine("processes", {"max_workers": 3})))
     assert (found.check, found.verdict) == ("cores", Verdict.WARNING)
     assert "max_workers=2" in found.remedy
