@@ -43,6 +43,17 @@ STATISTICS = ("n", "mean", "std", "median", "min", "max", "low", "high")
 _DONE = ("completed", "surrendered")
 
 
+class _Facts(dict[str, Any]):
+    """What is known of the columns of a table, shared by all its copies.
+
+    pandas copies `attrs` deeply each time that a column or a row is picked, which takes longer the more columns there
+    are.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Facts:
+        return self
+
+
 class Results(pandas.DataFrame):
     """The repetitions of a folder of results, one a row; a `pandas.DataFrame` with a few methods more.
 
@@ -54,14 +65,19 @@ class Results(pandas.DataFrame):
         return Results
 
     @property
+    def _facts(self) -> Mapping[str, Any]:
+        facts: Mapping[str, Any] = self.attrs.get("facts", {})
+        return facts
+
+    @property
     def settings(self) -> list[str]:
         """The columns that hold parameters."""
-        return [name for name in self.attrs.get("settings", ()) if name in self.columns]
+        return [name for name in self._facts.get("settings", ()) if name in self.columns]
 
     @property
     def metrics(self) -> list[str]:
         """The columns of last values that were logged, those in which there are numbers, without the bookkeeping."""
-        names = [name for name in self.attrs.get("metrics", ()) if name in self.columns]
+        names = [name for name in self._facts.get("metrics", ()) if name in self.columns]
         return [name for name in names if name not in _BOOKKEEPING and has_numbers(self[name])]
 
     def column(self, key: str) -> str:
@@ -73,7 +89,7 @@ class Results(pandas.DataFrame):
         known = {*self.columns, "name", "r"}
         path = key.removeprefix("params.")
         name = path.replace(".", "_")
-        paths: dict[str, list[str]] = self.attrs.get("paths", {})
+        paths: dict[str, list[str]] = self._facts.get("paths", {})
         exactly = next((column for column, one in paths.items() if key_text(tuple(one)) == path), "")
         for one in [exactly, path, f"params_{name}", name] if path != key else [key, exactly, name]:
             if one in known:
@@ -107,7 +123,7 @@ class Results(pandas.DataFrame):
 
     def _expected(self, path: tuple[str, ...], value: Any) -> Iterator[tuple[str, Any]]:
         """The columns that a condition looks at, and what they have to hold."""
-        paths = {column: tuple(path) for column, path in self.attrs.get("paths", {}).items()}
+        paths = {column: tuple(path) for column, path in self._facts.get("paths", {}).items()}
         begin = next((one for one in (path, tuple(".".join(path).split("."))) if one not in paths.values()), path)
         below = {column: one for column, one in paths.items() if one[: len(begin)] == begin}
         if below and (value is None or is_list(value)):
@@ -123,10 +139,10 @@ class Results(pandas.DataFrame):
         held: Any = self[column] if column in self.columns else self.index.get_level_values(column)
         values: list[Any] = held.tolist()
         if "folder" in self.columns:
-            nans = set(self.attrs.get("nans", {}).get(column, ()))
+            nans = set(self._facts.get("nans", {}).get(column, ()))
             known = zip(values, self["folder"], strict=True)
             values = [None if _is_nan(value) and folder not in nans else value for value, folder in known]
-        if column in self.attrs.get("whole", ()) and all(value is None or value == int(value) for value in values):
+        if column in self._facts.get("whole", ()) and all(value is None or value == int(value) for value in values):
             return [None if value is None else int(value) for value in values]
         return values
 
@@ -249,14 +265,14 @@ class Results(pandas.DataFrame):
 
         So a copy of a folder is never counted with the original.
         """
-        origins: dict[str, str] = self.attrs.get("origins", {})
+        origins: dict[str, str] = self._facts.get("origins", {})
         names = set(self.index.get_level_values("name"))
         copied = len({origins.get(name, name) for name in names}) < len(names)
         return ["name", *by] if copied and not {"name", "run"} & set(by) else list(by)
 
     def _metric(self, name: str) -> str:
         there = self.metrics
-        logged_as: dict[str, str] = self.attrs.get("logged", {})
+        logged_as: dict[str, str] = self._facts.get("logged", {})
         of_name = [column for column, metric in logged_as.items() if metric == name]
         for one in (*of_name, name):
             if one in there:
@@ -291,15 +307,15 @@ def table_of(found: Iterable[Found]) -> Results:
         name: [folder for folder, value in zip(table["folder"], values, strict=True) if _is_nan(value)]
         for name, values in table.items()
     }
-    made.attrs |= {
-        "settings": list(paths),
-        "paths": paths,
-        "metrics": list(logged_as),
-        "logged": logged_as,
-        "origins": {one.name: one.origin for one, _ in every if one.origin},
-        "whole": [name for name, values in table.items() if set(map(type, values)) == {int, type(None)}],
-        "nans": {name: folders for name, folders in nans.items() if folders},
-    }
+    made.attrs["facts"] = _Facts(
+        settings=list(paths),
+        paths=paths,
+        metrics=list(logged_as),
+        logged=logged_as,
+        origins={one.name: one.origin for one, _ in every if one.origin},
+        whole=[name for name, values in table.items() if set(map(type, values)) == {int, type(None)}],
+        nans={name: folders for name, folders in nans.items() if folders},
+    )
     return made
 
 

@@ -139,7 +139,7 @@ def test_names_that_collide_have_columns_of_their_own(tmp_path: Path) -> None:
         assert row[found.column(f"params.{path}")] == value
     assert [len(found.with_params({"a": {"b": one}})) for one in (1, 2, 5)] == [0, 1, 0]
     assert len(found.with_params({"a_b": 1, "r": 9, "params_r": 10, "iter": 7})) == 1
-    metrics = {name: row[column] for column, name in found.attrs["logged"].items()}
+    metrics = {name: row[column] for column, name in found.attrs["facts"]["logged"].items()}
     assert metrics == {"a_b": True, "r": 8, "name": "n", "value": 9, "x_last": 1, "x": 2, "iter": 0, "rep": 7}
     rows = found.iterations()
     assert len(set(rows.columns)) == len(rows.columns)

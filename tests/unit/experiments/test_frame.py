@@ -67,6 +67,12 @@ def test_what_is_picked_keeps_its_methods(out: Path) -> None:
     )
 
 
+def test_what_is_known_of_the_columns_is_not_copied_with_each_that_is_picked(out: Path) -> None:
+    table = load(out)
+    assert table[table.settings[0]].attrs["facts"] is table.attrs["facts"]
+    assert table[table["state"] == "completed"].attrs["facts"] is table.attrs["facts"]
+
+
 def test_all_rows_of_what_is_picked_with_their_parameters(out: Path) -> None:
     rows = load(out).experiment("first").repetition(0, 1, 2).iterations()
     assert len(rows) == 4 * (3 + 3 + 4)

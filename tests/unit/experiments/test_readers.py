@@ -68,7 +68,7 @@ def test_every_reader_gives_what_was_logged_and_set(
     table = load(tmp_path / "out")
     shown = table.iloc[0]
     for path, value in leaves(params):
-        column = next(name for name, one in table.attrs["paths"].items() if tuple(one) == path)
+        column = next(name for name, one in table.attrs["facts"]["paths"].items() if tuple(one) == path)
         assert same_in_pandas(shown[column], value)
         assert same(table.exact(column), [value])
     assert all(same_in_pandas(shown[name], value) for name, value in last.items())
