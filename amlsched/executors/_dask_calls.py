@@ -23,6 +23,8 @@ from amlsched.executors.shared import InDask
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from amlsched.executors._dask_sites import Site
+
 __all__ = ["SHARED", "Calls", "DaskCall"]
 
 SHARED = "amlsched-shared-"
@@ -87,25 +89,19 @@ class Calls:
 
     Args:
         client: A `distributed.Client` that is connected, and whose loop runs in a thread of its own.
+        site: Where its cluster is.
         depth: How many calls are sent at a time; `None` for all, as where the cluster grows with its queue.
-        starts: On how many workers a call may be begun; `None` for any number.
-        log_of: The end of what the worker of this name has written.
-        options: Of `Client.submit`, for each call.
     """
 
     def __init__(
         self,
         client: Any,
+        site: Site,
         depth: int | None = None,
-        starts: int | None = None,
-        log_of: Callable[[str], str] = lambda _: "",
-        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._client = client
+        self._site = site
         self._depth = depth
-        self._starts = starts
-        self._log_of = log_of
-        self._options = options or {}
         self._sent = 0
         self._waiting: deque[DaskCall] = deque()
         self._topic = f"amlsched-{uuid.uuid4().hex}"
@@ -150,7 +146,14 @@ class Calls:
             key = f"{call.name}-{uuid.uuid4().hex}"
             # By priority, or else a call whose worker died would wait behind all that came after it.
             call.remote = self._client.submit(
-                run_call, self._topic, call.number, blob, key=key, pure=False, priority=-call.number, **self._options
+                run_call,
+                self._topic,
+                call.number,
+                blob,
+                key=key,
+                pure=False,
+                priority=-call.number,
+                **self._site.options,
             )
         self._new.append(call)
         self._schedule()
@@ -295,7 +298,10 @@ class Calls:
             elif call.remote.status == "cancelled" and self._client.status == "running":
                 self._conclude(call, cancelled=True)
             else:
-                self._conclude(call, error=self._error_of(call))
+                self._spawn(self._conclude_failed(call))
+
+    async def _conclude_failed(self, call: DaskCall) -> None:
+        self._conclude(call, error=await self._error_of(call))
 
     def _conclude(
         self, call: DaskCall, result: Any = None, error: BaseException | None = None, *, cancelled: bool = False
@@ -309,18 +315,19 @@ class Calls:
         else:
             call.end(result, error)
 
-    def _error_of(self, call: DaskCall) -> BaseException:
+    async def _error_of(self, call: DaskCall) -> BaseException:
         if call.remote.status == "cancelled":
             return self._lost(call, "has a cluster that is gone")
         error: BaseException = call.remote._state.exception
         if type(error).__name__ == "KilledWorker":
-            worker: Any = error.args[1]
-            call.place = (None, getattr(worker, "host", None))
-            lost = self._lost(
-                call,
-                f"died, as did each of the {error.args[2] + 1} workers on which it was tried; it is not tried again",
-            )
-            if log := self._log_of(str(getattr(worker, "name", ""))):
+            worker, deaths = error.args[1], error.args[2] + 1
+            host: str | None = getattr(worker, "host", None)
+            lost = await self._site.loss(call.name, worker.address, host)
+            if lost is None:
+                cause = f"died, as did each of the {deaths} workers on which it was tried; it is not tried again"
+                lost = WorkerLostError(call.name, cause, None, host)
+            lost.attempts = deaths
+            if log := self._site.log_of(worker.address):
                 add_note(lost, log)
             return lost
         return NotPicklableError(call.name, "the call", f"its worker cannot load it: {type(error).__name__}: {error}")
@@ -339,9 +346,10 @@ class Calls:
             call.starts += 1
             call.place = (told["pid"], told["host"])
             _begun(call)
-            if self._starts is not None and call.starts > self._starts:
+            starts = self._site.starts
+            if starts is not None and call.starts > starts:
                 self.drop([call])
-                cause = f"was the last of {self._starts} that ended, or reached their lifetime, while they ran it"
+                cause = f"was the last of {starts} that ended, or reached their lifetime, while they ran it"
                 call.end(error=self._lost(call, cause))
 
 

@@ -129,7 +129,7 @@ class DaskExecutor(Executor):
                 client = self.site.open(self._fail)
                 workers = self.site.max_workers
                 depth = None if self.site.scales or workers is None else _PER_WORKER * workers
-                self._calls = Calls(client, depth, self.site.starts, self.site.log_of, self.site.options)
+                self._calls = Calls(client, self.site, depth)
                 self.site.busy = self._calls.busy
             return self._calls
 

@@ -23,6 +23,7 @@ from amlsched.resources.threads import cpu_share, worker_environment
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from amlsched.errors import WorkerLostError
     from amlsched.resources.threads import WorkerThreads
 
 __all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "NANNY", "SETTINGS", "Site", "check_memory"]
@@ -73,9 +74,19 @@ class Site(ABC):
         """The end of what a worker that was lost has written, for messages; empty where that is not known.
 
         Args:
-            worker: Its name.
+            worker: Its address.
         """
         return ""
+
+    async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
+        """What a call ends with whose worker was lost, where more is known than that; in the client's loop.
+
+        Args:
+            call: Name of the call.
+            worker: Address of the worker.
+            host: Host of it, if known.
+        """
+        return None
 
     @abstractmethod
     def open(self, fail: Callable[[BaseException], None]) -> Any:

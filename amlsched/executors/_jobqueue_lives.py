@@ -12,7 +12,7 @@ from amlsched.executors._dask_calls import SHARED
 from amlsched.executors._dask_sites import ALLOWED_FAILURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["EARLY_ENDS", "End", "Fruitless", "Life", "Lives"]
 
@@ -37,6 +37,8 @@ class Life:
         busy: Whether it ran a call when it left.
         retired: Whether it left in good order, as at the end of its lifetime.
         former: Whether its job has been given up.
+        job: The id of that job, if it is in one.
+        address: Where it was.
     """
 
     name: str
@@ -46,18 +48,24 @@ class Life:
     busy: bool = False
     retired: bool = False
     former: bool = False
+    job: str = ""
+    address: str = ""
 
 
 class Lives:
     """Which workers came, what they did, and how they left, as dask's scheduler tells; in the thread of its loop.
+
+    Args:
+        job_of: The id of the job that holds a worker of this name now; empty for none.
 
     Attributes:
         completed: How many calls ended on workers.
         proved: How many workers have completed a call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job_of: Callable[[str], str] = lambda _: "") -> None:
         self.completed = self.proved = 0
+        self._job_of = job_of
         self._here: dict[str, Life] = {}
         self._gone: deque[Life] = deque(maxlen=_REMEMBERED)
 
@@ -84,7 +92,7 @@ class Lives:
 
     def came(self, address: str, name: str) -> None:
         """A worker is there."""
-        self._here[address] = Life(name, time.monotonic())
+        self._here[address] = Life(name, time.monotonic(), job=self._job_of(name), address=address)
 
     def done(self, address: str) -> None:
         """A call was completed on a worker."""
@@ -112,6 +120,14 @@ class Lives:
             for life in (*self._gone, *self._here.values())
             if not life.former and (life.name == job or life.name.startswith(f"{job}-"))
         ]
+
+    def at(self, address: str) -> Life | None:
+        """That of the worker that is, or was last, at this address; `None` where it is not known."""
+        return self._here.get(address) or next((life for life in reversed(self._gone) if life.address == address), None)
+
+    def has_come(self, job: str, since: float) -> bool:
+        """Whether there is a worker in the job with this id that came after this moment."""
+        return any(life.job == job and life.came > since for life in self._here.values())
 
     def give_up(self, job: str) -> None:
         """From now on, another job has this name."""

@@ -21,6 +21,7 @@ from amlsched.extras import import_extra
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from amlsched.errors import WorkerLostError
     from amlsched.executors._jobqueue_watch import Watch
     from amlsched.executors._queues import Queue
     from amlsched.executors.capabilities import WorkersNow
@@ -100,6 +101,10 @@ class Jobs(Site):
     def log_of(self, worker: str) -> str:
         """As of any site."""
         return "" if self._watch is None else self._watch.log_of(worker)
+
+    async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
+        """As of any site: what the batch system says of the job."""
+        return None if self._watch is None else await self._watch.loss(call, worker, host)
 
     @property
     def driver_host(self) -> str | None:

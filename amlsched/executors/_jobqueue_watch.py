@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.arrays.job import Element, Stage
 from amlsched.errors import BatchSystemError
+from amlsched.executors._job_ends import JobEnds
 from amlsched.executors._jobqueue_cluster import call
 from amlsched.executors._jobqueue_lives import End, Fruitless, Lives
 from amlsched.executors.capabilities import WorkersNow
@@ -19,6 +20,7 @@ from amlsched.executors.capabilities import WorkersNow
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from amlsched.errors import WorkerLostError
     from amlsched.executors._jobqueue_guard import Guard
     from amlsched.executors._queues import Queue
 
@@ -80,8 +82,9 @@ class Watch:
         self._guard, self._busy, self._fail = guard, busy, fail
         self._seen: dict[Any, _Seen] = {}
         self._states: dict[str, Element] = {}
-        self._lives = Lives()
+        self._lives = Lives(self._job_of)
         self._lives.listen(cluster.scheduler)
+        self._ends = JobEnds(queue, environment, self._lives.has_come)
         self._fruitless = Fruitless(self._lives)
         self._here = False  # a worker has come
         self._waits_since = self._began = time.monotonic()
@@ -92,15 +95,18 @@ class Watch:
 
     async def run(self) -> None:
         """Look after them until cancelled, or until that makes no sense any more."""
-        while True:
-            await asyncio.sleep(_TICK_S)
-            try:
-                await self._tick()
-            except BatchSystemError as error:
-                self._fail(error)
-                return
-            except Exception:  # whatever it is, the run must not lose its jobs silently
-                logger.exception("the jobs of %s could not be looked after", self._queue.title)
+        try:
+            while True:
+                await asyncio.sleep(_TICK_S)
+                try:
+                    await self._tick()
+                except BatchSystemError as error:
+                    self._fail(error)
+                    return
+                except Exception:  # whatever it is, the run must not lose its jobs silently
+                    logger.exception("the jobs of %s could not be looked after", self._queue.title)
+        finally:
+            self._ends.close()
 
     def jobs(self) -> list[str]:
         """The ids of the jobs that were submitted and not seen to end."""
@@ -125,7 +131,7 @@ class Watch:
                     seen.gone, self._next_ask, self._ask_s = now, min(self._next_ask, now + 1), _ASKED_S[0]
                 missing.append(name)
         self._seen = {job: seen for job, seen in self._seen.items() if job in set(self._cluster.workers.values())}
-        if missing and now >= self._next_ask:
+        if (missing or self._ends.asked_for) and now >= self._next_ask:
             await self._ask(missing)
         self._tell(now, len(here))
         due = now >= max(self._not_before, self._fruitless.not_before)
@@ -136,7 +142,7 @@ class Watch:
 
     async def _ask(self, missing: list[Any]) -> None:
         jobs = {name: self._cluster.workers[name] for name in missing}
-        ids = [job.job_id for job in jobs.values()]
+        ids = list(dict.fromkeys([*(job.job_id for job in jobs.values()), *self._ends.asked_for]))
         try:
             text = await call(self._queue.title, list(self._queue.query(ids)), self._environment)
         except BatchSystemError as error:
@@ -152,6 +158,7 @@ class Watch:
         now = time.monotonic()
         self._ask_s = _ASKED_S[0] if self._states != former else min(1.5 * self._ask_s, _ASKED_S[1])
         self._next_ask = now + self._ask_s
+        self._ends.answered(self._states)
         for name, job in jobs.items():
             if self._cluster.workers.get(name) is job:
                 await self._judge(name, job, now)
@@ -183,6 +190,7 @@ class Watch:
                 raise BatchSystemError(self._queue.title, "its jobs", told)
         else:
             logger.warning("%s lost its worker (%s): it is replaced", what, end.how)
+        self._ends.given_up(job.job_id, state)
         await job.close()
         self._cluster.workers.pop(name, None)
         self._lives.give_up(str(name))
@@ -250,11 +258,35 @@ class Watch:
     def _words(self, state: Element | None) -> str:
         return "submitted" if state is None else state.reason or str(state.stage)
 
+    async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
+        """The error of a call that was lost with the job of its worker; `None` where that job goes on.
+
+        Args:
+            call: Name of the call.
+            worker: Address of the worker.
+            host: Host of it, if known.
+        """
+        life = self._lives.at(worker)
+        if life is None or not life.job:
+            return None
+        self._next_ask, self._ask_s = min(self._next_ask, time.monotonic()), _ASKED_S[0]
+        try:
+            end = await self._ends.of(life)
+        except Exception:  # whatever the batch system says, the call must end
+            logger.exception("how %s job %s ended could not be found out", self._queue.title, life.job)
+            return None
+        return None if end is None else end.error(call, self._queue.title, life.job, host)
+
     def log_of(self, worker: str) -> str:
-        """The end of the log of the job that holds, or held, this worker; empty where there is none."""
+        """The end of the log of the job that holds, or held, the worker at this address; empty where there is none."""
+        life = self._lives.at(worker)
+        return self._tail(life.job).strip() if life is not None and life.job else ""
+
+    def _job_of(self, worker: str) -> str:
+        """The id of the job that holds the worker of this name."""
         for name, job in self._cluster.workers.items():
             if job.job_id and (worker == str(name) or worker.startswith(f"{name}-")):
-                return self._tail(job.job_id).strip()
+                return str(job.job_id)
         return ""
 
     def _tail(self, job: str) -> str:
