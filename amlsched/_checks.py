@@ -1,4 +1,4 @@
-"""Checks of arguments: a wrong one is named with its value, and with what it may be, before any work is done."""
+"""Checks of arguments. The message of each error names the argument, its value and the valid values."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ __all__ = [
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number, of numpy's types too; a truth value is none."""
-    from numbers import Real  # not at the top: a file numbers.py beside the program would be the first error
+    """Whether it is a real number, including numpy's types, but not a bool."""
+    from numbers import Real  # not at the top, where a user's file numbers.py would break `import amlsched`
 
     return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def check_whole(name: str, value: object, least: int, also: str = "") -> None:
-    """Raise for what is no whole number, or too small a one.
+    """Check that a value is a whole number and large enough.
 
     Args:
-        name: Of the argument.
-        value: What was given.
-        least: The smallest that may be given.
-        also: What may be given instead, such as `, or None`; ends the message.
+        name: Name of the argument.
+        value: Its value.
+        least: The smallest valid number.
+        also: Other valid values, such as `, or None`; appended to the message.
 
     Raises:
-        TypeError: It is no whole number.
-        ValueError: It is too small, or a truth value.
+        TypeError: It is not a whole number.
+        ValueError: It is too small, or a bool.
     """
     from numbers import Integral
 
@@ -54,16 +54,16 @@ def whole_number(name: str, value: object, least: int = 1, also: str = ", or Non
 
 
 def check_number(name: str, value: object, what: str = "a number", also: str = "") -> None:
-    """Raise for what is no finite number of at least 0.
+    """Check that a value is a finite number of at least 0.
 
     Args:
-        name: Of the argument.
-        value: What was given.
+        name: Name of the argument.
+        value: Its value.
         what: What it should be, for the message.
-        also: What may be given instead, likewise.
+        also: Other valid values, likewise.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not a number.
         ValueError: It is below 0, or not finite.
     """
     message = f"{name}={value!r}: must be {what} of at least 0{also}"
@@ -74,32 +74,32 @@ def check_number(name: str, value: object, what: str = "a number", also: str = "
 
 
 def check_seconds(name: str, value: object, also: str = "") -> None:
-    """Raise for what is no length of time in seconds; as `check_number`."""
+    """Check that a value is a duration in seconds; as `check_number`."""
     check_number(name, value, "a number of seconds", also)
 
 
 def check_flag(name: str, value: object, also: str = "") -> None:
-    """Raise TypeError for what is neither `True` nor `False`."""
+    """Raise TypeError if a value is neither `True` nor `False`."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: must be True or False{also}")
 
 
 def check_text(name: str, value: object, example: str) -> None:
-    """Raise TypeError for what is no text, unless it is `None`.
+    """Raise TypeError if a value is neither a string nor `None`.
 
     Args:
-        name: Of the argument.
-        value: What was given.
-        example: Of what is right, for the message.
+        name: Name of the argument.
+        value: Its value.
+        example: A valid value, for the message.
     """
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name}={value!r}: must be a text, such as {example!r}")
+        raise TypeError(f"{name}={value!r}: must be a string, such as {example!r}")
 
 
 def check_texts(name: str, value: object, example: str) -> None:
-    """Raise TypeError for what is no list of texts, unless it is `None`; a text alone is none."""
+    """Raise TypeError if a value is neither a list of strings nor `None`; a single string is not a list."""
     if value is None:
         return
     several = isinstance(value, Iterable) and not isinstance(value, str)
     if not several or not all(isinstance(one, str) for one in cast("Iterable[Any]", value)):
-        raise TypeError(f"{name}={value!r}: must be a list of texts, such as [{example!r}]")
+        raise TypeError(f"{name}={value!r}: must be a list of strings, such as [{example!r}]")

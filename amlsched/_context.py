@@ -1,7 +1,7 @@
-"""Contexts that exceptions of the user pass through.
+"""A `contextmanager` that leaves the user's exceptions unchanged.
 
-`contextlib.contextmanager` sets an attribute of an exception that leaves the block. An exception whose class refuses
-this, such as a frozen dataclass, would be hidden by its own refusal.
+`contextlib.contextmanager` sets an attribute of an exception that leaves the block. If the class of the exception does
+not allow that, such as a frozen dataclass, the resulting AttributeError would hide the exception.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class _Context(AbstractContextManager[T], Generic[T]):
         try:
             self._generator.throw(error)
         except StopIteration:
-            return True  # it has caught it, and ended
+            return True  # the context has handled the exception
         except BaseException as raised:
-            # A StopIteration comes out of a generator as the cause of a RuntimeError (PEP 479).
+            # A generator turns a StopIteration into the cause of a RuntimeError (PEP 479).
             if raised is not error and not (isinstance(error, StopIteration) and raised.__cause__ is error):
                 raise
             BaseException.with_traceback(error, trace)  # without the frames of the generator
             return False
-        raise RuntimeError("a context goes on after an exception")
+        raise RuntimeError("the context manager did not stop after an exception")
 
 
 def contextmanager(function: Callable[P, Generator[T, Any, Any]]) -> Callable[P, AbstractContextManager[T]]:
-    """As `contextlib.contextmanager`, and it leaves exceptions as they are."""
+    """Like `contextlib.contextmanager`, but leaves exceptions unchanged."""
 
     @wraps(function)
     def made(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:

@@ -1,4 +1,4 @@
-"""What a program has around it, and may lack: standard streams, a home folder, a name of the user, a working folder."""
+"""Parts of the environment that may be missing: standard streams, home folder, user name, working folder."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = [
 
 
 def open_descriptors() -> None:
-    """Open the null device in place of standard streams that are closed, as under some daemons.
+    """Open the null device for standard streams that are closed, as under some daemons.
 
-    Else the next file or socket that is opened gets such a number, and what a child process prints lands in it.
+    Otherwise the next opened file or socket would get such a descriptor, and receive the output of child processes.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)
-            if opened != descriptor:  # another thread was quicker
+            if opened != descriptor:  # another thread opened a file meanwhile
                 os.dup2(opened, descriptor)
                 os.close(opened)
             os.set_inheritable(descriptor, True)
 
 
 def open_streams() -> None:
-    """For a program of our own: standard streams that are there, and that replace what they cannot show."""
+    """For our own programs: open closed standard streams, and have all of them replace unencodable characters."""
     open_descriptors()
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -51,24 +51,24 @@ def open_streams() -> None:
 
 
 def restart_in_utf8_mode() -> None:
-    """For a program of our own, at its start: begin again where file names that are no ASCII could not be opened."""
+    """For our own programs, at their start: restart in UTF-8 mode if non-ASCII file names could not be opened."""
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
     os.environ["PYTHONUTF8"] = "1"
     if sys.stdout is not None:
-        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # what the terminal can show
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # keep the terminal's encoding
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def printable(text: str, stream: TextIO) -> str:
-    """The text with `?` for what this stream cannot show."""
+    """The text, with `?` for characters that the stream cannot encode."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
 
 def user_name() -> str:
-    """The name of the user; the number where the system knows no name, as in many containers."""
-    import getpass  # `import amlsched` shall not
+    """The user's name; the user id if the system has no name for it, as in many containers."""
+    import getpass  # here, to keep `import amlsched` light
 
     try:
         return getpass.getuser()
@@ -84,22 +84,22 @@ def expanded(path: str | Path, where: str) -> Path:
         where: What it is, for the message.
 
     Raises:
-        ConfigError: It begins with `~`, and there is no such home folder.
+        ConfigError: It begins with `~`, but there is no such home folder.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
         home = Path(path).parts[0]
-        lacks = "HOME is not set, and the system knows no home of this user" if home == "~" else "there is no such user"
-        raise ConfigError(where, f"{home} stands for no folder here: {lacks}", "write the whole path") from None
+        lacks = "HOME is not set, and this user has no home folder" if home == "~" else "there is no such user"
+        raise ConfigError(where, f"{home} cannot be expanded: {lacks}", "write the full path") from None
 
 
 def working_folder_problem() -> str:
-    """Why nothing works in the working folder; empty if it is there."""
+    """Why the working folder cannot be used; empty if it can."""
     try:
         Path.cwd()
     except FileNotFoundError:
-        return "the working folder was removed (change to a folder that is there)"
+        return "the working folder was removed (change to a folder that exists)"
     except OSError as error:
         return f"the working folder cannot be read: {error.strerror}"
     return ""

@@ -1,4 +1,4 @@
-"""For type checkers only: what `Scheduler.task` takes."""
+"""For type checkers only: the parameters of `Scheduler.task`."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class TaskOptions(TypedDict, total=False):
-    """What `Scheduler.task` takes beside a function and its plugins."""
+    """The options of `Scheduler.task`, besides the function and its plugins."""
 
     init_plugins: bool
     batch_size: int
     retries_on_loss: int | None
 
 
-# Functions with a parameter that `Comm.Plugin` gives. A type checker can leave no parameter out of a signature that is
-# a keyword, or is not the first; so the others are not checked either.
+# Functions with a parameter that `Comm.Plugin` provides. Type checkers can only remove the first positional parameter
+# from a signature; so the other parameters are not checked either.
 
 
 class CommKeyword(Protocol[R_co]):
-    """A function that takes it by keyword."""
+    """A function with a keyword parameter `comm`."""
 
     def __call__(self, *args: Any, comm: Comm, **kwargs: Any) -> R_co: ...
 
 
 class CommFirst(Protocol[R_co]):
-    """A function whose first parameter it is."""
+    """A function whose first parameter is `comm`."""
 
     def __call__(self, comm: Comm, *args: Any, **kwargs: Any) -> R_co: ...
 
 
 class CommSecond(Protocol[R_co]):
-    """A function whose second parameter it is."""
+    """A function whose second parameter is `comm`."""
 
     def __call__(self, _1: Any, /, comm: Comm, *args: Any, **kwargs: Any) -> R_co: ...
 
 
 class CommThird(Protocol[R_co]):
-    """A function whose third parameter it is."""
+    """A function whose third parameter is `comm`."""
 
     def __call__(self, _1: Any, _2: Any, /, comm: Comm, *args: Any, **kwargs: Any) -> R_co: ...

@@ -1,4 +1,4 @@
-"""Brings calls to the executor: one by one, in batches, or as many at a time as it should be given."""
+"""Submits calls to the executor: one by one, in batches, or no more at a time than it should hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched.batch import BatchedCall, Part, TrackedCall, run_batch
+from amlsched.batch import BatchedCall, BatchItemFuture, TrackedCall, run_batch
 from amlsched.executors.capabilities import (
     capabilities_of,
     hides_starts,
@@ -32,34 +32,34 @@ __all__ = ["Admission", "Breakdown"]
 
 
 class Breakdown(NamedTuple):
-    """What was seen of a pool when it broke.
+    """What was observed when a pool broke.
 
     Attributes:
-        running: The calls that it had handed to workers.
-        deaths: The workers that ended by themselves.
+        running: The calls that were running on its workers.
+        exits: The workers that exited by themselves.
     """
 
     running: frozenset[Future[Any]]
-    deaths: list[Death]
+    exits: list[Death]
 
 
 class Admission:
-    """Where the calls of one run wait until the executor gets them.
+    """The queue of calls between one run and its executor.
 
-    Everything is called in the loop's thread, and `finished` in any thread.
+    All methods are called in the loop's thread; `finished` is called in any thread.
 
     Args:
-        executor: Where calls are sent.
-        finished: Called with the handle of a call that the executor is done with, or that was cancelled.
-        broken: Called when the executor says of a call that it is broken; it gives a new one by `use`, or raises what
-            becomes of the call.
-        calls: Those of the run that have not ended; read in any thread.
+        executor: Where calls are submitted.
+        finished: Called with the future of a call that finished in the executor or was cancelled.
+        broken: Called when a broken executor rejects a call; sets a new executor by `use`, or raises the exception of
+            the call.
+        calls: The unfinished calls of the run; read in any thread.
 
     Attributes:
-        inline: Whether calls are run in this thread.
-        given_up: Calls that were told as cancelled, but the executor still runs them.
-        breakdown: What was seen when the executor broke, if it did, and its calls were processes' calls.
-        kills: What the kernel says of processes that it ended, where the executor may break.
+        inline: Whether calls run in this thread.
+        abandoned: Calls that were reported as cancelled but are still running in the executor.
+        breakdown: What was observed when the executor, a pool of processes, broke; `None` if it did not.
+        kills: The kernel's count of out-of-memory kills, if the executor is one that may break.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class Admission:
         self._finished = finished
         self._broken = broken
         self._calls = calls
-        self._sent: set[Future[Any]] = set()  # what it has now, where there is a bound
+        self._sent: set[Future[Any]] = set()  # what the executor holds, if there is a bound
         self._waiting: deque[Future[Any]] = deque()
         self._batches: dict[Task[..., Any], list[tuple[Future[Any], BatchedCall]]] = {}
         self._pools = 0
         self._paused = False
-        self.given_up: set[Future[Any]] = set()
+        self.abandoned: set[Future[Any]] = set()
         self.kills: OutOfMemoryKills | None = None
         self.use(executor)
 
     def use(self, executor: Executor) -> None:
-        """Send calls there from now on."""
+        """Submit calls to this executor from now on."""
         self._executor = executor
         self.capabilities = known = capabilities_of(executor)
         self._depth = 0 if self._paused else known.queue_depth
@@ -96,20 +96,20 @@ class Admission:
         self._pools += 1
         self.breakdown: Breakdown | None = None
         self._sent.clear()
-        self.given_up.clear()  # the executor that ran them is gone
+        self.abandoned.clear()  # the executor that ran them is gone
         if self._fragile and self.kills is None:
             self.kills = OutOfMemoryKills()
 
     def take(self, future: Future[Any]) -> None:
-        """Send a call, or let it wait for its turn.
+        """Submit a call or queue it.
 
         Raises:
-            Exception: What the executor raises where it refuses the call; the call is forgotten.
+            Exception: The executor rejected the call; the call is forgotten.
         """
         task = future.task
         if task is not None and task.batch_size > 1 and not self.inline:
             self._collect(task, future)
-        elif self.inline or self._waiting or self._full():
+        elif self.inline or self._waiting or self._is_full():
             self._waiting.append(future)
         else:
             try:
@@ -119,26 +119,26 @@ class Admission:
                 self._waiting.append(future)
 
     def admit(self) -> None:
-        """Send calls that wait, while there is room, and batches that are not full."""
-        while self._waiting and not self.inline and not self._full():
+        """Submit queued calls while the executor has room, and batches that are not full."""
+        while self._waiting and not self.inline and not self._is_full():
             future = self._waiting.popleft()
             if future.done():
                 continue
             try:
                 self.send(future)
             except Exception as error:
-                self._not_taken([future], error)
+                self._rejected([future], error)
         if self._batches:
             batches, self._batches = self._batches, {}
             workers = worker_count(self._executor) or 1
             for task, batch in batches.items():
-                # A batch that is not full is shared out, so that no worker is idle while another has all of it.
+                # A batch that is not full is split between the workers, so that none is idle.
                 size = min(task.batch_size, -(-len(batch) // workers))
                 for start in range(0, len(batch), size):
                     self._send_batch(batch[start : start + size])
 
     def next_inline(self) -> Future[Any] | None:
-        """The next call that this thread is to run, if any."""
+        """The next call to run in this thread, if any."""
         while self.inline and self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -146,11 +146,11 @@ class Admission:
         return None
 
     def execute(self, future: Future[Any]) -> Any:
-        """What the function of an inline call returns, now and in this thread."""
+        """Run an inline call in this thread and return its result."""
         return cast("InlineExecutor", self._executor).execute(future.function, future.args, future.kwargs)
 
     def outcome(self, future: Future[Any]) -> tuple[Any, BaseException | None]:
-        """Result or exception of a call that the executor is done with.
+        """Result or exception of a call that finished in the executor.
 
         Raises:
             concurrent.futures.CancelledError: The executor cancelled it.
@@ -158,40 +158,40 @@ class Admission:
         work = future.work
         error = work.exception()
         result = work.result() if error is None else None
-        self._let_go(future)
+        self._release(future)
         return result, error
 
     def forget(self, future: Future[Any]) -> None:
-        """Let go of a call that was cancelled, as far as the executor is done with it too."""
+        """Drop a cancelled call, if it has finished in the executor as well."""
         if future.work is not None and future.work.done():
-            self.given_up.discard(future)
-            self._let_go(future)
+            self.abandoned.discard(future)
+            self._release(future)
 
-    def _let_go(self, future: Future[Any]) -> None:
-        future.work = None  # its callback refers to the handle: without this, each call would be a cycle for the gc
+    def _release(self, future: Future[Any]) -> None:
+        future.work = None  # its callback refers to the future: otherwise each call would be a reference cycle
         if self._depth is not None:
             self._sent.discard(future)
             if self._waiting:
                 self.admit()
 
-    # Calls that run again
+    # Retries
 
     def resend(self, future: Future[Any]) -> None:
-        """Send a call again, before those that wait, and in no batch."""
-        if self.inline or self._full():
+        """Submit a call again, ahead of the queue and outside of batches."""
+        if self.inline or self._is_full():
             self._waiting.appendleft(future)
             return
         try:
             self.send(future)
         except Exception as error:
-            self.refuse([future], error)
+            self.reject([future], error)
 
     def put_back(self, futures: Sequence[Future[Any]]) -> None:
-        """Let calls wait before all others."""
+        """Put calls at the head of the queue."""
         self._waiting.extendleft(reversed(futures))
 
-    def lost_calls(self, calls: Iterable[Future[Any]]) -> list[Future[Any]]:
-        """Those that a broken executor had and that have not ended; it has them no more."""
+    def take_lost_calls(self, calls: Iterable[Future[Any]]) -> list[Future[Any]]:
+        """The unfinished calls of a broken executor, detached from it."""
         lost = [
             future
             for future in calls
@@ -202,11 +202,11 @@ class Admission:
         return lost
 
     def pause(self) -> None:
-        """Send nothing but by `send`."""
+        """Submit nothing except by `send`."""
         self._paused, self._depth = True, 0
 
     def resume(self) -> None:
-        """Send what waits."""
+        """Submit queued calls again."""
         self._paused, self._depth = False, self.capabilities.queue_depth
         if self._depth is None:
             self._sent.clear()
@@ -214,44 +214,44 @@ class Admission:
 
     @property
     def executor_name(self) -> str:
-        """What messages call the executor."""
+        """Name of the executor in messages."""
         return type(self._executor).__name__
 
     # Cancelling
 
     def cancel(self, future: Future[Any]) -> bool:
-        """Whether the call ends as cancelled by this, now or when its worker has been ended."""
+        """Cancel a call, now or once its worker has been killed, and return whether that is possible."""
         work: Work[Any] | None = future.work
         if work is None:
             self._finished(future)
         elif work.cancel():
-            pass  # the executor's callback tells
+            pass  # the executor's callback reports it
         elif work.done():
             return False
-        elif isinstance(work, Part) or not kill_call(self._executor, getattr(work, "work", work)):
-            self.given_up.add(future)
+        elif isinstance(work, BatchItemFuture) or not kill_call(self._executor, getattr(work, "work", work)):
+            self.abandoned.add(future)
             self._finished(future)
         return True
 
-    async def see_running(self) -> None:
-        """Wait until the executor knows which calls have begun, so that only others are taken for unstarted."""
+    async def refresh_running(self) -> None:
+        """Wait until the executor knows which calls are running, so that none of them is mistaken for unstarted."""
         await see_running(self._executor)
 
     def cancel_unstarted(self, future: Future[Any]) -> bool:
-        """Whether the call had not started, and now never will."""
+        """Cancel a call if it has not started, and return whether that succeeded."""
         if future.work is None:
             self._finished(future)
             return True
         return bool(future.work.cancel())
 
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         return self._depth is not None and len(self._sent) >= self._depth
 
     def send(self, future: Future[Any]) -> None:
-        """Send a call now, whatever the executor has, and in no batch.
+        """Submit a call now, even if the executor has no room, and outside of batches.
 
         Raises:
-            Exception: What the executor raises where it refuses the call.
+            Exception: The executor rejected the call.
         """
         if self._post is not None:
             future.work = self._post(future.function, future.args, future.kwargs, self._finished, future)
@@ -261,7 +261,7 @@ class Admission:
         if self._prepickle:
             pickled = pickled_call(future.function, future.args, future.kwargs, by_value=self._by_value)
             work = self._submit(run_batch, [pickled])
-            future.work = Part(work, 0, alone=True)
+            future.work = BatchItemFuture(work, 0, alone=True)
         elif self._tracked:
             call = TrackedCall(future.function, future.kwargs)
             work = call.send(self._submit, *future.args)
@@ -273,7 +273,7 @@ class Admission:
         if self._fragile:
             work.add_done_callback(partial(self._fragile_done, (future,), self._pools))
         else:
-            # A method, not a partial: what a queued call is made of is what the garbage collector goes through.
+            # A bound method, not a partial: fewer objects per queued call for the garbage collector to visit.
             work.add_done_callback(future.work_done)
 
     def _batch_done(self, futures: Sequence[Future[Any]], _work: Work[Any]) -> None:
@@ -282,11 +282,11 @@ class Admission:
 
     def _fragile_done(self, futures: Sequence[Future[Any]], pool: int, work: Work[Any]) -> None:
         if _is_broken(work) and pool == self._pools:
-            self._take_note(futures)
+            self._record_breakdown(futures)
         self._batch_done(futures, work)
 
-    def _take_note(self, futures: Sequence[Future[Any]]) -> None:
-        """See what a pool ran that has just broken. When it tells of its first call, the others do not know it yet."""
+    def _record_breakdown(self, futures: Sequence[Future[Any]]) -> None:
+        """Record what a pool was running that has just broken: when it fails its first call, the others still run."""
         if self.breakdown is None:
             others = [future for future in list(self._calls) if (work := future.work) is not None and work.running()]
             self.breakdown = Breakdown(frozenset((*futures, *others)), dead_workers(self._executor))
@@ -318,10 +318,10 @@ class Admission:
             else:
                 sent = work = self._submit(run_batch, calls)
         except Exception as error:
-            self._not_taken(futures, error)
+            self._rejected(futures, error)
             return
         for index, future in enumerate(futures):
-            future.work = Part(sent, index, alone=len(futures) == 1)
+            future.work = BatchItemFuture(sent, index, alone=len(futures) == 1)
         if self._depth is not None:
             self._sent.update(futures)
         if self._fragile:
@@ -329,7 +329,7 @@ class Admission:
         else:
             work.add_done_callback(partial(self._batch_done, futures))
 
-    def _not_taken(self, futures: Sequence[Future[Any]], error: Exception) -> None:
+    def _rejected(self, futures: Sequence[Future[Any]], error: Exception) -> None:
         if isinstance(error, BrokenExecutor):
             try:
                 self._broken(futures[0], error)
@@ -338,29 +338,29 @@ class Admission:
             else:
                 self._waiting.extend(futures)
                 return
-        self.refuse(futures, error)
+        self.reject(futures, error)
 
-    def refused(self, work: Any) -> bool:
-        """Whether this is what the executor said to a call that it did not take."""
-        return isinstance(work, _Refused)
+    def is_rejection(self, work: Any) -> bool:
+        """Whether this is the outcome of a call that the executor rejected."""
+        return isinstance(work, _RejectedCall)
 
-    def refuse(self, futures: Sequence[Future[Any]], error: BaseException) -> None:
-        """End calls that the executor refuses; who submitted them is long gone."""
+    def reject(self, futures: Sequence[Future[Any]], error: BaseException) -> None:
+        """Fail calls that the executor rejected, when it is too late to raise in `submit`."""
         for future in futures:
-            future.work = _Refused(error)
+            future.work = _RejectedCall(error)
             self._finished(future)
 
 
 def _is_broken(work: Any) -> bool:
-    """Whether a call that has ended, ended with its executor."""
+    """Whether a finished call was lost because its executor broke."""
     try:
         return is_loss(work.exception())
     except CancelledError:
         return False
 
 
-class _Refused:
-    """Stands for the executor's future of a call that the executor refused."""
+class _RejectedCall:
+    """Represents the executor's future of a call that the executor rejected."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error

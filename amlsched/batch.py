@@ -1,4 +1,4 @@
-"""Calls on their way to an executor: in one parcel, or with what is to be known of one."""
+"""Calls on their way to an executor: several as one batch, or one that records when it starts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future as Work
 
-__all__ = ["BatchedCall", "Part", "TrackedCall", "run_batch"]
+__all__ = ["BatchItemFuture", "BatchedCall", "TrackedCall", "run_batch"]
 
 BatchedCall = bytes | tuple["Callable[..., Any]", tuple[Any, ...], "Mapping[str, Any]"]
-"""A call; pickled where it travels, so that one that cannot be loaded fails alone."""
+"""A call; pickled if it goes to another process, so that one that cannot be loaded fails alone."""
 
-_Outcome = bytes | tuple[Any, BaseException | None]
+_CallResult = bytes | tuple[Any, BaseException | None]
 
 
-class Part:
-    """Stands for the executor's future of one call in a batch.
+class BatchItemFuture:
+    """Represents the executor's future of one call in a batch.
 
     Args:
         work: The executor's future of the batch.
-        index: Which of its calls this is.
-        alone: Whether it is the only one.
+        index: Position of the call in the batch.
+        alone: Whether it is the only call.
     """
 
     __slots__ = ("_index", "_loaded", "_work", "alone")
@@ -40,7 +40,7 @@ class Part:
         self._loaded: tuple[Any, BaseException | None] | None = None
 
     def exception(self) -> BaseException | None:
-        """What the call raised, or what the entire batch died of; `None` where it returned.
+        """The exception of the call or of the entire batch; `None` if the call returned.
 
         Raises:
             concurrent.futures.CancelledError: The executor cancelled the batch.
@@ -49,34 +49,34 @@ class Part:
         return self._outcome()[1] if of_batch is None else of_batch  # an exception may count as false
 
     def result(self) -> Any:
-        """What the call returned."""
+        """The result of the call."""
         return self._outcome()[0]
 
     def cancel(self) -> bool:
-        """Whether the call never starts: not where others in its batch may have."""
+        """Cancel the call, and return whether that succeeded: never if there are others in its batch."""
         return self.alone and self._work.cancel()
 
     def done(self) -> bool:
-        """Whether the batch has ended."""
+        """Whether the batch has finished."""
         return self._work.done()
 
     def running(self) -> bool:
-        """Whether the batch has started and not ended."""
+        """Whether the batch has started and not finished."""
         return self._work.running()
 
     def _outcome(self) -> tuple[Any, BaseException | None]:
         if self._loaded is None:
-            outcome: _Outcome = self._work.result()[self._index]
+            outcome: _CallResult = self._work.result()[self._index]
             self._loaded = load_outcome(outcome) if isinstance(outcome, bytes) else outcome
         return self._loaded
 
 
 class TrackedCall:
-    """What an executor of somebody else gets for a function; here it stands for the executor's future.
+    """A call for a third-party executor: the function that it runs, and a representation of its future.
 
-    Such an executor may accept that a call is cancelled which runs already: the call itself tells that it has begun
-    here, or has left for another process. And its `submit` may take keywords for its own (`key` and `workers` by dask,
-    `fn` by many): it gets none.
+    Such an executor may accept the cancellation of a call that is already running, so the call itself records that it
+    has started here or was sent to another process. And its `submit` may interpret keywords itself (dask `key` and
+    `workers`, many others `fn`), so it gets none.
 
     Args:
         function: The function.
@@ -100,14 +100,14 @@ class TrackedCall:
         return getattr(self._function, "__name__", None) or type(self._function).__name__
 
     def send(self, submit: Callable[..., Work[Any]], *args: Any) -> Work[Any]:
-        """The executor's future of the call with these arguments.
+        """Submit the call and return the executor's future.
 
         Args:
-            submit: Of the executor.
+            submit: The executor's method.
             *args: The positional arguments of the function.
 
         Raises:
-            TypeError: What `submit` returned is no future.
+            TypeError: `submit` did not return a future.
         """
         self.work = submit(self, *args)
         if not hasattr(self.work, "add_done_callback"):
@@ -116,7 +116,7 @@ class TrackedCall:
         return self.work
 
     def __call__(self, /, *args: Any) -> Any:
-        """What the function returns."""
+        """Run the function and return its result."""
         with self._lock:
             if self._cancelled:
                 raise CancelledError
@@ -124,34 +124,34 @@ class TrackedCall:
         return call_function(self._function, args, self._kwargs)
 
     def cancel(self) -> bool:
-        """Whether the call never starts."""
+        """Cancel the call, and return whether that succeeded before it started."""
         with self._lock:
             self._cancelled = not self._begun and self.work.cancel()
             return self._cancelled
 
     def running(self) -> bool:
-        """Whether the call has started, as far as is known, and has not ended."""
+        """Whether the call is known to have started, and has not finished."""
         return self.work.running() or (self._begun and not self.work.done())
 
     def done(self) -> bool:
-        """Whether the call has ended."""
+        """Whether the call has finished."""
         return self.work.done()
 
     def exception(self) -> BaseException | None:
-        """What the call raised; `None` where it returned."""
+        """The exception of the call; `None` if it returned."""
         return self.work.exception()
 
     def result(self) -> Any:
-        """What the call returned."""
+        """The result of the call."""
         return self.work.result()
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        self._begun = True  # it leaves for another process: from here on only the executor knows
+        self._begun = True  # sent to another process: from now on only the executor knows
         return partial(self._function, **self._kwargs).__reduce__()  # its worker may lack amlsched
 
 
-def run_batch(calls: Sequence[BatchedCall]) -> list[_Outcome]:
-    """The outcome of each call, in their order; pickled where the call was. Runs in the worker."""
+def run_batch(calls: Sequence[BatchedCall]) -> list[_CallResult]:
+    """Run calls in the worker and return their outcomes, in order; an outcome is pickled if its call was."""
     return [run_pickled(call) if isinstance(call, bytes) else _run(*call) for call in calls]
 
 
@@ -160,5 +160,5 @@ def _run(
 ) -> tuple[Any, BaseException | None]:
     try:
         return call_function(function, args, kwargs), None
-    except BaseException as error:  # each call of a batch ends on its own
+    except BaseException as error:  # each call of a batch fails on its own
         return None, error

@@ -1,4 +1,4 @@
-"""Many calls, of which a bounded number is in flight: for inputs that need not fit into memory."""
+"""Iterate over the results of many calls with a bounded number in flight, for inputs that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -29,27 +29,26 @@ if TYPE_CHECKING:
 
     from amlsched.scheduler import Scheduler
 
-__all__ = ["Results", "gather", "gather_in_own_run", "until_given_up"]
+__all__ = ["MapResults", "gather", "gather_in_own_run", "until_own_run_ended"]
 
 R = TypeVar("R")
 
-# Enough that a worker has its next call at hand while the results of its last one are looked at.
+# Enough that a worker has its next call ready while the caller processes the results.
 _PER_WORKER = 4
 
 
-class Results(Generic[R]):
-    """The results of a task over inputs, in the order of the inputs; made by `task.map`.
+class MapResults(Generic[R]):
+    """Iterates over the results of a task, in the order of the inputs; returned by `task.map`.
 
-    Where no asyncio loop runs, use `for`. Where one does, as in an async callback or a notebook, use `async for`, or
-    `await` for a list of all results. Calls are submitted as their results are taken. Each of the three starts a run
-    where the scheduler is not running, and ends it afterwards.
+    If no asyncio loop is running, use `for`. Otherwise, as in an async callback or a notebook, use `async for`, or
+    `await` for a list of all results. Calls are submitted as results are taken. All three start a run if the scheduler
+    is not running, and end it afterwards.
 
     Args:
         scheduler: Where the calls run.
         call: Submits the call for one input.
-        inputs: Positional arguments, one tuple a call; taken only as calls are submitted.
-        max_in_flight: How many calls are submitted at most whose results were not yet given; `None` for four for
-            each worker.
+        inputs: Positional arguments, one tuple per call; consumed only as calls are submitted.
+        max_in_flight: How many calls to submit ahead of the results taken, at most; `None` for four per worker.
 
     Raises:
         ValueError: `max_in_flight` is below 1.
@@ -83,17 +82,17 @@ class Results(Generic[R]):
                 if len(calls) == self._bound:
                     yield await calls.popleft()
                 calls.append(self._call(*args))
-                calls[-1].awaited = True  # its exception is for us, not for the run
+                calls[-1].awaited = True  # we handle its exception, not the run
             while calls:
                 yield await calls.popleft()
         finally:
-            for call in calls:  # somebody stopped listening, or a call raised
+            for call in calls:  # the caller stopped iterating, or a call raised
                 call.cancel()
 
     def __iter__(self) -> Iterator[R]:
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(
-                "task.map(…) cannot be used with for where an asyncio loop runs, as in a notebook or a callback: "
+                "task.map(…) cannot be used with for while an asyncio loop runs, as in a notebook or a callback: "
                 "write async for result in task.map(…), or results = await task.map(…)"
             )
         return self._own_run()
@@ -125,7 +124,7 @@ class Results(Generic[R]):
                 await results.aclose()
 
     async def _next(self, results: AsyncGenerator[R], run: asyncio.Task[Any]) -> list[R]:
-        """The next result in a list, which is empty after the last."""
+        """A list of the next result, which is empty after the last one."""
         result = await _during(run, self._scheduler, anext(results, _END))
         return [] if result is _END else [result]
 
@@ -139,7 +138,7 @@ _TURNS_TO_CLOSE = 5
 
 
 class _OwnRun:
-    """A run that was started for results, and ends when all of those that share it have theirs."""
+    """A run started by an iteration over results; it ends when all iterations that share it have finished."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.task: asyncio.Task[Any] = asyncio.ensure_future(_run(scheduler))
@@ -154,15 +153,15 @@ _own_runs: weakref.WeakKeyDictionary[Scheduler, _OwnRun] = weakref.WeakKeyDictio
 
 
 def has_users_run(scheduler: Scheduler) -> bool:
-    """Whether there is a run that was not started for results."""
+    """Whether the user started the present run, rather than an iteration over results."""
     own = _own_runs.get(scheduler)
     return scheduler.has_run and (own is None or own.task.done())
 
 
-async def until_given_up(scheduler: Scheduler) -> None:
-    """Wait for the end of a run that was started for results, if nobody takes them any more, as after a `break`.
+async def until_own_run_ended(scheduler: Scheduler) -> None:
+    """Wait for the end of a run that an iteration started, if the iteration was abandoned, as after a `break`.
 
-    asyncio closes such an iterator in the next turns of the loop, so this lets some pass.
+    asyncio closes such an iterator in the next turns of the loop, so this first lets some turns pass.
     """
     own = _own_runs.get(scheduler)
     if own is None or own.task.get_loop() is not asyncio.get_running_loop():
@@ -180,18 +179,20 @@ def _run(scheduler: Scheduler) -> Coroutine[Any, Any, Any]:
 
 @asynccontextmanager
 async def _own_run(scheduler: Scheduler) -> AsyncGenerator[asyncio.Task[Any]]:
-    """A run in this loop, which others may share; calls that still run when it ends are waited for."""
+    """A run in this loop, which others may share; it waits for its running calls when it ends."""
     own = _own_runs.get(scheduler)
     if own is None or not own.joinable:
         if own is not None and own.task.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait((own.task,))  # it ends
+            await asyncio.wait((own.task,))  # it is ending
         own = _own_runs[scheduler] = _OwnRun(scheduler)
     own.users += 1
     try:
         yield own.task
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if own.users == 1 and task is not None and task.cancelling():  # who waits was cancelled: wait for nothing
+        if (
+            own.users == 1 and task is not None and task.cancelling()
+        ):  # the waiting task was cancelled: do not wait for calls
             own.task.cancel()
         raise
     finally:
@@ -205,13 +206,13 @@ async def _own_run(scheduler: Scheduler) -> AsyncGenerator[asyncio.Task[Any]]:
 
 
 async def _during(run: asyncio.Task[Any], scheduler: Scheduler, awaitable: Awaitable[R]) -> R:
-    """What an awaitable gives; what ended the run, if that happens before.
+    """The result of an awaitable; or the exception that ended the run, if that happens first.
 
     Raises:
         SchedulerNotRunningError: The run was stopped.
     """
     while not scheduler.running() and not run.done():
-        await asyncio.sleep(0)  # the run begins in the loop's next turns
+        await asyncio.sleep(0)  # the run starts in the loop's next turns
     following = asyncio.ensure_future(awaitable)
     try:
         await asyncio.wait((following, run), return_when=asyncio.FIRST_COMPLETED)
@@ -220,7 +221,7 @@ async def _during(run: asyncio.Task[Any], scheduler: Scheduler, awaitable: Await
         await asyncio.wait((following,))
         raise
     if following.cancelled() and not scheduler.running():
-        await asyncio.wait((run,))  # the run ends, and has cancelled the call that was waited for
+        await asyncio.wait((run,))  # the run is ending, and has cancelled the awaited call
     if run.done():
         following.cancel()
         await asyncio.wait((following,))
@@ -231,7 +232,7 @@ async def _during(run: asyncio.Task[Any], scheduler: Scheduler, awaitable: Await
 
 
 async def _ended(scheduler: Scheduler, run: asyncio.Task[Any]) -> None:
-    """End a run that was made for its results."""
+    """End a run that an iteration started."""
     if not run.done():
         scheduler.stop(stop_msg="all results were taken")
         await run
@@ -240,7 +241,7 @@ async def _ended(scheduler: Scheduler, run: asyncio.Task[Any]) -> None:
 async def gather_in_own_run(
     scheduler: Scheduler, futures: Iterable[Awaitable[R]], max_in_flight: int | None, return_exceptions: bool
 ) -> list[R]:
-    """The same as `gather`, in a run for these calls alone."""
+    """The same as `gather`, in a run of its own."""
     async with _own_run(scheduler) as run:
         gathered = gather(scheduler.executor, futures, max_in_flight, return_exceptions)
         return await _during(run, scheduler, gathered)
@@ -249,13 +250,13 @@ async def gather_in_own_run(
 async def gather(
     executor: Executor, futures: Iterable[Awaitable[R]], max_in_flight: int | None, return_exceptions: bool
 ) -> list[R]:
-    """Results in the order of the futures, which are taken from the iterable as earlier ones end."""
+    """Results in the order of the futures, which are taken from the iterable as earlier ones finish."""
     limit = bound(executor, max_in_flight) if max_in_flight is not None else None
     outcomes: list[asyncio.Future[R]] = []
     pending: set[asyncio.Future[R]] = set()
     for awaitable in futures:
         if not isinstance(awaitable, Awaitable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"futures: {awaitable!r} is no future: gather takes what calls return, as task(x)")
+            raise TypeError(f"futures: {awaitable!r} is not a future: gather needs futures, such as those of task(x)")
         future = asyncio.ensure_future(awaitable)
         if isinstance(future, Future):
             future.awaited = True
@@ -271,11 +272,11 @@ def bound(executor: Executor, max_in_flight: int | None) -> int:
     """How many calls may be in flight.
 
     Raises:
-        TypeError: What was given is no whole number.
-        ValueError: A number was given that is below 1.
+        TypeError: `max_in_flight` is not a whole number.
+        ValueError: `max_in_flight` is below 1.
     """
     if max_in_flight is None:
-        from amlsched.resources import cpus  # here: not for `import amlsched`
+        from amlsched.resources import cpus  # here, to keep `import amlsched` light
 
         return _PER_WORKER * (worker_count(executor) or len(cpus()))
     check_whole("max_in_flight", max_in_flight, 1, ", or None")

@@ -1,39 +1,39 @@
 """Every error that amlsched raises.
 
     AmlschedError
-    ├── ConfigError (ValueError)               an experiment file is wrong at a known place
+    ├── ConfigError (ValueError)               an experiment file has an error at a known place
     ├── ExperimentError (ValueError)           an experiment class or a results folder cannot be used
-    ├── CodeCopyError (ValueError)             a copy of the code cannot be made, or a job does not run from it
-    ├── ResourcesError (ValueError)            there are fewer CPUs or GPUs than somebody asks for
-    ├── ResultsNotWritableError (RuntimeError) the disk is full, or read-only: nothing was lost
-    ├── EventNotKnownError (ValueError)        a name that no event of this emitter has
-    ├── CallbackError (TypeError)              a callback cannot be called with what its event gives
+    ├── CodeCopyError (ValueError)             the code cannot be copied, or a job does not run from its copy
+    ├── ResourcesError (ValueError)            more CPUs or GPUs were requested than there are
+    ├── ResultsNotWritableError (RuntimeError) the disk is full or read-only; no result was lost
+    ├── EventNotKnownError (ValueError)        the emitter has no event of this name
+    ├── CallbackError (TypeError)              a callback does not accept the arguments of its event
     ├── SchedulerNotRunningError (RuntimeError)
-    ├── CallRefusedError (RuntimeError)        a plugin refused a call that somebody wants to await
+    ├── CallRefusedError (RuntimeError)        a plugin rejected a call that was to be awaited
     ├── BatchSystemError (RuntimeError)        a command of the batch system failed
     ├── CommError (RuntimeError)               the channel between a call and its driver cannot be used
-    ├── CallAbortedError                       a call raised what is no Exception, such as SystemExit
-    ├── LimitError                             a call was ended because it passed one of its limits
+    ├── CallAbortedError                       a call raised something other than an Exception, such as SystemExit
+    ├── LimitError                             a call exceeded one of its limits and was terminated
     │   ├── CpuTimeLimitError (TimeoutError)   of CPU time
     │   ├── MemoryLimitError (MemoryError)     of memory
     │   └── WalltimeLimitError (TimeoutError)  of time
-    ├── NotPicklableError (TypeError)          something cannot travel to a worker or back
-    ├── MissingExtraError (ImportError)        an optional package is needed
-    ├── ImportFailedError (ImportError)        an optional package is there, and its import raises
-    └── WorkerLostError (BrokenExecutor)       the place failed, not the work
-        ├── WorkerKilledError                  by a signal
-        ├── WorkerExitedError                  by its own exit
-        ├── WorkerOutOfMemoryError             there was no memory left: the kernel or the batch system ended it
-        ├── WorkerStartError                   it never came up
-        ├── PoolBrokenError                    another call may have done it: all that the pool had is lost
-        └── JobLostError                       with its job of the batch system
-            ├── JobCancelledError              somebody cancelled the job
+    ├── NotPicklableError (TypeError)          an object cannot be sent to a worker or back
+    ├── MissingExtraError (ImportError)        an optional package is not installed
+    ├── ImportFailedError (ImportError)        an optional package is installed, but its import fails
+    └── WorkerLostError (BrokenExecutor)       the worker failed, not the function
+        ├── WorkerKilledError                  it was killed by a signal
+        ├── WorkerExitedError                  it exited
+        ├── WorkerOutOfMemoryError             it ran out of memory: the kernel or the batch system killed it
+        ├── WorkerStartError                   it did not start
+        ├── PoolBrokenError                    its whole pool broke, perhaps because of another call
+        └── JobLostError                       its job of the batch system ended
+            ├── JobCancelledError              the job was cancelled
             ├── JobWalltimeError               the job reached its time limit
-            ├── NodeLostError                  its host failed
-            └── PreemptedError                 the job had to make room for another
-    ExperimentSurrender (Exception)            not an error: an experiment ends itself early
+            ├── NodeLostError                  the node failed
+            └── PreemptedError                 the job was preempted by another
+    ExperimentSurrender (Exception)            not an error: an experiment ends its repetition early
 
-An error is built from positional arguments, so that it can cross processes, and keeps them as attributes.
+Errors are created from positional arguments, so that they can be pickled, and keep them as attributes.
 """
 
 from concurrent.futures import BrokenExecutor
@@ -77,16 +77,16 @@ __all__ = [
 
 
 class AmlschedError(Exception):
-    """The parent of all errors that amlsched raises."""
+    """Base class of all errors that amlsched raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As any exception does. That it stands here keeps tblib, which dask has pickle exceptions, from leaving
-        # `__init__` out.
+        # The same as of any exception. Without it, tblib, which dask uses to pickle exceptions, would not call
+        # `__init__`.
         return type(self), self.args, self.__dict__
 
 
 class _ProblemError(AmlschedError):
-    """What is wrong, where, and what to do about it."""
+    """An error with its place, the problem and the remedy."""
 
     def __init__(self, where: str, problem: str, remedy: str = "") -> None:
         super().__init__(where, problem, remedy)
@@ -97,10 +97,10 @@ class _ProblemError(AmlschedError):
 
 
 class ConfigError(_ProblemError, ValueError):
-    """An experiment file is wrong at a known place.
+    """An experiment file has an error at a known place.
 
     Args:
-        where: File, and as far as known line, document and key.
+        where: File, and if known, line, document and key.
         problem: What is wrong there, with the value.
         remedy: What to write instead.
     """
@@ -117,7 +117,7 @@ class ExperimentError(_ProblemError, ValueError):
 
 
 class CodeCopyError(_ProblemError, ValueError):
-    """A copy of the code cannot be made, or a job does not run from the copy that was made for it.
+    """The code cannot be copied, or a job does not run from the copy that was created for it.
 
     Args:
         where: The folder.
@@ -127,32 +127,32 @@ class CodeCopyError(_ProblemError, ValueError):
 
 
 class ResourcesError(_ProblemError, ValueError):
-    """There are fewer CPUs or GPUs than somebody asks for, or they cannot be divided.
+    """More CPUs or GPUs were requested than there are, or they cannot be divided as requested.
 
     Args:
-        where: Who asks.
-        problem: For what, and what there is.
+        where: What requested them.
+        problem: What was requested, and what there is.
         remedy: What to do about it.
     """
 
 
 class ResultsNotWritableError(_ProblemError, RuntimeError):
-    """The disk with the results is full, or read-only. What was written before is whole.
+    """The disk with the results is full or read-only. Everything written before is intact.
 
     Args:
         where: The file or the folder.
-        problem: What the operating system says.
+        problem: The error of the operating system.
         remedy: What to do about it.
     """
 
 
 class EventNotKnownError(AmlschedError, ValueError):
-    """No event of this name can be emitted here.
+    """The emitter has no event of this name.
 
     Args:
-        name: The name asked for.
-        emitter: Whose events were searched.
-        known: The names that exist there.
+        name: The requested name.
+        emitter: Name of the emitter.
+        known: The names of its events.
     """
 
     def __init__(self, name: str, emitter: str, known: tuple[str, ...] = ()) -> None:
@@ -164,12 +164,12 @@ class EventNotKnownError(AmlschedError, ValueError):
 
 
 class CallbackError(AmlschedError, TypeError):
-    """A callback cannot be called with the arguments that its event gives.
+    """A callback does not accept the arguments of its event.
 
     Args:
         callback: Name of the callback.
         event: Name of the event.
-        problem: Why the call cannot work.
+        problem: Why it cannot be called.
     """
 
     def __init__(self, callback: str, event: str, problem: str) -> None:
@@ -181,11 +181,11 @@ class CallbackError(AmlschedError, TypeError):
 
 
 class SchedulerNotRunningError(AmlschedError, RuntimeError):
-    """A call was submitted to a scheduler that takes none: before `run()`, or once the run is ending."""
+    """A call was submitted while the scheduler accepts none: before `run()`, or when the run is ending."""
 
 
 class CallRefusedError(AmlschedError, RuntimeError):
-    """A plugin refused a call that was to be awaited.
+    """A plugin rejected a call that was to be awaited.
 
     Args:
         task: The task.
@@ -198,18 +198,18 @@ class CallRefusedError(AmlschedError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.task}: a plugin refused the call (plugins: {self.plugins}); use task.submit() to get None instead"
+            f"{self.task}: a plugin rejected the call (plugins: {self.plugins}); use task.submit() to get None instead"
         )
 
 
 class CallAbortedError(AmlschedError):
-    """A call raised what is no `Exception`: SystemExit, as `sys.exit` does, GeneratorExit, or another BaseException.
+    """A call raised something other than an `Exception`: SystemExit, GeneratorExit, or another BaseException.
 
-    It ends the call, and not the program. What was raised is the `__cause__`.
+    Only the call fails; the program goes on. The original exception is the `__cause__`.
 
     Args:
         call: The call.
-        reason: Type and message of what was raised.
+        reason: Type and message of the original exception.
     """
 
     def __init__(self, call: str, reason: str) -> None:
@@ -221,13 +221,13 @@ class CallAbortedError(AmlschedError):
 
 
 class BatchSystemError(AmlschedError, RuntimeError):
-    """A command of the batch system is missing, refused what was asked of it, or did not answer.
+    """A command of the batch system is missing, failed, or did not answer in time.
 
     Args:
         system: The batch system, such as `Slurm`.
-        command: The command, with its first words.
-        words: What it said, or why it could not be asked.
-        remedy: What to do about it; empty where its own words say so.
+        command: The command, with its first arguments.
+        words: Its output, or why it could not be run.
+        remedy: What to do about it; empty if the output already says so.
     """
 
     def __init__(self, system: str, command: str, words: str, remedy: str = "") -> None:
@@ -239,7 +239,7 @@ class BatchSystemError(AmlschedError, RuntimeError):
 
 
 class CommError(AmlschedError, RuntimeError):
-    """The channel between a call and its driver cannot be used: closed, lost, or a request that nobody answers.
+    """The channel between a call and its driver is closed or lost, or a request was not answered.
 
     Args:
         call: The call that the channel belongs to.
@@ -255,35 +255,35 @@ class CommError(AmlschedError, RuntimeError):
 
 
 class LimitError(AmlschedError):
-    """A call passed a limit that its task sets, and was ended with all that it had started; see `Limits`."""
+    """A call exceeded a limit of its task and was terminated with all processes it had started; see `Limits`."""
 
 
 class CpuTimeLimitError(LimitError, TimeoutError):
-    """A call used more CPU time than it may.
+    """A call exceeded its limit of CPU time.
 
     Args:
         call: The call.
-        limit_s: What it may use.
-        used_s: What it and the processes below it had used when it was ended.
+        limit_s: The limit.
+        used_s: What the call and its child processes had used when they were terminated.
     """
 
     def __init__(self, call: str, limit_s: float, used_s: float) -> None:
         super().__init__()
-        self.args = (call, limit_s, used_s)  # TimeoutError would take three arguments for those of an OSError
+        self.args = (call, limit_s, used_s)  # TimeoutError would treat three arguments as those of an OSError
         self.call, self.limit_s, self.used_s = call, limit_s, used_s
 
     def __str__(self) -> str:
-        return f"{self.call} was ended: it used {self.used_s:.2f} s of CPU time, and its limit is {self.limit_s:g} s"
+        return f"{self.call} was terminated: it used {self.used_s:.2f} s of CPU time, its limit is {self.limit_s:g} s"
 
 
-# MemoryError comes first: with LimitError there, its `__new__` refuses the class, and distributed loads errors by that.
+# MemoryError comes first: otherwise its `__new__` rejects the class, which distributed calls to load errors.
 class MemoryLimitError(MemoryError, LimitError):
-    """A call used more memory than it may.
+    """A call exceeded its memory limit.
 
     Args:
         call: The call.
-        limit_bytes: What it may use beyond what its worker had before.
-        used_bytes: What it and the processes below it had used of that when it was ended.
+        limit_bytes: The limit, in addition to what its worker used before the call.
+        used_bytes: How much of that the call and its child processes used when they were terminated.
     """
 
     def __init__(self, call: str, limit_bytes: int, used_bytes: int) -> None:
@@ -292,16 +292,16 @@ class MemoryLimitError(MemoryError, LimitError):
 
     def __str__(self) -> str:
         used, limit = self.used_bytes / 2**20, self.limit_bytes / 2**20
-        return f"{self.call} was ended: it used {used:.1f} MiB of memory, and its limit is {limit:.1f} MiB"
+        return f"{self.call} was terminated: it used {used:.1f} MiB of memory, its limit is {limit:.1f} MiB"
 
 
 class WalltimeLimitError(LimitError, TimeoutError):
-    """A call took longer than it may.
+    """A call exceeded its time limit.
 
     Args:
         call: The call.
-        limit_s: What it may take from the start of the function.
-        used_s: What it had taken when it was ended.
+        limit_s: The limit, counted from the start of the function.
+        used_s: How long it had run when it was terminated.
     """
 
     def __init__(self, call: str, limit_s: float, used_s: float) -> None:
@@ -310,16 +310,16 @@ class WalltimeLimitError(LimitError, TimeoutError):
         self.call, self.limit_s, self.used_s = call, limit_s, used_s
 
     def __str__(self) -> str:
-        return f"{self.call} was ended: it took {self.used_s:.2f} s, and its limit is {self.limit_s:g} s"
+        return f"{self.call} was terminated: it ran for {self.used_s:.2f} s, its limit is {self.limit_s:g} s"
 
 
 class NotPicklableError(AmlschedError, TypeError):
-    """Something cannot be sent to a worker, or back from it.
+    """An object cannot be sent to a worker or back.
 
     Args:
-        call: The call it belongs to.
+        call: The call that it belongs to.
         what: Which part cannot be sent, such as `argument 'model'` or `the result`.
-        reason: What the pickler said.
+        reason: The error of the pickler.
     """
 
     def __init__(self, call: str, what: str, reason: str) -> None:
@@ -331,7 +331,7 @@ class NotPicklableError(AmlschedError, TypeError):
 
 
 class MissingExtraError(AmlschedError, ImportError):
-    """An optional package is needed and is not installed.
+    """A required optional package is not installed.
 
     Args:
         what: What needs it.
@@ -348,13 +348,13 @@ class MissingExtraError(AmlschedError, ImportError):
 
 
 class ImportFailedError(AmlschedError, ImportError):
-    """An optional package is needed, is installed, and cannot be imported.
+    """A required optional package is installed, but cannot be imported.
 
     Args:
         what: What needs it.
         package: The package.
-        reason: What its import raised.
-        remedy: What to do about it, if that is known.
+        reason: The exception of its import.
+        remedy: What to do about it, if known.
     """
 
     def __init__(self, what: str, package: str, reason: str, remedy: str = "") -> None:
@@ -367,16 +367,16 @@ class ImportFailedError(AmlschedError, ImportError):
 
 
 class WorkerLostError(AmlschedError, BrokenExecutor):
-    """The worker that ran a call is gone: a failure of the place, not of the function.
+    """The worker that ran a call died: a failure of the worker, not of the function.
 
     Args:
-        call: The call that was lost.
-        cause: What is known of the death, in words.
+        call: The lost call.
+        cause: How the worker died, as far as it is known, in words.
         pid: Process id of the worker, if known.
         host: Host of the worker, if known.
 
     Attributes:
-        attempts: How often the call was run until it was given up; this error is of the last time.
+        attempts: How often the call was tried; this error is about the last attempt.
         in_limits: Whether the worker was the process in which `Limits` ran the call.
     """
 
@@ -395,10 +395,10 @@ class WorkerLostError(AmlschedError, BrokenExecutor):
 
 
 class WorkerKilledError(WorkerLostError):
-    """A signal ended the worker.
+    """The worker was killed by a signal.
 
     Args:
-        call: The call that was lost.
+        call: The lost call.
         signal: Number of the signal.
         pid: Process id of the worker, if known.
         host: Host of the worker, if known.
@@ -415,10 +415,10 @@ class WorkerKilledError(WorkerLostError):
 
 
 class WorkerExitedError(WorkerLostError):
-    """The worker's process ended itself, such as by `os._exit`.
+    """The worker process exited, for example by `os._exit`.
 
     Args:
-        call: The call that was lost.
+        call: The lost call.
         exitcode: Exit code of the process.
         pid: Process id of the worker, if known.
         host: Host of the worker, if known.
@@ -431,15 +431,15 @@ class WorkerExitedError(WorkerLostError):
 
 
 class WorkerOutOfMemoryError(WorkerLostError):
-    """The worker was ended because no memory was left: by the kernel, or by the batch system.
+    """The worker ran out of memory and was killed by the kernel or the batch system.
 
-    A call that passed a limit of its own task ends with `MemoryLimitError` instead.
+    A call that exceeds a limit of its own task fails with `MemoryLimitError` instead.
 
     Args:
-        call: The call that was lost.
-        evidence: Who says so, such as `oom_kill of the cgroup / rose by 1` or `Slurm: OUT_OF_MEMORY`.
-        peak_bytes: The most resident memory that the worker's process had, if known.
-        limit_bytes: What it might have had, if known.
+        call: The lost call.
+        evidence: How this is known, such as `oom_kill of the cgroup / rose by 1` or `Slurm: OUT_OF_MEMORY`.
+        peak_bytes: Peak resident memory of the worker process, if known.
+        limit_bytes: Its memory limit, if known.
         pid: Process id of the worker, if known.
         host: Host of the worker, if known.
     """
@@ -453,24 +453,24 @@ class WorkerOutOfMemoryError(WorkerLostError):
         pid: int | None = None,
         host: str | None = None,
     ) -> None:
-        amounts = ((peak_bytes, "it had {:.0f} MiB"), (limit_bytes, "the limit is {:.0f} MiB"))
+        amounts = ((peak_bytes, "it used {:.0f} MiB"), (limit_bytes, "the limit is {:.0f} MiB"))
         known = [text.format(amount / 2**20) for amount, text in amounts if amount is not None]
-        super().__init__(call, f"was ended for want of memory ({'; '.join((evidence, *known))})", pid, host)
+        super().__init__(call, f"ran out of memory and was killed ({'; '.join((evidence, *known))})", pid, host)
         self.args = (call, evidence, peak_bytes, limit_bytes, pid, host)
         self.evidence, self.peak_bytes, self.limit_bytes = evidence, peak_bytes, limit_bytes
 
 
 class WorkerStartError(WorkerLostError):
-    """No worker could be started: its process ended at once, or its initializer raised."""
+    """A worker could not be started: its process exited at once, or its initializer raised."""
 
 
 class PoolBrokenError(WorkerLostError):
-    """The pool broke, and with it every call that it had; which of them did it is not known.
+    """The whole pool broke and lost all of its calls; which of them is to blame is unknown.
 
     Args:
-        call: The call that was lost.
+        call: The lost call.
         pool: What broke, such as `ProcessPoolExecutor`.
-        reason: What is known of it, in words.
+        reason: What is known about it, in words.
     """
 
     def __init__(self, call: str, pool: str, reason: str) -> None:
@@ -480,19 +480,19 @@ class PoolBrokenError(WorkerLostError):
 
     def __str__(self) -> str:
         return (
-            f"{super().__str__()}. One worker that dies takes all calls of a {self.pool} with it; "
-            "Scheduler.with_processes() loses only the call that the worker ran, and goes on"
+            f"{super().__str__()}. If one worker of a {self.pool} dies, the pool loses all of its calls; "
+            "Scheduler.with_processes() loses only the call that the worker was running, and goes on"
         )
 
 
 class JobLostError(WorkerLostError):
-    """The job of the batch system ended that held the worker.
+    """The batch job of the worker ended.
 
     Args:
-        call: The call that was lost.
+        call: The lost call.
         job: The batch system's id of the job.
-        state: How the batch system calls the end of the job, such as `NODE_FAIL`.
-        reason: What else it says; empty for nothing.
+        state: Final state of the job in the batch system's terms, such as `NODE_FAIL`.
+        reason: Further details, if any.
         host: Host of the worker, if known.
     """
 
@@ -506,35 +506,34 @@ class JobLostError(WorkerLostError):
 
 
 class JobCancelledError(JobLostError):
-    """Somebody cancelled the job that held the worker."""
+    """The worker's job was cancelled."""
 
     _what = "was cancelled"
 
 
 class JobWalltimeError(JobLostError):
-    """The job that held the worker reached its time limit."""
+    """The worker's job reached its time limit."""
 
     _what = "reached its time limit"
 
 
 class NodeLostError(JobLostError):
-    """The host failed on which the job ran that held the worker."""
+    """The node of the worker's job failed."""
 
     _what = "lost its node"
 
 
 class PreemptedError(JobLostError):
-    """The job that held the worker had to make room for another."""
+    """The worker's job was preempted."""
 
     _what = "was preempted"
 
 
 class ExperimentSurrender(Exception):  # noqa: N818  (cw2's name)
-    """Raised by an experiment to end its repetition early and well.
+    """Raised by an experiment to end its repetition early and successfully.
 
     Args:
-        payload: A mapping or a number; logged as a row (that of the iteration in which it was raised), and handed to
-            `finalize`.
+        payload: A mapping or a number; logged as the row of the current iteration, and passed to `finalize`.
 
     Attributes:
         logged: Whether it has been logged.

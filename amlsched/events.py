@@ -1,13 +1,13 @@
-"""Events, those who emit them, and those who listen.
+"""Events, their emitters, and their subscribers.
 
-An `Emitter` has a `Subscriber` for each of its events. Callbacks are registered there, and run in the order of their
+An `Emitter` has a `Subscriber` for each of its events. Callbacks are registered there, and called in the order of their
 registration when the event is emitted:
 
     @task.on_result(every=10)
     def report(future, result): ...
 
-Nothing here knows of schedulers. A scheduler lends its emitters a `Dispatcher` while it runs: an event that is emitted
-meanwhile is delivered by its run loop, so that no callback ever runs inside another one.
+Nothing here depends on schedulers. During a run, the scheduler gives its emitters a `Dispatcher`: events emitted
+meanwhile are delivered by the run loop, so that no callback ever runs inside another one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     class _Text:
-        """For type checkers an event is no text: they would take it for a bare name, whose arguments nobody knows."""
+        """To type checkers an event is not a `str`, as they could not check the arguments for a bare name."""
 
         def __new__(cls, name: str) -> Self: ...
 
@@ -54,22 +54,22 @@ _SHORT.maxother = _SHORT.maxstring = 120
 
 
 class Event(_Text, Generic[P, R]):
-    """The name of something that happens, and the type of the callbacks that may listen to it.
+    """The name of an event, and the type of its callbacks.
 
-    It is a string: equal to its name, with the hash of its name.
+    It is a string: equal to its name, with the same hash.
 
     Args:
-        name: What `task.on("name")` finds it by.
-        parameters: What a callback is called with; where given, a callback that cannot be called so is refused when it
-            is registered. The last one may be `"*args"`: more arguments may follow, of a number that is not known.
-        gathers: Whether it is emitted with a list that a callback which a gate keeps away shall get later.
+        name: The name by which `task.on("name")` finds it.
+        parameters: Names of the arguments of its callbacks; if given, registering a callback that does not accept them
+            raises. The last one may be `"*args"`: any number of arguments may follow.
+        gathers: Whether it is emitted with a list whose items a gated callback gets later, if its gate is closed.
     """
 
     parameters: tuple[str, ...] | None
     gathers: bool
 
     def __new__(cls, name: str, parameters: tuple[str, ...] | None = None, *, gathers: bool = False) -> Event[P, R]:
-        """A string with the parameters of its callbacks."""
+        """Create the string, with the parameters of its callbacks."""
         self = super().__new__(cls, name)
         self.parameters = parameters
         self.gathers = gathers
@@ -83,7 +83,7 @@ class Event(_Text, Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """The bare name."""
+        """The name as a plain string."""
         return str(self)
 
     def __repr__(self) -> str:
@@ -91,10 +91,10 @@ class Event(_Text, Generic[P, R]):
 
 
 class Stopwatch:
-    """The seconds that callbacks have taken; a display puts one into a run that it watches.
+    """Measures the time spent in callbacks; a display adds one to the run that it shows.
 
     Attributes:
-        seconds: So many.
+        seconds: The time so far.
     """
 
     __slots__ = ("seconds",)
@@ -103,7 +103,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     async def timed(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """An async callback that is measured while it computes, not while it waits."""
+        """Wrap an async callback, to measure it while it computes, not while it waits."""
         return await self._steps(coroutine)
 
     @types.coroutine
@@ -124,21 +124,21 @@ class Stopwatch:
 
 
 class Dispatcher(Protocol):
-    """What a running scheduler does for the events of its emitters."""
+    """Delivers the events of a scheduler's emitters during a run."""
 
     stopwatch: Stopwatch | None
-    """Measures callbacks, where somebody looks at it."""
+    """Measures callbacks, if a display shows it."""
 
     def post(self, subscriber: Subscriber[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Deliver an event as soon as no callback runs, after those posted before."""
+        """Deliver an event when no callback is running, after those posted before."""
         ...
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
-        """Run an async callback as the task returned; the note is added to its exception."""
+        """Run an async callback as a task, which is returned; the note is added to its exception."""
         ...
 
     def callback_failed(self, error: BaseException) -> None:
-        """Decide what becomes of a callback's exception; the other callbacks of the event still run."""
+        """Handle a callback's exception; the other callbacks of the event still run."""
         ...
 
 
@@ -146,9 +146,9 @@ class Handler:
     """One registered callback.
 
     Attributes:
-        callback: The function as the user gave it.
-        hidden: Whether displays leave it out, as plugins ask for their book-keeping.
-        calls: How often it was called, or -1 where it is not counted (a callback without gates costs no counting).
+        callback: The user's function.
+        hidden: Whether displays omit it, as for the internal callbacks of plugins.
+        calls: How often it was called, or -1 if it has no gates and is not counted.
     """
 
     __slots__ = ("call", "callback", "calls", "hidden")
@@ -217,18 +217,18 @@ class Subscriber(Generic[P, R]):
         max_calls: int | None = None,
         hidden: bool = False,
     ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
-        """The callback itself, now registered; or, without a callback, a decorator that registers one.
+        """Register a callback and return it; without a callback, return a decorator that does.
 
         Args:
-            callback: Called with what the event is emitted with. An `async def` runs as a task of the loop.
-            when: Called without arguments before each call; the callback is left out where it returns false.
-            every: Call it at each `every`-th event only.
+            callback: Called with the arguments of the event. An `async def` function runs as a task of the loop.
+            when: Called without arguments before each call; the callback is skipped if it returns false.
+            every: Call it only for every `every`-th event.
             repeat: Call it this many times in a row.
-            max_calls: Call it at this many events at most; `None` for no bound.
-            hidden: Leave it out of displays.
+            max_calls: Call it for this many events at most; `None` for no limit.
+            hidden: Omit it from displays.
 
         Raises:
-            CallbackError: The callback cannot be called with the event's arguments.
+            CallbackError: The callback does not accept the event's arguments.
             ValueError: A count is below 1.
         """
         if callback is None:
@@ -246,7 +246,7 @@ class Subscriber(Generic[P, R]):
         max_calls: int | None = None,
         hidden: bool = False,
     ) -> Callable[P, T]:
-        """The callback itself, now registered. The arguments are those of calling the subscriber."""
+        """Register a callback and return it. The arguments are those of calling the subscriber."""
         _check_counts(every=every, repeat=repeat, max_calls=max_calls)
         if when is not None and not callable(when):
             raise TypeError(f"when={when!r}: must be a function without arguments, or None")
@@ -260,18 +260,18 @@ class Subscriber(Generic[P, R]):
         return callback
 
     def unregister(self, callback: Callable[..., object]) -> None:
-        """Register a callback no longer, however often it was registered; nothing happens where it was not."""
+        """Remove all registrations of a callback, if there are any."""
         self._replace(tuple(handler for handler in self.handlers if handler.callback != callback))
 
     def emit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call the callbacks: now, or while a scheduler runs, as soon as no other callback runs."""
+        """Call the callbacks: now, or during a run, as soon as no other callback is running."""
         if self._calls:
             self.emit_packed(args, kwargs)
         else:
             self.count += 1
 
     def emit_packed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The same as `emit`, for arguments that are a tuple and a dict already."""
+        """The same as `emit`, with the arguments as a tuple and a dict."""
         if not self._calls:
             self.count += 1
         elif (dispatcher := self.emitter.dispatcher) is None:
@@ -280,10 +280,10 @@ class Subscriber(Generic[P, R]):
             dispatcher.post(self, args, kwargs)
 
     def deliver(self, args: tuple[Any, ...], kwargs: dict[str, Any] = _NO_KWARGS) -> None:
-        """Call the callbacks now, each of them, also when one raises.
+        """Call all callbacks now, even if one raises.
 
         Raises:
-            BaseException: The first exception of a callback, where no dispatcher takes it.
+            BaseException: The first exception of a callback, if there is no dispatcher to handle it.
         """
         self.count += 1
         if not self._calls:
@@ -323,10 +323,10 @@ class Subscriber(Generic[P, R]):
 
 
 class Emitter:
-    """Something whose events can be listened to.
+    """Base class of objects that emit events.
 
     Args:
-        name: What messages call it.
+        name: Its name in messages.
     """
 
     dispatcher: Dispatcher | None = None
@@ -338,22 +338,22 @@ class Emitter:
 
     @property
     def events(self) -> list[Event[..., Any]]:
-        """The events known here."""
+        """The events of this emitter."""
         return [subscriber.event for subscriber in self._subscribers.values()]
 
     @property
     def event_counts(self) -> Counter[str | Event[..., Any]]:
-        """How often each event was emitted; of a scheduler and its tasks, since its latest run began."""
+        """How often each event was emitted; for a scheduler and its tasks, since the start of the latest run."""
         return Counter({subscriber.event: subscriber.count for subscriber in self._subscribers.values()})
 
     def subscriber(self, event: Event[P, R]) -> Subscriber[P, R]:
-        """Where to register callbacks of this event; the event is known here from now on."""
+        """The subscriber of an event, which is added if it is new."""
         if event not in self._subscribers:
             self._subscribers[event] = Subscriber(self, event)
         return cast("Subscriber[P, R]", self._subscribers[event])
 
     def add_event(self, *events: Event[..., Any]) -> None:
-        """Make events known, so that `on("name")` finds them."""
+        """Add events, so that `on("name")` finds them."""
         for event in events:
             self.subscriber(event)
 
@@ -410,18 +410,18 @@ class Emitter:
     ) -> Callable[..., T]: ...
 
     def on(self, event: Any, callback: Callable[..., Any] | None = None, **gates: Any) -> Any:
-        """Register a callback by the event or by its name, also as a decorator; see `Subscriber`.
+        """Register a callback by the event or its name, also as a decorator; see `Subscriber`.
 
         Raises:
-            EventNotKnownError: No event of this name is known here.
+            EventNotKnownError: There is no event of this name.
         """
         return self._known(event)(callback, **gates)
 
     def register(self, event: str | Event[..., Any], callback: Callable[..., T], **gates: Any) -> Callable[..., T]:
-        """Register a callback by the event or by its name; see `Subscriber`.
+        """Register a callback by the event or its name; see `Subscriber`.
 
         Raises:
-            EventNotKnownError: No event of this name is known here.
+            EventNotKnownError: There is no event of this name.
         """
         return self._known(event).register(callback, **gates)
 
@@ -435,16 +435,16 @@ class Emitter:
         """Call the callbacks of an event; see `Subscriber.emit`.
 
         Raises:
-            EventNotKnownError: A bare name that is not known here; an `Event` becomes known.
+            EventNotKnownError: There is no event of this name; an `Event` object is added instead.
         """
         subscriber = self._subscribers.get(event) or self._known(event)
         if subscriber.handlers:
             subscriber.emit_packed(args, kwargs)
-        else:  # an event that nobody listens to costs no further call
+        else:  # save the call for an event without callbacks
             subscriber.count += 1
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
-        """Run an async callback as the task returned: of the dispatcher, or else of the running loop."""
+        """Run an async callback as a task, which is returned: of the dispatcher, or else of the running loop."""
         if self.dispatcher is not None:
             return self.dispatcher.spawn(coroutine, note)
         try:
@@ -470,8 +470,8 @@ class Emitter:
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a note to an exception, unless it takes none, as a frozen dataclass."""
-    with suppress(BaseException):  # code of a class of the user's, which may exit, too
+    """Add a note to an exception, if possible: not to a frozen dataclass, for example."""
+    with suppress(BaseException):  # code of a user's class, which may even raise SystemExit
         error.add_note(note)
 
 
@@ -481,7 +481,7 @@ def _name(callback: Callable[..., object]) -> str:
 
 
 def lazy_kind(function: Any) -> Literal["async", "a generator function"] | None:
-    """What a function is whose call runs nothing, but makes an object that would run; `None` for any other."""
+    """The kind of a function whose call only creates a coroutine or a generator; `None` for any other."""
     inner: Any = function
     while isinstance(inner, partial):
         inner = cast("Any", inner).func
@@ -503,7 +503,7 @@ def _check_signature(callback: Callable[..., object], event: Event[..., Any]) ->
     if not callable(callback):
         raise CallbackError(repr(callback), str(event), "it is not callable")
     if (kind := lazy_kind(callback)) == "a generator function":
-        raise CallbackError(_name(callback), str(event), f"it is {kind}, of which a call runs nothing")
+        raise CallbackError(_name(callback), str(event), f"it is {kind}, and calling it would run nothing")
     if event.parameters is None:
         return
     try:
@@ -516,7 +516,7 @@ def _check_signature(callback: Callable[..., object], event: Event[..., Any]) ->
         (signature.bind_partial if open_ended else signature.bind)(*fixed)
     except TypeError as error:
         shape = f"({', '.join(event.parameters)})"
-        raise CallbackError(_name(callback), str(event), f"it is called with {shape}, {error}") from None
+        raise CallbackError(_name(callback), str(event), f"it is called with {shape}: {error}") from None
 
 
 def _gate(

@@ -1,4 +1,4 @@
-"""How a run ends, and what decides it."""
+"""Why a run ended, and the policy for exceptions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class _Code(Enum):
     STOPPED = auto()
     """`scheduler.stop()` was called."""
     TIMEOUT = auto()
-    """The time given to `run(timeout=…)` was over."""
+    """The run reached its `timeout`."""
     EXHAUSTED = auto()
-    """No call was left, and no callback submitted another."""
+    """No calls remained, and no callback submitted another."""
     CANCELLED = auto()
     """A call was cancelled, under `on_cancelled="end"`."""
     EXCEPTION = auto()
     """A call or a callback raised, under `on_exception="end"`."""
     UNKNOWN = auto()
-    """None of these; not used, kept for code written for amltk."""
+    """Unused; for compatibility with code written for amltk."""
 
 
-# What users read, print and pickle is `ExitState.Code`.
+# Users print and pickle it as `ExitState.Code`.
 _Code.__name__, _Code.__qualname__ = "Code", "ExitState.Code"
 
 
@@ -44,7 +44,7 @@ class ExitState(_Fields):
 
     Attributes:
         code: The reason.
-        exception: The exception that ended it, where one did.
+        exception: The exception that ended it, if any.
     """
 
     __slots__ = ()
@@ -53,14 +53,14 @@ class ExitState(_Fields):
 
 
 class Policy:
-    """What an exception does to the run, from `on_exception=`.
+    """How exceptions affect the run, from `on_exception=`.
 
     Args:
-        on_exception: One mode for all, or a mapping from types of exceptions to modes: the first type that matches
-            decides, and an exception that none matches is raised.
+        on_exception: One mode for all exceptions, or a mapping from exception types to modes: the first matching type
+            decides, and an exception that matches none is raised.
 
     Raises:
-        ValueError: A mode or a type that is not allowed.
+        ValueError: A mode or a type is invalid.
     """
 
     def __init__(self, on_exception: ExceptionMode | Mapping[type[Exception], ExceptionMode]) -> None:
@@ -72,12 +72,12 @@ class Policy:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise ValueError(
                     f"on_exception: Invalid key {kind!r}: must be a subclass of Exception "
-                    "(a call that raises another BaseException ends with CallAbortedError; a callback ends the run)"
+                    "(a call that raises another BaseException fails with CallAbortedError; a callback ends the run)"
                 )
         self._modes = tuple(modes.items())
 
     def __call__(self, error: BaseException) -> ExceptionMode:
-        """The mode for this exception; always `"raise"` for a BaseException that is no Exception."""
+        """The mode for this exception; always `"raise"` for a BaseException that is not an Exception."""
         for kind, mode in self._modes:
             if isinstance(error, kind):
                 return mode
@@ -85,10 +85,10 @@ class Policy:
 
 
 def check_mode(name: str, mode: object) -> None:
-    """Refuse a value that is no mode.
+    """Check that a value is a mode.
 
     Raises:
-        ValueError: It names the parameter, the value and the modes.
+        ValueError: It is not; the message names the parameter, the value and the modes.
     """
     if mode not in _MODES:
         raise ValueError(f"{name}={mode!r}: must be one of {', '.join(map(repr, _MODES))}")

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, with an error that says what is wrong if they cannot be."""
+"""Imports of optional packages, with helpful errors."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["hidden", "import_extra", "is_installed"]
 
 
 def import_extra(module: str, what: str, package: str, extra: str) -> Any:
-    """A module of an optional package.
+    """Import a module of an optional package.
 
     Args:
-        module: Its name.
+        module: Name of the module.
         what: What needs it.
-        package: The package, as pip calls it.
+        package: Name of the package for pip.
         extra: The extra of amlsched that installs it.
 
     Raises:
         MissingExtraError: The package is not installed.
-        ImportFailedError: It is installed, and its import raises.
+        ImportFailedError: It is installed, but its import raises.
     """
     try:
         return importlib.import_module(module)
@@ -41,12 +41,12 @@ def import_extra(module: str, what: str, package: str, extra: str) -> Any:
 
 
 def hidden(error: BaseException) -> str:
-    """Which file of the user hides a module that an import needed; empty if none that the error names does."""
+    """Which file of the user shadows a module that the failed import needed; empty if there is none."""
     words = set(re.findall(r"\w+", f"{error} {getattr(error, 'name', None) or ''}"))
     words |= {Path(frame.filename).stem for frame in traceback.extract_tb(error.__traceback__)}
     hiding = list(_hiding())
     found = [(name, file) for name, file in hiding if name in words]
-    # C code does not say from where it could not import something.
+    # An error from C code does not say where the import failed.
     found = found or [
         (name, file) for name, file in hiding if name in sys.stdlib_module_names and _is_loaded(name, file)
     ]
@@ -59,7 +59,7 @@ def _is_loaded(name: str, file: Path) -> bool:
 
 
 def _hiding() -> Iterator[tuple[str, Path]]:
-    """Modules of Python or of installed packages that a file in a folder of the user comes before."""
+    """Modules of Python or of installed packages that a file of the user shadows."""
     own = [entry for entry in sys.path if not is_installed(entry or ".")]
     others = [entry for entry in sys.path if is_installed(entry or ".")]
     for entry in dict.fromkeys(own):

@@ -1,4 +1,4 @@
-"""The handle of a call."""
+"""The future of a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 class _Run(Protocol):
-    """What a future asks of the run that it belongs to."""
+    """What a future needs from its run."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -29,22 +29,22 @@ class _Run(Protocol):
 
 
 class Future(asyncio.Future[R]):
-    """The handle of one call: an `asyncio.Future` whose result the run loop sets.
+    """The handle of one call: an `asyncio.Future` whose result is set by the run loop.
 
-    The same object is given to every callback of the call. It can be awaited in the scheduler's loop; an exception of
-    a call that is awaited goes to the one who awaits it, and `on_exception=` of the run does not apply to it.
+    Every callback of the call gets the same object. It can be awaited in the scheduler's loop; an exception of an
+    awaited call is raised by the `await`, and `on_exception=` of the run does not apply to it.
 
     Attributes:
-        number: The calls of one run are numbered from 1 in the order of their submission.
-        task: The task that was submitted; `None` for `scheduler.submit(function)`.
-        function: What was submitted, after plugins.
+        number: Number of the call in its run, from 1, in the order of submission.
+        task: The submitted task; `None` for `scheduler.submit(function)`.
+        function: The submitted function, after plugins.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        awaited: Whether somebody awaits or awaited the call; `None` where that is still expected (`task(…)`).
+        awaited: Whether the call is or was awaited; `None` if that is still expected (`task(…)`).
     """
 
-    # Not set for most: `_context` is the user's, `_attempt` and `_losses` are for a call that runs again, and `receipt`
-    # for one that is measured.
+    # Unset for most calls: `_context` is set by the user, `_attempt` and `_losses` if the call is retried, and
+    # `receipt` if it is measured.
     __slots__ = (
         "_attempt",
         "_context",
@@ -77,13 +77,13 @@ class Future(asyncio.Future[R]):
         self.kwargs = kwargs
         self.number = 0
         self.awaited: bool | None = False
-        self.work: Any = None  # the executor's own future; none while the call waits to be run in this thread
+        self.work: Any = None  # the executor's own future; `None` for a queued call
 
     @property
     def context(self) -> Any:
-        """Anything that the caller keeps with the call, such as what it is for; `None` until it is set.
+        """Any object that the user attaches to the call; `None` until set.
 
-        Every callback of the call finds it here, also after retries. It stays in this process: no worker gets it.
+        Every callback of the call can read it, even after retries. It is never sent to a worker.
         """
         return getattr(self, "_context", None)
 
@@ -93,7 +93,7 @@ class Future(asyncio.Future[R]):
 
     @property
     def attempt(self) -> int:
-        """Which time the call runs or ran, counted from 1; more where it failed and runs again."""
+        """Number of the current or last attempt, from 1; higher if the call was retried."""
         return getattr(self, "_attempt", 1)
 
     @attempt.setter
@@ -102,7 +102,7 @@ class Future(asyncio.Future[R]):
 
     @property
     def losses(self) -> int:
-        """How often the call is charged with the loss of its worker; see `retries_on_loss`."""
+        """How often the call was charged with the loss of its worker; see `retries_on_loss`."""
         return getattr(self, "_losses", 0)
 
     @losses.setter
@@ -110,30 +110,30 @@ class Future(asyncio.Future[R]):
         self._losses = number
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Whether the call ends as cancelled by this.
+        """Cancel the call, and return whether that succeeded.
 
-        A call that has not started never does. One that runs is ended where the executor can end it; elsewhere its
-        result will be dropped, and a run that waits for its calls still waits for the function to return.
+        A call that has not started never will. A running call is killed if the executor supports that; otherwise its
+        result is dropped, and a run that waits for its calls still waits for the function to return.
         """
         if self.done() or not self._run.cancel(self):
             return False
         return super().cancel(msg)
 
     def mark_cancelled(self) -> None:
-        """For the run loop, which knows that the call is over: end as cancelled, and ask nobody."""
+        """For the run loop, which knows that the call has finished: cancel the future only."""
         super().cancel()
 
     def work_done(self, _work: object) -> None:
-        """For the executor's own future, in any thread: tell the run that the call is over."""
+        """Callback of the executor's own future, in any thread: notify the run that the call has finished."""
         self._run.finished(self)
 
     def running(self) -> bool:
-        """Whether the call has started, as far as the executor tells, and has not ended."""
+        """Whether the call has started, if the executor reports that, and has not finished."""
         return not self.done() and self.work is not None and bool(self.work.running())
 
     def add_done_callback(self, fn: Callable[[Self], object], /, *, context: Context | None = None) -> None:
-        """Call a function when the call has ended; see `asyncio.Future.add_done_callback`."""
-        # asyncio's gather, wait, wait_for and shield await in this way, all of them on behalf of a task of the loop.
+        """Call a function when the call has finished; see `asyncio.Future.add_done_callback`."""
+        # asyncio's gather, wait, wait_for and shield use this to await, on behalf of a task of the loop.
         if asyncio.current_task(self.get_loop()) is not None:
             self.awaited = True
         super().add_done_callback(fn, context=context)

@@ -1,10 +1,10 @@
-"""What becomes of calls whose worker was lost: they run again, and a call that kills its workers is found out.
+"""Retry calls whose worker died, and isolate a call that keeps killing its workers.
 
-Where an executor loses one call with one worker, that call is charged with the loss. Where a pool breaks as a whole,
-each call that it ran is a suspect. The pool is made anew, calls that had not begun wait, and the suspects run alone,
-one after the other, until one of them breaks the pool again: it did it. A suspect is charged once, however many pools
-broke around it, and once more for each that broke while it ran alone; so no call fails because of others. The calls of
-a batch are suspects, too: they are sent again one by one.
+If an executor loses one call per worker, that call is charged with the loss. If a pool breaks as a whole, every call
+that it was running is a suspect. The pool is recreated, calls that had not started are held, and the suspects run
+alone, one after the other, until one of them breaks the pool again: that is the culprit. A suspect is charged once, no
+matter how many pools broke around it, and once more for each pool that broke while it ran alone; so no call fails
+because of others. The calls of a batch are suspects, too: they are submitted again one by one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import BrokenExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amlsched.batch import Part
+from amlsched.batch import BatchItemFuture
 from amlsched.errors import PoolBrokenError, WorkerLostError, WorkerStartError
 from amlsched.events import add_note
 
@@ -27,138 +27,136 @@ if TYPE_CHECKING:
     from amlsched.future import Future
     from amlsched.run_loop import RunLoop
 
-__all__ = ["Losses"]
+__all__ = ["LostCalls"]
 
 logger = logging.getLogger(__name__)
 
-_FRUITLESS_RENEWALS = 10  # in a row, while no call ends, beyond those that a call may cause
+_MAX_FRUITLESS_RENEWALS = 10  # in a row without a finished call, in addition to those that a call may cause
 
 
-class Losses:
+class LostCalls:
     """The calls of one run whose workers were lost. Used in the loop's thread only.
 
     Args:
-        run: Whose calls they are.
-        admission: Brings them to the executor.
-        limit: How often a call is run again that lost its worker, unless its task says otherwise.
-        renew: Makes a new executor in place of one that broke; `None` where that is not ours to do.
+        run: The run.
+        admission: Submits its calls to the executor.
+        limit: How often to retry a call whose worker was lost, unless its task has its own limit.
+        renew: Replaces a broken executor by a new one; returns `None` if the scheduler does not own it.
     """
 
     def __init__(self, run: RunLoop, admission: Admission, limit: int, renew: Callable[[], Executor | None]) -> None:
         self._run = run
         self._admission = admission
         self._limit = limit
-        self._renew_executor = renew
+        self._renew = renew
         self._suspects: deque[Future[Any]] = deque()
-        self._alone: Future[Any] | None = None  # the suspect that runs
-        self._fruitless = 0
-        self._ended_before = -1
+        self._running_suspect: Future[Any] | None = None  # the running suspect
+        self._fruitless_renewals = 0
+        self._n_finished_before = -1
 
-    # A call has ended in this
+    # Called when a call was lost or has finished
 
-    def lost(self, future: Future[Any], error: BaseException, work: Any, ending: bool) -> BaseException | None:
-        """What the call ends with; `None` where it runs again.
+    def call_lost(self, future: Future[Any], error: BaseException, work: Any, ending: bool) -> BaseException | None:
+        """The final exception of a lost call; `None` if the call is retried.
 
         Args:
             future: The call.
-            error: What the executor said.
-            work: The executor's future of it.
-            ending: Whether the run is ending, so that nothing runs again.
+            error: The executor's exception.
+            work: The executor's future of the call.
+            ending: Whether the run is ending, so that nothing is retried.
         """
         if isinstance(error, WorkerStartError) or self._admission.capabilities.reruns_lost_calls:
-            return error  # whoever starts workers, or has lost this call, has tried several times
-        if ending or self._spent(future):
-            return self._of_its_pool(future, error, self._admission.breakdown)
-        # Pools that break as a whole say so by errors of their own; ours is of one worker, such as a child of `Limits`.
+            return error  # the executor has already tried several times
+        if ending or self._retries_exhausted(future):
+            return self._pool_error(future, error, self._admission.breakdown)
+        # Pools that break as a whole raise their own errors; ours is about one worker, such as a child of `Limits`.
         if self._admission.capabilities.survives_lost_workers or isinstance(error, WorkerLostError):
-            return self._lost_with_its_worker(future, error, alone=not isinstance(work, Part) or work.alone)
+            return self._lost_with_its_worker(future, error, alone=not isinstance(work, BatchItemFuture) or work.alone)
         return self._lost_with_its_pool(future, error)
 
-    def refused(self, future: Future[Any], error: BrokenExecutor, ending: bool) -> None:
-        """Make a new executor, now that the present one has refused a call since it is broken.
+    def call_rejected(self, future: Future[Any], error: BrokenExecutor, ending: bool) -> None:
+        """Replace the executor, which is broken and has rejected a call.
 
         Raises:
-            BrokenExecutor: There is no other; what becomes of the call.
+            BrokenExecutor: It cannot be replaced; this is the exception of the call.
         """
         breakdown = self._admission.breakdown
         if isinstance(error, WorkerStartError):
             raise error
-        if ending or not self._renew():
-            raise self._of_its_pool(future, error, breakdown)
-        self._sort_out(None, error, breakdown)
+        if ending or not self._replace_executor():
+            raise self._pool_error(future, error, breakdown)
+        self._separate_suspects(None, error, breakdown)
 
-    def concluded(self, future: Future[Any]) -> None:
-        """Take note of a call that has ended, while suspects run alone."""
-        if future is not self._alone:
+    def call_finished(self, future: Future[Any]) -> None:
+        """Process a finished call while suspects run alone."""
+        if future is not self._running_suspect:
             return
-        if future in self._admission.given_up:  # cancelled, and still running: with its worker it ends
-            self._renew()
-        self._alone = None
+        if future in self._admission.abandoned:  # cancelled but still running: replace its worker
+            self._replace_executor()
+        self._running_suspect = None
         self._next_suspect()
 
     @property
     def searching(self) -> bool:
         """Whether suspects run alone."""
-        return self._alone is not None
+        return self._running_suspect is not None
 
     def _lost_with_its_worker(self, future: Future[Any], error: BaseException, alone: bool) -> BaseException | None:
         self._charge(future, alone)
-        if self._spent(future):
-            return self._named(future, error)
+        if self._retries_exhausted(future):
+            return self._with_attempts(future, error)
         self._run.runs_again(future, error)
         self._run.then(partial(self._run.resend, future))
         return None
 
     def _lost_with_its_pool(self, future: Future[Any], error: BaseException) -> BaseException | None:
         breakdown = self._admission.breakdown
-        found = self._alone is future
-        if not self._renew():
-            return self._lost_for_good(future, error, breakdown)
+        found = self._running_suspect is future
+        if not self._replace_executor():
+            return self._resubmit(future, error, breakdown)
         if not found:
-            return self._sort_out(future, error, breakdown)
+            return self._separate_suspects(future, error, breakdown)
         self._charge(future, alone=True)
         cause = self._cause(future, error, breakdown)
-        if self._spent(future):
-            self._alone = None
-            self._release()
-            return self._named(future, cause)
+        if self._retries_exhausted(future):
+            self._running_suspect = None
+            self._resume()
+            return self._with_attempts(future, cause)
         self._run.runs_again(future, cause)
-        self._alone = None
+        self._running_suspect = None
         self._suspects.appendleft(future)
         self._run.then(self._next_suspect)
         return None
 
-    def _lost_for_good(
-        self, future: Future[Any], error: BaseException, breakdown: Breakdown | None
-    ) -> BaseException | None:
-        """The executor is not ours: it may still take calls, as far as is known."""
+    def _resubmit(self, future: Future[Any], error: BaseException, breakdown: Breakdown | None) -> BaseException | None:
+        """Submit the call again to an executor that the scheduler does not own; it may still accept calls."""
         self._charge(future, alone=True)
-        if self._spent(future):
-            return self._of_its_pool(future, error, breakdown)
+        if self._retries_exhausted(future):
+            return self._pool_error(future, error, breakdown)
         try:
             self._admission.send(future)
         except BrokenExecutor:
-            return self._of_its_pool(future, error, breakdown)
+            return self._pool_error(future, error, breakdown)
         self._run.runs_again(future, error)
         return None
 
     # A pool has broken
 
-    def _sort_out(
+    def _separate_suspects(
         self, first: Future[Any] | None, error: BaseException, breakdown: Breakdown | None
     ) -> BaseException | None:
-        """Tell suspects from calls that had not begun, now that there is a new pool.
+        """Separate suspects from calls that had not started, once there is a new pool.
 
         Args:
-            first: The call that told of it, if one did.
-            error: What the executor said.
-            breakdown: What was seen when the pool broke.
+            first: The call that reported the broken pool, if one did.
+            error: The executor's exception.
+            breakdown: What was observed when the pool broke.
 
         Returns:
-            What the first call ends with; `None` where it runs again.
+            The final exception of the first call; `None` if that call is retried.
         """
         admission = self._admission
-        lost = admission.lost_calls(self._run.calls)
+        lost = admission.take_lost_calls(self._run.calls)
         if first is not None:
             lost = sorted([first, *lost], key=lambda future: future.number)
         begun = frozenset(lost) if breakdown is None else breakdown.running
@@ -169,56 +167,56 @@ class Losses:
         for future in suspects:
             self._charge(future, alone)
             cause = self._cause(future, error, breakdown) if alone else self._pool_broken(future, error, breakdown)
-            if not self._spent(future):
+            if not self._retries_exhausted(future):
                 self._run.runs_again(future, cause)
                 self._suspects.append(future)
             elif future is first:
-                first_ends_with = self._named(future, cause)
+                first_ends_with = self._with_attempts(future, cause)
             else:
-                admission.refuse([future], cause)
+                admission.reject([future], cause)
         admission.pause()
         self._run.then(self._next_suspect)
         return first_ends_with
 
     def _next_suspect(self) -> None:
-        if self._alone is not None:
+        if self._running_suspect is not None:
             return
         while self._suspects:
             future = self._suspects.popleft()
             if not future.done():
-                self._alone = future
+                self._running_suspect = future
                 self._send(future)
                 return
-        self._release()
+        self._resume()
 
     def _send(self, future: Future[Any]) -> None:
         try:
             try:
                 self._admission.send(future)
-            except BrokenExecutor:  # it broke while it had nothing to do
-                if not self._renew():
+            except BrokenExecutor:  # it broke while it was idle
+                if not self._replace_executor():
                     raise
                 self._admission.send(future)
         except Exception as error:
-            self._admission.refuse([future], error)
+            self._admission.reject([future], error)
 
-    def _release(self) -> None:
-        """Let all calls run again; the suspects that are left are innocent, as far as is known."""
+    def _resume(self) -> None:
+        """Let all calls run again; the remaining suspects are presumed innocent."""
         self._admission.put_back([future for future in self._suspects if not future.done()])
         self._suspects.clear()
         self._admission.resume()
 
-    def _renew(self) -> bool:
-        """Whether there is a new executor in place of the one that broke."""
-        ended = self._run.n_ended
-        self._fruitless = self._fruitless + 1 if ended == self._ended_before else 0
-        self._ended_before = ended
-        if self._fruitless > self._limit + _FRUITLESS_RENEWALS:
+    def _replace_executor(self) -> bool:
+        """Replace the broken executor by a new one, and return whether that succeeded."""
+        ended = self._run.n_finished
+        self._fruitless_renewals = self._fruitless_renewals + 1 if ended == self._n_finished_before else 0
+        self._n_finished_before = ended
+        if self._fruitless_renewals > self._limit + _MAX_FRUITLESS_RENEWALS:
             return False
         try:
-            executor = self._renew_executor()
+            executor = self._renew()
         except Exception:
-            logger.exception("a pool broke, and no new one could be made")
+            logger.exception("a pool broke and could not be recreated")
             return False
         if executor is None:
             return False
@@ -230,42 +228,42 @@ class Losses:
     def _charge(self, future: Future[Any], alone: bool) -> None:
         future.losses = future.losses + 1 if alone else max(future.losses, 1)
 
-    def _spent(self, future: Future[Any]) -> bool:
+    def _retries_exhausted(self, future: Future[Any]) -> bool:
         own = future.task.retries_on_loss if future.task is not None else None
         return future.losses > (self._limit if own is None else own)
 
-    # What is told
+    # Exceptions
 
     def _cause(self, future: Future[Any], error: BaseException, breakdown: Breakdown | None) -> BaseException:
-        """The error of a call that broke its pool while it ran alone."""
+        """The exception of a call that broke its pool while it ran alone."""
         if isinstance(error, WorkerLostError) and not isinstance(error, PoolBrokenError):
             return error
-        if breakdown is None or not breakdown.deaths:
+        if breakdown is None or not breakdown.exits:
             return self._pool_broken(future, error, breakdown)
-        cause: BaseException = breakdown.deaths[0].error(_name(future), self._admission.kills)
+        cause: BaseException = breakdown.exits[0].error(_name(future), self._admission.kills)
         cause.__cause__ = error
         return cause
 
-    def _of_its_pool(self, future: Future[Any], error: BaseException, breakdown: Breakdown | None) -> BaseException:
-        """The error of a call that is not run again."""
+    def _pool_error(self, future: Future[Any], error: BaseException, breakdown: Breakdown | None) -> BaseException:
+        """The exception of a call that is not retried."""
         capabilities = self._admission.capabilities
         if capabilities.pickles and not capabilities.survives_lost_workers:
             return self._pool_broken(future, error, breakdown)
-        return self._named(future, error)
+        return self._with_attempts(future, error)
 
     def _pool_broken(self, future: Future[Any], error: BaseException, breakdown: Breakdown | None) -> BaseException:
         if isinstance(error, WorkerLostError):
-            return self._named(future, error)
-        if breakdown is not None and breakdown.deaths:
-            reason = f"a worker {breakdown.deaths[0].error(_name(future)).cause}"
+            return self._with_attempts(future, error)
+        if breakdown is not None and breakdown.exits:
+            reason = f"a worker {breakdown.exits[0].error(_name(future)).cause}"
         else:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
         broken = PoolBrokenError(_name(future), self._admission.executor_name, reason)
         broken.__cause__ = error
-        return self._named(future, broken)
+        return self._with_attempts(future, broken)
 
-    def _named(self, future: Future[Any], error: BaseException) -> BaseException:
-        """The error with the number of attempts."""
+    def _with_attempts(self, future: Future[Any], error: BaseException) -> BaseException:
+        """Add the number of attempts to an exception."""
         if future.attempt > 1:
             if isinstance(error, WorkerLostError):
                 error.attempts = future.attempt

@@ -1,4 +1,4 @@
-"""Admission of calls that get a receipt."""
+"""Admission of calls that are measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["MeasuringAdmission"]
 
 
 class MeasuringAdmission(Admission):
-    """Has each call measured where it runs. An admission of its own, so that calls without receipts cost nothing."""
+    """Has each call measured where it runs. A separate class, so that calls without receipts cost nothing."""
 
     def take(self, future: Future[Any]) -> None:
         """See `Admission`."""
@@ -61,13 +61,13 @@ class MeasuringAdmission(Admission):
 
     @contextmanager
     def _measured(self, future: Future[Any]) -> Generator[None]:
-        """In here, the call has the function that is sent; everywhere else the one that was submitted."""
+        """Inside, the call has the measured function, which is sent; elsewhere the submitted one."""
         function: Any = future.function
         known = self.capabilities
         if isinstance(function, Measured):  # a batch that became full is sent while its last call is collected
             yield
             return
-        in_child = getattr(function, "in_child", None)  # there it is measured, not where it is waited for
+        in_child = getattr(function, "in_child", None)  # measure in the child, not where its parent waits
         if in_child is not None:
             future.function = function.with_function(Measured(in_child, shared=False, travels=True))
         else:

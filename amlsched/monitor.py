@@ -1,4 +1,4 @@
-"""Records of how full the queue of a scheduler is, as a table and as a plot."""
+"""Records the length of a scheduler's queue over time, for a table or a plot."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ __all__ = ["QueueMonitor", "QueueMonitorRecord"]
 
 
 class QueueMonitorRecord(NamedTuple):
-    """The queue at one moment. `queued`, `finished` and `cancelled` add up to `queue_size`, as in amltk."""
+    """The queue at one point in time. `queued`, `finished` and `cancelled` add up to `queue_size`, as in amltk."""
 
     time: int
     """Nanoseconds since 1970."""
     queue_size: int
-    """Calls in the queue: those whose end no event has reported."""
+    """Calls in the queue: all that no event has reported as finished."""
     queued: int
-    """Calls of the queue that have not ended: those that wait for a worker and those that run."""
+    """Unfinished calls of the queue: those that wait for a worker and those that are running."""
     finished: int
-    """Calls of the queue that ended with a result or an exception: 0, except where `order="submission"` holds them
-    back until those submitted before them have ended."""
+    """Calls of the queue that finished with a result or an exception: 0, unless `order="submission"` delays their
+    events until all calls submitted before have finished."""
     cancelled: int
-    """Calls of the queue that were cancelled and are held back likewise."""
+    """Calls of the queue that were cancelled, and whose events are delayed likewise."""
 
 
 class QueueMonitor:
-    """Records the queue of a scheduler whenever a call is submitted or ends.
+    """Records the queue of a scheduler whenever a call is submitted or finishes.
 
-    A record is made from the counts of the scheduler's events, at the same small cost however long the queue is.
+    Records are computed from the counts of the scheduler's events, at a small cost that does not depend on the length
+    of the queue.
 
     Args:
-        scheduler: What to watch, in all of its runs.
-        max_records: How many records are kept, at least 10. When there are so many, every second one is dropped, and
-            from then on half as many are made; so they always tell of the whole time, more coarsely.
+        scheduler: The scheduler to monitor, in all of its runs.
+        max_records: How many records to keep, at least 10. When there are this many, every second one is dropped, and
+            from then on half as many are recorded; so they always cover the whole time, but more coarsely.
 
     Attributes:
         data: The records, oldest first.
 
     Raises:
-        TypeError: `scheduler` is no `Scheduler`, or `max_records` no whole number.
+        TypeError: `scheduler` is not a `Scheduler`, or `max_records` not a whole number.
         ValueError: `max_records` is too small.
     """
 
     def __init__(self, scheduler: Scheduler, *, max_records: int = 10_000) -> None:
         if not isinstance(scheduler, Scheduler):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"QueueMonitor watches a Scheduler, not {scheduler!r}")
+            raise TypeError(f"QueueMonitor needs a Scheduler, not {scheduler!r}")
         check_whole("max_records", max_records, 10)
         self.scheduler = scheduler
         self.max_records = max_records
@@ -82,15 +83,15 @@ class QueueMonitor:
     def df(self, *, n_workers: int | None = None) -> pd.DataFrame:
         """The records as a table, indexed by time (UTC).
 
-        It has two more columns: `running`, the calls of `queued` that have a worker, which are as many as there are
-        workers where so many are queued; and `idle`, the workers that have no call.
+        It has two more columns: `running`, the calls of `queued` that have a worker (the smaller of `queued` and the
+        number of workers); and `idle`, the workers without a call.
 
         Args:
-            n_workers: Number of workers; `None` for what the executor tells, or else the most calls that were queued.
+            n_workers: Number of workers; `None` for the executor's number, or if it has none, the largest `queued`.
 
         Raises:
             MissingExtraError: pandas is not installed.
-            TypeError: `n_workers` is no whole number.
+            TypeError: `n_workers` is not a whole number.
             ValueError: `n_workers` is below 1.
         """
         if n_workers is not None:
@@ -113,12 +114,11 @@ class QueueMonitor:
         n_workers: int | None = None,
         **kwargs: Any,
     ) -> Axes:
-        """A stacked bar for each interval of time: the calls that ran, those that waited for a worker, and the idle
-        workers.
+        """Plot a stacked bar for each interval of time: running calls, waiting calls, and idle workers.
 
         Args:
             ax: Where to draw; `None` for a new figure.
-            interval: How much time a bar stands for: a number and a unit of `pandas.Timedelta`.
+            interval: The time that one bar covers: a number and a unit of `pandas.Timedelta`.
             n_workers: As for `df`.
             **kwargs: Passed on to `pandas.DataFrame.plot.barh`.
 
@@ -127,7 +127,7 @@ class QueueMonitor:
             ValueError: There are no records.
         """
         if not self.data:
-            raise ValueError("there are no records to plot: make the QueueMonitor before scheduler.run()")
+            raise ValueError("there are no records to plot: create the QueueMonitor before scheduler.run()")
         table = self.df(n_workers=n_workers)
         table["waiting"] = table["queued"] - table["running"]
         import_extra("matplotlib.pyplot", "QueueMonitor.plot", "matplotlib", "results")
@@ -137,7 +137,7 @@ class QueueMonitor:
 
         axes: Any = ax if ax is not None else pyplot.subplots()[1]
         bins = table[["running", "waiting", "idle"]].resample(pd.Timedelta(f"{interval[0]}{interval[1]}"))
-        bars = bins.mean().fillna(bins.last().ffill())  # where nothing happened, the queue stayed as it was
+        bars = bins.mean().fillna(bins.last().ffill())  # without an event the queue stayed the same
         bars.index = pd.Index([f"{seconds:g}" for seconds in (bars.index - bars.index[0]).total_seconds()])
         bars[::-1].plot.barh(stacked=True, ax=axes, width=1, **kwargs)
         axes.set_xlabel("Calls and idle workers")

@@ -1,4 +1,4 @@
-"""Receipts: when and where a call ran, and what it used."""
+"""Receipts: when and where a call ran, and which resources it used."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["Measured", "Meter", "Outcome", "Usage", "outcome", "settle", "take"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """When and where a call ran, and what it used; `None` for what is not known, or not yet.
+    """When and where a call ran, and which resources it used; `None` for what is not known (yet).
 
-    A call that lost its worker, or was ended by a limit, could not say what it had used; its exception says what is
+    A call that lost its worker or was terminated by a limit could not report its usage; its exception contains what is
     known.
 
     Attributes:
         submitted: When the call was submitted, as Unix time in seconds, by the clock of the driver's host.
-        started: When the function began, in the last attempt, by the clock of the worker's host.
-        ended: When it returned or raised, likewise; where it could not say, when the driver heard of the end.
+        started: When the function started, in the last attempt, by the clock of the worker's host.
+        ended: When it returned or raised, by the same clock; if it could not report that, when the driver noticed.
         host: Name of the worker's host.
         pid: Process id of the worker.
         thread: Name of the thread that ran it.
-        attempt: Which attempt this is about, counted from 1.
-        cpu_s: CPU time of the worker's process and of the children that it waited for, from the start of the function
-            to its end; of its thread alone, where others ran in the same process.
-        peak_memory_bytes: The most resident memory that the worker's process, or one of those children, had in that
-            time, with what it had before. `None` where other calls ran in the same process.
+        attempt: Number of the attempt, from 1.
+        cpu_s: CPU time of the worker process and of the child processes that it waited for, from the start of the
+            function to its end; of its thread only, if other calls ran in the same process.
+        peak_memory_bytes: Peak resident memory of the worker process or of one of those children in that time,
+            including what it had before. `None` if other calls ran in the same process.
     """
 
     submitted: float
@@ -53,7 +53,7 @@ class Outcome:
 
 
 class Usage(NamedTuple):
-    """What a worker says of a call; see `Outcome`."""
+    """A worker's measurements of a call; see `Outcome`."""
 
     started: float
     ended: float
@@ -67,12 +67,12 @@ class Usage(NamedTuple):
 # In the worker
 
 _lock = threading.Lock()
-_running = 0  # meters, now
-_begun = 0  # and so far
+_running = 0  # running meters
+_begun = 0  # meters started so far
 
 
 class Meter:
-    """Measures from its making on.
+    """Measures from its creation until `stop`.
 
     Args:
         shared: Whether other calls may run in this process, so that only the thread is measured.
@@ -91,7 +91,7 @@ class Meter:
         self._started = time.time()
 
     def stop(self) -> Usage:
-        """What was used since; to be called once, in the same thread."""
+        """Return what was used since its creation. Call it once, in the same thread."""
         global _running
         ended = time.time()
         thread_s, process_s = time.thread_time() - self._thread_s, _process_s() - self._process_s
@@ -104,17 +104,17 @@ class Meter:
 
     def _peak(self) -> int:
         own, children = _memory("VmHWM"), _children_peak()
-        if own == self._peak_before:  # it could not be reset, and is of an earlier time
+        if own == self._peak_before:  # it could not be reset, and is from before the call
             own = _memory("VmRSS")
         return max(own, children) if children > self._children_before else own
 
 
-def _begin_anew() -> None:
+def _reset_in_child() -> None:
     global _lock, _running
     _lock, _running = threading.Lock(), 0
 
 
-os.register_at_fork(after_in_child=_begin_anew)  # another thread may hold it at the fork
+os.register_at_fork(after_in_child=_reset_in_child)  # another thread may hold it at the fork
 
 
 def _process_s() -> float:
@@ -127,7 +127,7 @@ def _children_peak() -> int:
 
 
 def _reset_peak() -> int:
-    """Begin a new peak, if the system lets us; otherwise the present one, else 0.
+    """Reset the peak to the current value, if the system allows it, and return 0; otherwise return the present peak.
 
     Sources:
         proc(5), `/proc/PID/clear_refs`: 5 resets `VmHWM`.
@@ -152,12 +152,12 @@ def _memory(name: str) -> int:
 
 
 class _Receipt(NamedTuple):
-    """What comes back in place of a result or an exception.
+    """What a measured call returns in place of its result or exception.
 
     Attributes:
-        usage: What was used.
-        result: What the function returned.
-        error: What it raised, in the parts that can travel where it does.
+        usage: The measurements.
+        result: The result of the function.
+        error: Its exception, in parts that can be pickled if it goes to another process.
     """
 
     usage: Usage
@@ -166,12 +166,12 @@ class _Receipt(NamedTuple):
 
 
 class Measured:
-    """What travels to a worker in place of a function whose calls get a receipt.
+    """Wraps a function to measure its calls; sent to a worker in its place.
 
     Args:
         function: The function.
         shared: Whether other calls may run in the same process.
-        travels: Whether what it raises is pickled on its way back.
+        travels: Whether exceptions are pickled on their way back.
     """
 
     def __init__(self, function: Callable[..., Any], shared: bool, travels: bool) -> None:
@@ -184,11 +184,11 @@ class Measured:
         return Measured, (self.__wrapped__, self.shared, self.travels)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> _Receipt:
-        """The receipt of a call of the function."""
+        """Call the function, and return the receipt."""
         meter = Meter(self.shared)
         try:
             result, error = self.__wrapped__(*args, **kwargs), None
-        except BaseException as raised:  # it may have exited
+        except BaseException as raised:  # including SystemExit
             result, error = None, raised
         usage = meter.stop()
         if error is not None:
@@ -204,7 +204,7 @@ class Measured:
 
 
 def take(future: Future[Any], result: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
-    """Result or exception of a call, once its receipt is taken out and kept."""
+    """Result or exception of a call, unpacked from its receipt, which the future keeps."""
     if error is not None or not isinstance(result, _Receipt):
         settle(future)
         return result, error
@@ -218,12 +218,12 @@ def take(future: Future[Any], result: Any, error: BaseException | None) -> tuple
 
 
 def settle(future: Future[Any]) -> None:
-    """Note the end of a call that has no receipt: it was lost, ended by a limit, or cancelled."""
+    """Record the end of a call without a receipt: it was lost, terminated by a limit, or cancelled."""
     future.receipt = Outcome(future.receipt.submitted, ended=time.time(), attempt=future.attempt)
 
 
 def outcome(future: Future[Any]) -> Outcome:
-    """The receipt; for a call that lost its worker, what its exception tells.
+    """The receipt of a call; if its worker was lost, with what its exception contains.
 
     Raises:
         AttributeError: The call was not measured.

@@ -1,9 +1,9 @@
-"""One run of a scheduler: the only place that emits what becomes of calls.
+"""One run of a scheduler: the only place that emits the outcomes of calls.
 
-Executor threads append finished work to one inbox, and wake the loop once for many of them. The loop takes a turn:
-it delivers events that were posted, completes what finished, runs calls of an inline executor, and looks whether the
-run is over. Everything that a user's callback can see happens inside a turn, one thing after the other, so that no
-callback runs inside another and the stack does not grow with the length of a chain.
+Executor threads append finished calls to one inbox and wake the loop once for many of them. The loop then takes a turn:
+it delivers posted events, completes finished calls, runs calls of an inline executor, and checks whether the run has
+finished. Everything visible to a user's callback happens inside a turn, one step after the other, so callbacks never
+nest and the stack does not grow with the length of a chain of calls.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from amlsched.events import Stopwatch, Subscriber
     from amlsched.exit_state import CancelledMode
-    from amlsched.losses import Losses
+    from amlsched.losses import LostCalls
     from amlsched.scheduler import Scheduler
     from amlsched.task import Task
 
@@ -45,17 +45,17 @@ logger = logging.getLogger(__name__)
 
 Code = ExitState.Code
 
-# How long a turn may go on before timers, signals and the user's own tasks of the loop get theirs.
+# How long a turn may take before it yields to timers, signals and the user's own tasks in the loop.
 _TURN_S = 0.002
-# How long results are gathered for `on_results` at most while more of them arrive.
+# How long results are gathered for `on_results` at most while more arrive.
 _GATHER_S = 0.1
-# How long async callbacks may take to end once they are cancelled.
+# How long async callbacks may take to finish once they are cancelled.
 _GRACE_S = 2.0
 _NO_KWARGS: dict[str, Any] = {}
 
 
 class _Ending(NamedTuple):
-    """Why the run ends, and what the caller of `run` gets."""
+    """Why the run ends, and what `run` returns or raises."""
 
     code: ExitState.Code
     exception: BaseException | None = None
@@ -64,13 +64,13 @@ class _Ending(NamedTuple):
 
 
 class Deliverable(Protocol):
-    """What is done in its turn: an event, or a mere call."""
+    """Something that a turn delivers: an event or a plain function call."""
 
     def deliver(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> None: ...
 
 
 class _Call:
-    """A call among the events."""
+    """A plain function call in the queue of events."""
 
     __slots__ = ("_function",)
 
@@ -82,18 +82,18 @@ class _Call:
 
 
 class RunLoop:
-    """The state of one run; a scheduler makes one for each.
+    """The state of one run; the scheduler creates one for each.
 
     Args:
-        scheduler: Whose calls these are, and whose events are emitted.
-        executor: Where calls are sent.
-        policy: What an exception does to the run.
-        on_cancelled: What a cancelled call does to it.
-        end_on_empty: Whether the run ends once no call is left.
-        order: In which order completions are told.
-        retries_on_loss: How often a call is run again that lost its worker.
-        renew: Makes a new executor in place of one that broke; `None` where that is not ours to do.
-        receipts: Whether calls are measured.
+        scheduler: The scheduler, whose events are emitted.
+        executor: Where calls are submitted.
+        policy: How exceptions affect the run.
+        on_cancelled: How a cancelled call affects it.
+        end_on_empty: Whether to end the run when no calls remain.
+        order: In which order finished calls are reported.
+        retries_on_loss: How often to retry a call whose worker was lost.
+        renew: Replaces a broken executor by a new one; returns `None` if the scheduler does not own it.
+        receipts: Whether to measure calls.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class RunLoop:
         receipts: bool,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.executing = False  # an inline call runs right now
+        self.executing = False  # an inline call is running
         self.interruption: BaseException | None = None  # what a signal's handler raises into it
         self.accepting = False
         self._scheduler = scheduler
@@ -120,52 +120,52 @@ class RunLoop:
         self._end_on_empty = end_on_empty
         self._thread = get_ident()
 
-        self._calls: dict[Future[Any], None] = {}  # those that have not ended, in the order of submission
+        self._calls: dict[Future[Any], None] = {}  # unfinished ones, in the order of submission
         self._admission = _admission(receipts)(executor, self.finished, self._broken, self._calls)
         self._retries_on_loss, self._renew = retries_on_loss, renew
-        self._losses: Losses | None = None  # made when the first worker is lost
+        self._lost_calls: LostCalls | None = None  # created when the first worker is lost
         self._submitted = 0
-        self._inbox: deque[Future[Any]] = deque()  # calls that the executor finished; filled from any thread
+        self._inbox: deque[Future[Any]] = deque()  # finished in the executor; filled from any thread
         self._posted: deque[tuple[Deliverable, tuple[Any, ...], dict[str, Any]]] = deque()
-        self._gathered: dict[Subscriber[[list[Any]], Any], list[Any]] = {}  # for `on_results`: what was not told yet
+        self._gathered: dict[Subscriber[[list[Any]], Any], list[Any]] = {}  # for `on_results`: not delivered yet
         self._gathered_since = 0.0
-        self._thinking: dict[Subscriber[[list[Any]], Any], set[asyncio.Task[Any]]] = {}  # its async callbacks
+        self._subscriber_tasks: dict[Subscriber[[list[Any]], Any], set[asyncio.Task[Any]]] = {}  # its async callbacks
         self.stopwatch: Stopwatch | None = None
-        self._unclaimed: list[Future[Any]] = []  # failed, and somebody is still expected to await them
-        self._spawned: set[asyncio.Task[Any]] = set()  # async callbacks that have not ended
-        self._awake = False  # a turn is scheduled or under way
+        self._unclaimed: list[Future[Any]] = []  # failed, and not yet awaited although that is expected
+        self._spawned: set[asyncio.Task[Any]] = set()  # unfinished async callbacks
+        self._awake = False  # a turn is scheduled or in progress
         self._waker = Waker(self.loop, self._turn)
-        self._told_empty = False
-        self._ended_empty = False  # no call was left when the run ended, and on_empty was not emitted for that yet
+        self._empty_emitted = False
+        self._ended_empty = False  # no calls remained when the run ended, and on_empty is still to be emitted
 
         self._ordered = order == "submission"
-        self._plain = not self._ordered  # and no worker was lost so far
+        self._plain = not self._ordered  # and no worker has been lost
         self._held: dict[int, tuple[Future[Any], Any, BaseException | None]] = {}
-        self._held_cancelled: set[int] = set()  # the numbers of those of them that were cancelled
+        self._held_cancelled: set[int] = set()  # numbers of the cancelled ones among them
         self._next = 1
 
         self._deadline: float | None = None
         self._ending: _Ending | None = None
         self._ended: asyncio.Future[None] = self.loop.create_future()
         self._settled: asyncio.Future[None] | None = None
-        self._hurried = False
+        self._aborted = False
         self._timers: set[asyncio.TimerHandle] = set()
 
-    # What the scheduler calls
+    # Called by the scheduler
 
     async def run(self, timeout: float | None, wait: bool, terminate: Callable[[], None]) -> ExitState:
-        """Run until the end, whatever it is.
+        """Run until something ends the run.
 
         Args:
-            timeout: Seconds after which the run ends; `None` for no bound.
-            wait: Whether calls that run when it ends are waited for, or cancelled.
-            terminate: Ends the executor's workers, where the run does not wait for them.
+            timeout: Seconds after which the run ends; `None` for no limit.
+            wait: Whether to wait for calls that are running at the end, rather than cancel them.
+            terminate: Terminates the executor's workers if the run does not wait for them.
 
         Returns:
             Why the run ended.
 
         Raises:
-            BaseException: What ended the run, where it is to be raised.
+            BaseException: The exception that ended the run, if the policy is to raise it.
         """
         scheduler = self._scheduler
         interrupted: asyncio.CancelledError | None = None
@@ -179,13 +179,13 @@ class RunLoop:
             if timeout is not None:
                 self._deadline = time.monotonic() + timeout
                 timer = self.loop.call_later(timeout, self.end, Code.TIMEOUT)
-            self._hurried = False
+            self._aborted = False
             scheduler.on_start.emit()
             self._wake()
             try:
                 await self._ended
             except asyncio.CancelledError as error:
-                # Who awaits the run was cancelled, by Ctrl-C or by a time-out of its own: leave nothing behind.
+                # The task that awaits the run was cancelled, by Ctrl-C or its own timeout: leave nothing behind.
                 interrupted = error
                 self.end(Code.CANCELLED, message="the run was cancelled from outside")
             if timer is not None:
@@ -193,8 +193,8 @@ class RunLoop:
 
             ending = self._ending
             assert ending is not None
-            if self._ended_empty and not self._hurried:
-                self._told_empty = True
+            if self._ended_empty and not self._aborted:
+                self._empty_emitted = True
                 scheduler.on_empty.emit()
             if ending.code is Code.TIMEOUT:
                 scheduler.on_timeout.emit()
@@ -202,20 +202,20 @@ class RunLoop:
                 scheduler.on_stop.emit(ending.message, ending.exception)
             if wait and interrupted is None:
                 try:
-                    await self._admission.see_running()
+                    await self._admission.refresh_running()
                 except asyncio.CancelledError as error:
                     interrupted = error
             self._cancel_unstarted()
             scheduler.on_finishing.emit()
             if interrupted is not None or not wait:
-                self.hurry()
+                self.abort()
             try:
                 await self._until_settled()
             except asyncio.CancelledError as error:
                 interrupted = error
-                self.hurry()
+                self.abort()
                 await self._until_settled()
-            if self._hurried:
+            if self._aborted:
                 terminate()
             scheduler.on_finished.emit()
             await self._until_settled()
@@ -228,18 +228,18 @@ class RunLoop:
     def submit(
         self, task: Task[..., Any] | None, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
-        """The handle of a new call. Called in the loop's thread only."""
+        """Submit a call and return its future. Called in the loop's thread only."""
         if not self.accepting:
             name = getattr(function, "__name__", repr(function))
             raise SchedulerNotRunningError(f"{name} cannot be submitted: the run is ending")
         if get_ident() != self._thread:
-            raise RuntimeError("submit in callbacks, or elsewhere in the loop's thread: this is another thread")
+            raise RuntimeError("calls can only be submitted in the loop's thread, such as in callbacks, not in another")
         future = Future(self, task, function, args, kwargs or _NO_KWARGS)
         future.number = self._submitted + 1
         self._admission.take(future)
         self._submitted += 1
         self._calls[future] = None
-        self._told_empty = False
+        self._empty_emitted = False
         self._scheduler.on_future_submitted.emit_packed((future,), _NO_KWARGS)
         if task is not None:
             task.n_running += 1
@@ -250,7 +250,7 @@ class RunLoop:
         return future
 
     def cancel(self, future: Future[Any]) -> bool:
-        """Whether the call ends as cancelled by this; the handle itself is cancelled by the caller."""
+        """Cancel a call and return whether that succeeded; the caller then cancels the future itself."""
         return self._admission.cancel(future)
 
     def end(
@@ -263,8 +263,8 @@ class RunLoop:
     ) -> None:
         """End the run.
 
-        The first reason stands, but an exception is never lost to a reason without one, and a KeyboardInterrupt or its
-        like to nothing.
+        The first reason is kept, except that an exception replaces a reason without one, and a KeyboardInterrupt or
+        another non-`Exception` replaces any.
         """
         self.accepting = False
         former = self._ending.exception if self._ending is not None else None
@@ -272,30 +272,30 @@ class RunLoop:
         if self._ending is None or (exception is not None and former is None) or interrupts:
             self._ending = _Ending(code, exception, raised, message)
         if not self._ended.done():
-            # Such as by the exception of the last call, before the turn that finds no more.
-            self._ended_empty = not (self._told_empty or self._calls or self._spawned)
+            # For example by the exception of the last call, before the turn that would find the queue empty.
+            self._ended_empty = not (self._empty_emitted or self._calls or self._spawned)
             self._ended.set_result(None)
 
     def fail(self, error: BaseException, message: str) -> None:
-        """Do what the policy says about an exception: of a call, of a callback, or given to `stop`."""
+        """Apply the policy to an exception of a call or a callback, or one passed to `stop`."""
         mode = self._policy(error)
         if mode != "continue":
             self.end(Code.EXCEPTION, error, raised=mode == "raise", message=message)
 
     def _executor_failed(self, error: BaseException) -> None:
-        """Called in any thread, when the executor can run no call any more: whatever the policy, the run ends."""
+        """End the run, whatever the policy: the executor can run no more calls. Called in any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self.interrupt, error)
 
     def interrupt(self, error: BaseException) -> None:
-        """End the run at once, as Ctrl-C does: calls are cancelled, workers are ended, and the error is raised."""
+        """End the run at once, as Ctrl-C does: cancel calls, terminate workers, and raise the error."""
         self.end(Code.EXCEPTION, error, raised=True, message=f"interrupted by {type(error).__name__}")
-        if not self._hurried:
-            self.hurry()
+        if not self._aborted:
+            self.abort()
 
-    def hurry(self) -> None:
-        """Wait for nothing: cancel what is left, and let the workers be ended."""
-        self._hurried = True
+    def abort(self) -> None:
+        """Stop waiting: cancel the remaining calls and callbacks, and have the workers terminated."""
+        self._aborted = True
         self._cancel_unstarted()
         for future in tuple(self._calls):
             future.mark_cancelled()
@@ -304,7 +304,7 @@ class RunLoop:
             callback.cancel()
         if self._spawned:
             self.call_later(_GRACE_S, self._abandon_callbacks)
-        self._admission.given_up.clear()
+        self._admission.abandoned.clear()
         self._wake()
 
     def call_later(self, delay: float, function: Callable[[], object]) -> asyncio.TimerHandle:
@@ -329,41 +329,41 @@ class RunLoop:
 
     @property
     def calls(self) -> list[Future[Any]]:
-        """The calls that have not ended, oldest first."""
+        """The unfinished calls, oldest first."""
         return list(self._calls)
 
     @property
     def held_back(self) -> tuple[int, int]:
-        """How many calls have ended, with an outcome and as cancelled, and wait for those submitted before them."""
+        """How many calls are finished and how many are cancelled, but wait for earlier calls to be reported first."""
         return len(self._held) - len(self._held_cancelled), len(self._held_cancelled)
 
-    # What events need (see `events.Dispatcher`)
+    # Called by events (see `events.Dispatcher`)
 
     def post(self, subscriber: Deliverable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Deliver an event in a turn, after those that were posted before."""
+        """Deliver an event in a turn, after those posted before."""
         self._posted.append((subscriber, args, kwargs))
         if not self._awake:
             self._wake()
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
-        """Run an async callback as the task returned; the run does not end before it."""
+        """Run an async callback as a task, which is returned; the run does not end before it has finished."""
         watch = self.stopwatch
         callback = self.loop.create_task(coroutine if watch is None else watch.timed(coroutine))
         self._spawned.add(callback)
-        callback.add_done_callback(partial(self._spawned_ended, note=note))
+        callback.add_done_callback(partial(self._callback_done, note=note))
         return callback
 
     def callback_failed(self, error: BaseException) -> None:
-        """An exception of a callback is treated as one of a call; but a late submission is no failure."""
+        """Treat an exception of a callback like one of a call, except if it submitted too late."""
         if isinstance(error, SchedulerNotRunningError) and not self.accepting:
-            logger.debug("a callback submitted while the run was ending: %s", error)
+            logger.debug("a callback submitted a call while the run was ending: %s", error)
             return
         if not isinstance(error, Exception):
             self.interrupt(error)
             return
         if self._policy(error) == "continue":
-            logger.error("a callback failed, the run goes on", exc_info=error)
-        self.fail(error, "a callback failed")
+            logger.error("a callback raised; the run continues", exc_info=error)
+        self.fail(error, "a callback raised")
 
     # Turns
 
@@ -376,17 +376,17 @@ class RunLoop:
             return
         try:
             self._waker.wake()
-        except RuntimeError:  # the loop is closed: work that was given up ends after its run
+        except RuntimeError:  # the loop is closed: an abandoned call has finished after its run
             self._awake = False
 
     def finished(self, future: Future[Any]) -> None:
-        """Called in any thread, when the executor is done with a call or the call was cancelled."""
+        """Process a call that finished in the executor or was cancelled. Called in any thread."""
         self._inbox.append(future)
         if not self._awake:
             self._wake()
 
     def _with_turn(self, complete: Callable[[], object]) -> None:
-        """Take a turn once an executor that this loop serves has completed calls: it saves a round of the loop."""
+        """Let an executor that this loop serves complete calls, then take a turn at once; saves a loop iteration."""
         if self._awake:
             complete()
             return
@@ -398,15 +398,15 @@ class RunLoop:
 
     def _turn(self) -> None:
         try:
-            self._work_off()
-        except BaseException as error:  # a KeyboardInterrupt out of a callback, or a fault of ours: never hang
+            self._process()
+        except BaseException as error:  # a KeyboardInterrupt in a callback, or a bug of ours: never hang
             self._awake = False
             self.end(Code.EXCEPTION, error, raised=True, message="the run loop was interrupted")
-            self.hurry()
+            self.abort()
             if not isinstance(error, Exception):
                 raise
 
-    def _work_off(self) -> None:
+    def _process(self) -> None:
         until = time.monotonic() + _TURN_S
         inbox, posted = self._inbox, self._posted
         while True:
@@ -415,14 +415,14 @@ class RunLoop:
                 subscriber.deliver(args, kwargs)
             elif inbox:
                 self._complete(inbox.popleft())
-            elif self._gathered and self._tell_gathered():
+            elif self._gathered and self._deliver_gathered():
                 pass
-            elif self._admission.inline and not self._over() and (future := self._admission.next_inline()):
+            elif self._admission.inline and not self._should_end() and (future := self._admission.next_inline()):
                 self._execute(future)
             else:
                 self._admission.admit()
-                # Nothing left. A thread that appends from here on either sees that nobody is awake, or appended
-                # before this line and is seen below.
+                # Nothing left to do. A thread that appends from now on either sees that the loop is not awake, or
+                # appended before this line and is seen below.
                 self._awake = False
                 if not (inbox or posted):
                     self._settle()
@@ -430,11 +430,11 @@ class RunLoop:
                 self._awake = True
             if (now := time.monotonic()) > until:
                 if self._gathered and now > self._gathered_since + _GATHER_S:
-                    self._tell_gathered()
+                    self._deliver_gathered()
                 self.loop.call_soon(self._turn)
                 return
 
-    def _over(self) -> bool:
+    def _should_end(self) -> bool:
         if self._deadline is not None and self._ending is None and time.monotonic() >= self._deadline:
             self.end(Code.TIMEOUT)
         return self._ending is not None
@@ -443,10 +443,10 @@ class RunLoop:
         """Run a call of an inline executor, here and now."""
         result, error = None, None
         self.executing = True
-        asyncio._set_running_loop(None)  # the function may run a loop of its own, as it may in any worker
+        asyncio._set_running_loop(None)  # the function may run its own loop, as in any worker
         try:
             result = self._admission.execute(future)
-        except BaseException as raised:  # it belongs to the call; the policy decides what it does
+        except BaseException as raised:  # the policy decides
             error = raised
         finally:
             asyncio._set_running_loop(self.loop)
@@ -460,34 +460,34 @@ class RunLoop:
         self._conclude(future, result, error)
 
     def _complete(self, future: Future[Any]) -> None:
-        """Take up a call that the executor finished, or that was cancelled."""
+        """Process a call that finished in the executor or was cancelled."""
         result, error = None, None
         if not future.done():
             work = future.work
-            if self._losses is not None and (work is None or not work.done()):
-                return  # told by a pool that is gone, and the call is with another now
+            if self._lost_calls is not None and (work is None or not work.done()):
+                return  # reported by a pool that is gone; another one has the call now
             try:
                 result, error = self._admission.outcome(future)
             except CancelledError:
                 future.mark_cancelled()
             if error is not None:
                 if self.interruption is not None and isinstance(error, (KeyboardInterrupt, BrokenExecutor)):
-                    future.mark_cancelled()  # a worker that got the Ctrl-C too told of it before our own handler acted
+                    future.mark_cancelled()  # a worker got the Ctrl-C, too, and reported it before our handler ran
                 elif (error := self._failed(future, error, work)) is None:
                     return
         if future.done():
             self._admission.forget(future)
-        if future in self._calls:  # else it was cancelled while it ran, and told so
+        if future in self._calls:  # else it was reported as cancelled while it was running
             self._conclude(future, result, error)
 
     # Calls that run again
 
     def _failed(self, future: Future[Any], error: BaseException, work: Any) -> BaseException | None:
-        """What a call ends with that failed; `None` where it runs again."""
+        """The final exception of a failed call; `None` if the call is retried."""
         if not is_ordinary(error):
             error = aborted(future.function, error)
-        if isinstance(error, BrokenExecutor) and (self._admission.refused(work) or is_loss(error)):
-            return self._lost_calls().lost(future, error, work, ending=self._ending is not None)
+        if isinstance(error, BrokenExecutor) and (self._admission.is_rejection(work) or is_loss(error)):
+            return self._get_lost_calls().call_lost(future, error, work, ending=self._ending is not None)
         if self._ending is not None or future.task is None:
             return error
         for plugin in future.task.plugins:
@@ -507,27 +507,27 @@ class RunLoop:
         return error
 
     def resend(self, future: Future[Any]) -> None:
-        """Send a call once more, unless it was cancelled meanwhile."""
+        """Submit a call again, unless it was cancelled meanwhile."""
         if not future.done():
             self._admission.resend(future)
 
     def then(self, function: Callable[[], object]) -> None:
-        """Call a function in a turn, after the events that were posted before."""
+        """Call a function in a turn, after the events posted before."""
         self.post(_Call(function), (), _NO_KWARGS)
 
     def _broken(self, future: Future[Any], error: BrokenExecutor) -> None:
-        self._lost_calls().refused(future, error, ending=self._ending is not None)
+        self._get_lost_calls().call_rejected(future, error, ending=self._ending is not None)
 
-    def _lost_calls(self) -> Losses:
-        if self._losses is None:
-            from amlsched.losses import Losses
+    def _get_lost_calls(self) -> LostCalls:
+        if self._lost_calls is None:
+            from amlsched.losses import LostCalls
 
             self._plain = False
-            self._losses = Losses(self, self._admission, self._retries_on_loss, self._renew)
-        return self._losses
+            self._lost_calls = LostCalls(self, self._admission, self._retries_on_loss, self._renew)
+        return self._lost_calls
 
     def runs_again(self, future: Future[Any], error: BaseException) -> None:
-        """Count and tell that a call is run once more."""
+        """Count a retry of a call, and emit it."""
         attempt = future.attempt
         future.attempt = attempt + 1
         self._scheduler.on_future_retry.emit_packed((future, error, attempt), _NO_KWARGS)
@@ -535,20 +535,20 @@ class RunLoop:
             future.task.on_retry.emit_packed((future, error, attempt), _NO_KWARGS)
 
     @property
-    def n_ended(self) -> int:
-        """How many calls have ended."""
+    def n_finished(self) -> int:
+        """How many calls have finished."""
         return self._submitted - len(self._calls)
 
     # The ends of calls
 
     def _conclude(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
         if self._plain:
-            self._tell(future, result, error)
+            self._deliver(future, result, error)
             return
-        if self._losses is not None and self._losses.searching:
-            self._losses.concluded(future)
+        if self._lost_calls is not None and self._lost_calls.searching:
+            self._lost_calls.call_finished(future)
         if not self._ordered:
-            self._tell(future, result, error)
+            self._deliver(future, result, error)
             return
         self._held[future.number] = (future, result, error)
         if future.cancelled():
@@ -557,10 +557,10 @@ class RunLoop:
             held = self._held.pop(self._next)
             self._held_cancelled.discard(self._next)
             self._next += 1
-            self._tell(*held)
+            self._deliver(*held)
 
-    def _tell(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
-        """End a call: set its handle, emit its events, ask the policy."""
+    def _deliver(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
+        """Report a finished call: set its future, emit its events, apply the policy."""
         del self._calls[future]
         scheduler, task = self._scheduler, future.task
         if task is not None:
@@ -594,18 +594,18 @@ class RunLoop:
                 self._unclaimed.append(future)
 
     def _gather(self, subscriber: Subscriber[[list[Any]], Any], future: Future[Any], result: Any) -> None:
-        """Keep a result for the next call of those who want many at a time."""
+        """Keep a result for the next event of `on_results`."""
         if not self._gathered:
             self._gathered_since = time.monotonic()
         self._gathered.setdefault(subscriber, []).append((future, result))
 
-    def _tell_gathered(self) -> bool:
-        """Tell what was gathered to those who do not think about what they were told before; whether it was any."""
-        ready = [each for each in self._gathered if not self._thinking.get(each)]
+    def _deliver_gathered(self) -> bool:
+        """Deliver gathered results where earlier async callbacks have finished, and return whether there were any."""
+        ready = [each for each in self._gathered if not self._subscriber_tasks.get(each)]
         for subscriber in ready:
             before = set(self._spawned)
             subscriber.deliver((self._gathered.pop(subscriber),))
-            self._thinking[subscriber] = self._spawned - before
+            self._subscriber_tasks[subscriber] = self._spawned - before
         return bool(ready)
 
     def _set_exception(self, future: Future[Any], error: BaseException) -> None:
@@ -614,7 +614,7 @@ class RunLoop:
             wrapped.__cause__ = error
             error = wrapped
         future.set_exception(error)
-        future.exception()  # mark it as seen: it is told by events, not by a message when it is collected
+        future.exception()  # mark as retrieved: events report it, so asyncio need not log it
 
     def _call_cancelled(self, future: Future[Any]) -> None:
         if self._on_cancelled == "continue" or self._ending is not None or future.awaited:
@@ -625,14 +625,14 @@ class RunLoop:
     def _abandon_callbacks(self) -> None:
         if self._spawned:
             names = ", ".join(sorted(str(callback.get_coro()) for callback in self._spawned))
-            logger.warning("async callbacks did not end when they were cancelled, and are left: %s", names)
+            logger.warning("async callbacks did not finish after being cancelled and were abandoned: %s", names)
             self._spawned.clear()
-            self._thinking.clear()
+            self._subscriber_tasks.clear()
 
-    def _spawned_ended(self, callback: asyncio.Task[Any], *, note: str) -> None:
+    def _callback_done(self, callback: asyncio.Task[Any], *, note: str) -> None:
         self._spawned.discard(callback)
-        for thinking in self._thinking.values():
-            thinking.discard(callback)
+        for tasks in self._subscriber_tasks.values():
+            tasks.discard(callback)
         if not callback.cancelled() and (error := callback.exception()) is not None:
             add_note(error, note)
             self.callback_failed(error)
@@ -641,18 +641,18 @@ class RunLoop:
     # The end
 
     def _settle(self) -> None:
-        """Nothing is to be done right now: has the queue become empty, is the run over?"""
-        if self._calls or self._spawned or self._admission.given_up:
+        """Called when there is nothing to do: check whether the queue is empty and whether the run has finished."""
+        if self._calls or self._spawned or self._admission.abandoned:
             return
         unclaimed, self._unclaimed = self._unclaimed, []
         for future in unclaimed:
             if not future.awaited and (error := future.exception()) is not None:
-                self.fail(error, f"{future!r} raised {type(error).__name__}, and nobody awaited it")
+                self.fail(error, f"{future!r} raised {type(error).__name__} and was never awaited")
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
         elif self._ending is None:
-            if not self._told_empty:
-                self._told_empty = True
+            if not self._empty_emitted:
+                self._empty_emitted = True
                 self._scheduler.on_empty.emit()
                 self._wake()
             elif self._end_on_empty:
@@ -664,7 +664,7 @@ class RunLoop:
         await self._settled
 
     def _cancel_unstarted(self) -> None:
-        """Calls that have not started never do: they end as cancelled."""
+        """Cancel the calls that have not started."""
         for future in tuple(self._calls):
             if not future.done() and self._admission.cancel_unstarted(future):
                 future.mark_cancelled()

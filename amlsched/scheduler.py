@@ -1,4 +1,4 @@
-"""The scheduler: one executor, one asyncio loop, and the events of what runs there."""
+"""The scheduler: runs calls on one executor, from one asyncio loop, and emits their events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Pr
 
 from amlsched._checks import check_flag, check_seconds
 from amlsched._surroundings import open_descriptors
-from amlsched.bounded import gather, gather_in_own_run, until_given_up
+from amlsched.bounded import gather, gather_in_own_run, until_own_run_ended
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
@@ -47,15 +47,15 @@ Order = Literal["completion", "submission"]
 Display = bool | Literal["auto"] | Iterable[Any]
 
 _OPTIONS = ("retries_on_loss", "receipts")
-"""What every constructor takes, beside what its factory takes."""
+"""The options that every constructor accepts in addition to those of its factory."""
 _RETRIES_ON_LOSS = 3
 
 
 class _Constructed(Protocol[P, S_co]):
-    """What a constructor is called with: what its factory takes, and what any scheduler does.
+    """The type of a constructor: the parameters of its factory, plus those of every scheduler.
 
-    The two kinds of parameters cannot be written in one signature (PEP 612); hence a call with one of the scheduler's
-    own is not checked further.
+    One signature cannot express both (PEP 612), so a call with one of the scheduler's own options is not checked
+    further.
     """
 
     @overload
@@ -71,7 +71,7 @@ class _Constructed(Protocol[P, S_co]):
 
 
 class _Constructor(Generic[P]):
-    """A classmethod with the docstring of the factory that it lifts, and its signature with the scheduler's options."""
+    """A classmethod made from a factory of executors: its docstring, and its signature with the scheduler's options."""
 
     def __init__(self, factory: Callable[P, Executor]) -> None:
         self.factory = factory
@@ -88,7 +88,7 @@ class _Constructor(Generic[P]):
 
 
 def _with_options(signature: inspect.Signature) -> inspect.Signature:
-    """The signature of a factory, with what any scheduler takes."""
+    """The signature of a factory, extended by the options of every scheduler."""
     own = [
         parameter for name, parameter in inspect.signature(Scheduler.__init__).parameters.items() if name in _OPTIONS
     ]
@@ -98,7 +98,7 @@ def _with_options(signature: inspect.Signature) -> inspect.Signature:
 
 
 class Scheduler(Emitter):
-    """Runs functions on an executor, and tells by events what becomes of them.
+    """Runs functions on an executor and emits events about their progress and results.
 
         scheduler = Scheduler.with_processes(4)
         task = scheduler.task(train)
@@ -112,40 +112,41 @@ class Scheduler(Emitter):
 
         scheduler.run()
 
-    An executor that is given stays the caller's: it is left open. One that a `with_…` constructor makes belongs to the
-    scheduler: it is shut down at the end of each run and made anew for the next, unless the scheduler is used as a
-    context manager, which keeps the workers over several runs.
+    An executor passed in remains the caller's: the scheduler never shuts it down. An executor created by a `with_…`
+    constructor belongs to the scheduler: it is shut down after each run and recreated for the next. To keep the workers
+    over several runs, use the scheduler as a context manager.
 
     Args:
         executor: Where calls run.
-        terminate: What ends the workers of the executor when a run does not wait for its calls (`wait=False`, Ctrl-C):
-            `True` for what amlsched knows of this kind of executor, `False` for nothing, or a function of the executor.
-        retries_on_loss: How often a call is run again that lost its worker, through no fault of its function: the
-            worker was killed, its node went down. 0 for functions that must never run twice. Every constructor takes
-            it.
-        receipts: Whether each call is measured where it runs; see `outcome`. Every constructor takes it.
+        terminate: How to terminate the workers when a run does not wait for its calls (`wait=False`, Ctrl-C): `True`
+            for amlsched's own way for this kind of executor, `False` to leave them running, or a function that takes
+            the executor.
+        retries_on_loss: How often to retry a call whose worker was lost through no fault of its function, for example
+            because the worker was killed or its node failed. Use 0 for functions that must never run twice. Every
+            constructor accepts it.
+        receipts: Whether to measure each call where it runs; see `outcome`. Every constructor accepts it.
 
     Raises:
-        TypeError: `executor` is no `concurrent.futures.Executor`.
+        TypeError: `executor` is not a `concurrent.futures.Executor`.
         ValueError: `retries_on_loss` is below 0.
     """
 
     STARTED: ClassVar[Event[[], Any]] = Event("on_start", ())
-    """The run begins: the place to submit the first calls."""
+    """The run has started: submit the first calls here."""
     FINISHING: ClassVar[Event[[], Any]] = Event("on_finishing", ())
-    """The run ends and takes no more calls; those that run may still be waited for."""
+    """The run is ending and accepts no more calls; it may still wait for running ones."""
     FINISHED: ClassVar[Event[[], Any]] = Event("on_finished", ())
-    """The run is over: no event follows."""
+    """The run has finished: no event follows."""
     STOP: ClassVar[Event[[str, BaseException | None], Any]] = Event("on_stop", ("msg", "exception"))
     """The run was stopped: by `stop`, an exception, a cancelled call or a signal."""
     TIMEOUT: ClassVar[Event[[], Any]] = Event("on_timeout", ())
-    """The time given to the run is over."""
+    """The run reached its `timeout`."""
     EMPTY: ClassVar[Event[[], Any]] = Event("on_empty", ())
-    """No call is left; a callback may submit more, and the run goes on, unless it has ended by the last of them."""
+    """No calls remain. A callback may submit more to keep the run going, unless the run has already ended."""
     FUTURE_SUBMITTED: ClassVar[Event[[Any], Any]] = Event("on_future_submitted", ("future",))
     """A call was submitted."""
     FUTURE_DONE: ClassVar[Event[[Any], Any]] = Event("on_future_done", ("future",))
-    """A call ended with a result or an exception; emitted before those."""
+    """A call finished with a result or an exception; emitted before `on_future_result` or `on_future_exception`."""
     FUTURE_CANCELLED: ClassVar[Event[[Any], Any]] = Event("on_future_cancelled", ("future",))
     """A call was cancelled."""
     FUTURE_RESULT: ClassVar[Event[[Any, Any], Any]] = Event("on_future_result", ("future", "result"))
@@ -155,7 +156,7 @@ class Scheduler(Emitter):
     FUTURE_RETRY: ClassVar[Event[[Any, BaseException, int], Any]] = Event(
         "on_future_retry", ("future", "exception", "attempt")
     )
-    """A call failed and runs again; with what it failed of, and which attempt that was, counted from 1."""
+    """A call failed and will be retried; with its exception and the number of the failed attempt, from 1."""
 
     on_start: Subscriber[[], Any]
     on_finishing: Subscriber[[], Any]
@@ -198,14 +199,14 @@ class Scheduler(Emitter):
         if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; {_remedy(executor)}")
         if not isinstance(terminate, bool) and not callable(terminate):
-            raise TypeError(f"terminate={terminate!r}: must be True, False or a function of the executor")
+            raise TypeError(f"terminate={terminate!r}: must be True, False or a function that takes the executor")
         check_flag("receipts", receipts)
         super().__init__(name="scheduler")
         self._given: Executor | None = executor
-        self._factory: Callable[[], Executor] | None  # set where what runs the calls is ours
+        self._factory: Callable[[], Executor] | None  # set if we own the executor
         self._factory = dask.in_place_of(executor)
         self._executor: Executor | None = executor if self._factory is None else None
-        self._keep = False  # in a `with` block: our executor outlives the run
+        self._keep = False  # in a `with` block: our executor is kept between runs
         self._terminate: Callable[[Executor], object] | None
         self._terminate = terminate if callable(terminate) else (kill_workers if terminate else None)
         self.retries_on_loss = checked_retries(retries_on_loss)
@@ -213,7 +214,7 @@ class Scheduler(Emitter):
         self._tasks: list[Task[..., Any]] = []
         self.renderables: list[Any] = []
         self._run: RunLoop | None = None
-        self._has_shared = False  # else no argument is looked at
+        self._has_shared = False  # while false, `submit` need not search arguments for handles
         self.on_start = self.subscriber(self.STARTED)
         self.on_finishing = self.subscriber(self.FINISHING)
         self.on_finished = self.subscriber(self.FINISHED)
@@ -229,21 +230,21 @@ class Scheduler(Emitter):
 
     @classmethod
     def _from_factory(cls, factory: Callable[[], Executor], **options: Any) -> Self:
-        checked_retries(options.get("retries_on_loss", 0))  # before workers are made
+        checked_retries(options.get("retries_on_loss", 0))  # before any worker is started
         self = cls(factory(), **options)
         self._given, self._factory = None, factory
         return self
 
     @classmethod
     def from_name(cls, name: str, **options: Any) -> Self:
-        """A scheduler over the executor of this name, such as `"processes"` for `with_processes`.
+        """Create a scheduler by the name of its executor, such as `"processes"` for `with_processes`.
 
         Args:
-            name: What follows `with_` in the constructor's name.
+            name: The part of the constructor's name after `with_`.
             **options: The constructor's arguments.
 
         Raises:
-            ValueError: There is no such constructor, or it takes no such option; the message lists those there are.
+            ValueError: There is no such constructor, or it has no such option; the message lists the valid ones.
         """
         check_executor(name, options)
         made: Self = getattr(cls, f"with_{name}")(**options)
@@ -263,40 +264,41 @@ class Scheduler(Emitter):
         asyncio_debug_mode: bool = False,
         display: Display = False,
     ) -> ExitState:
-        """Run until no call is left, or until something ends the run; why it ended.
+        """Run until no calls remain or something stops the run, and return why it ended.
 
-        Ctrl-C, SIGTERM and a closed terminal end the run in good order: no more calls are taken, `on_stop` fires, the
-        calls that run are cancelled, the workers are ended, and KeyboardInterrupt (or SystemExit with 128 plus the
+        Ctrl-C, SIGTERM and a closed terminal end the run gracefully: no more calls are accepted, `on_stop` is emitted,
+        running calls are cancelled, the workers are terminated, and KeyboardInterrupt (or SystemExit with 128 plus the
         signal's number) is raised. A second Ctrl-C kills at once.
 
         Args:
-            timeout: Seconds after which the run ends; `None` for no bound.
-            end_on_empty: Whether the run ends once no call is left after the callbacks of `on_empty`.
-            wait: When the run ends before its calls: whether those that have started are waited for, and their events
-                told. Otherwise they are cancelled and the workers are ended. Calls that have not started are
-                cancelled either way.
-            on_exception: What an exception does, of a call or of a callback: `"raise"` ends the run and raises it,
-                `"end"` ends the run, `"continue"` changes nothing; or a mapping from types of exceptions to these, of
-                which the first type that matches decides, and `"raise"` where none does. A call that raises what is
-                no `Exception`, as by `sys.exit`, ends with a `CallAbortedError`. Of a callback, what is no
-                `Exception`, such as KeyboardInterrupt, always ends the run and is raised.
-            on_cancelled: The same for a call that is cancelled while the run goes on.
-            order: `"completion"` tells of calls as they end, `"submission"` in the order in which they were submitted,
-                so that the callbacks' decisions do not depend on the workers' timing.
+            timeout: Seconds after which the run ends; `None` for no limit.
+            end_on_empty: Whether to end the run if no calls remain after the callbacks of `on_empty`.
+            wait: Whether a run that ends early waits for its running calls and emits their events. Otherwise they are
+                cancelled and the workers are terminated. Calls that have not started are cancelled either way.
+            on_exception: How to handle an exception of a call or a callback: `"raise"` ends the run and raises it,
+                `"end"` ends the run, `"continue"` goes on; or a mapping from exception types to these, in which the
+                first matching type decides, and `"raise"` applies if none matches. A call that raises something other
+                than an `Exception`, for example by `sys.exit`, fails with a `CallAbortedError`. If a callback raises
+                something other than an `Exception`, such as KeyboardInterrupt, the run always ends and raises it.
+            on_cancelled: The same for a call that is cancelled during the run.
+            order: `"completion"` reports calls as they finish, `"submission"` in the order in which they were
+                submitted, so that the callbacks' decisions do not depend on the workers' timing.
             asyncio_debug_mode: Whether asyncio runs in its debug mode.
-            display: Whether to show workers, queue, rates, tasks and plugins while the run goes on: drawn by rich on a
-                terminal, a line every few seconds elsewhere. `"auto"` for a terminal or a notebook only; or a list of
-                what else is to be shown, anything that rich can render.
+            display: Whether to show workers, queue, rates, tasks and plugins during the run: drawn by rich on a
+                terminal, one line every few seconds elsewhere. `"auto"` shows them on a terminal or in a notebook only.
+                A list adds further renderables of rich.
 
         Raises:
-            RuntimeError: The scheduler runs already, or an asyncio loop runs in this thread.
+            RuntimeError: The scheduler is already running, or an asyncio loop runs in this thread.
             TypeError: An argument has a type that it cannot have.
             ValueError: An argument has a value that it cannot have.
             concurrent.futures.CancelledError: A call was cancelled, under `on_cancelled="raise"`.
         """
         self.refuse_second_run()
         if asyncio._get_running_loop() is not None:
-            raise RuntimeError("scheduler.run() cannot be used where an asyncio loop runs: await scheduler.async_run()")
+            raise RuntimeError(
+                "scheduler.run() cannot be used while an asyncio loop is running: await scheduler.async_run() instead"
+            )
         check_flag("asyncio_debug_mode", asyncio_debug_mode)
         open_descriptors()
         with handled(self.interrupt, self.kill), event_loop(asyncio_debug_mode) as loop:
@@ -323,9 +325,9 @@ class Scheduler(Emitter):
         order: Order = "completion",
         display: Display = False,
     ) -> ExitState:
-        """The same as `run`, in a loop that runs already; signals are left to that loop's owner."""
+        """The same as `run`, in a loop that is already running; its owner handles signals."""
         if self._run is not None:
-            await until_given_up(self)
+            await until_own_run_ended(self)
         self.refuse_second_run()
         check_mode("on_cancelled", on_cancelled)
         policy = Policy(on_exception)
@@ -335,7 +337,7 @@ class Scheduler(Emitter):
             check_seconds("timeout", timeout, " or None")
         check_flag("end_on_empty", end_on_empty)
         check_flag("wait", wait)
-        from amlsched.run_loop import RunLoop  # and with it a fifth of what `import amlsched` would take
+        from amlsched.run_loop import RunLoop  # here: a fifth of the time of `import amlsched`
 
         run = RunLoop(
             self,
@@ -359,16 +361,16 @@ class Scheduler(Emitter):
     def stop(
         self, /, *args: Any, stop_msg: str | None = None, exception: BaseException | None = None, **kwargs: Any
     ) -> None:
-        """End the run; nothing happens where none is. It takes any arguments, so that it can be any event's callback.
+        """End the run, if there is one. Accepts any arguments, so that it can be a callback of any event.
 
         Args:
-            *args: Not used.
-            stop_msg: Given to the callbacks of `on_stop`.
-            exception: Why: given to them too, and treated as `on_exception=` of the run says.
-            **kwargs: Not used.
+            *args: Ignored.
+            stop_msg: Passed to the callbacks of `on_stop`.
+            exception: The reason: passed to them as well, and handled according to the run's `on_exception=`.
+            **kwargs: Ignored.
 
         Raises:
-            TypeError: `exception` is no exception.
+            TypeError: `exception` is not an exception.
         """
         if exception is not None and not isinstance(exception, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"scheduler.stop(exception={exception!r}): must be an exception, such as ValueError('why')")
@@ -380,17 +382,17 @@ class Scheduler(Emitter):
         self._run.end(ExitState.Code.STOPPED, message=message)
 
     def running(self) -> bool:
-        """Whether calls can be submitted."""
+        """Whether the scheduler accepts calls."""
         return self._run is not None and self._run.accepting
 
     @property
     def has_run(self) -> bool:
-        """Whether a run is under way, be it that it ends."""
+        """Whether a run is in progress, even if it is ending."""
         return self._run is not None
 
     # Calls
 
-    # Functions that take a `Comm`: by keyword, or as one of the first parameters.
+    # Functions with a `comm` parameter: by keyword, or as one of the first three parameters.
 
     @overload
     def task(self, f: CommKeyword[R], /, *, plugins: Plugins, **options: Unpack[TaskOptions]) -> Task[..., R]: ...
@@ -421,17 +423,17 @@ class Scheduler(Emitter):
         batch_size: int = 1,
         retries_on_loss: int | None = None,
     ) -> Task[..., Any]:
-        """Register a function.
+        """Register a function as a task.
 
-        For type checkers, its parameters are those of a call, unless a plugin gives one of them: a function that takes
-        `comm: Comm` can be submitted without it, and its other arguments are not checked.
+        Type checkers check the arguments of a call against the function's parameters, unless a plugin provides one of
+        them: a function with a `comm: Comm` parameter is submitted without it, and its other arguments are not checked.
 
         Args:
-            function: What a call of the task runs.
-            plugins: Change what the task does; each is for this task alone.
+            function: The function that each call runs.
+            plugins: Plugins that change the task's behavior; each belongs to this task only.
             init_plugins: Whether to attach the plugins now.
-            batch_size: How many calls are sent to a worker as one; see `Task`.
-            retries_on_loss: How often a call is run again that lost its worker; `None` for what the scheduler says.
+            batch_size: How many calls to send to a worker at once; see `Task`.
+            retries_on_loss: How often to retry a call whose worker was lost; `None` for the scheduler's value.
         """
         return Task(
             function,
@@ -447,11 +449,11 @@ class Scheduler(Emitter):
         self._tasks.append(task)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """The handle of a new call of a function that is no task.
+        """Submit a call of a function that is not a task, and return its future.
 
         Raises:
-            SchedulerNotRunningError: The scheduler does not run, or is ending.
-            TypeError: `fn` cannot be called, or a call of it would run nothing: it is async, or yields.
+            SchedulerNotRunningError: The scheduler is not running, or the run is ending.
+            TypeError: `fn` is not callable, or calling it would run nothing: it is async or a generator function.
             NotPicklableError: An argument cannot be sent to a worker.
         """
         check_function(fn, "scheduler.submit")
@@ -463,14 +465,14 @@ class Scheduler(Emitter):
         if self._run is None:
             name = getattr(function, "__name__", repr(function))
             raise SchedulerNotRunningError(
-                f"{name} cannot be submitted: the scheduler does not run; submit in a callback, such as of on_start"
+                f"{name} cannot be submitted: the scheduler is not running; submit in a callback, such as of on_start"
             )
         if self._has_shared:
             function = self._carrying(function, args, kwargs)
         return self._run.submit(task, function, args, kwargs)
 
     def _carrying(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., R]:
-        """The function with shared objects in the place of their handles, if there are any."""
+        """The function, wrapped to receive the shared objects if an argument is a handle of one."""
         found = False
         for each in (*args, *kwargs.values()):
             if is_shared(each):
@@ -479,17 +481,17 @@ class Scheduler(Emitter):
         return with_shared(function) if found else function
 
     def scatter(self, value: V) -> Shared[V]:
-        """A handle of an object that many calls share: as an argument of a call it stands for the object.
+        """Share an object between calls: pass the returned handle as an argument, and the call receives the object.
 
-        Where calls run in this process they get the object itself. Elsewhere it is sent to each worker once, and calls
-        of one worker get the same object; so it is not to be changed. It is kept for the workers as long as the handle
-        lives.
+        Calls that run in this process get the object itself. Elsewhere it is sent to each worker once, and all calls of
+        a worker get the same object, so they must not modify it. It stays available to the workers for as long as the
+        handle is alive.
 
         Args:
-            value: The object.
+            value: The object to share.
 
         Raises:
-            NotPicklableError: By `submit`: the object cannot be sent.
+            NotPicklableError: The object cannot be sent; raised by `submit`.
         """
         self._has_shared = True
         return Shared(value)
@@ -497,22 +499,22 @@ class Scheduler(Emitter):
     async def gather(
         self, futures: Iterable[Awaitable[R]], *, max_in_flight: int | None = None, return_exceptions: bool = False
     ) -> list[R]:
-        """The results of calls, in their order: `await scheduler.gather(task(x) for x in xs)`.
+        """Return the results of calls, in order: `await scheduler.gather(task(x) for x in xs)`.
 
-        Where the scheduler is not running, as in a notebook, this starts a run, and ends it afterwards.
+        If the scheduler is not running, as in a notebook, this starts a run and ends it afterwards.
 
         Args:
-            futures: Handles of calls. An iterator is read, and so the calls are submitted, as earlier ones end.
-            max_in_flight: How many calls that have not ended are taken from it; `None` for all.
-            return_exceptions: Whether exceptions stand in the list, instead of the first one being raised.
+            futures: Futures of calls. An iterator is consumed, and its calls are submitted, as earlier calls finish.
+            max_in_flight: How many unfinished calls to take from it at most; `None` for all.
+            return_exceptions: Whether to return exceptions in the list, instead of raising the first one.
 
         Raises:
-            TypeError: An argument has a type that it cannot have.
+            TypeError: An argument has the wrong type.
             ValueError: `max_in_flight` is below 1.
         """
         given: Any = futures
         if isinstance(given, Awaitable) or not isinstance(given, Iterable):  # asyncio's can be iterated over, too
-            raise TypeError(f"futures={futures!r}: must be several, such as a list or a generator of futures")
+            raise TypeError(f"futures={futures!r}: must be an iterable of futures, such as a list or a generator")
         check_flag("return_exceptions", return_exceptions)
         if self._run is None:
             return await gather_in_own_run(self, futures, max_in_flight, return_exceptions)
@@ -521,63 +523,61 @@ class Scheduler(Emitter):
     def call_later(
         self, delay: float, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.TimerHandle:
-        """Call a function in this run after `delay` seconds, as a callback; the timer can be cancelled.
+        """Call a function after `delay` seconds, as a callback of this run; the returned timer can be cancelled.
 
-        An `async def` runs as a task of the loop.
-
-        A timer does not keep the run from ending.
+        An `async def` function runs as a task of the loop. A pending timer does not keep the run from ending.
 
         Raises:
-            SchedulerNotRunningError: The scheduler does not run.
-            TypeError: `delay` is no number, or `fn` cannot be called.
+            SchedulerNotRunningError: The scheduler is not running.
+            TypeError: `delay` is not a number, or `fn` is not callable.
             ValueError: `delay` is below 0 or not finite.
         """
         check_seconds("delay", delay)
         if not callable(fn):
             raise TypeError(f"call_later needs a function, not {fn!r}")
         if self._run is None:
-            raise SchedulerNotRunningError("call_later needs a scheduler that runs: use it in a callback")
+            raise SchedulerNotRunningError("call_later needs a running scheduler: use it in a callback")
         return self._run.call_later(delay, partial(fn, *args, **kwargs))
 
     def outcome(self, future: Future[Any]) -> Outcome:
-        """When and where a call ran, and what it used; complete once it has ended, as in the callbacks of its end.
+        """When and where a call ran and which resources it used; complete once the call has finished.
 
         Raises:
-            RuntimeError: The scheduler was made without `receipts=True`.
+            RuntimeError: The scheduler was created without `receipts=True`.
         """
         try:
             return outcome(future)
         except AttributeError:
             raise RuntimeError(
-                f"{future!r} has no receipt: make its scheduler with receipts=True, as every constructor takes it"
+                f"{future!r} has no receipt: create its scheduler with receipts=True, which every constructor accepts"
             ) from None
 
     @property
     def queue(self) -> dict[Future[Any], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
-        """The calls that have not ended, oldest first, each with its function and its arguments."""
+        """The unfinished calls, oldest first, each with its function and arguments."""
         calls = self._run.calls if self._run is not None else []
         return {future: (future.function, future.args, dict(future.kwargs)) for future in calls}
 
     def empty(self) -> bool:
-        """Whether every call has ended."""
+        """Whether all calls have finished."""
         return self._run is None or not self._run.calls
 
     @property
     def held_back(self) -> tuple[int, int]:
-        """How many calls of the queue have ended, with an outcome and as cancelled, and are not reported yet, as
-        `order="submission"` holds them back.
+        """How many calls of the queue are finished and how many are cancelled, but not yet reported because of
+        `order="submission"`.
         """
         return self._run.held_back if self._run is not None else (0, 0)
 
     @property
     def tasks(self) -> tuple[Task[..., Any], ...]:
-        """The tasks registered here, in the order of their registration."""
+        """The registered tasks, in the order of their registration."""
         return tuple(self._tasks)
 
     # Showing
 
     def add_renderable(self, renderable: Any) -> None:
-        """Show this below the scheduler in its display: anything that rich can render."""
+        """Show a renderable of rich below the scheduler in its display."""
         self.renderables.append(renderable)
 
     def __rich__(self) -> Any:
@@ -593,7 +593,7 @@ class Scheduler(Emitter):
     def _showing(self, display: Display) -> AbstractContextManager[object]:
         if display is False:
             return nullcontext()
-        from amlsched.display.live import live  # only where it is asked for
+        from amlsched.display.live import live  # only if a display is requested
 
         return live(self, display)
 
@@ -601,11 +601,11 @@ class Scheduler(Emitter):
 
     @property
     def executor(self) -> Executor:
-        """Where calls run: the one that was given, or where it is ours, one that is made when it is needed."""
+        """Where calls run: the executor passed in, or the scheduler's own, which is created when needed."""
         return self._given or self._runner()
 
     def _runner(self) -> Executor:
-        """What calls are submitted to: the executor, or what runs them in its place."""
+        """What calls are submitted to: the executor, or the one that runs calls on its behalf."""
         if self._executor is None:
             assert self._factory is not None
             self._executor = self._factory()
@@ -622,9 +622,9 @@ class Scheduler(Emitter):
         self._release()
 
     def refuse_second_run(self) -> None:
-        """Raise RuntimeError where a run is under way."""
+        """Raise RuntimeError if a run is in progress."""
         if self._run is not None:
-            raise RuntimeError("the scheduler runs already: one run at a time")
+            raise RuntimeError("the scheduler is already running: it can do one run at a time")
 
     def _begin(self, run: RunLoop) -> None:
         self._run = run
@@ -642,21 +642,21 @@ class Scheduler(Emitter):
             self._release()
 
     def _release(self) -> None:
-        """Shut the executor down, where it is ours."""
+        """Shut down the executor if the scheduler owns it."""
         if self._factory is not None and self._executor is not None:
             executor, self._executor = self._executor, None
             executor.shutdown(wait=True)
 
     def _renewed(self) -> Executor | None:
-        """A new executor in place of one that broke; `None` where it is not ours."""
+        """Replace a broken executor; return `None` if the scheduler does not own it."""
         if self._factory is None or self._executor is None:
             return None
         broken, self._executor = self._executor, None
-        kill_workers(broken)  # those that outlived the others
+        kill_workers(broken)  # some may have survived
         return self._runner()
 
     def kill(self) -> None:
-        """End the workers at once, whatever they run. Ours are made anew when the next run needs them."""
+        """Kill the workers at once, whatever they run. The scheduler recreates its own for the next run."""
         if self._executor is None:
             return
         executor = self._executor
@@ -668,31 +668,31 @@ class Scheduler(Emitter):
             self._terminate(self._given)
 
     def interrupt(self, error: BaseException) -> bool:
-        """End the run as Ctrl-C does; it raises the error. For handlers of signals, in the loop's thread.
+        """End the run as Ctrl-C does, so that it raises this error. For signal handlers, in the loop's thread.
 
         Returns:
-            Whether the run takes care of it; if not, raise the error on the spot.
+            Whether the run handles it; if not, the caller must raise the error itself.
         """
         run = self._run
         if run is None:
             return False
         run.interruption = error
         run.loop.call_soon_threadsafe(run.interrupt, error)
-        return not run.executing  # a call that runs in this thread is interrupted where it is
+        return not run.executing  # a call that runs in this thread is interrupted by raising there
 
 
 def _remedy(given: object) -> str:
-    """What to do where this was given for an executor."""
+    """What to do if this object was passed as an executor."""
     if type(given).__module__.startswith(("dask", "distributed.")):
-        return "Scheduler.with_dask(…) takes clients and clusters of dask"
-    return "Scheduler.with_processes(), with_threads() and their sisters make one"
+        return "pass clients and clusters of dask to Scheduler.with_dask(…)"
+    return "Scheduler.with_processes(), with_threads() and the other constructors create one"
 
 
 def check_executor(name: str, options: Mapping[str, Any]) -> None:
-    """Raise unless `Scheduler.from_name` has a constructor of this name that takes these options.
+    """Check that `Scheduler.from_name` has a constructor of this name that accepts these options.
 
     Raises:
-        ValueError: It has not; the message lists those there are, and what was probably meant.
+        ValueError: It has none; the message lists the valid names and suggests the closest one.
     """
     signatures = {
         key[5:]: inspect.signature(getattr(Scheduler, key))
@@ -710,7 +710,7 @@ def check_executor(name: str, options: Mapping[str, Any]) -> None:
     any_other = len(known) < len(signature.parameters)
     unknown = [key for key in options if key not in known]
     near = {key: found for key in unknown if (found := _nearest(key, known, 0.9 if any_other else 0.6))}
-    wrong = next(iter([*near, *unknown]), "")  # others may be options of what is called below
+    wrong = next(iter([*near, *unknown]), "")  # the others may be options of what the factory calls
     try:
         signature.bind(**options)
         problem = f"has no option {wrong!r}" if near else ""
@@ -721,7 +721,7 @@ def check_executor(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    from difflib import get_close_matches  # only where something is wrong
+    from difflib import get_close_matches  # only needed for error messages
 
     return next(iter(get_close_matches(word, [*known], 1, cutoff)), None)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, a terminal that closes, and SIGTERM while a scheduler runs; and a loop that ends in spite of them."""
+"""Signals during a run (Ctrl-C, SIGTERM, a closed terminal), and an event loop that shuts down in spite of them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ __all__ = ["event_loop", "handled", "installed", "raised_by_handler", "unclaimed
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-_GRACE_S = 1.0  # for tasks that are cancelled when their loop ends
+_GRACE_S = 1.0  # for tasks that are cancelled when their loop is closed
 
 
 @contextmanager
 def handled(first: Callable[[BaseException], bool], second: Callable[[], None]) -> Generator[None]:
-    """While in here, signals that would end the program are told to `first`, and from the second one on to `second`.
+    """In this context, the first signal that would terminate the program calls `first`, each later one `second`.
 
-    Only the main thread can handle signals: elsewhere nothing is touched. A handler that the program set itself, or a
-    signal that it ignores (as under `nohup`), is left alone. The former handlers are back afterwards.
+    Only the main thread can handle signals: in others this does nothing. Handlers that the program has set itself, and
+    signals that it ignores (as under `nohup`), are left alone. The former handlers are restored afterwards.
 
     Args:
-        first: Called in the main thread, between any two of its instructions, with what is to be raised in the end:
-            KeyboardInterrupt, or SystemExit with 128 plus the signal's number. Returns whether it took care of it; else
-            it is raised on the spot.
-        second: Called before it is raised on the spot.
+        first: Called in the main thread, between any two of its instructions, with the exception to raise in the end:
+            KeyboardInterrupt, or SystemExit with 128 plus the signal's number. Returns whether it handles the
+            exception; otherwise the exception is raised at once.
+        second: Called before the exception is raised at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told = False
+    interrupted = False
 
     def handler(number: int, frame: Any) -> None:
-        nonlocal told
+        nonlocal interrupted
         error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
-        if told:
+        if interrupted:
             second()
             raise error
-        told = True
+        interrupted = True
         if not first(error):
             raise error
 
@@ -54,13 +54,13 @@ def handled(first: Callable[[BaseException], bool], second: Callable[[], None]) 
 
 
 def unclaimed(numbers: Iterable[int]) -> list[int]:
-    """Those of these signals that Python handles as it does by itself: neither ignored, nor handled by the program."""
+    """The signals that have Python's default handling: neither ignored, nor handled by the program."""
     return [number for number in numbers if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)]
 
 
 @contextmanager
 def installed(handler: Callable[[int, Any], object], numbers: Iterable[int]) -> Generator[None]:
-    """While in here, these signals have this handler. The former ones are back afterwards. For the main thread."""
+    """In this context, these signals have this handler; the former ones are restored afterwards. Main thread only."""
     former = {number: signal.getsignal(number) for number in numbers}
     for number in former:
         signal.signal(number, handler)
@@ -72,11 +72,13 @@ def installed(handler: Callable[[int, Any], object], numbers: Iterable[int]) -> 
 
 
 def raised_by_handler(error: BaseException) -> bool:
-    """Whether a signal that would end the program raised it in this thread, rather than the code that it came from."""
+    """Whether a signal handler raised this exception, rather than the code that was running in this thread."""
     if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
         return False
     handlers = [signal.getsignal(number) for number in _SIGNALS]
-    if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:  # it leaves no frame
+    if (
+        isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers
+    ):  # the default handler leaves no frame
         return True
     codes = [getattr(getattr(handler, "func", handler), "__code__", None) for handler in handlers]
     return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
@@ -84,10 +86,9 @@ def raised_by_handler(error: BaseException) -> bool:
 
 @contextmanager
 def event_loop(debug: bool = False) -> Generator[asyncio.AbstractEventLoop]:
-    """A new event loop, which is closed afterwards.
+    """Create a new event loop, and close it afterwards.
 
-    As with `asyncio.run`, tasks that are left then are cancelled; but one that does not end is not waited for without
-    end.
+    As with `asyncio.run`, remaining tasks are cancelled; unlike there, the wait for them has a time limit.
     """
     loop = asyncio.new_event_loop()
     loop.set_debug(debug)
@@ -107,10 +108,10 @@ def event_loop(debug: bool = False) -> Generator[asyncio.AbstractEventLoop]:
 
 @contextmanager
 def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Generator[None]:
-    """See to it that a signal's handler runs also when the loop has nothing to do.
+    """Make sure that signal handlers run even if the loop is idle.
 
-    Python runs handlers in the main thread, between two of its instructions. A signal that comes after the last one
-    before the loop waits, or that the kernel gives to another thread, would be seen only when something else happens.
+    Python runs handlers in the main thread, between two of its instructions. A signal that arrives just before the loop
+    waits, or that the kernel delivers to another thread, would otherwise be handled only when something else happens.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -121,7 +122,7 @@ def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Generator[None]:
             end.setblocking(False)
         try:
             loop.add_reader(ours, ours.recv, 4096)
-        except NotImplementedError:  # on Windows, where this loop wakes for signals by itself
+        except NotImplementedError:  # on Windows, where the loop wakes up for signals by itself
             yield
             return
         former = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)

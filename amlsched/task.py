@@ -1,11 +1,11 @@
-"""Tasks: functions registered with a scheduler; and the base class of their plugins."""
+"""Tasks, which are functions registered with a scheduler, and the base class of their plugins."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
-from amlsched.bounded import Results
+from amlsched.bounded import MapResults
 from amlsched.errors import CallRefusedError
 from amlsched.events import Emitter, Event
 from amlsched.executors._user_function import check_function
@@ -22,36 +22,35 @@ R = TypeVar("R")
 
 
 class Plugin:
-    """Changes what a task does: it may refuse or rewrite calls, listen to the task's events, and add events.
+    """Base class of plugins, which change a task: they can reject or rewrite calls, handle events, and add events.
 
-    A subclass overrides what it needs. Events that it emits are class attributes; they become known to the task when
-    the plugin is attached.
+    Override the methods you need. Define events as class attributes; attaching the plugin adds them to the task.
     """
 
     name: ClassVar[str] = "plugin"
-    """What messages call it."""
+    """Name of the plugin in messages."""
 
     def attach_task(self, task: Task[..., Any]) -> None:
-        """Called once, when the plugin is attached: the place to keep the task and to register callbacks."""
+        """Called once, when the plugin is attached: keep the task and register callbacks here."""
 
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None:
-        """The function and the arguments to submit, or `None` to refuse the call. Called at each `task.submit`."""
+        """Called by each `task.submit`; return the function and arguments to submit, or `None` to reject the call."""
         return fn, args, kwargs
 
     def retry_after(self, future: Future[Any], exception: Exception) -> float | None:
-        """Seconds after which a call that raised is to run again, or `None` to let it end; the first plugin decides.
+        """Seconds after which to retry a call that raised, or `None` not to; the first plugin with a number decides.
 
-        Not asked for a call that lost its worker; see `retries_on_loss` of the scheduler.
+        Not called for a call whose worker was lost; see `retries_on_loss` of the scheduler.
         """
         return None
 
     def reset(self) -> None:
-        """Forget what was counted: called before each run, before any event of it."""
+        """Reset counters. Called before each run, before any of its events."""
 
     def events(self) -> list[Event[..., Any]]:
-        """The events that the plugin's classes define."""
+        """The events that the plugin's class and its base classes define."""
         defined = (value for kind in type(self).__mro__ for value in vars(kind).values())
         return [value for value in defined if isinstance(value, Event)]
 
@@ -59,36 +58,36 @@ class Plugin:
 class Task(Emitter, Generic[P, R]):
     """A function registered with a scheduler; each submission of it is a call.
 
-    `scheduler.task(function)` makes one; so does `Task(function, scheduler)`.
+    Create one by `scheduler.task(function)` or `Task(function, scheduler)`.
 
     Args:
-        function: What a call runs.
+        function: The function that each call runs.
         scheduler: Where its calls are submitted.
-        plugins: Attached in this order; each sees a call as the one before left it.
-        init_plugins: Whether to attach the plugins now, or to leave `attach_task` to the caller.
-        batch_size: How many calls are sent to a worker as one, for functions so fast that sending dominates. Events,
-            exceptions and cancelling stay per call. Calls wait for each other only while the loop has more to do.
-        retries_on_loss: How often a call is run again that lost its worker; `None` for what the scheduler says.
+        plugins: Attached in this order; each receives a call as the previous one left it.
+        init_plugins: Whether to attach the plugins now, or leave `attach_task` to the caller.
+        batch_size: How many calls to send to a worker at once, for functions so fast that sending dominates. Events,
+            exceptions and cancellation remain per call. Calls wait for each other only while the loop is busy.
+        retries_on_loss: How often to retry a call whose worker was lost; `None` for the scheduler's value.
 
     Raises:
-        TypeError: `function` cannot be called, or a call of it would run nothing: it is async, or yields.
+        TypeError: `function` is not callable, or calling it would run nothing: it is async or a generator function.
         ValueError: `batch_size` is below 1, or `retries_on_loss` below 0.
     """
 
     SUBMITTED: ClassVar[Event[..., Any]] = Event("on-submitted", ("future", "*args"))
     """A call was submitted; with its future and its arguments."""
     DONE: ClassVar[Event[[Any], Any]] = Event("on-done", ("future",))
-    """A call ended with a result or an exception; emitted before those."""
+    """A call finished with a result or an exception; emitted before `on_result` or `on_exception`."""
     RESULT: ClassVar[Event[[Any, Any], Any]] = Event("on-result", ("future", "result"))
     """A call returned; with its future and the result."""
     RESULTS: ClassVar[Event[[list[tuple[Any, Any]]], Any]] = Event("on-results", ("results",), gathers=True)
-    """Calls returned; with the future and the result of each since its callbacks were called last, in order."""
+    """Calls returned; with the future and result of each call since the previous such event, in order."""
     EXCEPTION: ClassVar[Event[[Any, BaseException], Any]] = Event("on-exception", ("future", "exception"))
     """A call raised, or its worker was lost; with its future and the exception."""
     CANCELLED: ClassVar[Event[[Any], Any]] = Event("on-cancelled", ("future",))
     """A call was cancelled; with its future."""
     RETRY: ClassVar[Event[[Any, BaseException, int], Any]] = Event("on-retry", ("future", "exception", "attempt"))
-    """A call failed and runs again; with its future, what it failed of, and which attempt that was, counted from 1."""
+    """A call failed and will be retried; with its future, its exception, and the number of that attempt, from 1."""
 
     on_submitted: Subscriber[Concatenate[Future[R], P], Any]
     on_done: Subscriber[[Future[R]], Any]
@@ -115,8 +114,8 @@ class Task(Emitter, Generic[P, R]):
         self.plugins: list[Plugin] = []
         self.batch_size = _checked_batch_size(batch_size)
         self.retries_on_loss = None if retries_on_loss is None else checked_retries(retries_on_loss)
-        self.n_running = 0  # kept by the run loop: calls of this run that were submitted and have not ended
-        self.n_submitted = 0  # likewise: all that were submitted
+        self.n_running = 0  # maintained by the run loop: unfinished calls of this run
+        self.n_submitted = 0  # maintained by the run loop: submitted calls of this run
         self.on_submitted = cast("Subscriber[Concatenate[Future[R], P], Any]", self.subscriber(self.SUBMITTED))
         self.on_done = self.subscriber(self.DONE)
         self.on_result = self.subscriber(self.RESULT)
@@ -132,10 +131,10 @@ class Task(Emitter, Generic[P, R]):
         scheduler._register(self)  # pyright: ignore[reportPrivateUsage]
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R] | None:
-        """The handle of a new call, or `None` where a plugin refused it.
+        """Submit a call, and return its future, or `None` if a plugin rejected it.
 
         Raises:
-            SchedulerNotRunningError: The scheduler does not run, or is ending.
+            SchedulerNotRunningError: The scheduler is not running, or the run is ending.
             NotPicklableError: An argument cannot be sent to a worker.
         """
         function: Callable[..., R] = self.function
@@ -147,35 +146,34 @@ class Task(Emitter, Generic[P, R]):
         return self.scheduler._submit(self, function, args, kwargs)  # pyright: ignore[reportPrivateUsage]
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """The handle of a new call, to be awaited: `result = await task(…)` in an async callback.
+        """Submit a call to be awaited: `result = await task(…)` in an async callback.
 
         Raises:
-            CallRefusedError: A plugin refused the call.
-            SchedulerNotRunningError: The scheduler does not run, or is ending.
+            CallRefusedError: A plugin rejected the call.
+            SchedulerNotRunningError: The scheduler is not running, or the run is ending.
         """
         future = self.submit(*args, **kwargs)
         if future is None:
             raise CallRefusedError(self.name, ", ".join(plugin.name for plugin in self.plugins))
-        future.awaited = None  # it may fail before the caller comes to await it
+        future.awaited = None  # it may fail before the caller awaits it
         return future
 
-    def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None) -> Results[R]:
-        """Results for the arguments taken from each of the iterables, in their order: `for result in task.map(xs)`.
+    def map(self, *iterables: Iterable[Any], max_in_flight: int | None = None) -> MapResults[R]:
+        """Call the task for each item of the iterables, and iterate over the results: `for result in task.map(xs)`.
 
-        Where an asyncio loop runs, as in a notebook or an async callback, use `async for`, or `await` for a list of all
-        results. Each of them starts a run where the scheduler is not running. An exception of a call is raised where
-        its result would come; the calls behind it are cancelled then.
+        If an asyncio loop is running, as in a notebook or an async callback, use `async for`, or `await` to get a list
+        of all results. All of these start a run if the scheduler is not running. The exception of a call is raised in
+        place of its result; later calls are then cancelled.
 
         Args:
-            *iterables: One for each positional parameter; the shortest ends it. They are read as calls are submitted.
-            max_in_flight: How many calls are submitted at most whose results were not yet taken; `None` for four for
-                each worker.
+            *iterables: One per positional parameter; the shortest ends the iteration. Consumed as calls are submitted.
+            max_in_flight: How many calls to submit ahead of the results taken, at most; `None` for four per worker.
         """
         _check_iterables(iterables, self.name)
-        return Results(self.scheduler, self, zip(*iterables, strict=False), max_in_flight)
+        return MapResults(self.scheduler, self, zip(*iterables, strict=False), max_in_flight)
 
     def futures(self) -> list[Future[R]]:
-        """The handles of the calls that have not ended, oldest first."""
+        """The futures of the unfinished calls, oldest first."""
         return [future for future in self.scheduler.queue if future.task is self]
 
     @property
@@ -184,23 +182,23 @@ class Task(Emitter, Generic[P, R]):
         return self.futures()
 
     def running(self) -> bool:
-        """Whether a call was submitted that has not ended."""
+        """Whether there are unfinished calls."""
         return self.n_running > 0
 
     def attach_plugin(self, plugin: Plugin) -> None:
-        """Attach a plugin, behind those attached before.
+        """Attach a plugin, after those attached before.
 
         Raises:
-            TypeError: It is no `Plugin`.
-            ValueError: This plugin is attached already, here or to another task.
+            TypeError: It is not a `Plugin`.
+            ValueError: It is already attached, to this or another task.
         """
         if not isinstance(plugin, Plugin):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{self.name}: {plugin!r} is no Plugin{_remedy(plugin)}")
+            raise TypeError(f"{self.name}: {plugin!r} is not a Plugin{_remedy(plugin)}")
         owner = vars(plugin).get("_attached_to")
         if owner is not None:
             raise ValueError(
-                f"plugin {plugin.name!r} is attached to {owner} already, and cannot be attached to {self.name}: "
-                "make a new one for each task"
+                f"plugin {plugin.name!r} is already attached to {owner} and cannot be attached to {self.name}: "
+                "create a new one for each task"
             )
         self.add_event(*plugin.events())
         plugin.attach_task(self)
@@ -214,13 +212,13 @@ class Task(Emitter, Generic[P, R]):
             plugin.reset()
 
     def __repr__(self) -> str:
-        return f"<{self.name}, {self.n_running} calls not ended>"
+        return f"<{self.name}, {self.n_running} unfinished calls>"
 
 
 def _check_iterables(iterables: tuple[Any, ...], name: str) -> None:
     for number, each in enumerate(iterables, 1):
         if not isinstance(each, Iterable) and not hasattr(each, "__getitem__"):
-            raise TypeError(f"{name}: map(…) takes an iterable for each parameter, and the {number}. is {each!r}")
+            raise TypeError(f"{name}: map(…) takes one iterable per parameter, but argument {number} is {each!r}")
 
 
 def _each(plugins: Any, name: str) -> Iterable[Plugin]:
@@ -228,12 +226,12 @@ def _each(plugins: Any, name: str) -> Iterable[Plugin]:
         return (plugins,)
     if not isinstance(plugins, Iterable):
         remedy = f": call it, as in {plugins.__name__}(…)" if isinstance(plugins, type) else _remedy(plugins)
-        raise TypeError(f"{name}: plugins={plugins!r}: must be a Plugin or several{remedy}")
+        raise TypeError(f"{name}: plugins={plugins!r}: must be a Plugin or an iterable of them{remedy}")
     return cast("Iterable[Plugin]", plugins)
 
 
 def _remedy(plugin: object) -> str:
-    """What to do about an object that is no plugin of amlsched, where it is known."""
+    """What to do about an object that is not a plugin of amlsched, if known."""
     for kind in type(plugin).__mro__:
         if kind.__module__.startswith("amltk."):
             return f" of amlsched: it comes from amltk; import {kind.__name__} from amlsched.plugins instead"
@@ -247,10 +245,10 @@ def _checked_batch_size(number: Any) -> int:
 
 
 def checked_retries(number: Any) -> int:
-    """The value of `retries_on_loss`.
+    """Return a valid value of `retries_on_loss`.
 
     Raises:
-        ValueError: It is no whole number of at least 0.
+        ValueError: It is not a whole number of at least 0.
     """
     if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
         return number

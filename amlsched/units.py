@@ -1,4 +1,4 @@
-"""Amounts with their units, as people write them."""
+"""Amounts of memory and time with units, as users write them."""
 
 import math
 import re
@@ -25,7 +25,7 @@ _SECONDS = {
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of an amount of memory.
+    """Parse an amount of memory.
 
     Args:
         text: Number and unit, such as `"1.5 GiB"` (powers of 1024) or `"6 GB"` (powers of 1000).
@@ -37,12 +37,12 @@ def parse_memory(text: str) -> int:
         ValueError: The unit is missing or unknown, or the amount is less than a byte.
 
     Sources:
-        Slurm reads a bare number as MiB (sbatch, `--mem`), dask as bytes; so a bare number is refused. Slurm's `K`, `M`
-        and `G` are powers of 1024, those of others powers of 1000; so they are refused, too.
+        Slurm reads a bare number as MiB (sbatch, `--mem`), dask as bytes; so a bare number raises. Slurm's `K`, `M`
+        and `G` are powers of 1024, those of others powers of 1000; so they raise, too.
     """
-    found = _MEMORY.fullmatch(str(text))  # a number, which has no unit, is refused as its text is
+    found = _MEMORY.fullmatch(str(text))  # also rejects numbers, which have no unit
     if found is None or found[2].lower() not in _BYTES:
-        raise ValueError(f"{text!r} is no amount of memory: write number and unit, such as '6 GB' or '1.5 GiB'")
+        raise ValueError(f"{text!r} is not an amount of memory: write number and unit, such as '6 GB' or '1.5 GiB'")
     amount = int(float(found[1]) * _BYTES[found[2].lower()])
     if amount < 1:
         raise ValueError(f"{text!r} is less than one byte")
@@ -50,7 +50,7 @@ def parse_memory(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds of a length of time.
+    """Parse a duration.
 
     Args:
         text: Number and unit, such as `"90 s"`, `"10 min"`, `"1 h 30 min"` or `"2 days"`; or hours, minutes and
@@ -63,8 +63,8 @@ def parse_seconds(text: str) -> float:
         ValueError: The unit is missing or unknown.
 
     Sources:
-        Slurm reads a bare number as minutes (sbatch, `--time`), most else as seconds; so it is refused. `1:30` is
-        minutes and seconds there, and hours and minutes elsewhere; so it is refused, too.
+        Slurm reads a bare number as minutes (sbatch, `--time`), most others as seconds; so it raises. `1:30` is minutes
+        and seconds there, and hours and minutes elsewhere; so it raises, too.
     """
     remedy = "write number and unit, such as '90 s', '10 min' or '1.5 h', or hours, minutes and seconds, '1:30:00'"
     if clock := _CLOCK.fullmatch(str(text)):
@@ -72,17 +72,17 @@ def parse_seconds(text: str) -> float:
         return int(days) * 86400.0 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     parts = _PART.findall(str(text))
     if not parts or _PART.sub("", str(text)) or any(unit.lower() not in _SECONDS for _, unit in parts):
-        raise ValueError(f"{text!r} is no length of time: {remedy}")
+        raise ValueError(f"{text!r} is not a duration: {remedy}")
     return math.fsum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
 
 
 def counted(number: int, unit: str, verb: str = "") -> str:
-    """`2 jobs were`, and `1 job was`.
+    """A number with its unit and verb: `2 jobs were`, but `1 job was`.
 
     Args:
-        number: How many there are.
-        unit: Of what, in the singular.
-        verb: In the plural: are, were, have, or wait.
+        number: The number.
+        unit: The unit, in the singular.
+        verb: The verb, in the plural: are, were, have, or wait.
     """
     if number != 1:
         return f"{number} {unit}s {verb}".rstrip()

@@ -15,22 +15,22 @@ __all__ = ["Waker"]
 
 
 class Waker:
-    """Has a function called in a loop's thread, from any thread, while it is entered.
+    """Calls a function in the thread of a loop when any thread asks for it. A context manager.
 
-    It does what `loop.call_soon_threadsafe` does, for a third of the cost: one write and one read of an eventfd, where
-    asyncio makes a handle, copies a context, and reads its socket until that refuses. Where the system or the loop has
-    no such thing, it is `call_soon_threadsafe`.
+    It does the same as `loop.call_soon_threadsafe` at a third of the cost: one write and one read of an eventfd, while
+    asyncio creates a handle, copies a context, and reads its socket until that is empty. If the system or the loop does
+    not support it, this uses `call_soon_threadsafe`.
 
     Args:
         loop: The loop.
-        function: What is called; once for several calls that come before the loop gets to it.
+        function: The function; called once for several wake-ups that arrive before the loop handles them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
         self._loop = loop
         self._function = function
         self._descriptor: int | None = None
-        self._lock = Lock()  # a thread that is late must not write into a file that has got the number since
+        self._lock = Lock()  # a late thread must not write to another file that has reused the descriptor
 
     def __enter__(self) -> Self:
         if hasattr(os, "eventfd"):  # Linux
@@ -50,7 +50,7 @@ class Waker:
             os.close(descriptor)
 
     def wake(self) -> None:
-        """Have the function called.
+        """Have the function called in the loop's thread.
 
         Raises:
             RuntimeError: The loop is closed.

@@ -179,7 +179,7 @@ def test_an_executor_of_a_client_that_is_shut_down_takes_no_call(dask_client: An
 
 @needs("distributed")
 def test_a_client_in_place_of_an_executor_is_an_error_that_says_what_takes_it(dask_client: Any) -> None:
-    with pytest.raises(TypeError, match=r"Scheduler\.with_dask\(…\) takes clients"):
+    with pytest.raises(TypeError, match=r"pass clients and clusters of dask to Scheduler\.with_dask\(…\)"):
         Scheduler(dask_client)
 
 

@@ -148,7 +148,7 @@ def test_a_run_can_follow_a_map_that_was_left_at_once(scheduler: Scheduler) -> N
 
     async def main() -> ExitState:
         async for result in task.map(itertools.count()):
-            with pytest.raises(RuntimeError, match="runs already"):
+            with pytest.raises(RuntimeError, match="already running"):
                 await scheduler.async_run()
             if result == 4:
                 break

@@ -735,7 +735,7 @@ def test_a_running_scheduler_cannot_be_run(scheduler: Scheduler) -> None:
 
     assert scheduler.run() == ExitState(Code.EXHAUSTED)
     assert len(errors) == 2
-    assert all("runs already" in error for error in errors)
+    assert all("already running" in error for error in errors)
 
 
 def test_run_inside_a_loop_says_to_await_async_run(scheduler: Scheduler) -> None:

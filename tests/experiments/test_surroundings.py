@@ -130,11 +130,11 @@ def test_without_a_home_a_tilde_is_refused_and_the_user_goes_by_number(project: 
     for words in (["config", "check", "c.yml", "-e", "h"], ["run", "train.py:f", "c.yml", "-e", "h"]):
         code, _, err = call(*words, prefix=prefix)
         assert code == 2
-        assert "c.yml, path ~/results: ~ stands for no folder here: HOME is not set" in err
+        assert "c.yml, path ~/results: ~ cannot be expanded: HOME is not set" in err
     for words in (["status", "~/x"], ["run", "train.py:f", "c.yml", "-e", "e", "--results", "~/x"]):
         code, _, err = call(*words, prefix=prefix)
         assert code == 2
-        assert "~/x: ~ stands for no folder here" in err
+        assert "~/x: ~ cannot be expanded" in err
     code, out, err = call("run", "train.py:f", "c.yml", "-e", "e", "-s", prefix=prefix)
     assert (code, err) == (0, "")
     assert "Submitted array 4711" in out

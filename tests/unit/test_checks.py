@@ -122,7 +122,7 @@ def test_arguments_of_calls() -> None:
         check(lambda value=value: task.map([1], max_in_flight=value), "max_in_flight", value)  # type: ignore[misc]
         check(lambda value=value: asyncio.run(scheduler.gather([], max_in_flight=value)), "max_in_flight", value)  # type: ignore[misc]
     check(lambda: asyncio.run(scheduler.gather(5)), "futures", 5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="1 is no future"):
+    with pytest.raises(TypeError, match="1 is not a future"):
         asyncio.run(scheduler.gather([1]))  # type: ignore[list-item]
     with ThreadPoolExecutor(1) as executor:
         check(lambda: Scheduler(executor, terminate="no"), "terminate", "no")  # type: ignore[arg-type]

@@ -135,7 +135,7 @@ def test_a_plugin_can_be_attached_once(scheduler: Scheduler) -> None:
     plugin = Adds(1)
     first, second = scheduler.task(abs, plugins=plugin), scheduler.task(str)
     for task in (first, second):
-        with pytest.raises(ValueError, match=r"'adds' is attached to task abs already"):
+        with pytest.raises(ValueError, match=r"'adds' is already attached to task abs"):
             task.attach_plugin(plugin)
     assert first.plugins == [plugin]
     assert second.plugins == []
@@ -154,7 +154,7 @@ def test_a_plugin_that_fails_to_attach_is_not_attached(scheduler: Scheduler) -> 
 
 
 def test_what_is_no_plugin_is_refused(scheduler: Scheduler) -> None:
-    with pytest.raises(TypeError, match=r"task abs: 'limiter' is no Plugin"):
+    with pytest.raises(TypeError, match=r"task abs: 'limiter' is not a Plugin"):
         scheduler.task(abs, plugins=["limiter"])  # type: ignore[list-item]
 
 
@@ -315,7 +315,7 @@ def test_awaiting_outside_of_a_run_is_refused(scheduler: Scheduler) -> None:
 def test_it_shows_its_name_and_what_runs(scheduler: Scheduler) -> None:
     task = scheduler.task(abs)
     assert task.name == "task abs"
-    assert repr(task) == "<task abs, 0 calls not ended>"
+    assert repr(task) == "<task abs, 0 unfinished calls>"
 
 
 def test_a_task_that_is_made_by_its_class_is_one_of_the_scheduler() -> None:

@@ -65,7 +65,7 @@ def test_a_length_of_time_is_read_with_its_unit(text: str, seconds: float) -> No
     "text", ["", "10", "1:30", "1:60:00", "10 m", "10 GB", "-1 s", "ten s", "5 s 3", "s", 10, None]
 )
 def test_a_length_of_time_that_is_not_clear_is_refused(text: Any) -> None:
-    with pytest.raises(ValueError, match="is no length of time: write number and unit"):
+    with pytest.raises(ValueError, match="is not a duration: write number and unit"):
         parse_seconds(text)
 
 
@@ -73,11 +73,11 @@ def test_a_length_of_time_that_is_not_clear_is_refused(text: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"walltime": 10}, r"walltime: 10 is no length of time.*; or walltime_s=10"),
-        ({"memory": 6e9}, r"memory: 6000000000.0 is no amount.*; or memory_bytes=6"),
-        ({"cputime": "3 parsecs"}, "cputime: '3 parsecs' is no length of time"),
-        ({"address_space": "8"}, "address_space: '8' is no amount"),
-        ({"grace": "soon"}, "grace: 'soon' is no length"),
+        ({"walltime": 10}, r"walltime: 10 is not a duration.*; or walltime_s=10"),
+        ({"memory": 6e9}, r"memory: 6000000000.0 is not an amount.*; or memory_bytes=6"),
+        ({"cputime": "3 parsecs"}, "cputime: '3 parsecs' is not a duration"),
+        ({"address_space": "8"}, "address_space: '8' is not an amount"),
+        ({"grace": "soon"}, "grace: 'soon' is not a duration"),
         ({"walltime": "0 s"}, "walltime='0 s': must be more than 0"),
         ({"walltime_s": 0}, "walltime_s=0: must be more than 0"),
         ({"walltime_s": -1}, "walltime_s=-1: must be more than 0"),
@@ -127,17 +127,17 @@ def test_a_plugin_without_a_limit_changes_no_call() -> None:
         (
             WalltimeLimitError("fit", 60.0, 61.5),
             TimeoutError,
-            "fit was ended: it took 61.50 s, and its limit is 60 s",
+            "fit was terminated: it ran for 61.50 s, its limit is 60 s",
         ),
         (
             CpuTimeLimitError("fit", 60.0, 61.5),
             TimeoutError,
-            "fit was ended: it used 61.50 s of CPU time, and its limit is 60 s",
+            "fit was terminated: it used 61.50 s of CPU time, its limit is 60 s",
         ),
         (
             MemoryLimitError("fit", 2**30, 2**30 + 2**19),
             MemoryError,
-            "fit was ended: it used 1024.5 MiB of memory, and its limit is 1024.0 MiB",
+            "fit was terminated: it used 1024.5 MiB of memory, its limit is 1024.0 MiB",
         ),
     ],
 )

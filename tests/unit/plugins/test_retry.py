@@ -268,7 +268,7 @@ def test_a_call_that_exits_can_run_again(on: type[Exception]) -> None:
         (lambda: exponential(factor=0.5), ValueError, "factor=0.5"),
         (lambda: Retry(2, memory_growth=1), ValueError, "memory_growth=1: must be a number of more than 1"),
         (lambda: Retry(2, memory_growth="2"), ValueError, "memory_growth='2'"),  # type: ignore[arg-type]
-        (lambda: Retry(2, memory_growth=2, memory_cap="64"), ValueError, "memory_cap: '64' is no amount of memory"),
+        (lambda: Retry(2, memory_growth=2, memory_cap="64"), ValueError, "memory_cap: '64' is not an amount of memory"),
         (lambda: Retry(2, memory_cap="64 GiB"), ValueError, "without memory_growth"),
     ],
 )
