@@ -19,7 +19,7 @@ from tests.backends import BACKENDS, GIVEN, Backend, MakesScheduler
 from tests.expected_skips import ExpectedSkips
 from tests.faults.driver import HANDLED
 from tests.groups import scheduling
-from tests.systems import SYSTEMS, BatchSystems, environment
+from tests.systems import BatchSystems, environment, path_without_systems, wanted
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -123,13 +123,20 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             shutil.rmtree(left, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def _path_without_systems(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return path_without_systems(os.environ["PATH"], tmp_path_factory.mktemp("commands"))
+
+
 @pytest.fixture(autouse=True)
-def _batch_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test of a batch system finds that one's commands first."""
-    for name in SYSTEMS:
-        if request.node.get_closest_marker(name):
-            for key, value in environment(name).items():
-                monkeypatch.setenv(key, value)
+def _batch_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _path_without_systems: str) -> None:
+    """A test of a batch system finds that one's commands first; any other finds none, even where some are installed."""
+    names = wanted(request.node)
+    for name in names:
+        for key, value in environment(name).items():
+            monkeypatch.setenv(key, value)
+    if not names:
+        monkeypatch.setenv("PATH", _path_without_systems)
 
 
 @pytest.fixture(scope="session")

@@ -222,9 +222,7 @@ def test_without_a_section_it_is_said_which_is_missing(project: Project, slurm: 
     assert (done.returncode, "there is no SLURM section for this host" in done.stderr) == (2, True)
 
 
-def test_without_slurm_it_is_said_at_once(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+def test_without_slurm_it_is_said_at_once(project: Project) -> None:
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
     assert (done.returncode, "there is no such command here" in done.stderr) == (2, True)
 
@@ -385,9 +383,8 @@ def test_the_script_that_is_printed_is_the_one_that_is_submitted_and_printing_do
     [("sge", "#$ -t 1-4"), ("pbs", "#PBS -J 0-3"), ("torque", "#PBS -t 0-3"), ("htcondor", "queue 4")],
 )
 def test_the_script_of_an_array_is_printed_where_its_batch_system_is_not(
-    project: Project, monkeypatch: pytest.MonkeyPatch, system: str, directive: str
+    project: Project, system: str, directive: str
 ) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
     project.config()
     shown = project.call("run", "experiment.py:experiment", "config.yml", "--submit", system, "--print-job-script")
     assert shown.returncode == 0, shown.stderr

@@ -149,8 +149,7 @@ def test_a_folder_without_the_right_to_write_is_found(monkeypatch: pytest.Monkey
         ("path_to_template: bytes.sh", "path_to_template bytes.sh cannot be read: it is not UTF-8"),
     ],
 )
-def test_what_a_section_names_and_is_not_here_is_noted(monkeypatch: pytest.MonkeyPatch, line: str, told: str) -> None:
-    monkeypatch.setenv("PATH", "")  # whatever a batch system says of its arrays
+def test_what_a_section_names_and_is_not_here_is_noted(line: str, told: str) -> None:
     Path("bytes.sh").write_bytes(b"\xff")
     found = check(written(f"name: a\npath: out\n---\nname: SLURM\npartition: cpu\n{line}\n"))
     assert (found.faults, len(found.notes), told in found.notes[0]) == ([], 1, True), found.notes

@@ -14,7 +14,7 @@ from amlsched.experiments.check import check
 from amlsched.experiments.expand import expand
 from amlsched.experiments.resolve import resolve
 
-pytestmark = pytest.mark.usefixtures("folder", "without_slurm")
+pytestmark = pytest.mark.usefixtures("folder")
 
 PAGE = Path(__file__).parents[3] / "docs" / "migrating" / "cw2.md"
 E = "name: e\npath: out\n"
@@ -94,12 +94,6 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("no bundle", E + "reps_per_job: -1\n", "at least 1", "zero repetitions"),
     ("an object", E + "params: {a: !!python/object:os.x {}}\n", "holds data only", "those of plain values are"),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def without_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a Slurm of this machine says is no matter of the config."""
-    monkeypatch.setenv("PATH", str(folder))
 
 
 def checked(text: str) -> Any:
