@@ -78,13 +78,13 @@ class Backend:
         """Whether a call runs while the scheduler does something else."""
         return not self.capabilities.inline
 
-    def scheduler(self) -> Scheduler:
-        """A new scheduler with an executor of its own."""
+    def scheduler(self, **options: Any) -> Scheduler:
+        """A new scheduler with an executor of its own; the options are those of the scheduler."""
         if self.given is not None:
-            return Scheduler(self.given())
+            return Scheduler(self.given(), **options)
         self.prepare()
         logs = {"log_directory": tempfile.mkdtemp(prefix="jobs-")} if self.jobs else {}
-        return Scheduler.from_name(self.name, **self.options, **logs)
+        return Scheduler.from_name(self.name, **self.options, **logs, **options)
 
     def parameter(self) -> Any:
         """The row for `pytest.mark.parametrize`."""
@@ -95,8 +95,8 @@ class Backend:
             pytest.skip(f"{self.needs} is not installed")
 
 
-MakesScheduler = Callable[[Backend], Scheduler]
-"""What the fixture `shared_scheduler` is."""
+MakesScheduler = Callable[..., Scheduler]
+"""What the fixture `shared_scheduler` is: it takes a `Backend`, and options of the scheduler."""
 
 
 def needs(module: str) -> pytest.MarkDecorator:

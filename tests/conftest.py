@@ -155,8 +155,8 @@ def shared_scheduler(shared_executors: dict[str, Executor]) -> MakesScheduler:
     For tests that leave no call in it for longer than a moment, and do not end its workers.
     """
 
-    def make(backend: Backend) -> Scheduler:
-        return over_shared(backend, shared_executors) if backend.slow else backend.scheduler()
+    def make(backend: Backend, **options: Any) -> Scheduler:
+        return over_shared(backend, shared_executors, **options) if backend.slow else backend.scheduler(**options)
 
     return make
 
@@ -173,7 +173,7 @@ def given_scheduler(given_backend: Backend, shared_executors: dict[str, Executor
     return over_shared(given_backend, shared_executors)
 
 
-def over_shared(backend: Backend, shared_executors: dict[str, Executor]) -> Scheduler:
+def over_shared(backend: Backend, shared_executors: dict[str, Executor], **options: Any) -> Scheduler:
     """A scheduler over the executor that all tests of this row share."""
     executor = shared_executors.get(backend.name)
     try:
@@ -181,4 +181,4 @@ def over_shared(backend: Backend, shared_executors: dict[str, Executor]) -> Sche
             raise RuntimeError
     except (RuntimeError, BrokenExecutor):  # none so far, or a test has ended its workers
         executor = shared_executors[backend.name] = backend.scheduler().executor
-    return Scheduler(executor)
+    return Scheduler(executor, **options)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from amlsched import Future
-    from tests.backends import Backend
+    from tests.backends import Backend, MakesScheduler
 
 MIB = 2**20
 
@@ -53,8 +53,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def scheduler_of(backend: Backend, **options: Any) -> Scheduler:
-    return Scheduler.from_name(backend.name, **backend.options, receipts=True, **options)
+@pytest.fixture
+def scheduler(backend: Backend, shared_scheduler: MakesScheduler) -> Scheduler:
+    return shared_scheduler(backend, receipts=True)
 
 
 def outcomes(scheduler: Scheduler, function: Any, *rows: tuple[Any, ...], **options: Any) -> dict[int, Outcome]:
@@ -72,9 +73,8 @@ def outcomes(scheduler: Scheduler, function: Any, *rows: tuple[Any, ...], **opti
     return found
 
 
-def test_a_receipt_tells_where_and_when_a_call_ran(backend: Backend) -> None:
+def test_a_receipt_tells_where_and_when_a_call_ran(scheduler: Scheduler, backend: Backend) -> None:
     before = time.time()
-    scheduler = scheduler_of(backend)
     where: list[tuple[str, int]] = []
     scheduler.on_future_result(lambda _, result: where.append(result))
     (receipt,) = outcomes(scheduler, burn, (0.05,)).values()
@@ -92,8 +92,7 @@ def test_a_receipt_tells_where_and_when_a_call_ran(backend: Backend) -> None:
     assert 0.04 < receipt.cpu_s < 30
 
 
-def test_what_a_call_raises_comes_through_with_a_receipt(backend: Backend) -> None:
-    scheduler = scheduler_of(backend)
+def test_what_a_call_raises_comes_through_with_a_receipt(scheduler: Scheduler) -> None:
     errors: list[BaseException] = []
     scheduler.on_future_exception(lambda _, error: errors.append(error))
     (receipt,) = outcomes(scheduler, burn_and_fail, (0.05,)).values()
@@ -133,14 +132,13 @@ def test_threads_have_their_own_cpu_time_and_no_peak() -> None:
     assert all(receipt.cpu_s is not None and receipt.cpu_s < 0.09 for receipt in found.values())
 
 
-def test_the_calls_of_a_batch_have_their_own_receipts(backend: Backend) -> None:
-    found = outcomes(scheduler_of(backend), burn, *[(0.02,)] * 6, batch_size=3)
+def test_the_calls_of_a_batch_have_their_own_receipts(scheduler: Scheduler) -> None:
+    found = outcomes(scheduler, burn, *[(0.02,)] * 6, batch_size=3)
     assert len(found) == 6
     assert all(receipt.cpu_s is not None and 0.015 < receipt.cpu_s < 10 for receipt in found.values())
 
 
-def test_each_attempt_has_a_receipt(backend: Backend, tmp_path: Path) -> None:
-    scheduler = scheduler_of(backend)
+def test_each_attempt_has_a_receipt(scheduler: Scheduler, tmp_path: Path) -> None:
     failed: list[Outcome] = []
     scheduler.on_future_retry(lambda future, *_: failed.append(scheduler.outcome(future)))
     (last,) = outcomes(scheduler, fail_first, (tmp_path / "marker",), plugins=Retry(2)).values()
@@ -152,7 +150,7 @@ def test_each_attempt_has_a_receipt(backend: Backend, tmp_path: Path) -> None:
 
 
 def test_a_lost_call_tells_what_is_known(local_backend: Backend) -> None:
-    (receipt,) = outcomes(scheduler_of(local_backend, retries_on_loss=1), die, ()).values()
+    (receipt,) = outcomes(local_backend.scheduler(receipts=True, retries_on_loss=1), die, ()).values()
     assert receipt.ended is not None
     assert receipt.pid is not None
     assert receipt.started is None
@@ -175,8 +173,7 @@ def test_a_limited_call_is_measured_where_it_runs() -> None:
     assert receipt.cpu_s > 0.04
 
 
-def test_the_function_of_a_future_is_the_one_that_was_submitted(backend: Backend) -> None:
-    scheduler = scheduler_of(backend)
+def test_the_function_of_a_future_is_the_one_that_was_submitted(scheduler: Scheduler) -> None:
     functions: set[Any] = set()
     scheduler.on_future_submitted(lambda future: functions.add(future.function))
     scheduler.on_future_done(lambda future: functions.add(future.function))

@@ -74,12 +74,11 @@ def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path)
 
 
-def test_an_executor_declares_what_it_can_do(backend: Backend) -> None:
-    executor = backend.scheduler().executor
-    declared = capabilities_of(executor)
+def test_an_executor_declares_what_it_can_do(backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    with shared_scheduler(backend) as scheduler:
+        declared = capabilities_of(scheduler.executor)
     # How calls are best given to it is its own affair.
     assert declared._replace(queue_depth=None, prepickle=None, posts=False) == backend.capabilities
-    executor.shutdown()
 
 
 # Events and their order
@@ -319,7 +318,7 @@ def test_a_submission_in_on_submitted_does_not_recurse(scheduler: Scheduler) -> 
 def test_a_chain_of_submissions_does_not_grow_the_stack(scheduler: Scheduler, backend: Backend) -> None:
     task = scheduler.task(calls.double)
     depths: set[int] = set()
-    length = 300 if backend.concurrent else 3000
+    length = 100 if backend.slow else 300 if backend.concurrent else 3000
 
     @task.on_result
     def next_one(_: object, result: int) -> None:
@@ -440,8 +439,10 @@ def test_under_an_inline_executor_stop_acts_between_two_calls(inline_backend: Ba
     journal.assert_every_call_ended_once()
 
 
-def test_a_timeout_with_wait_lets_running_calls_end(concurrent_backend: Backend, gate: Gate) -> None:
-    with concurrent_backend.scheduler() as scheduler:
+def test_a_timeout_with_wait_lets_running_calls_end(
+    concurrent_backend: Backend, shared_scheduler: MakesScheduler, gate: Gate
+) -> None:
+    with shared_scheduler(concurrent_backend) as scheduler:
         warm_up = scheduler.on_start(lambda: scheduler.submit(calls.double, 1))
         scheduler.run()
         scheduler.on_start.unregister(warm_up)
@@ -468,8 +469,8 @@ def test_a_timeout_without_wait_cancels_running_calls(concurrent_backend: Backen
     assert journal.counts["task on_cancelled"] == 5
 
 
-def test_a_timeout_acts_within_an_endless_chain(backend: Backend) -> None:
-    with backend.scheduler() as scheduler:
+def test_a_timeout_acts_within_an_endless_chain(backend: Backend, shared_scheduler: MakesScheduler) -> None:
+    with shared_scheduler(backend) as scheduler:
         task = scheduler.task(calls.double)
         journal = Journal(scheduler)
         scheduler.on_start(lambda: task.submit(0))

@@ -23,7 +23,7 @@ import pytest
 from amlsched import CpuTimeLimitError, LimitError, MemoryLimitError, Scheduler, WalltimeLimitError
 from amlsched.plugins import Limits, Retry
 from amlsched.plugins._limits_warden import sizes
-from tests.backends import BACKENDS, Backend
+from tests.backends import BACKENDS, Backend, MakesScheduler
 from tests.faults import greedy
 from tests.faults.greedy import MiB
 from tests.journal import Journal
@@ -66,6 +66,12 @@ def local(request: pytest.FixtureRequest) -> Backend:
     backend: Backend = request.param
     backend.skip_if_absent()
     return backend
+
+
+@pytest.fixture
+def scheduler(local: Backend, shared_scheduler: MakesScheduler) -> Scheduler:
+    """A limited call runs in a child of its worker: the worker outlives it, and serves the next test."""
+    return shared_scheduler(local)
 
 
 class Outcome:
@@ -126,7 +132,7 @@ def resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def test_pages_of_files_do_not_count_and_all_others_do(local: Backend, tmp_path: Path) -> None:
+def test_pages_of_files_do_not_count_and_all_others_do(scheduler: Scheduler, tmp_path: Path) -> None:
     path = tmp_path / "data"
     files, shared, (counted, _) = resident("RssFile"), resident("RssShmem"), sizes(os.getpid())
     with path.open("w+b") as file:
@@ -137,7 +143,7 @@ def test_pages_of_files_do_not_count_and_all_others_do(local: Backend, tmp_path:
     grown = sizes(os.getpid())[0] - counted
     assert (resident("RssShmem") - shared > 90 * greedy.MiB) == in_memory == (grown > 90 * greedy.MiB)
     assert in_memory or grown < 30 * greedy.MiB
-    outcome = Outcome(local.scheduler(), Limits(memory="48 MiB"), greedy.read_file, str(path), 96, 0.3)
+    outcome = Outcome(scheduler, Limits(memory="48 MiB"), greedy.read_file, str(path), 96, 0.3)
     assert outcome.innocent == INNOCENT
     assert isinstance(outcome.error, MemoryLimitError) == in_memory
     assert in_memory or outcome.result == 96 * greedy.MiB
@@ -156,9 +162,9 @@ def test_pages_of_files_do_not_count_and_all_others_do(local: Backend, tmp_path:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_call_that_takes_too_long_is_ended_in_time(local: Backend, function: Any, deaf: bool) -> None:
+def test_a_call_that_takes_too_long_is_ended_in_time(scheduler: Scheduler, function: Any, deaf: bool) -> None:
     args = () if function is greedy.burn_in_c else (60,)
-    outcome = Outcome(local.scheduler(), Limits(walltime="1 s", grace_s=GRACE_S), function, *args)
+    outcome = Outcome(scheduler, Limits(walltime="1 s", grace_s=GRACE_S), function, *args)
     assert isinstance(outcome.error, WalltimeLimitError)
     assert outcome.error.call == function.__name__
     assert outcome.error.limit_s == 1.0
@@ -175,9 +181,9 @@ def test_the_walltime_counts_from_the_start_of_the_function(local: Backend) -> N
     assert task.on_result.count == 3
 
 
-def test_a_daemon_that_a_call_has_left_is_ended_with_it(local: Backend, tmp_path: Path) -> None:
+def test_a_daemon_that_a_call_has_left_is_ended_with_it(scheduler: Scheduler, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    outcome = Outcome(local.scheduler(), Limits(walltime="1 s", grace_s=GRACE_S), greedy.daemonize, str(pid_file), 60)
+    outcome = Outcome(scheduler, Limits(walltime="1 s", grace_s=GRACE_S), greedy.daemonize, str(pid_file), 60)
     assert isinstance(outcome.error, WalltimeLimitError)
     assert not Path(f"/proc/{pid_file.read_text()}").exists()
     assert outcome.innocent == INNOCENT
@@ -222,12 +228,15 @@ def own_size() -> int:
     [greedy.grow, greedy.grow_at_once, greedy.grow_in_a_grandchild, greedy.grow_deaf_to_sigterm],
     ids=lambda function: function.__name__,
 )
-def test_a_call_that_takes_too_much_memory_is_ended_before_it_has_a_fifth_more(local: Backend, function: Any) -> None:
+def test_a_call_that_takes_too_much_memory_is_ended_before_it_has_a_fifth_more(
+    local: Backend, shared_scheduler: MakesScheduler, function: Any
+) -> None:
     limit = 640 * MiB
     seen: list[tuple[int, int]] = []
     for _ in range(4):  # on a busy machine, the process that watches may come late once
         with Peak(os.getpid()) as peak:
-            outcome = Outcome(local.scheduler(), Limits(memory="640 MiB", grace_s=GRACE_S), function, 640 + 1024)
+            limits = Limits(memory="640 MiB", grace_s=GRACE_S)
+            outcome = Outcome(shared_scheduler(local), limits, function, 640 + 1024)
         assert isinstance(outcome.error, MemoryLimitError)
         assert outcome.error.limit_bytes == limit < outcome.error.used_bytes
         assert limit / 2 < peak.largest
@@ -238,8 +247,8 @@ def test_a_call_that_takes_too_much_memory_is_ended_before_it_has_a_fifth_more(l
     pytest.fail(f"used and peak, in bytes, each time above 1.2 of {limit}: {seen}")
 
 
-def test_memory_that_processes_share_counts_once(local: Backend) -> None:
-    outcome = Outcome(local.scheduler(), Limits(memory="256 MiB"), greedy.share_with_children, 200, 6)
+def test_memory_that_processes_share_counts_once(scheduler: Scheduler) -> None:
+    outcome = Outcome(scheduler, Limits(memory="256 MiB"), greedy.share_with_children, 200, 6)
     assert outcome.error is None
     assert outcome.result == 200 * MiB
 
@@ -289,8 +298,8 @@ class Growing:
         self.results.sort()
 
 
-def test_a_call_that_takes_too_much_memory_runs_again_with_more(local: Backend) -> None:
-    seen = Growing(local.scheduler(), Retry(4, memory_growth=2.0, memory_cap="2 GiB"), 50, 300, 150)
+def test_a_call_that_takes_too_much_memory_runs_again_with_more(scheduler: Scheduler) -> None:
+    seen = Growing(scheduler, Retry(4, memory_growth=2.0, memory_cap="2 GiB"), 50, 300, 150)
     assert seen.results == [50, 150, 300]
     assert seen.limits == {50: [], 300: [100, 200], 150: [100]}
 
@@ -305,9 +314,9 @@ def test_a_call_that_takes_too_much_memory_runs_again_with_more(local: Backend) 
     ids=["attempts", "cap", "on"],
 )
 def test_the_last_error_names_the_last_limit(
-    local: Backend, retry: Callable[[], Retry], limits: list[int], note: str
+    scheduler: Scheduler, retry: Callable[[], Retry], limits: list[int], note: str
 ) -> None:
-    seen = Growing(local.scheduler(), retry(), 600, 50)
+    seen = Growing(scheduler, retry(), 600, 50)
     assert seen.results == [50]
     assert seen.limits == {600: limits, 50: []}
     assert isinstance(seen.errors[600], MemoryLimitError)
@@ -379,16 +388,16 @@ def test_a_driver_that_is_stuck_does_not_let_a_call_take_the_memory(tmp_path: Pa
 @pytest.mark.parametrize(
     "function", [greedy.burn, greedy.burn_in_c, greedy.burn_in_children], ids=lambda function: function.__name__
 )
-def test_a_call_that_uses_too_much_cpu_time_is_ended(local: Backend, function: Any) -> None:
-    outcome = Outcome(local.scheduler(), Limits(cputime="0.5 s"), function)
+def test_a_call_that_uses_too_much_cpu_time_is_ended(scheduler: Scheduler, function: Any) -> None:
+    outcome = Outcome(scheduler, Limits(cputime="0.5 s"), function)
     assert isinstance(outcome.error, CpuTimeLimitError)
     assert outcome.error.limit_s == 0.5
     assert 0.5 < outcome.error.used_s < 0.5 + LATE_S
     assert outcome.innocent == INNOCENT
 
 
-def test_a_call_that_waits_uses_no_cpu_time(local: Backend) -> None:
-    outcome = Outcome(local.scheduler(), Limits(cputime="0.3 s"), greedy.sleep, 1.0)
+def test_a_call_that_waits_uses_no_cpu_time(scheduler: Scheduler) -> None:
+    outcome = Outcome(scheduler, Limits(cputime="0.3 s"), greedy.sleep, 1.0)
     assert outcome.error is None
 
 
@@ -403,8 +412,8 @@ def test_the_cpu_time_of_former_calls_of_the_worker_does_not_count(local: Backen
 # --------------------------------------------------------------------------------------------------- address space
 
 
-def test_a_limit_of_the_address_space_is_held(local: Backend) -> None:
-    outcome = Outcome(local.scheduler(), Limits(address_space="8 GiB"), greedy.grow_at_once, 16384)
+def test_a_limit_of_the_address_space_is_held(scheduler: Scheduler) -> None:
+    outcome = Outcome(scheduler, Limits(address_space="8 GiB"), greedy.grow_at_once, 16384)
     assert isinstance(outcome.error, MemoryLimitError)
     assert outcome.error.limit_bytes == 8192 * MiB
     assert outcome.innocent == INNOCENT
@@ -638,8 +647,7 @@ def test_limits_hold_for_each_call_of_a_batch() -> None:
     assert (task.on_result.count, task.on_exception.count) == (3, 1)
 
 
-def test_many_calls_that_pass_their_limit_end_each_with_its_own_error(local: Backend) -> None:
-    scheduler = local.scheduler()
+def test_many_calls_that_pass_their_limit_end_each_with_its_own_error(scheduler: Scheduler) -> None:
     task = scheduler.task(greedy.sleep, plugins=Limits(walltime="0.3 s", grace_s=0.1))
     errors: list[BaseException] = []
     task.on_exception(lambda _, error: errors.append(error))
@@ -649,8 +657,7 @@ def test_many_calls_that_pass_their_limit_end_each_with_its_own_error(local: Bac
     assert all(isinstance(error, LimitError) for error in errors)
 
 
-def test_calls_that_end_as_their_time_runs_out_end_once(local: Backend) -> None:
-    scheduler = local.scheduler()
+def test_calls_that_end_as_their_time_runs_out_end_once(scheduler: Scheduler) -> None:
     task = scheduler.task(greedy.sleep, plugins=Limits(walltime="0.1 s", grace_s=0.1))
     journal = Journal(scheduler, task)
     innocent = scheduler.task(greedy.double)

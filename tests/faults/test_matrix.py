@@ -137,6 +137,11 @@ def _descendants() -> list[psutil.Process]:
     return found
 
 
+def _guilty(place: Place, fault: Fault) -> tuple[int, ...]:
+    """dask gives a call to four workers before it gives it up, and each takes a second to start: there it is one."""
+    return GUILTY[:1] if place.name == "dask" and fault.lost else GUILTY
+
+
 def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any]]:
     """What the guilty ended with, and what was returned."""
     scheduler = place.scheduler()
@@ -145,6 +150,7 @@ def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any
         limits = {"walltime": "10 min"}
     good = scheduler.task(innocent)
     bad = scheduler.task(fault.function, plugins=[Limits(**limits)] if limits else [])
+    guilty_ones = _guilty(place, fault)
     numbers: dict[Any, int] = {}
     errors: dict[int, BaseException] = {}
     results: list[Any] = []
@@ -153,7 +159,7 @@ def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any
     @scheduler.on_start
     def start() -> None:
         for number in range(CALLS):
-            future = bad.submit(*fault.arguments) if number in GUILTY else good.submit(number)
+            future = bad.submit(*fault.arguments) if number in guilty_ones else good.submit(number)
             numbers[future] = number
 
     @scheduler.on_future_exception
@@ -172,15 +178,16 @@ def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any
 def test_the_guilty_alone_fail_and_nothing_is_left(fault: Fault, place: Place) -> None:
     before = {process.pid for process in _descendants()}
     errors, results = _run(place, fault)
-    assert set(errors) <= set(GUILTY)
+    numbers = set(_guilty(place, fault))
+    assert set(errors) <= numbers
     if fault.error is None:
         assert (errors, len(results)) == ({}, CALLS)
     elif not fault.may_return:
-        assert set(errors) == set(GUILTY)
+        assert set(errors) == numbers
     # dask knows that a worker is gone, and not of what: its nanny started another before it told.
     wanted = WorkerLostError if place.name == "dask" and fault.lost else fault.error
     assert {type(error) for error in errors.values() if wanted is None or not isinstance(error, wanted)} == set()
-    assert sum(result for result in results if isinstance(result, int)) == sum(range(CALLS)) - sum(GUILTY)
+    assert sum(result for result in results if isinstance(result, int)) == sum(range(CALLS)) - sum(numbers)
     until(lambda: {process.pid for process in _descendants()} <= before, 30)
 
 
