@@ -121,7 +121,7 @@ def _worker_arguments(given: list[str], walltime: Any) -> list[str]:
 
 
 def _directives(queue: Queue, given: Any) -> dict[str, Any] | list[str]:
-    """What carries the environment, and the user's; HTCondor's are a mapping."""
+    """Ours and the user's, which come last, and so count; HTCondor's are a mapping."""
     if isinstance(queue.directives, Mapping):
         found: dict[str, Any] = {**queue.directives, **(given or {})}
         return found

@@ -42,7 +42,8 @@ class Queue:
         query: The command that tells of these jobs.
         read: Reads what that says.
         system: What is known of it for arrays, too.
-        directives: What carries the environment to the jobs, where that is not done anyway.
+        directives: What carries the environment to the jobs, where that is not done anyway; and that a job is not put
+            back into the queue: another one is submitted in its place, and how it ended would be lost.
         at_home: Whether a job starts in the user's home, and not where it was submitted.
     """
 
@@ -165,6 +166,7 @@ QUEUES = {
             lambda jobs: ["squeue", "--noheader", "--states=all", f"--jobs={','.join(jobs)}", "--format=%i|%T|%N|%r"],
             _slurm_states,
             SLURM,
+            ("--no-requeue",),
         ),
         Queue("sge", "Grid Engine", "SGECluster", "qsub", "qdel", GRID_ENGINE.query, _sge_states, GRID_ENGINE, ("-V",)),
         Queue(

@@ -75,7 +75,7 @@ def test_a_preempted_job_is_told_as_such(slurm: Site, tmp_path: Path) -> None:
         other.append(said("sbatch", *words).strip())
 
     try:
-        error = lost(slurm, tmp_path, need_all_of_its_node, job_extra_directives=["--no-requeue", "--exclude=n1"])
+        error = lost(slurm, tmp_path, need_all_of_its_node, job_extra_directives=["--exclude=n1"])
     finally:
         subprocess.run(["scancel", *other], check=False, timeout=60)
     assert (type(error), error.state) == (PreemptedError, "PREEMPTED")
@@ -86,12 +86,12 @@ def test_a_job_that_lost_its_node_is_told_as_such(slurm: Site, tmp_path: Path) -
         node = said("squeue", "-h", "-j", job, "-o", "%N").strip()
         said("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")  # it comes back by itself
 
-    error = lost(slurm, tmp_path, fail_its_node, job_extra_directives=["--no-requeue", "--exclude=n1"])
+    error = lost(slurm, tmp_path, fail_its_node, job_extra_directives=["--exclude=n1"])
     assert (type(error), error.state) == (NodeLostError, "NODE_FAIL")
 
 
 def test_a_job_that_is_back_in_the_queue_is_lost(slurm: Site, tmp_path: Path) -> None:
-    error = lost(slurm, tmp_path, lambda job: said("scontrol", "requeue", job))
+    error = lost(slurm, tmp_path, lambda job: said("scontrol", "requeue", job), job_extra_directives=["--requeue"])
     assert type(error) is JobLostError
     assert "put back into the queue" in error.reason
 

@@ -92,6 +92,11 @@ def test_the_environment_is_carried_where_the_system_does_not() -> None:
     assert "getenv = True" in jobqueue.job_script("htcondor", **options_for("htcondor"))
 
 
+def test_jobs_of_slurm_are_not_requeued_unless_the_user_says_so() -> None:
+    own = jobqueue.job_script("slurm", **OPTIONS, job_extra_directives=["--requeue"])
+    assert own.index("#SBATCH --no-requeue\n") < own.index("#SBATCH --requeue\n")  # the last one counts
+
+
 def test_libraries_use_the_cores_of_a_worker() -> None:
     assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}\n" in jobqueue.job_script("slurm", **OPTIONS)
     assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}\n" in jobqueue.job_script("slurm", **OPTIONS, processes=2)
