@@ -1,4 +1,4 @@
-"""A repetition that saves what it has, is told to stop, and goes on from there the next time."""
+"""A repetition that saves its state, stops when it gets a signal, and resumes from there in the next run."""
 
 import os
 import random
@@ -16,7 +16,7 @@ params: {steps: 200}
 
 
 def walk(params, rep, log):
-    """A random walk; what it needs to go on is its place and the state of its random numbers."""
+    """A random walk; its state is its place and that of its random numbers."""
     step, place, dice = log.restore() or (0, 0, random.Random(log.seed))
     for n in range(step, params["steps"]):
         place += dice.choice((-1, 1))
@@ -30,7 +30,7 @@ def walk(params, rep, log):
 
 
 def send_sigterm():
-    """As a batch system does when the job's time is nearly over."""
+    """Send the signal, as a batch system does shortly before a job times out."""
     threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGTERM)).start()
 
 

@@ -1,4 +1,4 @@
-"""Calls on a cluster, or on this machine where there is none: `python cluster.py slurm`, `python cluster.py dask`."""
+"""Calls on a cluster, or on this machine if there is none: `python cluster.py slurm`, `python cluster.py dask`."""
 
 import sys
 from typing import Any

@@ -1,7 +1,7 @@
-"""Two plugins of one's own, written with public names only.
+"""Two custom plugins, written with public names only.
 
-`Seeded` rewrites each call: it hands it a seed. `Patience` listens to results, refuses calls once nothing got better
-for a while, and has an event that tells of it.
+`Seeded` rewrites each call: it passes a seed. `Patience` subscribes to results, rejects calls once results have not
+improved for a while, and emits an event of its own.
 """
 
 import random
@@ -25,17 +25,17 @@ class Seeded(Plugin):
         self.random = random.Random(self.seed)
 
     def pre_submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Called at each submission: what is returned is what is submitted."""
+        """Called at each submission: its return value is submitted."""
         return fn, args, {**kwargs, "seed": self.random.getrandbits(32)}
 
 
 class Patience(Plugin):
-    """Refuses calls once `patience` results in a row were no better than the best before them."""
+    """Rejects calls once `patience` results in a row were no better than the best before them."""
 
     name: ClassVar[str] = "patience"
 
-    # An event of a plugin is a class attribute. The names of its parameters are for those who subscribe to it: a
-    # callback that cannot be called with them is refused when it is registered.
+    # An event of a plugin is a class attribute. It has the names of the arguments of its callbacks: a callback that
+    # cannot take them raises when it is registered.
     OUT_OF_PATIENCE: ClassVar[Event[[Task[..., Any], float], Any]] = Event("out-of-patience", ("task", "best"))
 
     def __init__(self, patience: int) -> None:
@@ -48,28 +48,28 @@ class Patience(Plugin):
         self.without_gain = 0
 
     def attach_task(self, task: Task[..., Any]) -> None:
-        """Called once: the place to keep the task and to listen to its events; `hidden` keeps it out of displays."""
+        """Called once, to keep the task and subscribe to its events; `hidden` leaves the callback out of displays."""
         self.task = task
         task.on_result(self.look_at, hidden=True)
 
     def look_at(self, future: Future[float], result: float) -> None:
-        """Count, and tell when patience is over."""
+        """Count, and emit the event when patience has run out."""
         self.without_gain = 0 if result > self.best else self.without_gain + 1
         self.best = max(self.best, result)
         if self.without_gain == self.patience:
             self.task.emit(self.OUT_OF_PATIENCE, self.task, self.best)
 
     def pre_submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`None` refuses the call: `task.submit` returns `None` too."""
+        """`None` rejects the call: `task.submit` returns `None` too."""
         return None if self.without_gain >= self.patience else (fn, args, kwargs)
 
     def __str__(self) -> str:
-        """What the live display shows of it."""
+        """The line of the plugin in the live display."""
         return f"patience: {self.without_gain} of {self.patience}, best {self.best:.3f}"
 
 
 def sample(seed: int) -> float:
-    """One step of a search by chance."""
+    """One step of a random search."""
     return random.Random(seed).random()
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     def tell(task: Task[..., float], best: float) -> None:
         print(f"best of {task.n_submitted} samples: {best:.3f}")
 
-    scheduler.run(order="submission")  # so that the search takes the same way on any machine
+    scheduler.run(order="submission")  # so that the search is the same on any machine
 
 
 if __name__ == "__main__":

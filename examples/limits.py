@@ -1,4 +1,4 @@
-"""Trainings of different sizes, some of them too large: those are ended, the others go on.
+"""Trainings of different sizes: those that are too large are ended, the others go on.
 
 Run it with `python limits.py`; it works the same on any executor: try `python limits.py threads`.
 """

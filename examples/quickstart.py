@@ -1,10 +1,10 @@
-"""Calls of a function in two processes, and what becomes of each: `python examples/quickstart.py`."""
+"""Calls of a function in two processes, and the outcome of each: `python examples/quickstart.py`."""
 
 from amlsched import Future, Scheduler
 
 
 def inverse(x: int) -> float:
-    """The thing to be run; it fails for 0."""
+    """The function that is run; it fails for 0."""
     return 1 / x
 
 

@@ -1,4 +1,4 @@
-"""What runs again: a call whose function fails now and then, and one whose worker is killed.
+"""Calls that run again: one whose function fails now and then, and one whose worker is killed.
 
 python examples/retry.py
 """
@@ -23,7 +23,7 @@ def download(part: int, folder: Path) -> str:
 
 
 def train(seed: int, folder: Path) -> int:
-    """Loses its worker once, as on a host without memory."""
+    """Loses its worker once, as on a host that ran out of memory."""
     marker = folder / "killed"
     if seed == 2 and not marker.exists():
         marker.touch()

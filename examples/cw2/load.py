@@ -1,4 +1,4 @@
-"""Looks at the results of main.py: python load.py config.yml -e sweep"""
+"""Loads the results of main.py: python load.py config.yml -e sweep"""
 
 from amlsched.cw2 import cluster_work
 from amlsched.cw2.cw_data import cw_pd_logger

@@ -1,4 +1,4 @@
-"""Trains a small neural network on the handwritten digits of scikit-learn, one epoch an iteration.
+"""Trains a small neural network on the handwritten digits of scikit-learn, one epoch per iteration.
 
 amlsched run examples/digits/digits.py:Digits examples/digits/digits.yml
 """
@@ -18,7 +18,7 @@ class Digits(IterativeExperiment):
     """A multi-layer perceptron; the repetition's seed decides on split, weights and order of the batches."""
 
     def initialize(self, cw_config, rep, logger):
-        # One thread for linear algebra: so it is the workers that share the cores, and sums add up in the same order.
+        # One thread for linear algebra, so that the workers share the cores, and sums are added in the same order.
         threadpool_limits(1)
         params, seed = cw_config["params"], cw_config["_seed"]
         images, labels = load_digits(return_X_y=True)

@@ -1,7 +1,7 @@
 """Successive halving over the digits experiment: many settings get a few epochs, the better half of them gets twice as
-many, and so on until one is left.
+many, and so on until one remains.
 
-Stop it whenever you like: started again, it finds what is done by the records, and goes on where it was.
+You can stop it at any time. Started again, it reads the records, and resumes where it left off.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ grid:
 
 
 def halve(run, n_candidates):
-    """Submit the better half whenever all of a rung are done."""
+    """Submit the better half when all of a rung are done."""
     rungs = {FIRST_EPOCHS: n_candidates}
     scores = {FIRST_EPOCHS: []}
 

@@ -1,4 +1,4 @@
-"""Calls that report each epoch and ask whether to go on; the scheduler ends those that do badly."""
+"""Calls that report each epoch and ask whether to go on; the scheduler stops the worse ones."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from amlsched.plugins import Comm
 
 
 def train(rate: float, epochs: int, *, comm: Comm) -> tuple[float, int]:
-    """The loss, and the epoch after which it was told to stop."""
+    """The loss, and the epoch after which the scheduler stopped it."""
     loss = 100.0
     with comm.open():
         for epoch in range(1, epochs + 1):
@@ -19,7 +19,7 @@ def train(rate: float, epochs: int, *, comm: Comm) -> tuple[float, int]:
 
 
 def impatient(comm: Comm) -> str:
-    """Asks what is not answered in time."""
+    """Sends a request that is not answered in time."""
     with comm.open():
         try:
             comm.request("is anybody there?", timeout=0.2)

@@ -1,4 +1,4 @@
-"""Events of one's own, gates, a plugin, timers, and the ways in which a run ends."""
+"""Custom events, gates, a plugin, timers, and exit states."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from amlsched import Emitter, Event, Plugin, Scheduler, Task
 
 
 class Doubled(Plugin):
-    """Each call gets its argument doubled; negative ones are refused. Tells of both."""
+    """Doubles the argument of each call, and rejects negative ones. Emits an event for both."""
 
     name = "doubled"
     DOUBLED: Event = Event("doubled")
@@ -39,7 +39,7 @@ def work(x: int) -> int:
 
 
 def slow(begun: Path) -> int:
-    """A call that takes a while, and says that it has begun."""
+    """A call that takes a while, and creates a file when it starts."""
     begun.touch()
     time.sleep(0.3)
     return 100
@@ -53,10 +53,10 @@ def beside(begun: Path) -> int:
 
 
 def until_exhausted() -> None:
-    """Gates of callbacks, the plugin's events, and an exception that is waved through."""
+    """Gates of callbacks, the plugin's events, and an exception that does not end the run."""
     scheduler = Scheduler.with_processes(1)
     task = scheduler.task(work, plugins=Doubled())
-    told: dict[str, list[Any]] = {"every": [], "when": [], "max_calls": [], "doubled": [], "refused": [], "failed": []}
+    seen: dict[str, list[Any]] = {"every": [], "when": [], "max_calls": [], "doubled": [], "refused": [], "failed": []}
 
     @scheduler.on_start
     def begin() -> None:
@@ -65,29 +65,29 @@ def until_exhausted() -> None:
 
     @task.on_result(every=2)
     def every(_: Any, result: int) -> None:
-        told["every"].append(result)
+        seen["every"].append(result)
 
     @task.on_result(when=lambda: task.event_counts[task.RESULT] > 3)
     def when(_: Any, result: int) -> None:
-        told["when"].append(result)
+        seen["when"].append(result)
 
     @task.on_result(max_calls=1)
     def max_calls(_: Any, result: int) -> None:
-        told["max_calls"].append(result)
+        seen["max_calls"].append(result)
 
-    task.on_exception(lambda _, exception: told["failed"].append(str(exception)))
-    task.register("doubled", told["doubled"].append)
-    task.on("refused-negative")(told["refused"].append)
+    task.on_exception(lambda _, exception: seen["failed"].append(str(exception)))
+    task.register("doubled", seen["doubled"].append)
+    task.on("refused-negative")(seen["refused"].append)
 
     order: list[str] = []
     for name in ("start", "empty", "finishing", "finished"):
         getattr(scheduler, f"on_{name}")(lambda name=name: order.append(name))
     end = scheduler.run(on_exception={ZeroDivisionError: "continue", Exception: "raise"})
-    print(end.code.name, told, order)
+    print(end.code.name, seen, order)
 
 
 def until_time_is_over() -> None:
-    """A run that does not end when it has nothing to do."""
+    """A run that does not end when no call remains."""
     scheduler = Scheduler.with_processes(1)
     task = scheduler.task(work)
     order: list[str] = []
@@ -103,7 +103,7 @@ def until_time_is_over() -> None:
 
 
 def until_stopped(folder: Path) -> None:
-    """`stop` as a callback; a call that runs is waited for."""
+    """`stop` as a callback; the run waits for a running call."""
     scheduler = Scheduler.with_processes(2)
     first, second = scheduler.task(slow), scheduler.task(beside)
     results: list[int] = []
