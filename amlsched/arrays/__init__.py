@@ -1,12 +1,12 @@
 """Arrays of jobs: what each batch system wants to be told, in one description for each."""
 
 from amlsched.arrays.condor import HTCONDOR
-from amlsched.arrays.job import ArrayJob, Element, Stage, System
+from amlsched.arrays.job import ArrayJob, Element, Stage, Syntax, System
 from amlsched.arrays.pbs import PBS, TORQUE
 from amlsched.arrays.sge import GRID_ENGINE
 from amlsched.arrays.slurm import SLURM
 
-__all__ = ["ArrayJob", "Element", "SYSTEMS", "Stage", "System"]
+__all__ = ["ArrayJob", "Element", "SYSTEMS", "Stage", "Syntax", "System"]
 
 SYSTEMS: dict[str, System] = {system.name: system for system in (SLURM, GRID_ENGINE, PBS, TORQUE, HTCONDOR)}
 """The batch systems, by the names that a config and the command line call them."""

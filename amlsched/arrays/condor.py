@@ -11,7 +11,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from amlsched.arrays.job import ArrayJob, Element, Places, Stage, System
+from amlsched.arrays.job import ArrayJob, Element, Places, Stage, Syntax, System
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,10 +27,10 @@ _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD = 1, 2, 3, 4, 5
 def _directives(job: ArrayJob) -> Iterator[str]:
     yield "universe = vanilla"
     yield "arguments = $(Process)"
-    yield f"batch_name = {job.name}"
-    yield f"initialdir = {job.folder}"
-    yield f"output = {job.logs}/out_$(Cluster)_$(Process).log"
-    yield f"error = {job.logs}/err_$(Cluster)_$(Process).log"
+    yield f"batch_name = {_SYNTAX.value('job-name', _SYNTAX.name('job-name', job.name))}"
+    yield f"initialdir = {_SYNTAX.value('folder', job.folder)}"
+    yield f"output = {_SYNTAX.log('slurm_log', job.logs, 'out_$(Cluster)_$(Process).log')}"
+    yield f"error = {_SYNTAX.log('slurm_log', job.logs, 'err_$(Cluster)_$(Process).log')}"
     yield "stream_output = True"
     yield "stream_error = True"
     yield "getenv = True"  # else there is not even a PATH
@@ -41,7 +41,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
     if job.warn_s:
         yield f"job_max_vacate_time = {job.warn_s}"  # between SIGTERM and SIGKILL
     if job.account is not None:
-        yield f"accounting_group = {job.account}"
+        yield f"accounting_group = {_SYNTAX.value('account', job.account)}"
     if job.partition is not None:
         raise ValueError("HTCondor has no partitions: write directives: [requirements = …]")
     if job.time_s is not None and not math.isinf(job.time_s):
@@ -97,12 +97,19 @@ def _cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["condor_rm", *(f"{job}.{index}" for index in indices)]
 
 
+def _without_macros(text: str) -> str:
+    return text.replace("$(", "$(DOLLAR)(")
+
+
+_SYNTAX = Syntax(title="HTCondor", quote=str, escape=_without_macros)
+
 HTCONDOR = System(
     name="htcondor",
     title="HTCondor",
     index="$1",
     directives=_directives,
     marker="",
+    syntax=_SYNTAX,
     submit=("condor_submit", "-terse"),
     submitted=re.compile(r"^(\d+)\.\d+ - \d+\.\d+$", re.MULTILINE),
     query=_query,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["ArrayJob", "Element", "Places", "Stage", "System", "clock", "ranges", "written"]
+__all__ = ["ArrayJob", "Element", "Places", "Stage", "Syntax", "System", "clock", "ranges"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,106 @@ Places = dict[tuple[str, int], Element]
 """Elements, by the id of their array and their index."""
 
 
+def _in_double_quotes(text: str) -> str:
+    return text if re.fullmatch(r"[\w@%+=:,./~-]+", text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class Syntax:
+    """How a batch system reads the values of its directives, and which values it cannot hold at all.
+
+    Attributes:
+        title: What people call the batch system.
+        quote: Writes a value as one word.
+        rejected: Characters that no value can have, however it is quoted.
+        escape: Writes a text so that the batch system takes each character for itself; it is quoted after that.
+        escape_path: Likewise, in the path of log files.
+        rejected_in_paths: Characters that such a path cannot have.
+        names: The names that a job can have.
+        names_rule: These in words.
+        directive: Writes a directive of the user's.
+    """
+
+    title: str = "the batch system"
+    quote: Callable[[str], str] = _in_double_quotes
+    rejected: str = ""
+    escape: Callable[[str], str] = str
+    escape_path: Callable[[str], str] = str
+    rejected_in_paths: str = ""
+    names: re.Pattern[str] = re.compile(".+", re.DOTALL)
+    names_rule: str = "a text that is not empty"
+    directive: Callable[[str], str] = str
+
+    def value(self, argument: str, value: object) -> str:
+        """A value, quoted if it has to be.
+
+        Args:
+            argument: What sets it, for the message.
+            value: The value.
+
+        Raises:
+            ValueError: The batch system cannot hold it.
+        """
+        return self.quote(self.escape(self._holds(argument, str(value), self.rejected)))
+
+    def log(self, argument: str, folder: object, file: str) -> str:
+        """The path of log files, quoted if it has to be.
+
+        Args:
+            argument: What sets the folder, for the message.
+            folder: The folder.
+            file: The rest of the path, in which symbols of the batch system count.
+
+        Raises:
+            ValueError: The batch system cannot hold the path of the folder.
+        """
+        held = self._holds(argument, str(folder), self.rejected + self.rejected_in_paths)
+        return self.quote(f"{self.escape_path(self.escape(held))}/{file}")
+
+    def name(self, argument: str, name: object) -> str:
+        """The name of a job, unquoted.
+
+        Raises:
+            ValueError: The batch system takes no such name.
+        """
+        text = self._holds(argument, str(name), "")
+        if not self.names.fullmatch(text):
+            remedy = f"write {argument}={self.fitting_name(text)!r}"
+            raise ValueError(
+                f"{argument}={text!r}: {self.title} takes {self.names_rule} as the name of a job; {remedy}"
+            )
+        return text
+
+    def fitting_name(self, text: str) -> str:
+        """The nearest name that a job can have."""
+        if self.names.fullmatch(text) and not _LINES.search(text):
+            return text
+        plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", text) or "amlsched"
+        plain = plain if self.names.match(plain) else f"j{plain}"
+        found = self.names.match(plain)
+        return found[0] if found else "amlsched"
+
+    def lines(self, argument: str, directives: Iterable[str]) -> list[str]:
+        """Directives of the user's, which stand in the script as they are.
+
+        Raises:
+            ValueError: One of them has several lines.
+        """
+        return [self.directive(self._holds(argument, one, "")) for one in directives]
+
+    def _holds(self, argument: str, text: str, rejected: str) -> str:
+        if _LINES.search(text):
+            raise ValueError(f"{argument}={text!r}: a directive of {self.title} is one line; leave out the line break")
+        found = sorted({character for character in text if character in rejected})
+        if found:
+            remedy = f"{self.title} cannot hold {' '.join(found)} here; choose another name or folder without it"
+            raise ValueError(f"{argument}={text!r}: {remedy}")
+        return text
+
+
+_LINES = re.compile(r"[\n\r\0]")
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """All that is to be known of a batch system.
@@ -106,6 +206,7 @@ class System:
         first: The index of the first element.
         directives: The lines that say what is asked for.
         marker: What a directive begins with in a script; empty if they stand in a file of their own.
+        syntax: How it reads the values of directives.
         submit: The command that takes the script, or that file.
         submitted: Finds the id of the array, as group 1, in what that says.
         query: The command that shows all elements of these arrays.
@@ -144,6 +245,7 @@ class System:
     inside: str
     inherited: tuple[str, ...]
     kept: tuple[str, ...] = ()
+    syntax: Syntax = Syntax()
     first: int = 0
     past: Callable[[Sequence[str]], Sequence[str]] | None = None
     past_states: Callable[[str], Places] = lambda text: {}
@@ -166,7 +268,7 @@ class System:
         """The script of an array's elements.
 
         Raises:
-            ValueError: A directive would be two lines.
+            ValueError: The batch system cannot hold what a directive would say.
         """
         directives, body = self.parts(job)
         return "\n".join(["#!/bin/bash", *directives, "", *body, ""])
@@ -188,7 +290,14 @@ class System:
         return (
             ""
             if self.marker
-            else "\n".join([f"executable = {script}", *job_lines(self, job), f"queue {job.count}", ""])
+            else "\n".join(
+                [
+                    f"executable = {self.syntax.value('the script', script)}",
+                    *job_lines(self, job),
+                    f"queue {job.count}",
+                    "",
+                ]
+            )
         )
 
     def environment(self) -> dict[str, str]:
@@ -204,25 +313,15 @@ def job_lines(system: System, job: ArrayJob) -> list[str]:
     """The directives of an array.
 
     Raises:
-        ValueError: One of them would be two lines.
+        ValueError: The batch system cannot hold what one of them would say.
     """
-    lines = [*system.directives(job), *job.directives]
-    for line in lines:
-        if "\n" in line:
-            raise ValueError(f"a directive has two lines: {line!r}")
-    return lines
+    return [*system.directives(job), *system.syntax.lines("directives", job.directives)]
 
 
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds, rounded up to a second."""
     minutes, rest = divmod(int(-(-seconds // 1)), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def written(value: object) -> str:
-    """A value in a directive, quoted if it has to be."""
-    text = str(value)
-    return text if re.fullmatch(r"[\w@%+=:,./~-]+", text) else '"' + text.replace('"', '\\"') + '"'
 
 
 def ranges(indices: Iterable[int]) -> list[str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from amlsched.arrays.job import ArrayJob, Element, Places, Stage, System, clock, ranges, written
+from amlsched.arrays.job import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,16 +24,36 @@ __all__ = ["PBS", "TORQUE"]
 _ID = re.compile(r"(\d+)\[(\d+)\]")
 
 
-def _common(job: ArrayJob) -> Iterator[str]:
-    yield f"-N {re.sub(r'[^A-Za-z0-9_.+-]', '_', job.name)[:200]}"
+def _quote(text: str) -> str:
+    """Slurm reads these directives as well, and to it a backslash escapes in quotes, too: so it stands outside."""
+    return shlex.quote(text).replace("\\", "'\\\\'")
+
+
+_SYNTAX = Syntax(
+    title="PBS",
+    quote=_quote,
+    rejected_in_paths=":",  # host:path
+    names=re.compile(r"[A-Za-z0-9_+-](?:(?!/)[!-~]){0,229}"),
+    names_rule="up to 230 ASCII characters other than blanks and /, the first a letter or a digit,",
+)
+_TORQUE_SYNTAX = replace(
+    _SYNTAX,
+    title="Torque",
+    names=re.compile(r"[A-Za-z](?:(?!/)[!-~]){0,14}"),
+    names_rule="up to 15 ASCII characters other than blanks and /, the first a letter,",
+)
+
+
+def _common(job: ArrayJob, syntax: Syntax) -> Iterator[str]:
+    yield f"-N {syntax.value('job-name', syntax.name('job-name', job.name))}"
     yield "-V"
     yield "-j oe"
-    yield f"-o {written(job.logs)}/"  # the script itself writes one file for each element
+    yield f"-o {syntax.log('slurm_log', job.logs, '')}"  # the script itself writes one file for each element
     yield f"-r {'y' if job.requeue else 'n'}"
     if job.partition is not None:
-        yield f"-q {job.partition}"
+        yield f"-q {syntax.value('partition', job.partition)}"
     if job.account is not None:
-        yield f"-A {job.account}"
+        yield f"-A {syntax.value('account', job.account)}"
     if job.time_s is not None and not math.isinf(job.time_s):
         yield f"-l walltime={clock(job.time_s)}"
 
@@ -50,7 +71,7 @@ def _megabytes(job: ArrayJob) -> int | None:
 
 
 def _directives(job: ArrayJob) -> Iterator[str]:
-    yield from _common(job)
+    yield from _common(job, _SYNTAX)
     yield f"-J {_range(job, 2)}"
     memory = _megabytes(job)
     yield f"-l select=1:ncpus={job.tasks * job.cpus}" + (f":mem={memory}mb" if memory else "")
@@ -59,7 +80,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
 
 
 def _torque_directives(job: ArrayJob) -> Iterator[str]:
-    yield from _common(job)
+    yield from _common(job, _TORQUE_SYNTAX)
     yield f"-t {_range(job, 1)}"
     memory = _megabytes(job)
     yield f"-l nodes=1:ppn={job.tasks * job.cpus}"
@@ -123,6 +144,7 @@ PBS = System(
     index="$PBS_ARRAY_INDEX",
     directives=_directives,
     marker="#PBS",
+    syntax=_SYNTAX,
     submit=("qsub",),
     submitted=re.compile(r"^(\d+)(?:\[\])?(?:\.\S*)?$", re.MULTILINE),
     query=lambda jobs: ["qstat", "-x", "-t", "-f", "-F", "json", *(f"{job}[]" for job in jobs)],
@@ -145,6 +167,7 @@ TORQUE = replace(
     title="Torque",
     index="${PBS_ARRAYID:-$SLURM_ARRAY_TASK_ID}",  # Slurm has commands that look like Torque's
     directives=_torque_directives,
+    syntax=_TORQUE_SYNTAX,
     query=_torque_query,
     states=_torque_states,
     cancel=_torque_cancel,

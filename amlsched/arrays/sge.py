@@ -1,7 +1,7 @@
 """Grid Engine.
 
 Sources:
-    The manuals of qsub, qstat, qdel, queue_conf and sge_conf, release 8.1.9.
+    The manuals of qsub, qstat, qdel, queue_conf, sge_conf and sge_types, release 8.1.9.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from amlsched._surroundings import user_name
-from amlsched.arrays.job import ArrayJob, Element, Places, Stage, System, clock, ranges, written
+from amlsched.arrays.job import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,20 +21,20 @@ __all__ = ["GRID_ENGINE"]
 
 
 def _directives(job: ArrayJob) -> Iterator[str]:
-    yield f"-N {re.sub(r'[^A-Za-z0-9_.-]', '_', job.name if not job.name[:1].isdigit() else f'_{job.name}')}"
+    yield f"-N {_SYNTAX.value('job-name', _SYNTAX.name('job-name', job.name))}"
     yield f"-t 1-{job.count}"
     if job.at_once:
         yield f"-tc {job.at_once}"
-    yield f"-wd {written(job.folder)}"
-    yield f"-o {written(job.logs)}/out_$JOB_ID.$TASK_ID.log"
-    yield f"-e {written(job.logs)}/err_$JOB_ID.$TASK_ID.log"
+    yield f"-wd {_SYNTAX.value('folder', job.folder)}"
+    yield f"-o {_SYNTAX.log('slurm_log', job.logs, 'out_$JOB_ID.$TASK_ID.log')}"
+    yield f"-e {_SYNTAX.log('slurm_log', job.logs, 'err_$JOB_ID.$TASK_ID.log')}"
     yield "-V"  # it hands on no variables by itself
     yield "-notify"  # SIGUSR2 before it kills
     yield f"-r {'y' if job.requeue else 'n'}"
     if job.partition is not None:
-        yield f"-q {job.partition}"
+        yield f"-q {_SYNTAX.value('partition', job.partition)}"
     if job.account is not None:
-        yield f"-P {job.account}"
+        yield f"-P {_SYNTAX.value('account', job.account)}"
     if job.time_s is not None and not math.isinf(job.time_s):
         yield f"-l h_rt={clock(job.time_s)}"
     if job.memory_bytes is not None:
@@ -82,6 +82,20 @@ def _cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["qdel", *(f"{job}.{part}" for part in ranges(indices))]
 
 
+def _quote(text: str) -> str:
+    return text if re.fullmatch(r"[\w@%+=:,./~$-]+", text) else f'"{text}"'
+
+
+_SYNTAX = Syntax(
+    title="Grid Engine",
+    quote=_quote,
+    rejected="\"'#",  # it drops both kinds of quotes wherever they stand, and takes # for a comment
+    escape_path=lambda path: f":{path}" if ":" in path else path,  # host:path
+    rejected_in_paths=",",  # a list of paths
+    names=re.compile(r"""(?!\d)(?:(?![/:@\\*?"'#])[!-~])+"""),
+    names_rule="ASCII characters other than blanks, quotes and / : @ \\ * ? #, and no digit as the first,",
+)
+
 GRID_ENGINE = System(
     name="sge",
     title="Grid Engine",
@@ -89,6 +103,7 @@ GRID_ENGINE = System(
     first=1,
     directives=_directives,
     marker="#$",
+    syntax=_SYNTAX,
     submit=("qsub", "-terse"),
     submitted=re.compile(r"^(\d+)(?:\.\d+-\d+:\d+)?$", re.MULTILINE),
     query=_query,

@@ -1,7 +1,8 @@
 """Slurm.
 
 Sources:
-    The manuals of sbatch, squeue, sacct, scancel and slurm.conf, release 22.05.
+    The manuals of sbatch, squeue, sacct, scancel and slurm.conf, release 22.05. A backslash escapes in both kinds of
+    quotes there.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from amlsched.arrays.job import ArrayJob, Element, Places, Stage, System, clock, ranges, written
+from amlsched.arrays.job import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["SLURM"]
+__all__ = ["SLURM", "options_of_sbatch"]
 
 _PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 _RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
@@ -24,13 +25,10 @@ _HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "DependencyNeverSat
 
 def _directives(job: ArrayJob) -> Iterator[str]:
     throttle = f"%{job.at_once}" if job.at_once else ""
-    logs = str(job.logs).replace("%", "%%")
     asked: dict[str, object] = {
-        "job-name": job.name,
+        "job-name": _SYNTAX.name("job-name", job.name),
         "array": f"0-{job.count - 1}{throttle}",
         "chdir": job.folder,
-        "output": f"{logs}/out_%A_%a.log",
-        "error": f"{logs}/err_%A_%a.log",
         "open-mode": "append",  # an element that is started again goes on in its files
         "ntasks": job.tasks,
         "cpus-per-task": job.cpus,
@@ -41,14 +39,28 @@ def _directives(job: ArrayJob) -> Iterator[str]:
         "signal": f"B:USR1@{job.warn_s}" if _is_warned(job) else None,  # B: the shell, which is the element
         "dependency": ":".join(("afterany", *job.after)) if job.after else None,
     }
-    for name, value in asked.items():
-        if value is not None and name not in job.options:
-            yield f"--{name}={written(value)}"
+    yield from options_of_sbatch(
+        {name: value for name, value in asked.items() if value is not None and name not in job.options}
+    )
+    for name in ("output", "error"):
+        if name not in job.options:
+            yield f"--{name}={_SYNTAX.log('slurm_log', job.logs, f'{name[:3]}_%A_%a.log')}"
     if not {"requeue", "no-requeue"} & set(job.options):
         yield "--requeue" if job.requeue else "--no-requeue"
-    for name, value in job.options.items():
-        if value is not False:
-            yield f"--{name}" if value is None or value is True else f"--{name}={written(value)}"
+    yield from options_of_sbatch(job.options)
+
+
+def options_of_sbatch(options: Mapping[str, object]) -> list[str]:
+    """Options of sbatch as directives; one whose value is `None` or true has none, one that is false is left out.
+
+    Raises:
+        ValueError: A value has several lines.
+    """
+    return [
+        f"--{name}" if value is None or value is True else f"--{name}={_SYNTAX.value(name, value)}"
+        for name, value in options.items()
+        if value is not False
+    ]
 
 
 def _is_warned(job: ArrayJob) -> bool:
@@ -115,12 +127,26 @@ def _largest(text: str) -> int | None:
     return int(found[1]) if found else None  # the highest index is one less
 
 
+def _directive(text: str) -> str:
+    """`--comment="lr sweep"` of `--comment=lr sweep`, which has no other meaning; the rest as it is."""
+    found = re.fullmatch(r"""(--[\w-]+=)([^\s"'\\#]+(?:\s+[^\s"'\\#-][^\s"'\\#]*)+)""", text.strip())
+    return f"{found[1]}{_SYNTAX.quote(found[2])}" if found else text
+
+
+_SYNTAX = Syntax(
+    title="Slurm",
+    escape_path=lambda path: path.replace("%", "%%"),
+    rejected_in_paths="\\",  # where there is one, Slurm reads no %A
+    directive=_directive,
+)
+
 SLURM = System(
     name="slurm",
     title="Slurm",
     index="$SLURM_ARRAY_TASK_ID",
     directives=_directives,
     marker="#SBATCH",
+    syntax=_SYNTAX,
     submit=("sbatch", "--parsable"),
     submitted=re.compile(r"^(\d+)(?:;\S*)?$", re.MULTILINE),
     query=_query,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from amlsched.arrays.job import clock
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["filled"]
 
 _COMMAND = "%%python_script%%"
+_TEXTS = ("partition", "account", "job-name", "experiment_execution_dir", "slurm_log")
+"""Placeholders for what may have to be quoted where it stands."""
 _ADDED = ("--open-mode", "--requeue", "--no-requeue", "--signal", "--dependency")
 """What no template of cw2 asks for, and elements lean on."""
 
@@ -28,7 +31,8 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
         job: The array.
 
     Raises:
-        ValueError: There is no line for the command, or a placeholder that nobody knows.
+        ValueError: There is no line for the command, or a placeholder that nobody knows; or the batch system cannot
+            hold a value.
     """
     directives, body = system.parts(job)
     values: dict[str, object] = {
@@ -49,7 +53,10 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
     }
     text = template
     for name, value in values.items():
-        text = text.replace(f"%%{name}%%", str(value))
+        text, *rest = text.split(f"%%{name}%%")
+        for part in rest:
+            line = text.rpartition("\n")[2]
+            text += (_written(line, system, name, str(value)) if name in _TEXTS and value else str(value)) + part
     lines = text.splitlines()
     places = [number for number, line in enumerate(lines) if _COMMAND in line and not line.lstrip().startswith("#")]
     if not places:
@@ -59,6 +66,18 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
         raise ValueError(f"the template has a placeholder that is not known: {unknown[0]}")
     added = [line for line in directives if line.startswith(tuple(f"{system.marker} {name}" for name in _ADDED))]
     return "\n".join([*lines[:1], *added, *lines[1:], ""])
+
+
+def _written(line: str, system: System, name: str, text: str) -> str:
+    """The value of a placeholder, quoted as the line up to it wants."""
+    inside = next((quote for quote in "\"'" if line.count(quote) % 2), "")
+    if line.startswith(system.marker):
+        path = system.syntax.escape_path(text) if name == "slurm_log" else text
+        word = system.syntax.value(name, path)  # raises for what cannot be held
+        return re.sub(r"""(["'\\])""", r"\\\1", path) if inside else word
+    if inside == '"':
+        return re.sub(r'(["\\$`])', r"\\\1", text)
+    return text.replace("'", "'\"'\"'") if inside else shlex.quote(text)
 
 
 def _option(line: str) -> str:

@@ -9,7 +9,6 @@ import inspect
 import json
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 import zlib
@@ -77,7 +76,7 @@ class Trial:
         except BaseException:
             self.close()
             raise
-        self._job._command_template = self._command(str(given.get("python") or sys.executable))
+        self._job.set_command(self._command(given["python"]))
         # What it prints is kept by the probe; the folder for logs may be the very thing that is wrong.
         self._job.submit_command = " ".join([self._job.submit_command, *quiet])
 
@@ -102,7 +101,7 @@ class Trial:
     @property
     def head(self) -> str:
         """The script up to the probe."""
-        return self.script.partition(f"test -w {shlex.quote(str(self.folder))}")[0].strip()
+        return self.script.partition("test -w ")[0].strip()
 
     def submit(self) -> str:
         """Submit it.
@@ -113,10 +112,8 @@ class Trial:
         Raises:
             BatchSystemError: It was refused.
         """
-        path = self.folder / "job"
-        path.write_text(self.script)
-        path.chmod(0o700)
-        said = asyncio.run(self._job._submit_job(str(path)))
+        with self._job.job_file() as path:  # as those of workers
+            said = asyncio.run(self._job._submit_job(path))
         try:
             self.id = str(self._job._job_id_from_submit_output(said))
         except ValueError as error:

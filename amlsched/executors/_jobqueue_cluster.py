@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 import shlex
 import signal
 import sys
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["call", "cluster_class", "dask_jobqueue", "job_class"]
 
+QUOTED = ("job_name", "queue", "account", "project", "walltime")
+"""Options whose values dask-jobqueue writes into directives as they are."""
 ANSWER_S = 60.0
 """Seconds that a batch system may take for an answer."""
 _SHOWN = 2000
@@ -95,9 +98,43 @@ class _OwnJob:
     environment: Mapping[str, str]
     error: Exception | None = None
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self: Any, *args: Any, security: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, security=None if security is None else _ForShell(security), **kwargs)  # type: ignore[call-arg]
         self.submit_command, self.cancel_command = self._own_commands()
+        if self.queue.name == "htcondor":
+            held = self.queue.syntax.value("log_directory", self.log_directory)
+            self.job_header_dict = {**self.job_header_dict, "LogDirectory": held}
+        else:
+            self.job_header = self._quoted_header({str(kwargs[name]): name for name in QUOTED if name in kwargs})
+        self.set_command(self._command_template, with_prologue=True)
+
+    def set_command(self: Any, command: str, with_prologue: bool = False) -> None:
+        """Have the job run this.
+
+        Args:
+            command: A command for its shell.
+            with_prologue: Whether the lines before it are part of it already, where they stand in one line with it.
+        """
+        if self.queue.name == "htcondor" and not with_prologue:
+            command = "; ".join([*self._job_script_prologue, command])
+        self._command_template = self.queue.syntax.escape(command)
+
+    def _quoted_header(self: Any, values: Mapping[str, str]) -> str:
+        """The directives, with values quoted that dask-jobqueue writes as they are; the user's own are left alone."""
+        lines: list[str] = []
+        for line in self.job_header.splitlines():
+            marker, option, value = [*line.split(" ", 2), "", ""][:3]
+            given = line.removeprefix(f"{marker} ") in self.job_extra_directives
+            lines.append(line if given else f"{marker} {option} {self._quoted(value, values)}".rstrip())
+        return "\n".join(lines)
+
+    def _quoted(self: Any, value: str, values: Mapping[str, str]) -> str:
+        syntax, folder = self.queue.syntax, f"{self.log_directory}/"
+        if value.startswith(folder):
+            stem, dash, suffix = value.removeprefix(folder).rpartition("-%J")
+            name = syntax.escape_path(re.sub(r"[/\\]", "_", stem))  # of a file
+            return str(syntax.log("log_directory", self.log_directory, name + dash + suffix))
+        return str(syntax.value(values[value], value)) if value in values else value
 
     def _own_commands(self: Any) -> tuple[str, str]:
         """Also HTCondor's, which takes those of dask-jobqueue's class, and adds the user's options."""
@@ -126,6 +163,17 @@ class _OwnJob:
     async def close(self: Any) -> None:
         await super().close()  # type: ignore[misc]
         self.status = importlib.import_module("distributed").Status.closed
+
+
+class _ForShell:
+    """A `distributed.Security` whose files are named as the shell of a job wants them."""
+
+    def __init__(self, security: Any) -> None:
+        self._security = security
+
+    def get_tls_config_for_role(self, role: str) -> dict[str, str]:
+        found = self._security.get_tls_config_for_role(role)
+        return {key: shlex.quote(value) for key, value in found.items() if value is not None}
 
 
 class _OwnCluster:

@@ -8,6 +8,7 @@ import re
 import shlex
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from amlsched._checks import check_text, check_texts, check_whole
 from amlsched.executors._dask_sites import NANNY, check_memory
 from amlsched.executors._hash_seed import VARIABLE, hash_seed
+from amlsched.executors._jobqueue_cluster import QUOTED
 from amlsched.resources.threads import exports
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ logger = logging.getLogger("amlsched.jobs")
 
 LOGS = "amlsched-jobs"
 """The folder for logs of jobs, below the current one."""
-_TEMPORARY = "${TMPDIR:-/tmp}"  # for the shell of the job, on its node
+_TEMPORARY = '"${TMPDIR:-/tmp}"'  # for the shell of the job, on its node
 _SHORTEST_S = 60.0
 _ASK_S = 5.0
 _TEXTS = {
@@ -53,6 +55,10 @@ def settings(queue: Queue, options: Mapping[str, Any], native_threads: WorkerThr
         queue: The batch system.
         options: What the user gave.
         native_threads: Those that libraries start in each worker.
+
+    Raises:
+        TypeError: An option has a type that it cannot have.
+        ValueError: The batch system cannot hold the value of an option.
     """
     configured: dict[str, Any] = importlib.import_module("dask").config.get(f"jobqueue.{queue.name}", {})
 
@@ -62,26 +68,51 @@ def settings(queue: Queue, options: Mapping[str, Any], native_threads: WorkerThr
 
     _check(queue, options)
     found = dict(options)
+    found.update({name: said(name) for name in QUOTED if said(name) is not None})
+    name = options.get("job_name") or configured.get("name")
+    found["job_name"] = queue.syntax.name("job_name", "amlsched" if name in (None, "dask-worker") else name)
     found["log_directory"] = str(Path(said("log_directory") or LOGS).absolute())
-    found["local_directory"] = said("local_directory") or _TEMPORARY
-    if options.get("job_name") is None and configured.get("name") in (None, "dask-worker"):
-        found["job_name"] = "amlsched"
+    for name in QUOTED:
+        if name in found:
+            queue.syntax.value(name, found[name])
+    queue.syntax.log("log_directory", found["log_directory"], "")
+    found["python"] = _python(said("python"))
+    found["local_directory"] = shell_word(str(said("local_directory") or _TEMPORARY))
     found["processes"] = processes = said("processes") or 1
     cores = said("cores")
     walltime = said("walltime")
     if queue.name == "lsf" and walltime is not None:  # hours and minutes
         walltime = f"{walltime}:00"
-    found["worker_extra_args"] = _worker_arguments(list(said("worker_extra_args") or []), walltime)
+    arguments: list[str] = list(said("worker_extra_args") or [])
+    words = [one if one.startswith("-") else shell_word(one) for one in arguments]
+    found["worker_extra_args"] = _worker_arguments(words, walltime)
     prologue = [f"cd {shlex.quote(str(Path.cwd()))}"] if queue.at_home else []
     prologue.append(f"export {VARIABLE}={shlex.quote(hash_seed())}")
     prologue += exports(native_threads, max(1, (cores or 1) // processes))  # dask leaves alone what is set
-    found["job_script_prologue"] = [*prologue, *(said("job_script_prologue") or [])]
+    prologue += said("job_script_prologue") or []
+    if queue.name == "htcondor":  # where they stand in one line with the command
+        queue.syntax.lines("job_script_prologue", prologue)
+    found["job_script_prologue"] = prologue
     found["job_extra_directives"] = _directives(queue, said("job_extra_directives"))
     scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", **(said("scheduler_options") or {})}
     if said("interface") is None and not {"host", "interface"} & scheduler.keys():
         scheduler["host"] = driver_host(queue)
     found["scheduler_options"] = scheduler
     return found
+
+
+def _python(given: Any) -> str:
+    """The Python of jobs, for their shell; what is no file here may be several words, as of a container."""
+    path = sys.executable if given is None else str(given)
+    return shlex.quote(path) if Path(path).is_file() else path
+
+
+def shell_word(text: str) -> str:
+    """One word for the shell of a job, in which variables count; what is one as it stands is left alone."""
+    if re.fullmatch(r"""[\w@%+=:,./~${}-]*|"[^"]*"|'[^']*'""", text):
+        return text
+    home, rest = re.fullmatch(r"(~[\w.-]*/)?(.*)", text, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return home + '"' + re.sub(r'(["\\`])', r"\\\1", rest) + '"'
 
 
 def _check(queue: Queue, options: Mapping[str, Any]) -> None:
@@ -124,8 +155,10 @@ def _directives(queue: Queue, given: Any) -> dict[str, Any] | list[str]:
     """Ours and the user's, which come last, and so count; HTCondor's are a mapping."""
     if isinstance(queue.directives, Mapping):
         found: dict[str, Any] = {**queue.directives, **(given or {})}
+        queue.syntax.lines("job_extra_directives", [f"{name} = {value}" for name, value in found.items()])
         return found
-    return [*(each for each in queue.directives if each not in (given or [])), *(given or [])]
+    given = queue.syntax.lines("job_extra_directives", given or [])
+    return [*(each for each in queue.directives if each not in given), *given]
 
 
 def lifetime(walltime: float) -> tuple[int, int]:

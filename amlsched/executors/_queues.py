@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from amlsched.arrays.condor import HTCONDOR
-from amlsched.arrays.job import Element, Stage
-from amlsched.arrays.pbs import PBS
+from amlsched.arrays.job import Element, Stage, Syntax
+from amlsched.arrays.pbs import PBS, TORQUE
 from amlsched.arrays.sge import GRID_ENGINE
 from amlsched.arrays.slurm import SLURM
 
@@ -41,6 +42,7 @@ class Queue:
         cancel: The command that cancels jobs.
         query: The command that tells of these jobs.
         read: Reads what that says.
+        syntax: How it reads the values of directives.
         system: What is known of it for arrays, too.
         directives: What carries the environment to the jobs, where that is not done anyway; and that a job is not put
             back into the queue: another one is submitted in its place, and how it ended would be lost.
@@ -54,9 +56,13 @@ class Queue:
     cancel: str
     query: Callable[[Sequence[str]], Sequence[str]]
     read: Callable[[str], States]
+    syntax: Syntax
     system: System | None = None
     directives: Sequence[str] | Mapping[str, str] = ()
     at_home: bool = False
+
+    def __str__(self) -> str:
+        return self.title
 
     def environment(self) -> dict[str, str]:
         """The variables of this process for the commands, and so for the jobs.
@@ -147,11 +153,28 @@ def _oar_states(text: str) -> States:
     return {job: Element(_OAR_STAGES.get(state, Stage.ENDED), state) for job, state in found}
 
 
-def _of_pbs(name: str, title: str, cluster: str, submit: str, cancel: str) -> Queue:
+def _quote_for_lsf(text: str) -> str:
+    """In those quotes that are not in it; LSF has no others."""
+    if re.fullmatch(r"[\w@%+=:,./~-]+", text):
+        return text
+    return f"'{text}'" if '"' in text else f'"{text}"'
+
+
+_LSF_SYNTAX = Syntax(
+    title="LSF",
+    quote=_quote_for_lsf,
+    rejected='"',  # dask-jobqueue puts the project in double quotes
+    names=re.compile(r"[^\[\]]{1,4094}"),
+    names_rule="a text without [ and ], which make an array,",
+)
+_OAR_SYNTAX = Syntax(title="OAR", quote=shlex.quote)  # dask-jobqueue splits directives as a shell does
+
+
+def _of_pbs(name: str, title: str, cluster: str, submit: str, cancel: str, syntax: Syntax) -> Queue:
     def query(jobs: Sequence[str]) -> Sequence[str]:
         return ["qstat", "-f", *jobs]
 
-    return Queue(name, title, cluster, submit, cancel, query, _pbs_states, PBS, ("-V",), at_home=True)
+    return Queue(name, title, cluster, submit, cancel, query, _pbs_states, syntax, PBS, ("-V",), at_home=True)
 
 
 QUEUES = {
@@ -165,10 +188,22 @@ QUEUES = {
             "scancel",
             lambda jobs: ["squeue", "--noheader", "--states=all", f"--jobs={','.join(jobs)}", "--format=%i|%T|%N|%r"],
             _slurm_states,
+            SLURM.syntax,
             SLURM,
             ("--no-requeue",),
         ),
-        Queue("sge", "Grid Engine", "SGECluster", "qsub", "qdel", GRID_ENGINE.query, _sge_states, GRID_ENGINE, ("-V",)),
+        Queue(
+            "sge",
+            "Grid Engine",
+            "SGECluster",
+            "qsub",
+            "qdel",
+            GRID_ENGINE.query,
+            _sge_states,
+            GRID_ENGINE.syntax,
+            GRID_ENGINE,
+            ("-V",),
+        ),
         Queue(
             "htcondor",
             "HTCondor",
@@ -177,11 +212,12 @@ QUEUES = {
             "condor_rm",
             HTCONDOR.query,
             _condor_states,
+            HTCONDOR.syntax,
             HTCONDOR,
             {"getenv": "True"},
         ),
-        _of_pbs("pbs", "PBS", "PBSCluster", "qsub", "qdel"),
-        _of_pbs("moab", "Moab", "MoabCluster", "msub", "canceljob"),
+        _of_pbs("pbs", "PBS", "PBSCluster", "qsub", "qdel", PBS.syntax),
+        _of_pbs("moab", "Moab", "MoabCluster", "msub", "canceljob", replace(TORQUE.syntax, title="Moab")),
         Queue(
             "lsf",
             "LSF",
@@ -190,6 +226,7 @@ QUEUES = {
             "bkill",
             lambda jobs: ["bjobs", "-noheader", "-o", "jobid stat exec_host pend_reason delimiter='|'", *jobs],
             _lsf_states,
+            _LSF_SYNTAX,
         ),
         Queue(
             "oar",
@@ -199,6 +236,7 @@ QUEUES = {
             "oardel",
             lambda jobs: ["oarstat", "-s", *(word for job in jobs for word in ("-j", job))],
             _oar_states,
+            _OAR_SYNTAX,
             at_home=True,
         ),
     )

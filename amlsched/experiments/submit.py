@@ -32,6 +32,7 @@ from amlsched.experiments.submission import Part, Submission, Work, create, next
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from amlsched.executors._queues import Queue
     from amlsched.experiments.loggers import AbstractLogger
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.resolve import Resolved
@@ -146,11 +147,11 @@ def submit(
     return done
 
 
-def asked(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict[str, Any]:
+def asked(section: Mapping[str, Any], batch: System | Queue, resolved: Resolved) -> dict[str, Any]:
     """What the config's section asks for, as `ArrayJob` has it.
 
     Raises:
-        ConfigError: Two keys do not go together.
+        ConfigError: Two keys do not go together, or the batch system takes no such name of a job.
     """
     where = str(resolved.file)
     if section.get("sbatch_args") and batch.name != "slurm":
@@ -165,7 +166,7 @@ def asked(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict
     activation = _activation(section.get("venv"), document.place("venv") if document is not None else where)
     lines: list[str] = list(section.get("sh_lines") or [])
     return {
-        "name": str(section.get("job-name") or resolved.file.stem.strip("<>")),
+        "name": _job_name(section.get("job-name"), batch, resolved),
         "folder": str(Path.cwd()),
         "partition": _text(section.get("partition")),
         "account": _text(section.get("account")),
@@ -183,7 +184,17 @@ def asked(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict
     }
 
 
-def _template(place: str | None, batch: System, where: str) -> str:
+def _job_name(given: object, batch: System | Queue, resolved: Resolved) -> str:
+    if not given:
+        return batch.syntax.fitting_name(resolved.file.stem.strip("<>"))
+    try:
+        return batch.syntax.name("job-name", given)
+    except ValueError as error:
+        where = resolved.section.place("job-name") if resolved.section is not None else str(resolved.file)
+        raise ConfigError(where, str(error)) from error
+
+
+def _template(place: str | None, batch: System | Queue, where: str) -> str:
     if place is None:
         return ""
     if batch.name != "slurm":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from amlsched.arrays import SYSTEMS
 from amlsched.arrays.job import clock
+from amlsched.arrays.slurm import options_of_sbatch
 from amlsched.errors import ExperimentError
+from amlsched.executors._queues import QUEUES
 from amlsched.experiments.names import WORKERS_FOLDER
 from amlsched.experiments.submit import asked
 
@@ -38,7 +39,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         ExperimentError: Nothing says how many workers there are to be.
     """
     section = plan.resolved.checked_cluster() or {}
-    found = asked(section, SYSTEMS.get(executor, SYSTEMS["pbs"]), plan.resolved)
+    found = asked(section, QUEUES[executor], plan.resolved)
     tasks, cpus = found["tasks"], found["cpus"]
     memory_bytes = (found["memory_bytes"] or _MEMORY_BYTES) * tasks * cpus
     options: dict[str, Any] = {
@@ -49,7 +50,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         "queue": found["partition"],
         _ACCOUNT.get(executor, "account"): found["account"],
         "walltime": _walltime(found["time_s"], executor),
-        "job_extra_directives": [*_words(found["options"]), *found["directives"]] or None,
+        "job_extra_directives": [*options_of_sbatch(found["options"]), *found["directives"]] or None,
         "job_script_prologue": found["lines"] or None,
         "python": "python" if section.get("venv") else None,
         "log_directory": str(section.get("slurm_log") or plan.paths[0].resolve() / WORKERS_FOLDER),
@@ -72,12 +73,3 @@ def _walltime(seconds: float | None, executor: str) -> str | None:
         return None
     hours_and_minutes = f"{math.ceil(seconds / 60) // 60}:{math.ceil(seconds / 60) % 60:02d}"
     return hours_and_minutes if executor == "lsf" else clock(seconds)
-
-
-def _words(options: Mapping[str, Any]) -> list[str]:
-    """Options of sbatch as directives."""
-    return [
-        f"--{name}" if value is None or value is True else f"--{name}={value}"
-        for name, value in options.items()
-        if value is not False
-    ]

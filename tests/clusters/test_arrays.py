@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.project import EXPERIMENT, ITERATIVE, Project
+from tests.clusters.project import CONFIG, EXPERIMENT, ITERATIVE, Project
 from tests.processes import alive, until
 
 SOON_S = 60.0
@@ -72,6 +73,21 @@ def test_an_array_runs_detached_and_its_ids_are_kept(project: Project) -> None:
     assert project.rows("n") == [["0", "1", "2", "3"]] * 4
     assert "4 repetitions: 4 completed." in project.status()
     assert "Nothing else to submit" in project.submit("--set", "params.steps=4")
+
+
+@EVERYWHERE
+def test_folders_and_a_name_with_blanks_and_quotes(project: Project, system: str) -> None:
+    """Grid Engine holds no quotes, and no blanks in a name."""
+    folder = project.folder / ("my code" if system == "sge" else "my 'own\" code # 1")
+    folder.mkdir()
+    (project.folder / "experiment.py").rename(folder / "experiment.py")
+    project.folder = folder
+    name = "sweep" if system == "sge" else "my 'own\" sweep"
+    section = json.dumps({"slurm_log": "my logs"}).strip("{}")
+    project.config(section, CONFIG.replace("amlsched-test", json.dumps(name)))
+    project.submit()
+    until(lambda: project.states() == ["completed"] * 4, SOON_S)
+    assert len(list((folder / "my logs").iterdir())) == 8
 
 
 @EVERYWHERE

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from amlsched import BatchSystemError, Scheduler, WorkerLostError
+from amlsched.doctor import Verdict, examine
 from tests import calls
 from tests.clusters.site import Site, said
 from tests.processes import until
@@ -48,6 +49,24 @@ def test_all_results_arrive_the_queue_is_empty_and_an_option_stays_with_its_work
     assert results_of(site.scheduler(1), 1) == [0]
     assert site.kind.extra not in record.read_text()
     until(lambda: not site.jobs(), 15)
+
+
+def test_a_folder_and_a_name_with_blanks_and_quotes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program is, where the logs are, and on Slurm what the job is called. Grid Engine holds no quotes."""
+    name = "jobs of mine" if site.name == "sge" else "jobs of 'mine' # \"1\" 100%"
+    folder = site.folder / "here" / "my 'own\" files"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (site.folder / "jobs").mkdir()  # of the submit command for PBS
+    if site.name == "slurm":
+        site.label += " 'a \"b"
+    options = {"log_directory": str(site.folder / name)}
+    assert sorted(results_of(site.scheduler(2, **options), 5)) == [0, 2, 4, 6, 8]
+    until(lambda: not site.jobs(), 15)
+    if site.name != "pbs":  # Slurm takes no note of where its script wants the output
+        assert any(path.suffix != ".sh" and path.is_file() for path in (site.folder / name).iterdir())
+    findings = list(examine(site.name, {**site.options(**options), "interface": None}, timeout_s=90))
+    assert [found for found in findings if found.verdict is Verdict.FAULT] == []
 
 
 def test_adaptive_jobs_come_with_load_and_go_though_results_are_held(site: Site) -> None:

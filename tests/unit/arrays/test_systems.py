@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 import stat
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from amlsched import BatchSystemError, ConfigError
 from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, commands
 from amlsched.arrays.job import clock, ranges
 from amlsched.arrays.template import filled
+from tests.readers import directives, submit_file
 
 JOB = ArrayJob(
     name="digits",
@@ -42,8 +45,6 @@ def test_slurm_is_told_everything() -> None:
         "#SBATCH --job-name=digits",
         "#SBATCH --array=0-19%4",
         '#SBATCH --chdir="/home/ada/my code"',
-        "#SBATCH --output=/data/logs/out_%A_%a.log",
-        "#SBATCH --error=/data/logs/err_%A_%a.log",
         "#SBATCH --open-mode=append",
         "#SBATCH --ntasks=1",
         "#SBATCH --cpus-per-task=3",
@@ -53,6 +54,8 @@ def test_slurm_is_told_everything() -> None:
         "#SBATCH --mem-per-cpu=2048M",
         "#SBATCH --signal=B:USR1@60",
         "#SBATCH --dependency=afterany:11:12",
+        "#SBATCH --output=/data/logs/out_%A_%a.log",
+        "#SBATCH --error=/data/logs/err_%A_%a.log",
         "#SBATCH --requeue",
         "",
         "export AMLSCHED_END_TIME=$(($(date +%s) + 5400))",
@@ -133,7 +136,7 @@ def test_scripts_are_shell(name: str, tmp_path: Path) -> None:
 
 
 def test_a_value_with_a_line_break_is_refused() -> None:
-    with pytest.raises(ValueError, match="two lines"):
+    with pytest.raises(ValueError, match=r"job-name='x\\n#SBATCH.*a directive of Slurm is one line"):
         lines("slurm", ArrayJob("x\n#SBATCH --uid=0", ("true",), 1, Path("/a"), Path("/b")))
 
 
@@ -173,6 +176,96 @@ def test_a_template_of_cw2_is_filled() -> None:
 def test_a_template_that_cannot_be_filled_is_refused(template: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         filled(template, SYSTEMS["slurm"], JOB)
+
+
+# ------------------------------------------------------------------------------------------------------ blanks, quotes
+
+WORST = "my 'res\"ults' # 100% $(date) `x`"
+FOLDERS = {"sge": "my results"}
+
+
+@pytest.mark.parametrize("name", ["slurm", "sge", "pbs", "torque"])
+def test_blanks_and_quotes_reach_the_batch_system_as_they_are(name: str) -> None:
+    folder = f"/data/{FOLDERS.get(name, WORST)}"
+    text = "a queue" if name == "sge" else 'a \\ "queue\'s"'
+    title = "my sweep's # 1" if name == "slurm" else "sweep"
+    job = replace(JOB, name=title, folder=Path(folder), logs=Path(folder), partition=text, account=text)
+    words = directives(name, SYSTEMS[name].script(job))
+    if name == "slurm":
+        logs = folder.replace("%", "%%")
+        told = {f"--job-name={title}", f"--partition={text}", f"--account={text}", f"--chdir={folder}"}
+        assert told | {f"--output={logs}/out_%A_%a.log", f"--error={logs}/err_%A_%a.log"} <= set(words)
+    else:
+        assert words[words.index("-q") + 1] == words[words.index("-P" if name == "sge" else "-A") + 1] == text
+        file = "/out_$JOB_ID.$TASK_ID.log" if name == "sge" else "/"
+        assert words[words.index("-o") + 1] == folder + file
+
+
+def test_blanks_and_quotes_reach_htcondor_as_they_are() -> None:
+    folder = Path("/data", WORST)
+    job = replace(JOB, name="my sweep's # 1", folder=folder, logs=folder, partition=None)
+    values = submit_file(SYSTEMS["htcondor"].description(job, folder / "part_0.sh"))
+    assert values["executable"] == f"{folder}/part_0.sh"
+    assert values["initialdir"] == str(folder)
+    assert values["output"] == f"{folder}/out_$(Cluster)_$(Process).log"
+    assert values["batch_name"] == "my sweep's # 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "problem"),
+    [
+        ("sge", {"name": "my sweep"}, "job-name='my sweep': Grid Engine takes"),
+        ("sge", {"folder": Path("/it's")}, "Grid Engine cannot hold ' here"),
+        ("pbs", {"logs": Path("/a:b")}, "slurm_log='/a:b': PBS cannot hold : here"),
+        ("torque", {"name": "1"}, "Torque takes up to 15 .*write job-name='j1'"),
+        ("htcondor", {"partition": None, "logs": Path("/a\nb")}, "a directive of HTCondor is one line"),
+    ],
+)
+def test_what_a_batch_system_cannot_hold_is_an_error(name: str, fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        (SYSTEMS[name].description if name == "htcondor" else SYSTEMS[name].script)(
+            replace(JOB, **fields), *([Path("/s")] if name == "htcondor" else [])
+        )
+
+
+SPACED = """
+{name: SLURM, partition: gpu, num_parallel_jobs: 3, sbatch_args: {comment: "lr sweep (v2)"}}
+---
+{name: e, path: my results}
+"""
+
+
+def test_the_name_of_a_config_and_options_of_sbatch_are_quoted_for_workers_too(tmp_path: Path) -> None:
+    from amlsched.executors.jobqueue import job_script
+    from amlsched.experiments import Plan
+    from amlsched.experiments.workers import worker_options
+
+    config = tmp_path / "my sweep.yml"
+    config.write_text(SPACED)
+    script = job_script("slurm", **worker_options(Plan(config), "slurm", {}))
+    words = directives("slurm", script)
+    assert words[words.index("-J") + 1] == "my sweep"
+    assert words[words.index("-e") + 1].endswith("/my results/_workers/my sweep-%J.err")
+    assert "--comment=lr sweep (v2)" in words
+    config.write_text(SPACED.replace(', sbatch_args: {comment: "lr sweep (v2)"}', ""))
+    words = directives("sge", job_script("sge", **worker_options(Plan(config), "sge", {})))
+    assert words[words.index("-N") + 1] == "my_sweep"
+    config.write_text("{name: SLURM, num_parallel_jobs: 3, job-name: my sweep}\n---\n{name: e, path: results}\n")
+    with pytest.raises(ConfigError, match=r"my sweep.yml:1 .*key job-name.*write job-name='my_sweep'"):
+        worker_options(Plan(config), "sge", {})
+
+
+def test_a_template_is_filled_with_words_for_where_they_stand() -> None:
+    job = replace(JOB, name="my 'sweep'", folder=Path("/my code"), logs=Path("/my results/100%"))
+    more = """cd %%experiment_execution_dir%%; echo "%%job-name%%" '%%job-name%%'\n"""
+    text = filled(f'{TEMPLATE}{more}#SBATCH --comment="of %%job-name%%"\n', SYSTEMS["slurm"], job)
+    words = directives("slurm", text)
+    assert words[words.index("-J") + 1] == "my 'sweep'"
+    assert words[words.index("-D") + 1] == "/my code"
+    assert words[words.index("-o") + 1] == "/my results/100%%/out_%A_%a.log"
+    assert "--comment=of my 'sweep'" in words
+    [line] = [line for line in text.splitlines() if "echo" in line]
+    assert shlex.split(line) == ["cd", "/my code;", "echo", "my 'sweep'", "my 'sweep'"]
 
 
 # ---------------------------------------------------------------------------------------------------- what they say

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from amlsched.executors._queues import QUEUES
 from tests import calls
 from tests.backends import needs
 from tests.processes import until
+from tests.readers import condor_words, directives, submit_file
 
 pytestmark = needs("dask_jobqueue")
 
@@ -57,7 +60,7 @@ def test_a_job_script_can_be_looked_at_without_the_batch_system(name: str) -> No
     assert MARKERS.get(name, "RequestCpus") in script
     assert "--tls-key" in script
     assert "--no-dashboard" in script
-    assert "--local-directory ${TMPDIR:-/tmp}" in script
+    assert '--local-directory "${TMPDIR:-/tmp}"' in script.replace('""', '"')
     assert script.rindex("--nthreads 1") > script.index("--nthreads")  # the last one counts
     assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
 
@@ -131,6 +134,131 @@ def test_each_constructor_shows_the_one_signature() -> None:
         shown = [each for each in inspect.signature(constructor).parameters if each in whole]
         assert shown == whole[1:]
         assert "start_timeout" in (constructor.__doc__ or "")
+
+
+# ------------------------------------------------------------------------------------------------------ blanks, quotes
+
+FOLDERS = {"sge": "my results", "lsf": "my 'results' # 1"}
+"""The worst that a folder for logs may be called; elsewhere it is this."""
+WORST = "my 'res\"ults' # 100% $(date) `x`"
+
+
+def spaced(name: str, tmp_path: Path) -> dict[str, Any]:
+    """Options with blanks and quotes wherever the batch system takes them."""
+    options = {**options_for(name), "log_directory": str(tmp_path / FOLDERS.get(name, WORST))}
+    if name != "htcondor":
+        options["queue"] = "a queue" if name in FOLDERS else 'a "queue\'s"'
+    if name in ("slurm", "lsf", "oar"):
+        options["job_name"] = "my sweep's # 1"
+    return options
+
+
+@pytest.mark.parametrize("name", sorted(set(QUEUES) - {"htcondor"}))
+def test_blanks_and_quotes_reach_the_batch_system_as_they_are(name: str, tmp_path: Path) -> None:
+    options = spaced(name, tmp_path)
+    words = directives(name, jobqueue.job_script(name, **options))
+    logs = options["log_directory"].replace("%", "%%" if name == "slurm" else "%")
+
+    def value(*names: str) -> str:
+        return next(words[words.index(one) + 1] for one in names if one in words)
+
+    assert value("-p" if name == "slurm" else "-q") == options["queue"]
+    assert value("-J", "-N") if name != "oar" else value("-n") == options.get("job_name", "amlsched")
+    if name != "oar":  # whose logs are where it likes
+        files = {"slurm": "/my sweep's # 1-%J.err", "lsf": "/WORKER-%J.err"}
+        assert value("-e") == logs + files.get(name, "/")
+
+
+def test_blanks_and_quotes_reach_htcondor_as_they_are(tmp_path: Path) -> None:
+    options = spaced("htcondor", tmp_path)
+    values = submit_file(jobqueue.job_script("htcondor", **options, job_script_prologue=["export N=$(nproc)"]))
+    assert values["Output"] == f"{options['log_directory']}/worker-$F(MY.JobId).out"
+    [flag, command] = condor_words(values["Arguments"])
+    assert flag == "-c"
+    assert "export N=$(nproc); " in command
+    assert f"{options['log_directory']}/KEYS/key" in shlex.split(command)
+
+
+@pytest.mark.parametrize("name", sorted(set(QUEUES) - {"htcondor"}))
+def test_the_shell_of_a_job_reads_each_word_of_its_worker(name: str, tmp_path: Path) -> None:
+    python = tmp_path / "my env" / "python"
+    python.parent.mkdir()
+    python.touch()
+    options = spaced(name, tmp_path) | {"python": str(python), "local_directory": "$SCRATCH/my files"}
+    arguments = ["--resources", "GPU=1 MEM=2", "--death-timeout 60"]
+    script = jobqueue.job_script(name, **options, worker_extra_args=arguments)
+    words = shlex.split(script.strip().splitlines()[-1])
+    assert words[0] == str(python)
+    assert words[words.index("--tls-key") + 1] == f"{options['log_directory']}/KEYS/key"
+    assert words[words.index("--local-directory") + 1] == "$SCRATCH/my files"
+    assert words[words.index("--resources") + 1] == "GPU=1 MEM=2"
+    assert words[words.index("--death-timeout") + 1] == "60"
+    done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_python_of_several_words_is_left_alone() -> None:
+    script = jobqueue.job_script("slurm", **OPTIONS, python="singularity exec image.sif python3")
+    assert "\nsingularity exec image.sif python3 -m distributed" in script
+
+
+def test_directives_that_are_quoted_already_stand_as_they_are() -> None:
+    given = [
+        '--comment="lr sweep (v2)"',
+        "--gres=gpu:1 --exclusive",
+        "-J 'mine'",
+        "--mem=0 # all",
+        "--comment=a b --hold",
+    ]
+    script = jobqueue.job_script("slurm", **OPTIONS, job_extra_directives=given)
+    assert all(f"#SBATCH {one}\n" in script for one in given)
+    script = jobqueue.job_script("slurm", **OPTIONS, job_extra_directives=["--comment=lr sweep (v2)"])
+    assert '#SBATCH --comment="lr sweep (v2)"\n' in script
+
+
+def test_a_name_that_is_no_name_of_a_file_has_logs_all_the_same() -> None:
+    words = directives("slurm", jobqueue.job_script("slurm", **OPTIONS, job_name="lr/100%"))
+    assert words[words.index("-J") + 1] == "lr/100%"
+    assert words[words.index("-o") + 1].endswith("/amlsched-jobs/lr_100%%-%J.out")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("sge", "job_name", "my sweep", r"job_name='my sweep': Grid Engine takes .*write job_name='my_sweep'"),
+        ("sge", "job_name", "a/b", r"job_name='a/b'.*write job_name='a_b'"),
+        ("sge", "job_name", "1st", r"job_name='1st'.*write job_name='j1st'"),
+        ("sge", "log_directory", "it's", r"log_directory=\".*it's\": Grid Engine cannot hold ' here"),
+        ("sge", "log_directory", "a,b", r"Grid Engine cannot hold , here"),
+        ("sge", "queue", "a#b", r"queue='a#b': Grid Engine cannot hold # here"),
+        ("pbs", "job_name", "my sweep", r"job_name='my sweep': PBS takes .*write job_name='my_sweep'"),
+        ("pbs", "log_directory", "a:b", r"PBS cannot hold : here"),
+        ("moab", "job_name", "1", r"Moab takes up to 15 .*write job_name='j1'"),
+        ("moab", "job_name", "sixteen_letters_", r"write job_name='sixteen_letters'"),
+        ("slurm", "job_name", "a\n#SBATCH --uid=0", r"a directive of Slurm is one line; leave out the line break"),
+        ("slurm", "queue", "a\rb", r"queue='a\\rb': a directive"),
+        ("slurm", "log_directory", "a\\b", r"Slurm cannot hold \\ here"),
+        ("slurm", "job_extra_directives", ["--a\n--b"], r"job_extra_directives='--a\\n--b': a directive"),
+        ("lsf", "job_name", "a[1-9]", r"LSF takes .*write job_name='a_1-9_'"),
+        ("lsf", "project", 'a"b', r'LSF cannot hold " here'),
+        ("htcondor", "job_extra_directives", {"a": "1\nqueue 9"}, r"a directive of HTCondor is one line"),
+        ("htcondor", "job_script_prologue", ["a\nb"], r"job_script_prologue='a\\nb': a directive"),
+    ],
+)
+def test_what_the_batch_system_cannot_hold_is_an_error(name: str, option: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        jobqueue.job_script(name, **{**options_for(name), option: value})
+
+
+def test_the_doctor_runs_the_prologue_on_htcondor_too(tmp_path: Path) -> None:
+    from amlsched.doctor.trial import Trial
+
+    options = {**options_for("htcondor"), "job_script_prologue": ["export N=$(nproc)"], "log_directory": str(tmp_path)}
+    line: Any = SimpleNamespace(token="x", offered=[])
+    trial = Trial(QUEUES["htcondor"], (), options, line)
+    [_, command] = condor_words(submit_file(trial.script)["Arguments"])
+    trial.close()
+    assert "; export N=$(nproc); test -w " in command
 
 
 # ------------------------------------------------------------------------------------------------- what the queue says
