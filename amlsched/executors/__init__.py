@@ -1,4 +1,4 @@
-"""Backends: functions that return an Executor, and what each can do."""
+"""Executors, and their capabilities."""
 
 from amlsched.executors.capabilities import Capabilities, WorkersNow
 from amlsched.executors.sequential import SequentialExecutor

@@ -1,4 +1,4 @@
-"""Act when a module is imported for the first time."""
+"""Calls a function after a module has been imported for the first time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["AfterImport"]
 
 
 class AfterImport(MetaPathFinder):
-    """Calls a function with the name of each of these modules once, right after it was imported.
+    """Calls a function once for each of these modules, right after it was imported.
 
     Args:
-        names: Of modules that are not imported yet.
-        then: Called with the name of one that was.
+        names: Names of modules that are not imported yet.
+        then: Called with the name of the imported module.
     """
 
     def __init__(self, names: Iterable[str], then: Callable[[str], object]) -> None:
@@ -31,7 +31,7 @@ class AfterImport(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Let the others find it, and add to what loads it."""
+        """Find it by the other finders, and wrap its loader."""
         if fullname not in self._names:
             return None
         for finder in sys.meta_path:
@@ -42,7 +42,7 @@ class AfterImport(MetaPathFinder):
         return None
 
     def remove(self) -> None:
-        """Look at no more imports."""
+        """Stop watching imports."""
         self._names.clear()
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(self)

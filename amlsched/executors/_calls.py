@@ -1,4 +1,4 @@
-"""A call on its way to a worker and back: its future."""
+"""A call of a pool of processes, which is its own future."""
 
 import threading
 from collections.abc import Callable
@@ -26,22 +26,22 @@ class _Unwatched(type(threading.RLock())):  # type: ignore[misc]
 
 
 def shared_condition() -> threading.Condition:
-    """A lock that passes for the condition of all futures for which nobody waits."""
+    """A lock that serves as the condition of all futures without waiting threads."""
     return cast("threading.Condition", _Unwatched())
 
 
 class CallFuture(Future[Any]):
-    """The future of a call, and the call itself until it has ended.
+    """A call and its future in one object.
 
-    A pool may hold very many. So what `Future` makes for each one, a condition and two lists, is shared or made
-    only when asked for: a call that waits costs little more than its pickle.
+    A pool may hold very many of them. So the condition and the two lists that `Future` creates for each are shared or
+    created on demand: a queued call takes little more memory than its pickle.
 
     Args:
-        crew: Whose workers run it.
+        crew: The manager of the pool.
         name: Name of the function, for messages.
         payload: The pickled call.
-        told: Called with `handle` when the call has ended; `None` for nobody.
-        handle: What it is called with.
+        on_done: Called with `handle` when the call has finished; `None` for no callback.
+        handle: The argument of `on_done`.
     """
 
     _state = "PENDING"
@@ -50,10 +50,10 @@ class CallFuture(Future[Any]):
     _watched_by: list[Any] | None = None
     _done_callbacks: Any = ()
     worker: "Worker | None" = None
-    """Who has it."""
+    """The worker that it is assigned to."""
     started = False
     over = False
-    """How it ends is settled, or it was withdrawn."""
+    """Its outcome is decided, or it was withdrawn."""
     by_value = False
 
     def __init__(  # pyright: ignore[reportMissingSuperCall]
@@ -61,14 +61,14 @@ class CallFuture(Future[Any]):
         crew: "Crew",
         name: str,
         payload: bytes | Large,
-        told: Callable[[Any], object] | None = None,
+        on_done: Callable[[Any], object] | None = None,
         handle: object = None,
     ) -> None:
-        self._condition = crew.condition  # nobody waits on this one: see result()
+        self._condition = crew.condition  # no thread waits on this one: see result()
         self.crew = crew
         self.name = name
         self.payload: Payload | None = payload
-        self._told = told
+        self._on_done = on_done
         self._handle = handle
 
     @property
@@ -79,9 +79,9 @@ class CallFuture(Future[Any]):
         return self._watched_by
 
     def _invoke_callbacks(self) -> None:
-        if self._told is not None:
-            told, self._told = self._told, None
-            told(self._handle)
+        if self._on_done is not None:
+            on_done, self._on_done = self._on_done, None
+            on_done(self._handle)
             self._handle = None
         if self._done_callbacks:
             super()._invoke_callbacks()  # type: ignore[misc]
@@ -131,7 +131,7 @@ class CallFuture(Future[Any]):
         return super().exception(timeout)
 
     def _expect_wait(self) -> None:
-        """Get a condition of its own. It has the same lock as the shared one, so that it may take its place."""
+        """Create a condition of its own. It has the same lock as the shared one, so that it can replace that."""
         self.crew.expect_answers()
         shared = self.crew.condition
         with shared:
@@ -139,24 +139,24 @@ class CallFuture(Future[Any]):
                 self._condition = threading.Condition(cast("Any", shared))
 
     def cancel(self) -> bool:
-        """Cancel the call unless a worker has begun it; one that waits in a worker's queue is taken back."""
+        """Cancel the call unless a worker has started it; a prefetched one is reclaimed."""
         if self.crew.withdraw(self):
             self.end_cancelled()
         return self.cancelled()
 
     def start(self) -> None:
-        """Note that a worker runs it now. Under the crew's lock, so it cannot be withdrawn at the same time."""
+        """Mark it as running. Called under the manager's lock, so that it cannot be withdrawn at the same time."""
         if not self.started:
             self.started = True
             self._state = "RUNNING"
 
     def end_cancelled(self) -> None:
-        """Cancelled, even if it was running: its worker is gone, or never saw it."""
+        """Complete it as cancelled, even if it was running: its worker is gone, or never received it."""
         self.payload = None
         end_cancelled(self)
 
     def end(self, error: BaseException | None) -> None:
-        """End without an answer of a worker: with this error, or as cancelled."""
+        """Complete it without an answer of a worker: with this error, or as cancelled."""
         if error is None:
             self.end_cancelled()
         else:
@@ -164,13 +164,13 @@ class CallFuture(Future[Any]):
             self.set_exception(error)
 
     def settle(self, kind: bytes, answer: Payload) -> None:
-        """End as a worker's answer says."""
+        """Complete it with a worker's answer."""
         sheet, self.payload = self.payload, None
         error: BaseException | None = None
         body: Any = None
         try:
             body = load(answer)
-        except BaseException as reason:  # whatever the user's classes raise while they are loaded: they may exit
+        except BaseException as reason:  # the user's classes may raise anything, even SystemExit, when they are loaded
             error = NotPicklableError(self.name, "the result", describe(reason))
             error.__cause__ = reason
         if isinstance(sheet, Sheet):

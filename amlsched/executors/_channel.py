@@ -1,14 +1,14 @@
-"""Between the driver and one worker: slots in shared memory for what is small, a socket for the rest.
+"""The transport between the driver and one worker: slots in shared memory for small messages, a socket for the others.
 
-A slot holds one call, and then its answer. The driver fills slots in turn and puts as many tokens into a semaphore; the
-worker takes a token before each call. So a call whose token the driver takes out again has not begun and never will:
-calls can be handed out ahead of time and taken back, and it is always known which one a dead worker was running,
-whatever it was doing. The worker counts its answers in a second semaphore, on which the driver waits.
+A slot holds one call, and then its answer. The driver fills slots in turn and adds one token each to a semaphore; the
+worker takes a token before each call. A call whose token the driver takes out again has therefore not started and never
+will: calls can be prefetched and reclaimed, and it is always known which one a dead worker was running, whatever it was
+doing. The worker counts its answers in a second semaphore, on which the driver waits.
 
-A call that does not fit in a slot comes as a packet through a socket that keeps message boundaries, or on a sheet whose
-descriptor the packet brings; so does such an answer, and what a worker or its keeper has to say apart from answers.
+A call that does not fit into a slot is sent as a packet through a socket that keeps message boundaries, or in a shared
+file whose descriptor is sent in the packet. So is such an answer, and any other message of a worker or its supervisor.
 
-Semaphores are eventfds, one system call for each operation. They order the accesses to the shared memory.
+Semaphores are eventfds, with one system call per operation. They also order the accesses to the shared memory.
 
 Sources: eventfd(2), unix(7).
 """
@@ -29,15 +29,15 @@ __all__ = ["SLOTS", "Answer", "DriverEnd", "Kind", "WorkerEnd", "fits_slot", "te
 
 SLOTS = 32
 _SLOT_BYTES = 4096
-_QUIT, _IN_PACKET, _ON_SHEET = b"Q", b"P", b"S"  # first byte of a slot that holds no pickled call
-_HEAD = struct.Struct("<ccdI")  # of an answer: kind, where its body lies, seconds that the function ran, bytes here
+_QUIT, _IN_PACKET, _ON_SHEET = b"Q", b"P", b"S"  # first byte of a slot without a pickled call
+_HEAD = struct.Struct("<ccdI")  # of an answer: kind, place of its body, duration of the function, bytes in the slot
 _IN_SLOT, _ON_CALLS_SHEET = b"s", b"c"
 _ROOM = _SLOT_BYTES - _HEAD.size
 _FD_SPACE = socket.CMSG_SPACE(struct.calcsize("i"))
 
 
 class Kind:
-    """What a worker, or its keeper, says."""
+    """Kinds of messages from a worker or its supervisor."""
 
     KEPT = b"K"
     READY = b"H"
@@ -52,12 +52,12 @@ _MESSAGES = (Kind.KEPT, Kind.READY, Kind.FAILED_TO_START, Kind.DIED)
 
 
 class Answer(NamedTuple):
-    """What became of a call.
+    """The outcome of a call.
 
     Attributes:
         kind: One of the last three of `Kind`.
         seconds: How long the function ran.
-        body: To be loaded.
+        body: The pickled result or exception.
     """
 
     kind: bytes
@@ -66,7 +66,7 @@ class Answer(NamedTuple):
 
 
 def fits_slot(payload: Payload | None) -> bool:
-    """Whether a call can be handed out ahead of time."""
+    """Whether a call fits into a slot, so that it can be prefetched."""
     return isinstance(payload, bytes) and len(payload) <= _SLOT_BYTES
 
 
@@ -78,7 +78,7 @@ class _Slots:
 
 
 class DriverEnd:
-    """The driver's end.
+    """The driver's end of the transport.
 
     Attributes:
         packets_fd: Readable when there is a packet.
@@ -88,7 +88,7 @@ class DriverEnd:
     def __init__(self) -> None:
         self._socket, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
-        self._far.settimeout(None)  # whatever socket.setdefaulttimeout says; shared with the worker, which shall block
+        self._far.settimeout(None)  # not socket.setdefaulttimeout's: the worker, which shares it, must block
         self._memory = os.memfd_create("amlsched-slots")
         os.ftruncate(self._memory, SLOTS * _SLOT_BYTES)
         self._slots = _Slots(self._memory)
@@ -97,18 +97,18 @@ class DriverEnd:
         self.packets_fd = self._socket.fileno()
         self._sent = self._heard = 0
         self._unposted = 0
-        self._early: deque[tuple[bytes, Sheet | None]] = deque()  # packets whose answers have not been looked at
+        self._early: deque[tuple[bytes, Sheet | None]] = deque()  # packets whose answers have not been processed
         self._messages: list[tuple[bytes, bytes]] = []
 
     def fds(self) -> tuple[int, ...]:
-        """What `WorkerEnd` is made of: descriptors to be closed by the caller. To be called once."""
+        """The descriptors for a `WorkerEnd`, which the caller must close. Call it once."""
         return (*map(os.dup, (self._far.fileno(), self._tokens, self.answers_fd)), self._memory)
 
     def put(self, payload: Payload) -> bool:
-        """Hand over a call; to be posted.
+        """Write a call, to be sent by `post`.
 
         Returns:
-            Whether there was room. What is no slot's size finds room only when all before it are answered.
+            Whether there was room. A call that does not fit into a slot needs all earlier ones to be answered.
         """
         slot = self._slots.all[self._sent % SLOTS]
         if self._sent - self._heard >= SLOTS:
@@ -129,18 +129,18 @@ class DriverEnd:
         return True
 
     def post(self) -> None:
-        """Let the worker have what was put."""
+        """Send what was `put`."""
         if self._unposted:
             os.eventfd_write(self._tokens, self._unposted)
             self._unposted = 0
 
     def quit(self) -> None:
-        """Tell the worker to leave when it comes to it."""
+        """Ask the worker to exit after its present calls."""
         self._slots.all[self._sent % SLOTS][:1] = _QUIT
         os.eventfd_write(self._tokens, 1)
 
     def take_back(self) -> int:
-        """Number of calls, counted from the last one put, that the worker has not begun; it will not see them."""
+        """Reclaim the calls that the worker has not started, and return their number, counted from the last one put."""
         number, self._unposted = self._unposted, 0
         with contextlib.suppress(BlockingIOError):
             while number < self._sent - self._heard:
@@ -152,15 +152,15 @@ class DriverEnd:
             and self._sent == self._heard
             and bytes(self._slots.all[self._sent % SLOTS][:1]) in (_IN_PACKET, _ON_SHEET)
         ):
-            with contextlib.suppress(BlockingIOError):  # the first of them came as a packet
+            with contextlib.suppress(BlockingIOError):  # the first of them was sent as a packet
                 _receive(self._far, socket.MSG_DONTWAIT)
         return number
 
     def answers(self, calls: "deque[Any]") -> list[Answer]:
-        """All answers that there are, in the order of the calls.
+        """The available answers, in the order of the calls.
 
         Args:
-            calls: Payloads of the calls that were put and not answered, as attribute `payload`.
+            calls: The unanswered calls, with their payloads as attribute `payload`.
         """
         try:
             number = os.eventfd_read(self.answers_fd)
@@ -186,11 +186,11 @@ class DriverEnd:
 
     @property
     def has_messages(self) -> bool:
-        """Whether messages came along with answers."""
+        """Whether messages were received along with answers."""
         return bool(self._messages)
 
     def messages(self) -> list[tuple[bytes, bytes]]:
-        """What the worker or its keeper says apart from answers: kind and body of each."""
+        """The other messages of the worker or its supervisor: kind and body of each."""
         self._read()
         found, self._messages = self._messages, []
         return found
@@ -206,7 +206,7 @@ class DriverEnd:
 
     def close(self) -> None:
         """Close the descriptors."""
-        # Forgotten before they are closed: a process forked in between must not close what then has these numbers.
+        # Reset before they are closed: a process forked in between must not close files that reuse these descriptors.
         fds, self._tokens, self.answers_fd = (self._tokens, self.answers_fd), -1, -1
         self._socket.close()
         self._far.close()
@@ -216,7 +216,7 @@ class DriverEnd:
 
 
 class WorkerEnd:
-    """The worker's end.
+    """The worker's end of the transport.
 
     Args:
         fds: From `DriverEnd.fds`.
@@ -228,12 +228,12 @@ class WorkerEnd:
         self.socket.settimeout(None)
         self._slots = _Slots(memory)
         self._taken = 0
-        self._sheet: Sheet | None = None  # on which the present call came: the driver's, who keeps it for the answer
+        self._sheet: Sheet | None = None  # the shared file of the present call, which the driver reuses for the answer
         self._poll = select.poll()
         self._poll.register(self._tokens, select.POLLIN)
 
     def wait(self) -> bool:
-        """Wait for a call; whether there will be another."""
+        """Wait for a call, and return whether there is one; otherwise the worker must exit."""
         while True:
             try:
                 os.eventfd_read(self._tokens)
@@ -278,7 +278,7 @@ class WorkerEnd:
 
 
 def tell(channel: socket.socket, kind: bytes, body: bytes, flags: int = 0) -> None:
-    """Tell the driver something that is no answer."""
+    """Send the driver a message other than an answer."""
     channel.send(kind + body, flags)
 
 

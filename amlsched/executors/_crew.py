@@ -1,4 +1,4 @@
-"""The workers of a pool of processes and their calls: what is asked of them, and when they are done."""
+"""The manager of a pool of processes: submits calls to its workers, kills and completes them, and shuts down."""
 
 import os
 import threading
@@ -24,22 +24,22 @@ from amlsched.executors._worker import Portable
 
 __all__ = ["Crew"]
 
-_PATIENT_S = 2.0  # for a loop to hear that killed workers have ended
+_PATIENT_S = 2.0  # for an event loop to notice that killed workers have exited
 
 
 class Crew:
-    """Workers, and the calls that they run or wait for.
+    """The workers of a pool, and its running and queued calls.
 
-    One lock guards it. Futures are completed outside of it, since their callbacks may submit, in the thread of whoever
-    listens to the workers.
+    Guarded by one lock. Futures are completed without the lock, since their callbacks may submit calls, in the thread
+    that polls the workers.
 
     Args:
-        size: Number of workers at most.
+        size: Maximum number of workers.
         context: How to start them.
-        environment: Gives the variables that a worker starts with, beside those of this process.
-        initializer: What each calls first.
-        initargs: Arguments of that.
-        calls_per_worker: After how many calls a worker is replaced; `None` for never.
+        environment: Returns the environment variables of a new worker, in addition to those of this process.
+        initializer: What each worker calls first.
+        initargs: Arguments of the initializer.
+        calls_per_worker: After how many calls to replace a worker; `None` for never.
     """
 
     def __init__(
@@ -60,25 +60,25 @@ class Crew:
         self._roster = Roster(size, new_worker, self.listener)
         self._handout = Handout(self._roster, self.listener.wake)
         self._hearing = Hearing(self._roster, self._handout, self._not_loaded)
-        self._in_doubt = 0  # calls that are with no worker and in no queue while they are pickled anew
+        self._in_doubt = 0  # calls that are being pickled again: with no worker and in no queue
         self._forgotten = self._killed = False
         self.closing = False
         self._ended = False
         if not _crews:
-            # At the exit of this process, before multiprocessing waits for its children, the keepers. In processes
-            # that multiprocessing starts, atexit would do nothing.
+            # At the exit of this process, before multiprocessing waits for its children, the supervisors. In processes
+            # started by multiprocessing, atexit would not run it.
             util.Finalize(None, _end_all, exitpriority=100)
         _crews.add(self)
 
     @property
     def has_idle(self) -> bool:
-        """Whether a call would be sent at once."""
+        """Whether a call would be dispatched at once."""
         return bool(self._handout.idle)
 
-    # ------------------------------------------------------------------------------------------------ what is asked
+    # ------------------------------------------------------------------------------------------------ requests
 
     def submit(self, call: CallFuture) -> None:
-        """Queue a call, or send it at once if a worker can have it."""
+        """Queue a call, or dispatch it at once if a worker has room."""
         endings: Endings = []
         with self._lock:
             if self.closing:
@@ -94,7 +94,7 @@ class Crew:
             _run(endings)
 
     def withdraw(self, call: CallFuture) -> bool:
-        """Whether the call will not be run, because no worker has begun it; the caller then ends it."""
+        """Withdraw a call that no worker has started, and return whether that succeeded; the caller then cancels it."""
         endings: Endings = []
         with self._lock:
             if call.over or call.started:
@@ -107,7 +107,7 @@ class Crew:
         return withdrawn
 
     def kill_call(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> bool:
-        """Whether the call is being ended early: as cancelled, or with the verdict."""
+        """Kill a call, so that it ends as cancelled or with an error, and return whether that is possible."""
         endings: Endings = []
         with self._lock:
             worker = call.worker
@@ -121,13 +121,13 @@ class Crew:
                 call.over = True
                 endings.append(partial(call.end, verdict))
             elif worker is None or worker.doomed is not call:
-                doomed = False  # its answer is on the way
+                doomed = False  # its answer has already been sent
             self._dispatch(endings)
         _run(endings)
         return doomed
 
     def running(self) -> dict[Future[Any], int]:
-        """The calls that run now, with the process ids of their workers."""
+        """The running calls, with the process ids of their workers."""
         with self._lock:
             return {
                 worker.calls[0]: worker.pid
@@ -136,15 +136,15 @@ class Crew:
             }
 
     def pids(self) -> list[int]:
-        """Process ids of the workers that are up."""
+        """Process ids of the workers that are ready."""
         with self._lock:
             return [worker.pid for worker in self._roster.workers if worker.pid is not None]
 
     def close(self, *, cancel: bool) -> None:
-        """Take no more calls; the workers leave when those there are have ended.
+        """Accept no more calls; the workers exit once all calls have finished.
 
         Args:
-            cancel: Whether those that no worker has begun are cancelled.
+            cancel: Whether to cancel calls that no worker has started.
         """
         endings: Endings = []
         with self._lock:
@@ -160,7 +160,7 @@ class Crew:
         _run(endings)
 
     def kill(self) -> None:
-        """Take no more calls, end all workers at once and every call as cancelled."""
+        """Accept no more calls, kill all workers at once, and cancel every call."""
         endings: Endings = []
         with self._lock:
             self.closing = self._killed = True
@@ -179,17 +179,17 @@ class Crew:
         _run(endings)
 
     def kill_and_wait(self) -> None:
-        """Return when all workers have ended; those that nothing can end are left, with a warning."""
+        """Kill all workers and wait for their exit; those that cannot be killed are abandoned with a warning."""
         self.kill()
         self.listener.wait(_PATIENT_S)
 
     def forget(self) -> None:
-        """Leave when the calls have ended. Takes no lock, so that a garbage collection can call it at any moment."""
+        """Close once the calls have finished. Takes no lock, so that a garbage collection can call it at any time."""
         self._forgotten = True
         self.listener.wake()
 
     def abandon(self) -> None:
-        """In a process forked from the driver: let go of the workers, they are the parent's."""
+        """In a process forked from the driver: release the workers, which belong to the parent."""
         self._lock = threading.Lock()
         self.closing = True
         self._roster.forget_all()
@@ -198,11 +198,11 @@ class Crew:
         self.listener.abandon(self._lock)
 
     def detach(self) -> None:
-        """Be listened to by a thread, as far as there is something to hear."""
+        """Poll in a thread, if there are workers, instead of in an event loop."""
         self.listener.detach(needed=bool(self._roster.workers))
 
     def expect_answers(self) -> None:
-        """Somebody is going to wait for a call: a loop that was closed without `detach` will not bring its answer."""
+        """Called before a thread waits for a call: poll, even if the polling loop was closed without `detach`."""
         if self.listener.is_deaf:
             with self._lock:
                 self.listener.ensure()
@@ -216,7 +216,7 @@ class Crew:
             for fd in fds:
                 worker = self._roster.at(fd)
                 if worker is None:
-                    pass  # a mere wake-up, or it was buried a moment ago
+                    pass  # only a wake-up, or the worker has just been removed
                 elif fd == worker.ended_fd:
                     self._hearing.bury(worker, endings)
                 elif fd == worker.channel.answers_fd:
@@ -232,7 +232,7 @@ class Crew:
                 self._handout.relieve()
             self._dispatch(endings)
         _run(endings)
-        with self._lock:  # only now, after the callbacks of what has just ended: they may submit
+        with self._lock:  # only now, after the callbacks of finished calls: they may submit
             wish = self._handout.wish(due)
             if wish is None and self._roster.due_by < float("inf"):
                 wish = max(0.0, self._roster.due_by - time.monotonic())
@@ -241,7 +241,7 @@ class Crew:
     # ------------------------------------------------------------------------------------------------ under the lock
 
     def _dispatch(self, endings: Endings) -> None:
-        """Give calls to workers as far as there is room; let the workers leave if nothing can come any more."""
+        """Dispatch calls while there is room, and let the workers exit if no more calls can come."""
         self._handout.give(endings)
         if self.closing and not self._handout.queued and not self._in_doubt and not self._ended:
             self._handout.idle.clear()
@@ -260,17 +260,17 @@ class Crew:
     # ------------------------------------------------------------------------------------------------ without the lock
 
     def recycle(self, sheet: Sheet) -> None:
-        """Keep a sheet for the next large call."""
+        """Keep a shared file for the next large call."""
         if not self._ended:
             self._handout.recycle(sheet)
 
     def _send_by_value(self, call: CallFuture, answer: Answer) -> None:
-        """Send a call again, with the functions of `__main__` in it: its worker could not load it by name."""
+        """Send a call again with the functions of `__main__` by value: its worker could not load them by name."""
         former, payload = call.payload, None
-        if former is not None:  # otherwise it was killed meanwhile
+        if former is not None:  # else it was killed meanwhile
             try:
                 payload = dump_by_value(*load(former))
-            except BaseException:  # code of an argument, which may exit too: then what the worker said stands
+            except BaseException:  # code of an argument, which may exit: then keep the worker's answer
                 payload = None
         endings: Endings = []
         with self._lock:
@@ -288,7 +288,7 @@ class Crew:
 
 
 def _run(endings: Endings) -> None:
-    """End calls; what a callback of one raises does not keep the others from it."""
+    """Complete calls, all of them even if a callback raises."""
     for index, ending in enumerate(endings):
         try:
             ending()

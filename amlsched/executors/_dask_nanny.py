@@ -1,4 +1,4 @@
-"""What runs in the nannies of dask's workers that are ours."""
+"""A preload for the nannies of our dask workers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["dask_setup"]
 
 
 def dask_setup(nanny: Any) -> None:
-    """What dask calls where this module is a preload of a nanny, before that starts its worker.
+    """Called by dask before the nanny starts its worker.
 
-    dask gives workers a `PYTHONHASHSEED` of its own, also where the user has set one.
+    dask sets its own `PYTHONHASHSEED` for workers, even if the user has set one.
     """
     nanny.pre_spawn_env[VARIABLE] = nanny.env[VARIABLE] = hash_seed()

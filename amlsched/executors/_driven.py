@@ -1,4 +1,4 @@
-"""The driver's side of one worker: start it, send it calls, take them back, hear its answers, end it."""
+"""The driver's handle of one worker: start it, send it calls, reclaim them, and stop it."""
 
 import contextlib
 import logging
@@ -31,38 +31,38 @@ __all__ = ["State", "Worker"]
 logger = logging.getLogger(__name__)
 
 _QUIT_GRACE_S = 0.5
-_START_S = 120.0  # until the worker has its keeper: nothing of the user's comes before
-_LATE_S = 3.0  # what a keeper, and then the kernel, may take beyond the time at which all is to be over
+_START_S = 120.0  # until the worker has its supervisor; no code of the user runs before
+_LATE_S = 3.0  # what a supervisor, and then the kernel, may take beyond the deadline
 
 
 class State(Enum):
-    """Where a worker stands."""
+    """The state of a worker."""
 
     STARTING = "starting"
     READY = "ready"
     LEAVING = "leaving"
-    """It was told to quit, or is being ended."""
+    """It was asked to quit, or is being killed."""
 
 
 class Worker:
-    """One worker, as the driver knows it.
+    """The driver's handle of one worker.
 
     Args:
         context: How to start its process.
-        environment: Gives the variables that it starts with, beside those of this process.
+        environment: Returns its environment variables, in addition to those of this process.
         initializer: What it calls first.
-        initargs: Arguments of that.
-        calls_left: How many calls it may be given, in all.
+        initargs: Arguments of the initializer.
+        calls_left: How many calls it may run in all.
 
     Attributes:
-        pid: Process id; `None` before it has come up.
-        calls: What it has, in the order in which it runs them. If it is ready, the first one runs.
-        since: When the first one began, on the monotonic clock.
-        doomed: The call for whose sake it is being ended.
-        verdict: How that call shall end; `None` for cancelled.
-        start_error: Why it could not come up, as far as it could tell.
-        status: How it ended, as `os.waitpid` tells it and its keeper reports it.
-        peak_bytes: The most resident memory that it had, likewise.
+        pid: Process id; `None` before it is ready.
+        calls: Its calls, in the order in which it runs them. If it is ready, the first one is running.
+        since: When the first call started, on the monotonic clock.
+        doomed: The call because of which it is being killed.
+        verdict: The exception of that call; `None` for cancelled.
+        start_error: Why it could not start, if it reported that.
+        status: Its exit status, as of `os.waitpid`, reported by its supervisor.
+        peak_bytes: Its peak resident memory, likewise.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Worker:
         self.start_error: BaseException | None = None
         self.status: int | None = None
         self.peak_bytes: int | None = None
-        self._end_by = self.since + _START_S  # what it does now, whatever that is
+        self._end_by = self.since + _START_S  # deadline of its present step: start, or exit
         self._stall: Stall | None = None
         self._forked = context.get_start_method() == "fork"
         self._killed = False
@@ -91,7 +91,7 @@ class Worker:
         self.channel = DriverEnd()
         theirs, self._lifeline = os.pipe()
         _held.add(self)
-        # Copies for the child: what the driver keeps is closed in every process forked from it.
+        # Copies for the child: the driver's own descriptors are closed in every process forked from it.
         fds = (theirs, *self.channel.fds())
         try:
             self._process = _start(context, environment(), fds, initializer, initargs)
@@ -107,7 +107,7 @@ class Worker:
             self.ended_fd = os.dup(self._process.sentinel)
 
     def kept(self) -> None:
-        """It has its keeper; from here on it may take its time: main module and initializer are the user's."""
+        """It has its supervisor. From now on there is no deadline: main module and initializer are the user's code."""
         if self.state is State.STARTING and not self._killed:
             self._end_by = float("inf")
 
@@ -120,11 +120,11 @@ class Worker:
             self._stall = Stall(pid) if self._forked else None
 
     def put(self, call: CallFuture, spare: list[Sheet]) -> bool:
-        """Whether there was room for a call; it is posted with the next `channel.post`, and runs after those before it.
+        """Assign a call, to be sent by the next `channel.post`, and return whether there was room.
 
         Args:
-            call: It must be with no worker.
-            spare: Sheets that are free to carry it.
+            call: A call without a worker.
+            spare: Unused shared files for large calls.
         """
         if isinstance(call.payload, Large):
             if self.calls:
@@ -143,21 +143,21 @@ class Worker:
         return True
 
     def fds(self) -> tuple[int, int, int]:
-        """What to watch: messages, answers, its end."""
+        """The descriptors to poll: for messages, answers, and its exit."""
         return self.channel.packets_fd, self.channel.answers_fd, self.ended_fd
 
     def begin(self) -> None:
-        """Note that the first call runs now, if the worker is up."""
+        """Record that the first call is now running, if the worker is ready."""
         self.since = time.monotonic()
         if self.state is State.READY:
             self.calls[0].start()
 
     def can_queue(self, begun_after: float) -> bool:
-        """Whether a call may wait here, behind those that it has: the first of them must have begun after this."""
+        """Whether it may prefetch a call: only if its running call started after this time."""
         return self.since > begun_after and self.calls_left > 0 and self.state is State.READY and self.status is None
 
     def take_back(self) -> list[CallFuture]:
-        """The calls that the worker has not begun; it will not see them."""
+        """Reclaim and return the calls that it has not started."""
         unread = self.channel.take_back() if self.calls else 0
         taken = [self.calls.pop() for _ in range(unread)]
         taken.reverse()
@@ -167,18 +167,18 @@ class Worker:
         return taken
 
     def quit(self) -> None:
-        """Let it leave by itself, but not for ever. It must have no calls."""
+        """Ask it to exit by itself, with a time limit. It must have no calls."""
         self.state = State.LEAVING
         self.channel.quit()
         self._order_end(_keeper.QUIT_S, _QUIT_GRACE_S)
 
     def doom(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> None:
-        """End it, and all below it, because of the call that it runs."""
+        """Kill it and all of its descendants because of its running call."""
         self.state, self.doomed, self.verdict = State.LEAVING, call, verdict
         self._order_end(0.0, grace_s)
 
     def kill(self) -> None:
-        """End it, and all below it, at once."""
+        """Kill it and all of its descendants at once."""
         self.state = State.LEAVING
         if self._lifeline >= 0:
             self._order_end(0.0, 0.0)
@@ -194,28 +194,29 @@ class Worker:
         return self._end_by if self._stall is None else min(self._end_by, self._stall.look_at)
 
     def overdue(self) -> bool:
-        """Do what its keeper should have done by now; whether that was in vain before, and there is no end to wait for.
+        """Kill it in place of its supervisor, if the deadline has passed; otherwise check its running call for a stall.
 
-        If it is not yet time for that, only have a look at the call that it runs.
+        A supervisor may have been stopped (SIGSTOP), or may hang before it has started: a process forked from a program
+        with threads may wait for a lock forever.
 
-        A keeper can be stopped (SIGSTOP), or stuck before it is one: a process forked from a program with threads may
-        wait for a lock for ever.
+        Returns:
+            Whether killing it has failed before, so that it must be abandoned.
         """
         if self._stall is not None and time.monotonic() < self._end_by:
             self._stall.look(self.calls[0] if self.calls else None)
             return False
         pid = self._process.pid
         if self._killed:
-            logger.warning("process %s of a pool cannot be ended, and is left: %s", pid, _keeper.state_of(pid))
+            logger.warning("process %s of a pool cannot be killed and was abandoned: %s", pid, _keeper.state_of(pid))
             return True
         if self.state is State.STARTING:
             self.start_error = TimeoutError(
-                f"process {pid} has not begun to work within {_START_S:g} s: {_keeper.state_of(pid)}"
+                f"process {pid} did not start working within {_START_S:g} s: {_keeper.state_of(pid)}"
             )
         self._killed = True
         self._end_by = time.monotonic() + _LATE_S
         _keeper.signal_below(pid, signal.SIGKILL)
-        self._process.kill()  # only now: its children would come to somebody else
+        self._process.kill()  # only now: its children would be reparented
         return False
 
     def close(self) -> None:
@@ -227,23 +228,23 @@ class Worker:
                 os.close(fd)
 
     def reap(self) -> int | None:
-        """Exit code of the keeper; `None` where it has not ended, though it should have."""
-        if self._process.exitcode is None and not self._killed:  # under forkserver it may take a moment
+        """Exit code of the supervisor; `None` if it has not exited, although it should have."""
+        if self._process.exitcode is None and not self._killed:  # a fork server may send it a little later
             self._process.join(1.0)
         code: int | None = self._process.exitcode
-        if code is None:  # at the exit of the program, multiprocessing would wait for it
+        if code is None:  # otherwise multiprocessing would wait for it at the exit of the program
             cast("Any", process)._children.discard(self._process)
         with contextlib.suppress(ValueError):
             self._process.close()
         return code
 
     def death(self, call: str, keeper_code: int | None, kills: OutOfMemoryKills) -> BaseException:
-        """What a call is told of its end.
+        """The exception of a call that it was running when it exited.
 
         Args:
             call: Name of the call.
-            keeper_code: Exit code of the keeper, should it have been killed before it could report.
-            kills: What the kernel says of processes that it killed.
+            keeper_code: Exit code of the supervisor, in case it was killed before it could report.
+            kills: The kernel's count of out-of-memory kills.
         """
         if self.pid is None and self.start_error is not None:
             return self.start_error
@@ -251,11 +252,11 @@ class Worker:
             return Death(os.waitstatus_to_exitcode(self.status), self.pid, self.peak_bytes).error(call, kills)
         if keeper_code is not None and keeper_code < 0:
             return Death(keeper_code, self.pid).error(call, kills)
-        return WorkerLostError(call, "ended without a word", self.pid)
+        return WorkerLostError(call, "exited without reporting a status", self.pid)
 
 
 def start_error(call: str, reason: BaseException) -> WorkerStartError:
-    """The error of a call that no worker could be started for."""
+    """The exception of a call for which no worker could be started."""
     if isinstance(reason, WorkerLostError):
         return WorkerStartError(call, f"{reason.cause} before it was ready", reason.pid)
     error = WorkerStartError(call, f"could not start: {describe(reason)}")
@@ -291,11 +292,12 @@ _as_before: tuple[bool, str | None] = (False, None)
 
 @contextlib.contextmanager
 def _may_have_children() -> Generator[None]:
-    """Let any process start a child through multiprocessing.
+    """Allow any process to start children through multiprocessing.
 
-    A daemonic process, such as a worker of dask, may not, since it may be ended without a chance to end its children.
-    Ours end by themselves then. And the child takes over the name of the start method, which it does not know where it
-    is not one of Python's, as in loky's workers. Several threads may start children at once: the last restores both.
+    Daemonic processes, such as workers of dask, may not start any, since they may be killed before they can terminate
+    their children; ours exit by themselves in that case. Also, a child inherits the name of the start method and fails
+    if that is not one of Python's, as in loky's workers. Several threads may start children at the same time: the last
+    one restores both.
     """
     global _as_before, _started_at_once
     own = multiprocessing.current_process()
@@ -331,5 +333,5 @@ def _let_go() -> None:
         worker.close()
 
 
-# Otherwise a process forked from the driver would hold the lifelines, and workers would outlive the driver.
+# Otherwise a process forked from the driver would hold the lifelines open, and workers would outlive the driver.
 os.register_at_fork(after_in_child=_let_go)

@@ -1,4 +1,4 @@
-"""How a future of an executor ends where `concurrent.futures` has no word for it."""
+"""Cancels futures of an executor that are running, which `concurrent.futures` does not support."""
 
 from concurrent.futures import Future
 from typing import Any
@@ -7,9 +7,9 @@ __all__ = ["end_cancelled"]
 
 
 def end_cancelled(work: Future[Any]) -> None:
-    """End it as cancelled, though it may be running: its worker is gone, or has never seen it."""
+    """Cancel a future, even if it is running: its worker is gone, or never received the call."""
     with work._condition:  # pyright: ignore[reportPrivateUsage]
-        work._state = "PENDING"  # `Future` itself cancels nothing else
-    # Not `work.cancel`, which may do more.
+        work._state = "PENDING"  # `Future` cancels no other state
+    # Not `work.cancel`, which subclasses override.
     Future.cancel(work)  # pyright: ignore[reportUnknownMemberType]
     work.set_running_or_notify_cancel()

@@ -1,13 +1,13 @@
-"""A process without threads, from which workers are forked.
+"""A fork server: a process without threads, from which workers are forked.
 
-A process that is forked from one with threads has the locks that other threads held, for ever locked, and none of the
-threads of libraries: after one parallel loop of OpenMP in the driver, such a loop in a forked worker never ends. So
+In a process forked from one with threads, the locks that other threads held stay locked forever, and the threads of
+libraries are missing: after one parallel OpenMP loop in the driver, such a loop in a forked worker never ends. So
 workers are forked from a server, a fresh interpreter that has only this package loaded. It is started with the first
-worker, and ends with the driver and its workers.
+worker, and exits with the driver and its workers.
 
-It is not multiprocessing's own, which serves a whole program with what it had loaded at its start. And workers differ
-little from those that were forked from the driver: they have its environment, standard streams, working folder, CPUs
-and umask as they are when a worker starts. A socket without a name leads to the server, so no file can be left behind.
+It is not multiprocessing's own fork server, which serves a whole program with the modules loaded at its start. And
+workers are similar to processes forked from the driver: they have its environment, standard streams, working folder,
+CPUs and umask at the time when they start. The server is reached by an unnamed socket, so no file can be left behind.
 """
 
 import atexit
@@ -37,25 +37,26 @@ from amlsched.executors._hash_seed import VARIABLE, hash_seed
 
 __all__ = ["ForkServerContext", "serve"]
 
-# What is not in their type stubs.
+# Imported like this since their type stubs lack the private parts.
 _forkserver, _resource_tracker, _spawn, _util = (
     cast("Any", import_module(f"multiprocessing.{name}"))
     for name in ("forkserver", "resource_tracker", "spawn", "util")
 )
-_OWN_FDS = 4  # that a request begins with
+_OWN_FDS = 4  # descriptors at the start of each request
 _MOST_FDS = 253 - _OWN_FDS  # SCM_MAX_FD of Linux
 _START_S = 120.0  # for the start of the server, and then for a fork
 _PRELOADED = ("amlsched.executors._worker", "amlsched.scheduler", "amlsched.executors.processes", "runpy")
-"""What workers need, what most main modules import, and what imports main modules. None of it starts threads."""
+"""Modules that workers need, that most main modules import, or that import main modules. None of them starts threads.
+"""
 
 _OTHERS_LOCK = (
-    'queues and locks that the initializer gets must be made by multiprocessing.get_context("forkserver"), as in '
-    'get_context("forkserver").Queue(): Python can give those of its default on Linux to forks of this process only'
+    'queues and locks for the initializer must be created by multiprocessing.get_context("forkserver"), as in '
+    'get_context("forkserver").Queue(): those of the default context on Linux only work in forks of this process'
 )
 
 
 class _Popen(popen_forkserver.Popen):
-    """A process that the server has forked."""
+    """A process forked by the server."""
 
     _fds: list[int]
 
@@ -84,7 +85,7 @@ class _Popen(popen_forkserver.Popen):
 
 
 class _Process(multiprocessing.context.ForkServerProcess):
-    # Else it would be that of the pools that a call starts, and they import a main module which may have no guard.
+    # Otherwise pools that a call starts would use this method, and import a main module that may have no guard.
     _start_method: Any = None
 
     @staticmethod
@@ -93,13 +94,13 @@ class _Process(multiprocessing.context.ForkServerProcess):
 
 
 class ForkServerContext(multiprocessing.context.ForkServerContext):
-    """A context of multiprocessing whose processes are forked from a server of ours."""
+    """A context of multiprocessing whose processes are forked from our own server."""
 
     Process = _Process
 
 
 def _preparation(name: str, streams: list[tuple[int, Any]], folder: Any) -> dict[str, Any]:
-    """What `multiprocessing.spawn.prepare` does before the process is loaded; the first comes first."""
+    """The data for `multiprocessing.spawn.prepare`, which runs before the process is loaded; the first item first."""
     surroundings = _Surroundings(
         ({**os.environ, VARIABLE: hash_seed()}, os.sched_getaffinity(0), _umask(), streams, folder)
     )
@@ -115,9 +116,9 @@ def _preparation(name: str, streams: list[tuple[int, Any]], folder: Any) -> dict
     if _util._logger is not None:
         found["log_level"] = _util._logger.getEffectiveLevel()
     method = multiprocessing.get_start_method(allow_none=True)
-    if method in ("fork", "forkserver", "spawn"):  # others, such as loky's, are not known there
+    if method in ("fork", "forkserver", "spawn"):  # the server does not know others, such as loky's
         found["start_method"] = method
-    main_name, path = _main_module.location()  # whether to import it is said by the worker's name
+    main_name, path = _main_module.location()  # the worker's name says whether to import it
     if main_name is not None:
         found["init_main_from_name"] = main_name
     elif path is not None:
@@ -126,7 +127,7 @@ def _preparation(name: str, streams: list[tuple[int, Any]], folder: Any) -> dict
 
 
 class _Surroundings(tuple[Any, ...]):
-    """What a process has from the driver apart from its memory; unpickling it gives it to this process."""
+    """Properties of the driver's process other than its memory; unpickling applies them to this process."""
 
     __slots__ = ()
 
@@ -140,7 +141,7 @@ def _settle(
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
-    with contextlib.suppress(OSError):  # some of them have been taken from this program
+    with contextlib.suppress(OSError):  # this program may no longer use some of them
         os.sched_setaffinity(0, cpus)
     os.umask(umask)
     for fd, theirs in (*streams, (None, folder)):
@@ -153,7 +154,7 @@ def _settle(
 
 
 def _umask() -> int:
-    """The umask of this process; to ask the system for it is to set it, for a moment."""
+    """The umask of this process, read from /proc, since `os.umask` would have to change it to read it."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o022)
 
@@ -162,10 +163,10 @@ def _umask() -> int:
 
 
 class _Server:
-    """The server, as the driver knows it.
+    """The driver's handle of the server.
 
     Args:
-        seed: Value of `PYTHONHASHSEED`, which holds for all workers that come from it.
+        seed: Value of `PYTHONHASHSEED` for the server and all workers forked from it.
     """
 
     def __init__(self, seed: str) -> None:
@@ -173,30 +174,30 @@ class _Server:
         own: list[str] = _forkserver._forkserver._preload_modules
         others = [name for name in own if name != "__main__"]
         path = _main_module.search_path()
-        # Named in its command line, multiprocessing's own server is known to end by itself, also to `_watchman`.
+        # The command line names multiprocessing's server, so that the orphan reaper knows that it exits by itself.
         code = (
             f"import sys; sys.path[:] = {_safest_first(path)!r}; import multiprocessing.forkserver; "
             f"from {__name__} import serve; serve({others!r}, {path!r})"
         )
-        # Without the mark of `_watch`, which is to end what calls leave behind: not this.
+        # Without the marks by which the orphan reaper finds processes left behind by calls: this is not one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_watch.MARK)}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._requests = ours.detach()  # open to the end of this process, of which a socket would warn
+        self._requests = ours.detach()  # stays open until this process exits, about which a socket object would warn
         with theirs:
             started = subprocess.Popen(
                 [os.fsdecode(_spawn.get_executable()), *_util._args_from_interpreter_flags(), "-c", code],
                 env={**environment, VARIABLE: seed},
                 stdin=theirs.fileno(),
-                start_new_session=True,  # a terminal's signals are not for it
+                start_new_session=True,  # so that it gets no signals of the terminal
             )
         self.pid = started.pid
-        started.returncode = 0  # it is waited for below, and at the end of this process by nobody
+        started.returncode = 0  # `let_go` waits for it; Popen should not
 
     def request(self, fds: Sequence[int]) -> None:
-        """Ask for a process that gets these descriptors.
+        """Request a process with these descriptors.
 
         Raises:
-            ConnectionError: The server has ended.
+            ConnectionError: The server has exited.
         """
         requests = socket.socket(fileno=self._requests)
         try:
@@ -205,16 +206,16 @@ class _Server:
             requests.detach()
 
     def answer(self, status: int) -> int:
-        """The process id; 0 if the server has ended, and less if it had no process to give: -errno.
+        """The process id; 0 if the server has exited; -errno if it could not fork.
 
         Raises:
-            TimeoutError: The server says nothing.
+            TimeoutError: The server does not answer.
         """
         poll = select.poll()
         poll.register(status, select.POLLIN)
         if not poll.poll(1000 * _START_S):
             raise TimeoutError(
-                f"process {self.pid}, from which workers are forked, has not answered within {_START_S:g} s: "
+                f"process {self.pid}, from which workers are forked, did not answer within {_START_S:g} s: "
                 f"{_keeper.state_of(self.pid)}"
             )
         with contextlib.suppress(EOFError):
@@ -222,20 +223,20 @@ class _Server:
         return 0
 
     def forget(self) -> None:
-        """Let go of it in a process that was forked from the driver: it is the driver's."""
+        """Release it in a process forked from the driver, to which it belongs."""
         os.close(self._requests)
 
     def let_go(self) -> None:
-        """Ask for no more: it ends once its workers have."""
+        """Request no more processes: the server exits once its workers have."""
         self.forget()
-        with contextlib.suppress(ChildProcessError):  # it was waited for by somebody else
+        with contextlib.suppress(ChildProcessError):  # other code has waited for it
             os.waitpid(self.pid, os.WNOHANG)
 
 
 def _safest_first(path: Sequence[str]) -> list[str]:
-    """Where the server looks for what it needs: a `random.py` of the user's hides nothing from it.
+    """The search path of the server, with the user's folders last, so that a `random.py` there hides nothing.
 
-    The driver had imported those modules before a folder of the user's came to the front.
+    The driver has imported the standard modules before a user's folder came first.
     """
     standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
     package = str(Path(__file__).parents[2])
@@ -254,33 +255,34 @@ _server: _Server | None = None
 
 
 def _forked(data: memoryview, fds: Sequence[int]) -> tuple[int, int, int]:
-    """A process of the server's.
+    """Have the server fork a process.
 
     Args:
-        data: What it is to load.
-        fds: Descriptors that it gets.
+        data: What the process loads.
+        fds: Its descriptors.
 
     Returns:
-        Its process id, a descriptor that brings its exit code, and one that is to be open as long as this process.
+        Its process id, a descriptor from which to read its exit code, and one that must stay open as long as this
+        process runs.
 
     Raises:
-        OSError: No process is to be had, or no server.
+        OSError: No process can be created, or no server.
     """
     if len(fds) > _MOST_FDS:
-        raise ValueError(f"{len(fds)} descriptors are to be sent to a worker, at most {_MOST_FDS} can be")
+        raise ValueError(f"{len(fds)} descriptors cannot be sent to a worker: at most {_MOST_FDS} can")
     with open(os.memfd_create("amlsched"), "wb", buffering=0) as file:
         done = 0
         while done < len(data):
             done += file.write(data[done:])
-        for _ in range(2):  # someone may have ended the server since the last time
+        for _ in range(2):  # the server may have been killed since the last request
             file.seek(0)
             if found := _ask(file.fileno(), fds):
                 return found
-    raise ChildProcessError("the server that workers are forked from ended before it had forked this one")
+    raise ChildProcessError("the fork server exited before it had forked this worker")
 
 
 def _ask(data: int, fds: Sequence[int]) -> tuple[int, int, int] | None:
-    """The same once; `None` if the server has ended."""
+    """Try it once; `None` if the server has exited."""
     with contextlib.ExitStack() as unused:
         status, theirs = os.pipe()
         sentinel, ours = os.pipe()
@@ -303,7 +305,7 @@ def _ask(data: int, fds: Sequence[int]) -> tuple[int, int, int] | None:
 
 
 def _request(fds: Sequence[int]) -> _Server | None:
-    """Which server was asked; `None` if it has ended."""
+    """Send a request, and return the server; `None` if it has exited."""
     global _server
     seed = hash_seed()
     with _lock:
@@ -328,8 +330,8 @@ def _drop(server: _Server) -> None:
             _server = None
 
 
-def _begin_anew() -> None:
-    """In a process forked from the driver: the server is the driver's, and ends with it."""
+def _reset_in_child() -> None:
+    """In a process forked from the driver: release the server, which belongs to the driver and exits with it."""
     global _lock, _server
     _lock = threading.Lock()
     if _server is not None:
@@ -337,18 +339,18 @@ def _begin_anew() -> None:
         _server = None
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 # ------------------------------------------------------------------------------------------------ the server's side
 
 
 def serve(preloaded: Sequence[str], path: Sequence[str]) -> None:
-    """Fork processes as they are asked for; return when the driver has ended, and all of them.
+    """Fork processes on request; return when the driver and all of them have exited.
 
     Args:
-        preloaded: Modules that all of them have beside ours: those that the user has set.
-        path: The driver's `sys.path`, where these are.
+        preloaded: Additional modules to load first, which the user has set.
+        path: The driver's `sys.path`, where to find them.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -358,7 +360,7 @@ def serve(preloaded: Sequence[str], path: Sequence[str]) -> None:
     _preload(_PRELOADED)
     sys.path[:] = path
     _preload(preloaded)
-    gc.freeze()  # so that collections in workers do not copy the pages that they share with this process
+    gc.freeze()  # so that garbage collections in workers do not copy the pages shared with this process
     _keeper.name_this(b"amlsched-server")
     with requests:
         _Forks(requests).run()
@@ -369,7 +371,7 @@ def _preload(names: Sequence[str]) -> None:
         try:
             __import__(name)
         except ImportError:
-            pass  # as of multiprocessing: then workers import it, or do not need it
+            pass  # as multiprocessing does: workers import it themselves, if they need it
         except Exception:
             traceback.print_exc()
 
@@ -377,7 +379,7 @@ def _preload(names: Sequence[str]) -> None:
 class _Forks:
     def __init__(self, requests: socket.socket) -> None:
         self.requests = requests
-        self.statuses: dict[int, int] = {}  # where to say how a process has ended
+        self.statuses: dict[int, int] = {}  # where to write the exit code of each process
         self.wakes = os.pipe()
         for fd in self.wakes:
             os.set_blocking(fd, False)
@@ -430,7 +432,7 @@ class _Forks:
             os.close(fd)
 
     def _become(self, data: int, sentinel: int, status: int, rest: list[int]) -> None:
-        """In a new process: what it is for, to the end."""
+        """Run the new process until it exits."""
         code = 1
         try:
             _keeper.name_this(b"amlsched-worker")
@@ -456,5 +458,5 @@ class _Forks:
 
 
 def _answer(fd: int, number: int) -> None:
-    with contextlib.suppress(OSError):  # the driver has ended
+    with contextlib.suppress(OSError):  # the driver has exited
         _forkserver.write_signed(fd, number)

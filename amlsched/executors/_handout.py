@@ -1,4 +1,4 @@
-"""Which worker of a pool gets which call, and when: ahead of time while calls prove short, never behind a long one."""
+"""Assigns calls to workers. Short calls are prefetched by workers that are still busy, but not behind a long one."""
 
 import time
 from collections import deque
@@ -13,27 +13,27 @@ from amlsched.executors._roster import Roster
 
 __all__ = ["Endings", "Handout"]
 
-_AHEAD_S = 0.002  # work that a worker is given ahead of time, as far as it can be foretold
-_TINY_S = 0.000_03  # where calls are shorter than it takes to wake a worker, a busy one is given several
-_PATIENCE_S = 0.001  # how long such a call may wait behind another while there is an idle worker
-_SHORT_S = 0.005  # only calls shorter than this are given ahead; one that lasts longer gives back what waits behind it
+_AHEAD_S = 0.002  # seconds of estimated work to prefetch per worker
+_TINY_S = 0.000_03  # calls shorter than the time to wake up a worker: a busy worker gets several
+_PATIENCE_S = 0.001  # how long such a call may wait behind another one while there is an idle worker
+_SHORT_S = 0.005  # only calls shorter than this are prefetched; those behind a longer one are reclaimed
 _SPARE_SHEETS = 8
 
 Endings = list[Callable[[], object]]
-"""What ends calls, to be called without the lock."""
+"""Functions that complete calls, to be called without the lock."""
 
 
 class Handout:
-    """The queue of calls, and its way to the workers. Everything is called under the lock of its crew.
+    """The queue of calls, and their dispatch to workers. All methods are called under the manager's lock.
 
     Args:
         roster: The workers.
-        wake: Has `wish` asked for soon.
+        wake: Wakes up the poller, so that it calls `wish` soon.
 
     Attributes:
-        queued: Calls that no worker has; some may be over.
-        idle: Workers without a call. The last to become idle is the first to get one: its caches are warm.
-        full: No worker has room for another call.
+        queued: Calls without a worker; some may have been completed.
+        idle: Workers without a call. The last one to become idle gets the next call, as its caches are warm.
+        full: Whether no worker has room for another call.
     """
 
     def __init__(self, roster: Roster, wake: Callable[[], object]) -> None:
@@ -41,16 +41,16 @@ class Handout:
         self.queued: deque[CallFuture] = deque()
         self.idle: list[Worker] = []
         self.full = False
-        self._mean_s = float("inf")  # of the calls so far, the recent ones above all
+        self._mean_s = float("inf")  # moving average of the duration of calls
         self._looked = 0.0
-        self._restless = False  # calls wait behind others though a worker could have them
+        self._restless = False  # calls wait behind others although another worker could run them
         self._spare: list[Sheet] = []
 
     def give_up(self, reason: BaseException, endings: Endings) -> None:
-        """Fail the calls that wait if no worker is left and none can be started."""
+        """Fail the queued calls if there is no worker and none can be started."""
         if not self._roster.hopeless:
             return
-        self._roster.failed_starts = 0  # calls submitted later may try again
+        self._roster.failed_starts = 0  # later calls may try again
         for call in self.queued:
             if not call.over:
                 call.over = True
@@ -58,14 +58,14 @@ class Handout:
         self.queued.clear()
 
     def note_duration(self, seconds: float) -> None:
-        """Learn from a call how long calls take."""
+        """Update the estimated duration of calls."""
         if self._mean_s == float("inf"):
             self._mean_s = seconds
         else:
             self._mean_s += (seconds - self._mean_s) * (0.5 if seconds > self._mean_s else 0.1)
 
     def give(self, endings: Endings) -> None:
-        """Give calls to workers as far as there is room."""
+        """Dispatch queued calls to workers while there is room."""
         queued = self.queued
         while queued:
             call = queued[0]
@@ -78,7 +78,7 @@ class Handout:
                 break
 
     def _fill(self, worker: Worker, limit: int, endings: Endings) -> bool:
-        """Give a worker calls until it has as many as the limit; whether at least one is out of the queue."""
+        """Dispatch calls to a worker up to a limit, and return whether at least one left the queue."""
         queued = self.queued
         before = len(queued)
         while queued:
@@ -99,11 +99,11 @@ class Handout:
         return len(queued) < before
 
     def _worker_with_room(self, can_wait: bool, endings: Endings) -> tuple[Worker | None, int]:
-        """Who shall have the next call, and how many it may have then.
+        """The worker for the next call, and how many calls it may then have.
 
         Args:
-            can_wait: Whether it is a call that a worker can be given ahead of time.
-            endings: Of calls that end by the way.
+            can_wait: Whether the call can be prefetched.
+            endings: Extended by completions of calls that fail meanwhile.
         """
         mean, now = self._mean_s, time.monotonic()
         several = 1
@@ -134,13 +134,13 @@ class Handout:
         return best, depth
 
     def _look_later(self) -> None:
-        """Calls are going to wait behind others: somebody has to see it if the first of them takes long."""
+        """Calls are going to wait behind others: have the poller check whether the first of them takes long."""
         if not self._restless:
             self._restless = True
             self._wake()
 
     def take_back(self, worker: Worker) -> None:
-        """Queue again, ahead of all others, what a worker has not read."""
+        """Reclaim the calls that a worker has not started, and put them at the head of the queue."""
         if worker.calls:
             self.full = False
             self.queued.extendleft(reversed(worker.take_back()))
@@ -148,7 +148,7 @@ class Handout:
                 self.idle.append(worker)
 
     def relieve(self) -> None:
-        """Take calls back from workers whose present call proves long."""
+        """Reclaim calls from workers whose running call turns out to be long."""
         now = time.monotonic()
         if now - self._looked > _SHORT_S:
             self._looked = now
@@ -157,7 +157,7 @@ class Handout:
                     self.take_back(worker)
 
     def rebalance(self) -> None:
-        """Let idle workers have what waits behind the calls of others."""
+        """Reclaim calls that wait behind running ones, for idle workers."""
         if not self.queued and self._some_wait():
             tiny, now = self._mean_s < _TINY_S, time.monotonic()
             for worker in self._roster.workers:
@@ -165,17 +165,17 @@ class Handout:
                     self.take_back(worker)
 
     def wish(self, due: bool) -> float | None:
-        """Seconds after which to rebalance; `None` where nothing waits.
+        """Seconds until the next `rebalance`; `None` if nothing waits.
 
         Args:
-            due: Whether that has just been done.
+            due: Whether `rebalance` has just been called.
         """
         tiny = self._mean_s < _TINY_S
         self._restless = (tiny or not due) and self._some_wait()
         return (_PATIENCE_S if tiny else 0.0) if self._restless else None
 
     def _some_wait(self) -> bool:
-        """Whether calls wait at one worker while another could have them."""
+        """Whether calls wait at one worker while another one could run them."""
         may_start = self._roster.has_room
         for worker in self._roster.workers:
             if worker.state is State.READY and len(worker.calls) > 1 and (self.idle or may_start):
@@ -185,10 +185,10 @@ class Handout:
         return False
 
     def recycle(self, sheet: Sheet) -> None:
-        """Keep a sheet for the next large call. Takes no lock."""
+        """Keep a shared file for the next large call. Takes no lock."""
         if len(self._spare) < _SPARE_SHEETS and sheet.can_be_kept():
             self._spare.append(sheet)
 
     def forget_all(self) -> None:
-        """In a process forked from the driver: the calls are the parent's."""
+        """In a process forked from the driver: drop the calls, which belong to the parent."""
         self.queued, self.idle, self._spare = deque(), [], []

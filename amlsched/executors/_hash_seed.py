@@ -1,4 +1,4 @@
-"""`PYTHONHASHSEED` of workers: the same in all, so that what depends on the order of a set is the same in all."""
+"""`PYTHONHASHSEED` of workers: the same in all of them, so that sets have the same order."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ _lock = threading.Lock()
 
 
 def hash_seed() -> str:
-    """What the user has set, which may be "random"; else "0"."""
+    """The user's value, which may be "random", or "0"."""
     return os.environ.get(VARIABLE) or "0"
 
 
 @contextlib.contextmanager
 def hash_seed_set() -> Generator[None]:
-    """While in here, interpreters that this process starts have it."""
-    with _lock:  # another thread would take it for what the user has set, and lose it meanwhile
+    """In this context, interpreters started by this process have it."""
+    with _lock:  # otherwise another thread would mistake it for the user's value, and then lose it
         if VARIABLE in os.environ:
             yield
             return
@@ -30,9 +30,9 @@ def hash_seed_set() -> Generator[None]:
             os.environ.pop(VARIABLE, None)
 
 
-def _begin_anew() -> None:
+def _reset_in_child() -> None:
     global _lock
     _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_in_child)

@@ -1,4 +1,4 @@
-"""What becomes of the calls of a pool when its workers answer, come up or end."""
+"""Handles the messages and answers of workers, and their exits."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,12 +16,12 @@ __all__ = ["Hearing"]
 
 
 class Hearing:
-    """Takes what workers say, and settles their calls. Everything is called under the lock of their crew.
+    """Receives from workers and completes their calls. All methods are called under the manager's lock.
 
     Args:
         roster: The workers.
         handout: The queue of calls.
-        not_loaded: Called with a call that its worker could not load by name, what the worker said, and endings.
+        not_loaded: Called with a call that its worker could not load by name, the worker's answer, and completions.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Hearing:
         self._kills = OutOfMemoryKills()
 
     def listen(self, worker: Worker) -> None:
-        """Take note of what a worker or its keeper says about itself."""
+        """Process the messages of a worker or its supervisor about itself."""
         for kind, body in worker.channel.messages():
             if kind == Kind.KEPT:
                 worker.kept()
@@ -50,13 +50,13 @@ class Hearing:
                     self._handout.idle.remove(worker)
 
     def hear(self, worker: Worker, endings: Endings) -> None:
-        """Take the answers of a worker."""
+        """Process the answers of a worker."""
         for answer in worker.channel.answers(worker.calls):
             call = worker.calls.popleft()
             call.worker = None
             self._handout.note_duration(answer.seconds)
             if call is worker.doomed:
-                pass  # its end waits for that of its worker
+                pass  # it is completed when its worker has exited
             elif answer.kind == Kind.NOT_LOADED and not call.by_value:
                 self._not_loaded(call, answer, endings)
             else:
@@ -67,7 +67,7 @@ class Hearing:
         self._next_of(worker)
 
     def _next_of(self, worker: Worker) -> None:
-        """What a worker does now that it has answered."""
+        """Continue a worker that has answered: with its next call, an exit, or as idle."""
         self._handout.full = False
         if worker.state is not State.READY or worker.status is not None:
             return
@@ -80,7 +80,7 @@ class Hearing:
             self._handout.idle.append(worker)
 
     def bury(self, worker: Worker, endings: Endings) -> None:
-        """Settle the calls of a worker that has ended, together with its keeper."""
+        """Complete the calls of a worker that has exited, together with its supervisor."""
         self.listen(worker)
         self.hear(worker, endings)
         if worker in self._handout.idle:
@@ -91,7 +91,7 @@ class Hearing:
         if worker.doomed is not None:
             worker.doomed.over = True
             endings.append(partial(worker.doomed.end, worker.verdict))
-        for call in worker.calls:  # the one that it ran
+        for call in worker.calls:  # the running one
             if call is not worker.doomed:
                 call.over = True
                 endings.append(partial(call.end, worker.death(call.name, keeper_code, self._kills)))

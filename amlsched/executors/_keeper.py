@@ -1,14 +1,14 @@
-"""The parent of one worker: sees to it that the worker, and everything it started, ends when it should.
+"""The supervisor of one worker: terminates the worker, and every process it started, when it should.
 
-Between the driver and each worker stands a small process, the keeper. It runs no code of the user. Orphans below it
-become its children (`PR_SET_CHILD_SUBREAPER`), so whatever a call starts stays below it in the process tree, also
-daemons with a session of their own. The keeper holds the reading end of a pipe, the lifeline, whose writing end only
-the driver has: when the driver ends, in whatever way, the kernel closes that end, and the keeper kills the tree.
-Should someone kill the keeper, the kernel kills the worker (`PR_SET_PDEATHSIG`, reliable here because the keeper has
-one thread).
+Between the driver and each worker there is a small process, the supervisor. It runs no code of the user. Orphans below
+it become its children (`PR_SET_CHILD_SUBREAPER`), so all processes that a call starts stay below it in the process
+tree, even daemons with their own session. The supervisor holds the reading end of a pipe, the lifeline, whose writing
+end only the driver has: when the driver exits, in whatever way, the kernel closes that end, and the supervisor kills
+the tree. If the supervisor itself is killed, the kernel kills the worker (`PR_SET_PDEATHSIG`, which is reliable here
+because the supervisor has one thread).
 
-The keeper is forked off before anything of the user's is imported, except under the start method `fork`, where all is
-there already.
+The supervisor is forked before any code of the user is imported, except with the start method `fork`, where all of it
+is already loaded.
 
 Sources: prctl(2), proc(5).
 """
@@ -46,16 +46,16 @@ __all__ = [
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _ORDER = struct.Struct("<dd")
 QUIT_S = 5.0
-"""What a worker may take for its own exit: threads and children that its calls left behind."""
+"""How long a worker may take to exit by itself: it waits for threads and children that its calls left behind."""
 _GRACE_S = 0.5
-_STUCK_S = 10.0  # processes that SIGKILL does not end by then hang in the kernel
+_STUCK_S = 10.0  # processes that survive SIGKILL for this long hang in the kernel
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _channel: WorkerEnd | None = None  # in a worker
 
 
 def _grace_s() -> float:
-    """How long a worker gets when its keeper is told to end, which sits in a job of a batch system."""
+    """How long a worker gets when its supervisor, in a job of a batch system, gets SIGTERM."""
     try:
         return float(os.environ.get("AMLSCHED_TERM_GRACE_S") or _GRACE_S)
     except ValueError:
@@ -63,30 +63,30 @@ def _grace_s() -> float:
 
 
 def order_end(lifeline: int, after_s: float, grace_s: float) -> None:
-    """Driver: have a worker ended.
+    """In the driver: have a worker terminated.
 
     Args:
-        lifeline: The driver's end of its keeper's pipe.
-        after_s: Seconds until the tree gets SIGTERM.
-        grace_s: Seconds from then until what is left gets SIGKILL.
+        lifeline: The driver's end of its supervisor's pipe.
+        after_s: Seconds until the process tree gets SIGTERM.
+        grace_s: Seconds from then until the remaining processes get SIGKILL.
     """
-    with contextlib.suppress(OSError):  # it has ended by itself
+    with contextlib.suppress(OSError):  # it has exited
         os.write(lifeline, _ORDER.pack(after_s, grace_s))
 
 
 class KeptName(str):
-    """The name of a worker's process; unpickling it makes that process a keeper with the worker below it.
+    """The name of a worker's process; unpickling it forks the process into supervisor and worker.
 
-    Under spawn and forkserver a new process first loads its name, then imports the user's main module, then loads the
-    function that it shall run. The name is the only thing of ours that comes before the import, and to fork after an
-    import can be wrong: the module may have started threads or opened a GPU.
+    With spawn and forkserver, a new process first loads its name, then imports the user's main module, then loads the
+    function that it is to run. The name is the only object of ours that comes before the import; forking after the
+    import would be unsafe, as the module may have started threads or opened a GPU.
     """
 
     fds: tuple[int, ...] | None = None
     environment: dict[str, str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fds, self.fds = self.fds, None  # it is pickled a second time, within the process object
+        fds, self.fds = self.fds, None  # it is pickled a second time, in the process object
         if fds is None:
             return str, (str(self),)
         scope: dict[str, Any] = {
@@ -103,13 +103,13 @@ class KeptName(str):
 def part_named(
     name: str, fds: tuple[Any, ...], environment: dict[str, str], main: tuple[str | None, str | None] | None
 ) -> str:
-    """Become keeper and worker while a `KeptName` is unpickled; returns in the worker.
+    """Called by unpickling a `KeptName`: become supervisor and worker. Returns only in the worker.
 
     Args:
         name: The name.
         fds: For `part`.
-        environment: Variables that bound its threads.
-        main: Of the driver's main module, if it is not to be imported.
+        environment: Variables that limit its number of threads.
+        main: Name and path of the driver's main module, if it must not be imported.
     """
     _worker_setup.set_threads(environment)
     part(*(fd.detach() for fd in fds))
@@ -119,20 +119,20 @@ def part_named(
 
 
 def part(lifeline: int, *ends: int) -> None:
-    """Fork: the child returns and is the worker; the parent keeps it and never returns.
+    """Fork. Returns only in the child, the worker; the parent stays as its supervisor and never returns.
 
     Args:
         lifeline: Reading end of the pipe from the driver.
-        *ends: Descriptors of the worker's end of the channel.
+        *ends: Descriptors of the worker's end of the transport.
     """
     global _channel
-    with contextlib.suppress(PermissionError):  # it leads a group already
+    with contextlib.suppress(PermissionError):  # it is already a group leader
         os.setsid()
     _watch.let_go()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     keeper = os.getpid()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)  # a forked driver's own handlers have no business here
+        signal.signal(number, signal.SIG_DFL)  # reset the handlers of a forked driver
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGCHLD))
     signal.set_wakeup_fd(-1)
     _channel = WorkerEnd(ends)
@@ -149,7 +149,7 @@ def part(lifeline: int, *ends: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
-    # Not ignored: that would be inherited by programs that the user's functions start.
+    # A handler rather than SIG_IGN, which programs started by the user's functions would inherit.
     signal.signal(signal.SIGINT, wake)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != keeper:
@@ -158,19 +158,19 @@ def part(lifeline: int, *ends: int) -> None:
     for fd in (lifeline, *wakes):
         os.close(fd)
     sys.excepthook = _report_failed_start
-    with contextlib.suppress(OSError):  # the driver has ended
+    with contextlib.suppress(OSError):  # the driver has exited
         tell(_channel.socket, Kind.KEPT, b"")
 
 
 def take_channel() -> WorkerEnd:
-    """In a worker that has come up: its end of the channel. Uncaught exceptions are no longer start failures."""
+    """In a worker that has started: its end of the transport. Uncaught exceptions no longer count as failed starts."""
     assert _channel is not None
     sys.excepthook = sys.__excepthook__
     return _channel
 
 
 def _report_failed_start(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Tell the driver what the import of the main module raised: the worker's standard error may go nowhere."""
+    """Report to the driver what the import of the main module raised: the worker's stderr may be discarded."""
     from amlsched.executors._worker import tell_failed_start
 
     if _channel is not None:
@@ -182,7 +182,7 @@ class _Keeper:
         self.worker, self.lifeline, self.wake, self.channel = worker, lifeline, wake, end
         self.status: int | None = None
         self.peak_kib = 0
-        self.alone = False  # no child is left, and so no descendant: orphans would have come to us
+        self.alone = False  # no child remains, and so no descendant: orphans would have become our children
         self.term_at = self.kill_at = float("inf")
         self.gone_by = float("inf")
         self.poll = select.poll()
@@ -190,8 +190,8 @@ class _Keeper:
         self.poll.register(wake, select.POLLIN)
 
     def watch(self) -> None:
-        """Return once the worker and all below it have ended and the driver knows."""
-        gc.disable()  # it would copy the pages that the fork shares
+        """Return once the worker and all of its descendants have exited and the driver has been notified."""
+        gc.disable()  # a collection would copy the memory pages shared with the parent
         name_this(b"amlsched-keeper")
         reported = False
         while True:
@@ -217,7 +217,7 @@ class _Keeper:
                     return
                 if pid == self.worker:
                     self.status, self.peak_kib = status, usage.ru_maxrss
-                    if self.kill_at == float("inf") or self.term_at != float("inf"):  # it ended by itself
+                    if self.kill_at == float("inf") or self.term_at != float("inf"):  # it exited by itself
                         self.kill_at = now
                     self.gone_by = max(now, self.kill_at) + _STUCK_S
         self.alone = True
@@ -225,7 +225,7 @@ class _Keeper:
     def _report(self) -> bool:
         try:
             tell(self.channel, Kind.DIED, b"%d %d" % (self.status or 0, self.peak_kib), socket.MSG_DONTWAIT)
-        except BlockingIOError:  # results are waiting there that the driver has not read yet
+        except BlockingIOError:  # the driver has not read earlier results yet
             return False
         except OSError:
             return True
@@ -239,13 +239,13 @@ class _Keeper:
         for fd, _ in self.poll.poll(None if timeout == float("inf") else max(0.0, timeout) * 1000):
             if fd == self.wake:
                 if signal.SIGTERM in os.read(fd, 512) and self.kill_at == float("inf"):
-                    # Whoever ends the whole job (a batch system) may have promised its calls more time than that.
+                    # A batch system that terminates the whole job may have promised more time to its calls.
                     self._end(0.0, _grace_s())
                 continue
             order = os.read(fd, _ORDER.size)
             if order:
                 self._end(*_ORDER.unpack(order))
-            else:  # the driver has ended, or wants this worker dead
+            else:  # the driver has exited, or kills this worker
                 self.poll.unregister(fd)
                 self.kill_at = 0.0
 
@@ -255,14 +255,14 @@ class _Keeper:
 
 
 def descendants(root: int) -> Iterator[int]:
-    """Process ids below a process, parents first; those that only wait to be reaped are left out."""
+    """Ids of the descendants of a process, parents first, without zombies."""
     children: dict[int, list[tuple[int, bool]]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/stat", "rb") as file:
                     state, parent = file.read().rpartition(b")")[2].split()[:2]
-            except OSError:  # it has ended meanwhile
+            except OSError:  # it has exited meanwhile
                 continue
             children.setdefault(int(parent), []).append((int(entry), state in (b"Z", b"X")))
     front = [root]
@@ -274,29 +274,29 @@ def descendants(root: int) -> Iterator[int]:
 
 
 def signal_below(root: int, number: int) -> None:
-    """Send a signal to all processes below one."""
+    """Send a signal to all descendants of a process."""
     for pid in descendants(root):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or changed its user
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has exited, or runs as another user
             os.kill(pid, number)
 
 
 def state_of(pid: int) -> str:
-    """What a process does, in words."""
+    """The state of a process, in words."""
     words = {"D": "it hangs in the kernel", "T": "it was stopped by a signal", "t": "a debugger has stopped it"}
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             state = file.read().rpartition(")")[2].split()[0]
     except OSError:
-        return "it has ended"
+        return "it has exited"
     return words.get(state, f"its state is {state}")
 
 
 def wake(*_: object) -> None:
-    """A handler that does nothing: the signal only ends a wait."""
+    """A signal handler that does nothing: the signal only interrupts a wait."""
 
 
 def name_this(name: bytes) -> None:
-    """Have `ps -e` show this process by a name, of at most 15 bytes."""
+    """Set the name that `ps -e` shows for this process, of at most 15 bytes."""
     _prctl(_PR_SET_NAME, name)
 
 

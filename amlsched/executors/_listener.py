@@ -1,4 +1,4 @@
-"""Who listens to the workers of a pool: an event loop while it is attached, otherwise a thread."""
+"""Polls the descriptors of a pool's workers: in an event loop while one is attached, otherwise in a thread."""
 
 import contextlib
 import os
@@ -14,31 +14,31 @@ __all__ = ["Listener"]
 
 
 class Handle(Protocol):
-    """What a listener calls."""
+    """The handler of a poller."""
 
     def __call__(self, fds: list[int], due: bool, is_my_turn: Callable[[], bool]) -> float | None:
-        """Handle what has happened.
+        """Handle readable descriptors.
 
         Args:
-            fds: Descriptors that are readable.
-            due: Whether the time that the last call asked for is over.
-            is_my_turn: Whether the thread that calls is still the one to handle this; to be asked under the lock.
+            fds: The readable descriptors.
+            due: Whether the time has passed that the previous call returned.
+            is_my_turn: Whether the calling thread is still the one that polls; to be called under the lock.
 
         Returns:
-            Seconds after which to be called again, whatever happens; `None` for no such wish.
+            Seconds after which to call it again in any case; `None` if that is not needed.
         """
         ...
 
 
 class Listener:
-    """Waits for descriptors, in one epoll object, and tells when they are readable.
+    """Polls descriptors with one epoll object, and calls a handler when they are readable.
 
-    The object is itself one descriptor of an event loop. So descriptors can be watched from any thread, also while a
-    loop listens, and who listens can change at any time.
+    The epoll object is itself one descriptor of an event loop. So any thread can register descriptors, even while a
+    loop polls, and polling can move between a loop and a thread at any time.
 
     Args:
-        lock: Guards who listens; whoever handles holds it while it takes note of what has happened.
-        handle: Called with what has happened, without the lock.
+        lock: Guards which loop or thread polls; the handler takes it while it processes what has happened.
+        handle: The handler, called without the lock.
     """
 
     def __init__(self, lock: threading.Lock, handle: Handle) -> None:
@@ -49,35 +49,35 @@ class Listener:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._loop: AbstractEventLoop | None = None
         self._timer: TimerHandle | None = None
-        self._thread: threading.Thread | None = None  # who listens
+        self._thread: threading.Thread | None = None  # the polling one
         self._around: Callable[[Callable[[], object]], object] | None = None
         self._ended = threading.Event()
 
     def watch(self, fd: int) -> None:
-        """Tell from now on when it is readable."""
+        """Register a descriptor."""
         self._epoll.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
-        """Tell no more."""
+        """Unregister a descriptor."""
         self._epoll.unregister(fd)
 
     def wake(self) -> None:
-        """Have the handler called. Takes only a lock of its own: a garbage collection may come here from anywhere."""
+        """Have the handler called. Takes only its own lock, as a garbage collection may call it anywhere."""
         with self._wake_lock:
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
     @property
     def is_deaf(self) -> bool:
-        """Whether the loop that listened was closed without `detach`."""
+        """Whether the polling loop was closed without `detach`."""
         return self._loop is not None and self._loop.is_closed()
 
     def attach(self, loop: AbstractEventLoop, around: Callable[[Callable[[], object]], object] | None = None) -> None:
-        """Have this loop listen, in whose thread this is called.
+        """Poll in an event loop. Must be called in its thread.
 
         Args:
             loop: The loop.
-            around: Calls the function that it is given, and may do more.
+            around: A wrapper of the handler: must call the function that it gets, and may do more.
         """
         self.detach()
         self._around = around
@@ -85,13 +85,13 @@ class Listener:
             if not self._epoll.closed:
                 self._loop, self._thread = loop, threading.current_thread()
                 loop.add_reader(self._epoll.fileno(), self._in_loop, False)
-        self.wake()  # a thread that listened goes, and the handler may have a wish
+        self.wake()  # a polling thread stops, and the handler may need to be called again later
 
     def detach(self, needed: bool = False) -> None:
-        """Have no loop listen.
+        """Stop polling in an event loop.
 
         Args:
-            needed: Whether a thread shall.
+            needed: Whether to poll in a thread instead.
         """
         self._around = None
         with self._lock:
@@ -107,7 +107,7 @@ class Listener:
                 self.ensure()
 
     def ensure(self) -> None:
-        """Start a thread if nobody listens. To be called under the lock."""
+        """Start a thread if nothing polls. To be called under the lock."""
         if self.is_deaf:
             self._loop = self._thread = self._timer = None
         if self._thread is None and not self._ended.is_set():
@@ -116,15 +116,15 @@ class Listener:
             self.wake()
 
     def end(self) -> None:
-        """There is nothing to listen to any more."""
+        """Stop: there is nothing to poll any more."""
         self._ended.set()
         self.wake()
 
     def wait(self, patience_s: float = float("inf")) -> None:
-        """Return after `end`. Listens meanwhile if nobody else does: the loop's thread may be the one that waits.
+        """Wait for `end`. Polls meanwhile if nothing else does, as the loop's own thread may be the one that waits.
 
         Args:
-            patience_s: Seconds after which it listens in any case: who should may be stuck in a callback.
+            patience_s: Seconds after which it polls in any case, as the polling thread may be stuck in a callback.
         """
         impatient_at = time.monotonic() + patience_s
         while not self._ended.is_set():
@@ -136,10 +136,10 @@ class Listener:
         self._let_go()
 
     def abandon(self, lock: threading.Lock) -> None:
-        """In a process forked from this one: let go of what is the parent's.
+        """In a process forked from this one: release what belongs to the parent.
 
         Args:
-            lock: Instead of the former one, which a thread of the parent may hold for ever.
+            lock: Replaces the former lock, which a thread of the parent may have held.
         """
         self._lock, self._wake_lock = lock, threading.RLock()
         self._ended = threading.Event()
@@ -182,7 +182,7 @@ class Listener:
                     due_at = float("inf")
                 else:
                     due_at = now + wish if due else min(due_at, now + wish)
-        except BaseException:  # such as a SystemExit of a callback: somebody has to listen
+        except BaseException:  # such as a SystemExit in a callback: polling must go on
             with self._lock:
                 if self._thread is me:
                     self._thread = None
@@ -196,14 +196,14 @@ class Listener:
             fds = [fd for fd, _ in self._epoll.poll(timeout_s)]
         except ValueError:  # closed meanwhile
             return []
-        if self._wake in fds and not self._ended.is_set():  # everyone who listens shall see that it has ended
+        if self._wake in fds and not self._ended.is_set():  # keep it readable for all others once it has ended
             fds.remove(self._wake)
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
         return fds
 
     def _let_go(self) -> None:
-        """Close the descriptors, unless a thread still listens to them: it does it then."""
+        """Close the descriptors, unless a thread still polls them and will close them itself."""
         with self._lock:
             loop, self._loop = self._loop, None
             if loop is not None:

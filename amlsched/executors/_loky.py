@@ -1,4 +1,4 @@
-"""loky's pool, with workers that do not outlive their driver."""
+"""loky's pool, with workers that cannot outlive their driver."""
 
 import multiprocessing.util
 import os
@@ -14,11 +14,11 @@ from amlsched.executors._watch import watched
 
 __all__ = ["LokyPool", "bound_exit"]
 
-_FIRST = 1_000_000  # before all else that multiprocessing does when a process ends
+_FIRST = 1_000_000  # before all other finalizers of multiprocessing at the exit of a process
 
 
 class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[reportUntypedBaseClass]
-    """A pool of loky whose driver is watched while it is open.
+    """A pool of loky; while it is open, the orphan reaper runs.
 
     Args:
         *args: As of loky's.
@@ -26,24 +26,24 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._unwatch = watched(self)  # before: a worker that starts shall have the mark
-        # A worker of multiprocessing.Pool may have no children, as it may be ended without a chance to end them. Those
-        # of this pool are watched.
+        self._unwatch = watched(self)  # first, so that workers start with the mark
+        # Workers of multiprocessing.Pool may not have children, as they may be killed before they can terminate them.
+        # Those of this pool are handled by the orphan reaper.
         multiprocessing.current_process().daemon = False
         super().__init__(*args, **options)  # pyright: ignore[reportUnknownMemberType]
 
     def shutdown(self, wait: bool = True, kill_workers: bool = False, **options: Any) -> None:
         """As of loky's."""
         super().shutdown(wait=wait, kill_workers=kill_workers, **options)
-        if wait or kill_workers:  # else once the pool is collected: its workers have calls left
+        if wait or kill_workers:  # otherwise when the pool is garbage-collected, as its workers still run calls
             self._unwatch()
 
 
 def bound_exit() -> None:
-    """Let this worker of loky's take no longer for its exit than one of ours may.
+    """Limit the time that this worker of loky takes to exit, as for our own workers.
 
-    Python waits for threads and children that calls left behind, and loky for its workers: for ever, should one never
-    end, and in the midst of a run where a worker had nothing to do for a while.
+    Python waits for threads and children that calls left behind, and loky waits for its workers: forever if one never
+    finishes, even in the middle of a run, after a worker was idle for a while.
     """
     multiprocessing.util.Finalize(None, _begin_exit, exitpriority=_FIRST)
 

@@ -1,8 +1,8 @@
 """The main module of this process, and whether workers that are not forked from it import it.
 
-Functions of the main module travel by their name to workers that have imported it, and by value to others.
-multiprocessing has every worker import it. That cannot be done where there is no file to import, as in a notebook, and
-must not be done where the file has no main guard: a worker would do all that the program does.
+Functions of the main module are sent by name to workers that have imported it, and by value to others. multiprocessing
+has every worker import it. That is impossible if there is no file to import, as in a notebook, and wrong if the file
+has no main guard: each worker would run the whole program.
 """
 
 import ast
@@ -20,7 +20,7 @@ __all__ = ["imported_by_workers", "leave_out", "left_out", "location", "search_p
 
 
 def imported_by_workers() -> bool:
-    """Whether a worker that does not come from a fork of this process imports its main module."""
+    """Whether a worker that is not a fork of this process imports its main module."""
     name, path = location()
     if path is None or (name is not None and name.rpartition(".")[2] == "__main__"):  # multiprocessing leaves it out
         return False
@@ -28,7 +28,7 @@ def imported_by_workers() -> bool:
 
 
 def location() -> tuple[str | None, str | None]:
-    """Name and path under which multiprocessing has workers import the main module."""
+    """The name and the path by which multiprocessing has workers import the main module."""
     main: Any = sys.modules["__main__"]
     path: str | None = getattr(main, "__file__", None)
     if path is not None:
@@ -37,16 +37,16 @@ def location() -> tuple[str | None, str | None]:
 
 
 def search_path() -> list[str]:
-    """What `sys.path` is wherever a process of another working folder reads it."""
+    """`sys.path` with absolute paths, for processes with another working folder."""
     return [os.path.abspath(place) for place in sys.path]  # noqa: PTH100
 
 
 def leave_out(name: str | None, path: str | None) -> None:
-    """In a worker, before multiprocessing imports the main module: as in a forked process, it is there already.
+    """In a worker: prevent multiprocessing from importing the main module, as if it were already imported.
 
     Args:
-        name: As `location` has it in the driver.
-        path: Likewise.
+        name: Name of the driver's main module, from `location`.
+        path: Its path.
     """
     main: Any = sys.modules["__main__"]
     if name is not None:
@@ -57,9 +57,10 @@ def leave_out(name: str | None, path: str | None) -> None:
 
 @contextmanager
 def left_out() -> Generator[None]:
-    """While in here, processes that multiprocessing spawns do not import the main module if workers should not.
+    """In this context, processes spawned by multiprocessing do not import the main module if workers should not.
 
-    For those that others start. multiprocessing imports no module of this name, as that would run a package.
+    For processes started by other libraries. Sets the module's name to `….__main__`, which multiprocessing never
+    imports, as that would run a package.
     """
     main: Any = sys.modules["__main__"]
     before = getattr(main, "__spec__", None)
@@ -79,19 +80,19 @@ def _has_guard(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             source = file.read()
-    except OSError:  # "<stdin>", or a cell of something that calls itself a file
+    except OSError:  # "<stdin>", or a notebook cell with a file name
         return False
     if path.endswith(".pyc"):
         return True
     try:
         tree = ast.parse(source) if b"__main__" in source else ast.Module([], [])
-    except (SyntaxError, ValueError):  # no Python, whatever runs it
+    except (SyntaxError, ValueError):  # not Python
         return True
     return any(isinstance(node, ast.Compare) and _is_guard(node) for node in ast.walk(tree))
 
 
 def _is_guard(test: ast.Compare) -> bool:
-    """Whether it compares the name of the module, on either side."""
+    """Whether it compares `__name__` with `"__main__"`, on either side."""
     sides = (test.left, *test.comparators)
     return any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides) and any(
         isinstance(side, ast.Constant) and side.value == "__main__" for side in sides

@@ -1,4 +1,4 @@
-"""What travels between the driver and a worker: a pickle, and large buffers beside it."""
+"""Data sent between the driver and a worker: a pickle, with large buffers out of band."""
 
 import array
 import os
@@ -10,30 +10,30 @@ from typing import Any, NamedTuple
 __all__ = ["PACKET_BYTES", "Large", "Payload", "Sheet", "dump", "load"]
 
 PACKET_BYTES = 64 * 1024
-"""What is larger goes on a sheet."""
-_MOST_BUFFERS = 500  # more parts than that are copied into one: their sizes must fit in a packet
+"""Larger data is sent in a shared file."""
+_MOST_BUFFERS = 500  # more buffers than this are copied into the pickle: their sizes must fit into a packet
 _KEPT_BYTES = 8 * 1024 * 1024
 
 
 class Large(NamedTuple):
-    """A pickle and the buffers that it left out."""
+    """A pickle and its out-of-band buffers."""
 
     pickle: bytes
     buffers: Sequence[Any] = ()
 
     def copied(self) -> "Large":
-        """The same with buffers of its own, so that the owner of the originals may change them."""
+        """A copy with its own buffers, so that the owner of the originals may modify them."""
         return Large(self.pickle, [bytes(buffer) for buffer in self.buffers])
 
 
 class Sheet:
-    """A file in memory that carries one large thing at a time.
+    """A memory file, shared with a worker, that holds one large message at a time.
 
-    Writing to pages that are there already is several times as fast as to new ones, so sheets are used again.
+    Writing to existing pages is several times as fast as to new ones, so these files are reused.
 
     Args:
-        fd: Descriptor of the file; `None` makes a new one.
-        sizes: How long the parts on it are, as `write` left it.
+        fd: Descriptor of the file; `None` to create one.
+        sizes: Sizes of its parts, as set by `write`.
     """
 
     def __init__(self, fd: int | None = None, sizes: bytes = b"") -> None:
@@ -42,7 +42,7 @@ class Sheet:
         self.sizes = sizes
 
     def write(self, large: Large) -> None:
-        """Put a large thing on the sheet."""
+        """Write a large message to the file."""
         sizes: list[int] = []
         offset = 0
         for part in (large.pickle, *large.buffers):
@@ -55,7 +55,7 @@ class Sheet:
         self.sizes = array.array("Q", sizes).tobytes()
 
     def load(self) -> Any:
-        """Unpickle what is on the sheet; the buffers are copies."""
+        """Unpickle the message in the file; the buffers are copies."""
         parts: list[bytearray] = []
         offset = 0
         for size in array.array("Q", self.sizes):
@@ -64,7 +64,7 @@ class Sheet:
             while done < size:
                 got = os.preadv(self.fd, [memoryview(part)[done:]], offset + done)
                 if not got:
-                    raise EOFError(f"{done} of {size} bytes were there")
+                    raise EOFError(f"only {done} of {size} bytes are there")
                 done += got
             parts.append(part)
             offset += size
@@ -76,7 +76,7 @@ class Sheet:
         channel.sendmsg([head, self.sizes], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
     def can_be_kept(self) -> bool:
-        """Whether it holds little enough memory to wait for the next call."""
+        """Whether it is small enough to be kept for the next call."""
         return os.fstat(self.fd).st_size <= _KEPT_BYTES
 
     def __del__(self) -> None:
@@ -91,14 +91,14 @@ def dump(value: object, dumps: Callable[..., bytes]) -> bytes | Large:
     """Pickle a value.
 
     Returns:
-        Bytes if they fit in a packet, otherwise the pickle with references to the value's own buffers.
+        Bytes if they fit into a packet, otherwise the pickle with references to the value's own buffers.
     """
     buffers: list[pickle.PickleBuffer] = []
     data = dumps(value, protocol=5, buffer_callback=buffers.append)
     if buffers:
         try:
             raw = [buffer.raw() for buffer in buffers]
-        except BufferError:  # not in one piece
+        except BufferError:  # not contiguous
             raw = []
         if raw and len(raw) <= _MOST_BUFFERS and len(data) + sum(part.nbytes for part in raw) > PACKET_BYTES:
             return Large(data, raw)
@@ -107,7 +107,7 @@ def dump(value: object, dumps: Callable[..., bytes]) -> bytes | Large:
 
 
 def load(payload: Payload) -> Any:
-    """Unpickle what `dump` made."""
+    """Unpickle the output of `dump`."""
     if isinstance(payload, bytes):
         return pickle.loads(payload)
     return payload.load() if isinstance(payload, Sheet) else pickle.loads(payload.pickle, buffers=payload.buffers)

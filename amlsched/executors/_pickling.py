@@ -1,4 +1,4 @@
-"""Pickles of calls, results and exceptions, and all that can go wrong with them."""
+"""Pickling of calls, results and exceptions, with helpful errors if it fails."""
 
 import contextlib
 import copyreg
@@ -40,7 +40,7 @@ _own_picklers: dict[Any, tuple[Any, Any]] = {}
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (it is shown as the cause of an error, as in the standard library)
-    """Where in the worker an exception was raised.
+    """The traceback of an exception in the worker.
 
     Args:
         text: The traceback, as printed by Python.
@@ -55,7 +55,7 @@ class RemoteTraceback(Exception):  # noqa: N818  (it is shown as the cause of an
 
 
 def call_name(fn: Any) -> str:
-    """The name under which a call of this function appears in messages."""
+    """The name of a function's calls in messages."""
     name = getattr(fn, "__qualname__", None)
     if isinstance(name, str):
         return name
@@ -66,23 +66,23 @@ def call_name(fn: Any) -> str:
 def dump_call(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, main_travels: bool
 ) -> bytes | Large:
-    """Pickle a call, by cloudpickle where plain pickle cannot.
+    """Pickle a call, by cloudpickle if plain pickle fails.
 
     Args:
         fn: The function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        main_travels: Whether functions and classes of the main module travel as they are, for workers that do not
-            import it.
+        main_travels: Whether to send functions and classes of the main module by value, to workers that do not import
+            it.
 
     Raises:
-        NotPicklableError: Neither can; it names the argument.
+        NotPicklableError: Both fail; the message names the argument.
     """
     try:
         payload = dump((fn, args, kwargs), dumps)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # whatever a __reduce__ raises: it may exit, too
+    except BaseException:  # a __reduce__ may raise anything, even SystemExit
         return dump_by_value(fn, args, kwargs)
     if main_travels and names_main(payload if isinstance(payload, bytes) else payload.pickle):
         return dump_by_value(fn, args, kwargs)
@@ -90,15 +90,15 @@ def dump_call(
 
 
 def names_main(pickled: bytes) -> bool:
-    """Whether a pickle may refer to the main module by its name, which is `__mp_main__` in workers that import it."""
+    """Whether a pickle may refer to the main module by name, which is `__mp_main__` in workers that import it."""
     return b"_main__" in pickled
 
 
 def dump_by_value(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | Large:
-    """Pickle a call by cloudpickle, with the functions and classes of `__main__` in it.
+    """Pickle a call by cloudpickle, with the functions and classes of `__main__` by value.
 
     Raises:
-        NotPicklableError: It cannot; the error names the argument.
+        NotPicklableError: It cannot be pickled; the message names the argument.
     """
     try:
         return dump((fn, args, kwargs), pickled_by_value)
@@ -119,7 +119,7 @@ def dump_by_value(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping
 
 
 def _parameter(fn: Callable[..., Any], index: int) -> str:
-    """How to name a positional argument: by its parameter if the signature tells it, otherwise by its position."""
+    """The name of a positional argument: of its parameter if the signature has it, otherwise its position."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())
         named = parameters[index].kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -136,7 +136,7 @@ def dump_result(value: object, fn: Any) -> bytes | Large:
     """
     try:
         return dump(value, dumps)
-    except BaseException:  # whatever a __reduce__ raises: it may exit, too
+    except BaseException:  # a __reduce__ may raise anything, even SystemExit
         try:
             return dump(value, pickled_by_value)
         except BaseException as error:
@@ -144,7 +144,7 @@ def dump_result(value: object, fn: Any) -> bytes | Large:
 
 
 def why_no_result(value: object, error: BaseException) -> str:
-    """Why a result cannot be pickled: what the pickler said, and what to do where that is known."""
+    """Why a result cannot be pickled: the pickler's error, and what to do, if known."""
     mistake = LAZY.get(type(value))
     return describe(error) if mistake is None else f"{describe(error)}; it is {mistake}"
 
@@ -155,12 +155,12 @@ def dump_exception(error: BaseException) -> bytes | Large:
 
 
 def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
-    """What of an exception can travel: itself if it pickles in any way, and type, message and traceback in words."""
+    """The parts of an exception that can be sent: its pickle, if possible, and type, message and traceback as text."""
     trace = traceback_of(error)
     tail = trace and trace.tb_next  # without the worker's own frame
     try:
         text = "".join(traceback.format_exception(type(error), error, tail))
-    except BaseException:  # of attributes that are not what they should be
+    except BaseException:  # its attributes may be broken
         text = "".join((*traceback.format_tb(tail), f"{type(error).__qualname__}: {_message(error)}\n"))
     described = (type(error).__qualname__, _message(error), text)
     attempts: tuple[Callable[[], object], ...] = (
@@ -175,7 +175,7 @@ def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
                 loaded = pickle.loads(blob)  # a constructor with other arguments fails only here
                 if isinstance(loaded, BaseException) and _can_be_shown(loaded):
                     return (blob, *described)
-            except BaseException:  # code of the exception's own, which may exit, too
+            except BaseException:  # the exception's own code, which may even raise SystemExit
                 continue
     return (None, *described)
 
@@ -187,7 +187,7 @@ def load_exception(body: tuple[bytes | None, str, str, str], name: str) -> BaseE
     if blob is not None:
         try:
             error = pickle.loads(blob)
-        except BaseException:  # code of the exception's own, which may exit, too
+        except BaseException:  # the exception's own code, which may even raise SystemExit
             error = None
     if not isinstance(error, BaseException):
         error = NotPicklableError(name, f"the exception {type_name}({message!r})", "see the traceback above")
@@ -196,14 +196,14 @@ def load_exception(body: tuple[bytes | None, str, str, str], name: str) -> BaseE
 
 
 class _Taken:
-    """Pickles as the exception taken to pieces, for those whose constructor wants something else than their `args`."""
+    """Pickles an exception by its parts, for those whose constructor takes other arguments than their `args`."""
 
     def __init__(self, error: BaseException, *, plain: bool = False) -> None:
         def taken(value: Any) -> Any:
             if isinstance(value, BaseException):
                 return _Taken(value, plain=plain)
             if type(value) in (list, tuple) and any(isinstance(item, BaseException) for item in value):
-                return type(value)(map(taken, value))  # of a group
+                return type(value)(map(taken, value))  # of an exception group
             return value if not plain or _pickles(value) else repr(value)
 
         args = tuple(map(taken, error.args))
@@ -216,13 +216,13 @@ class _Taken:
 
 def _put_together(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     error = kind.__new__(kind, *args)
-    set_args(error, args)  # also of a frozen dataclass
+    set_args(error, args)  # works for a frozen dataclass, too
     error.__dict__.update(state)
     return error
 
 
 def _can_be_shown(error: BaseException) -> bool:
-    """Whether whoever gets it can print it: one whose attributes or message exit would end the driver."""
+    """Whether it can be printed; raises if that would raise SystemExit or the like, which would end the driver."""
     traceback.TracebackException.from_exception(error)
     for shown in (str, repr):
         with contextlib.suppress(Exception):
@@ -239,8 +239,8 @@ def _pickles(value: object) -> bool:
 
 
 def pickled_by_value(value: object, **options: Any) -> bytes:
-    """Pickle by cloudpickle; the options are those of `pickle.dumps`."""
-    cloudpickle: Any = importlib.import_module("cloudpickle")  # slow to import, seldom needed; it has no types
+    """Pickle by cloudpickle, with the options of `pickle.dumps`."""
+    cloudpickle: Any = importlib.import_module("cloudpickle")  # slow to import and rarely needed; has no types
     send_main_by_value("cloudpickle.cloudpickle")
     _send_generators_by_name()
     with io.BytesIO() as file:
@@ -249,7 +249,7 @@ def pickled_by_value(value: object, **options: Any) -> bytes:
 
 
 def _own_pickler(pickler: Any) -> Any:
-    """The same pickler with a table of its own: that of its class is read when one is made, not that of an object."""
+    """A subclass of the pickler with our dispatch table: picklers of cloudpickle only read the table of their class."""
     table = _without_exceptions(pickler.dispatch_table)
     if _own_picklers.get(pickler, (None, None))[0] is not table:
         own = {**table, **_REDUCED}
@@ -258,7 +258,7 @@ def _own_pickler(pickler: Any) -> Any:
 
 
 def _reduce_cached(function: Any) -> str | tuple[Any, ...]:
-    """A function with a cache: by its name where workers find it by that, else as it is, with an empty cache."""
+    """A function with a cache: by name if workers find it by that, otherwise by value, with an empty cache."""
     if is_found_in(None if function.__module__ == "__main__" else sys.modules.get(function.__module__), function):
         return str(function.__qualname__)
     return _cached, (function.__wrapped__, function.cache_parameters(), vars(function))
@@ -278,14 +278,14 @@ def _property(function: Callable[..., Any], name: str | None) -> Any:
 
 _REDUCED: dict[Any, Callable[[Any], Any]] = {
     type(functools.lru_cache(call_name)): _reduce_cached,
-    functools.cached_property: lambda own: (_property, (own.func, own.attrname)),  # before Python 3.12 it has a lock
-    WeakKeyDictionary: lambda own: (WeakKeyDictionary, (dict(own),)),  # in what functools.singledispatch makes
+    functools.cached_property: lambda own: (_property, (own.func, own.attrname)),  # it has a lock before Python 3.12
+    WeakKeyDictionary: lambda own: (WeakKeyDictionary, (dict(own),)),  # created by functools.singledispatch
 }
-"""What of functools cloudpickle leaves to plain pickle, which cannot send it, or knows it only by its name."""
+"""Objects of functools that cloudpickle leaves to plain pickle, which fails or pickles them by name only."""
 
 
 def dumps(value: object, **options: Any) -> bytes:
-    """Pickle as Python itself does, also where dask is loaded; the options are those of `pickle.dumps`."""
+    """Pickle as plain Python does, even if dask is loaded, with the options of `pickle.dumps`."""
     _send_generators_by_name()
     if _TBLIB not in sys.modules:
         return pickle.dumps(value, **options)
@@ -297,9 +297,9 @@ def dumps(value: object, **options: Any) -> bytes:
 
 
 def _without_exceptions(table: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Exceptions as Python itself pickles them.
+    """A dispatch table without entries for exceptions, so that Python itself pickles them.
 
-    dask has tblib do it, which does not call their `__init__`: a SystemExit loses its code, and a BaseExceptionGroup
+    dask installs entries of tblib, which do not call `__init__`: a SystemExit loses its code, and a BaseExceptionGroup
     cannot be loaded.
     """
     size = len(table)
@@ -312,9 +312,9 @@ def _without_exceptions(table: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _send_generators_by_name() -> None:
-    """Let functions such as `random.gauss` be those of the worker.
+    """Pickle functions such as `random.gauss` by name, so that workers use their own.
 
-    They are methods of a global generator, and would travel with its state: all calls would draw the same numbers.
+    They are methods of a global generator and would be sent with its state: all calls would draw the same numbers.
     """
     for module, name in _GENERATORS.items():
         generator: Any = getattr(sys.modules.get(module), name, None)

@@ -1,4 +1,4 @@
-"""The workers that a pool has: how they are started, watched, and struck off when they have ended."""
+"""The set of workers of a pool: starts them, checks their deadlines, and removes them when they have exited."""
 
 import time
 from collections.abc import Callable
@@ -12,17 +12,17 @@ _START_ATTEMPTS = 3  # in a row, while no worker comes up
 
 
 class Roster:
-    """Everything is called under the lock of its crew.
+    """The workers of a pool. All methods are called under the manager's lock.
 
     Args:
-        size: Number of workers at most.
-        new_worker: Starts one.
-        listener: Hears what they say, and that they have ended.
+        size: Maximum number of workers.
+        new_worker: Starts a worker.
+        listener: Polls their descriptors.
 
     Attributes:
-        workers: Those that have not been struck off, oldest first.
-        failed_starts: How many workers in a row did not come up.
-        due_by: When `overdue` has something to do, on the monotonic clock.
+        workers: The present workers, oldest first.
+        failed_starts: How many workers in a row failed to start.
+        due_by: When to call `overdue`, on the monotonic clock.
     """
 
     def __init__(self, size: int, new_worker: Callable[[], Worker], listener: Listener) -> None:
@@ -39,19 +39,19 @@ class Roster:
 
     @property
     def hopeless(self) -> bool:
-        """Whether no worker is there, and none comes up."""
+        """Whether there is no worker and none can be started."""
         return not self.workers and self.failed_starts >= _START_ATTEMPTS
 
     def may_start(self) -> bool:
-        """Whether to start another worker, should one be needed."""
+        """Whether another worker may be started if needed."""
         return self.has_room and self.failed_starts < _START_ATTEMPTS
 
     def start(self) -> Worker:
-        """A new worker.
+        """Start a new worker.
 
         Raises:
-            Exception: No memory, no process to be had, an initializer that cannot be pickled. There is no use in
-                trying again.
+            Exception: There is no memory, no process can be created, or the initializer cannot be pickled; trying again
+                would be useless.
         """
         try:
             worker = self._new_worker()
@@ -67,11 +67,11 @@ class Roster:
         return worker
 
     def at(self, fd: int) -> Worker | None:
-        """Whose descriptor it is; nobody's, if the worker has been struck off."""
+        """The worker with this descriptor; `None` if it has been removed."""
         return self._by_fd.get(fd)
 
     def strike_off(self, worker: Worker) -> int | None:
-        """Forget a worker that has ended; the exit code of its keeper, as far as that has ended."""
+        """Remove a worker that has exited, and return the exit code of its supervisor, if that has exited."""
         for fd in worker.fds():
             self._listener.unwatch(fd)
             del self._by_fd[fd]
@@ -82,18 +82,18 @@ class Roster:
         return keeper_code
 
     def set_alarm(self) -> None:
-        """Have the listener call in time for the worker that is overdue next; after all that changes its `due_by`."""
+        """Wake up the poller if the next deadline of a worker is earlier now. Call it after every change of one."""
         former, self.due_by = self.due_by, min((worker.due_by for worker in self.workers), default=float("inf"))
         if self.due_by < former:
             self._listener.wake()
 
     def overdue(self) -> list[Worker]:
-        """See to workers that have not done in time what they should; those that nothing can end."""
+        """Kill workers that missed their deadline, and return those that cannot be killed."""
         now = time.monotonic()
         lost = [worker for worker in self.workers if worker.due_by <= now and worker.overdue()]
         self.set_alarm()
         return lost
 
     def forget_all(self) -> None:
-        """In a process forked from the driver: they are the parent's."""
+        """In a process forked from the driver: drop the workers, which belong to the parent."""
         self.workers, self._by_fd = [], {}

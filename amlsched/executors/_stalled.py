@@ -1,4 +1,4 @@
-"""Calls that do not move in a process that was forked from this one, and may wait for what is not there."""
+"""Detects stalled calls in processes forked from this one, which may wait for locks or threads lost by the fork."""
 
 import logging
 import os
@@ -10,17 +10,17 @@ __all__ = ["Stall"]
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 30.0  # a call is named after two looks, if nothing has happened between them
+_LOOK_S = 30.0  # a call is reported if nothing has happened between two checks
 
 
 class Stall:
-    """Looks at one worker from time to time, and names its call in the log, once.
+    """Checks one worker from time to time, and logs a warning about a stalled call, once.
 
     Args:
-        pid: The worker.
+        pid: Process id of the worker.
 
     Attributes:
-        look_at: When to look next, on the monotonic clock.
+        look_at: When to check next, on the monotonic clock.
     """
 
     def __init__(self, pid: int) -> None:
@@ -30,10 +30,10 @@ class Stall:
         self.look_at = time.monotonic() + _LOOK_S
 
     def look(self, call: CallFuture | None) -> None:
-        """See what the worker does.
+        """Check the worker.
 
         Args:
-            call: What it runs.
+            call: Its running call.
         """
         self.look_at = time.monotonic() + _LOOK_S
         ticks = _ticks_if_stalled(self._pid) if call is not None else None
@@ -42,9 +42,9 @@ class Stall:
             return
         self._named = call
         logger.warning(
-            "%s has waited for a lock or a thread for %g s in process %s, which was forked from this program: it has "
-            "copies of locks that nobody opens, and none of the threads of OpenMP and others. If it never ends, leave "
-            'mp_context=get_context("fork") out, or use "spawn"',
+            "%s has waited for a lock or a thread for %g s in process %s, which was forked from this program: after a "
+            "fork, locks may stay locked, and the threads of OpenMP and other libraries are missing. If it never "
+            'finishes, remove mp_context=get_context("fork"), or use "spawn"',
             self._last[0].name,
             _LOOK_S,
             self._pid,
@@ -52,7 +52,7 @@ class Stall:
 
 
 def _ticks_if_stalled(pid: int) -> int | None:
-    """CPU time that a process has had so far, in ticks of the kernel, if each of its threads waits for a futex."""
+    """CPU time of a process so far, in clock ticks, if all of its threads wait for a futex; otherwise `None`."""
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/wchan", encoding="ascii") as file:
@@ -60,6 +60,6 @@ def _ticks_if_stalled(pid: int) -> int | None:
                     return None
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             user, system = file.read().rpartition(")")[2].split()[11:13]
-    except OSError:  # it has ended; or a kernel without this file
+    except OSError:  # it has exited, or the kernel has no such file
         return None
     return int(user) + int(system)

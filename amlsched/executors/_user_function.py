@@ -1,8 +1,8 @@
-"""Where a function of the user runs: the one place that all executors and plugins go through.
+"""Calls the user's functions, on behalf of all executors and plugins.
 
-A function that forks may return twice, once in each process. The child has copies of all that is around the function:
-the channel of its worker, the lock of a pool, the record of a repetition. Let into it, the child would serve calls,
-answer a call a second time, or wait for ever. So it ends where it returns.
+A function that forks may return twice, once in each process. The child has copies of everything around the function:
+the transport of its worker, the lock of a pool, the record of a repetition. If it continued, it would serve calls,
+answer a call a second time, or wait forever. So a forked child exits when it returns from the function.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ __all__ = [
 R = TypeVar("R")
 
 _own = vars(BaseException)
-# By way of the base class: what a class of the user's makes of its attributes, which may exit, is of no use here.
+# Through the base class: a user's class may override these attributes, with code that may even raise SystemExit.
 traceback_of: Callable[[BaseException], Any] = _own["__traceback__"].__get__
 cause_of: Callable[[BaseException], BaseException | None] = _own["__cause__"].__get__
 set_cause: Callable[[BaseException, BaseException], None] = _own["__cause__"].__set__
 set_args: Callable[[BaseException, tuple[Any, ...]], None] = _own["args"].__set__
 _said = mmap.mmap(-1, 1)
-"""Shared with the children of this process: whether one of them has said what it is ended for. One line is enough."""
+"""Shared with the children of this process: whether one of them has printed why it exits. One line is enough."""
 
 
 def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R:
-    """What the function returns, in the process that called it; a child that it forked ends where it returns.
+    """Call the function and return its result; a child that it forked exits instead of returning.
 
     Raises:
-        BaseException: What the function raises, with a traceback that begins in the function.
+        BaseException: The exception of the function, with a traceback that begins in the function.
     """
     pid = os.getpid()
     try:
@@ -72,16 +72,16 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
     return result
 
 
-_handler_of: Callable[[int], Any] = importlib.import_module("_signal").getsignal  # gives no enum: ten times as fast
+_handler_of: Callable[[int], Any] = importlib.import_module("_signal").getsignal  # ten times as fast without an enum
 _ALARM, _DEFAULT = getattr(signal, "SIGALRM", 0), int(signal.SIG_DFL)
 _SHORT_S = 20e-6
 
 
 class AlarmsEnd:
-    """What `signal.alarm` and its like set in here rings in here alone: the next call of this process would get it.
+    """Resets alarms that the function has set by `signal.alarm` or the like; otherwise the next call would get them.
 
-    To ask for an alarm takes as long as a short call. So where there is no handler, which only the main thread can
-    set, the shortest calls are trusted.
+    Checking for an alarm takes as long as a short call. So it is skipped for the shortest calls if there is no handler,
+    which only the main thread can set.
     """
 
     __slots__ = ("_armed", "_began")
@@ -97,20 +97,20 @@ class AlarmsEnd:
         self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        if self._armed:  # by somebody else
+        if self._armed:  # by other code before
             return
         if time.perf_counter() - self._began > _SHORT_S or _handler_of(_ALARM) is not _DEFAULT:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def drop_frame(error: BaseException) -> None:
-    """Let the traceback of an exception begin one frame later, without that of whoever catches it."""
+    """Remove the first frame of an exception's traceback, which is that of the calling function."""
     trace = traceback_of(error)
     BaseException.with_traceback(error, trace and trace.tb_next)
 
 
 def is_ordinary(error: BaseException) -> TypeGuard[Exception]:
-    """Whether it is an `Exception`, and does not raise where it is asked for its class, as `isinstance` does."""
+    """Whether it is an `Exception`, and `isinstance` works with it without raising."""
     try:
         return issubclass(error.__class__, Exception) and isinstance(error, Exception)
     except BaseException:
@@ -118,9 +118,9 @@ def is_ordinary(error: BaseException) -> TypeGuard[Exception]:
 
 
 def aborted(function: Callable[..., Any], error: BaseException) -> CallAbortedError:
-    """What a call ends with whose function raised what is no ordinary `Exception`.
+    """The exception of a call whose function raised something other than an ordinary `Exception`.
 
-    As it is, it would end the loop and the program of whoever awaits the call.
+    The original exception would end the event loop and the program if the call is awaited.
     """
     from amlsched.executors._pickling import describe
 
@@ -130,33 +130,33 @@ def aborted(function: Callable[..., Any], error: BaseException) -> CallAbortedEr
 
 
 def check_function(function: object, user: str) -> None:
-    """Refuse what a worker cannot run.
+    """Check that a worker can run a function.
 
     Args:
-        function: What it is to run.
-        user: What needs it.
+        function: The function.
+        user: What needs it, for the message.
 
     Raises:
-        TypeError: It cannot be called, or a call of it would run nothing: it is async, or yields.
+        TypeError: It is not callable, or calling it would run nothing: it is async or a generator function.
     """
     if not callable(function):
         raise TypeError(f"{user} needs a function, not {function!r}")
     if (kind := lazy_kind(function)) is not None:
         remedies = {
-            "async": "call asyncio.run(…) in a plain function, or make it a callback",
-            "a generator function": "return what it yields, as by list(…) of it in a plain function",
+            "async": "call asyncio.run(…) in a plain function, or use it as a callback",
+            "a generator function": "return the items as a list from a plain function",
         }
         raise TypeError(
-            f"{user} needs a function that a worker can call, and {_name(function)} is {kind}, so that nothing "
-            f"of it would run: {remedies[kind]}"
+            f"{user} needs a function that a worker can call, but {_name(function)} is {kind}, so that calling it "
+            f"would run nothing: {remedies[kind]}"
         )
 
 
 def check_initializer(initializer: object, initargs: object) -> None:
-    """Refuse what no worker can call before its first call, and arguments of it that are no tuple.
+    """Check an initializer of workers and its arguments.
 
     Raises:
-        TypeError: One of them is wrong.
+        TypeError: Workers cannot call it, or its arguments are not a tuple.
     """
     if initializer is not None:
         check_function(initializer, "initializer")
@@ -169,23 +169,23 @@ LAZY: dict[type, str] = {
     AsyncGeneratorType: "an async generator, and nothing of it has run: return a list of what is in it",
     CoroutineType: "a coroutine, and nothing of it has run: run it in the function, by asyncio.run(…)",
 }
-"""What a function may return by mistake that has not run: what is wrong with it, by its type."""
+"""Types of results that have not run, which functions return by mistake, each with the problem."""
 
 
 def ran_nothing(function: Callable[..., Any], result: Any) -> TypeError:
-    """What a call ends with that returned one of these."""
+    """The exception of a call that returned one of these."""
     mistake = LAZY[type(result)]
     if isinstance(result, CoroutineType):
-        result.close()  # else Python warns that it was never awaited
+        result.close()  # otherwise Python warns that it was never awaited
     return TypeError(f"{_name(function)} returned {mistake}")
 
 
 @contextmanager
 def forked_children_end(name: str) -> Generator[None]:
-    """A process that is forked in here ends where it would leave.
+    """A context that processes forked inside of it never leave: they exit at its end.
 
     Args:
-        name: Of what runs in here, for the message.
+        name: Name of the code that runs inside, for the message.
     """
     pid = os.getpid()
     try:
@@ -199,7 +199,7 @@ def forked_children_end(name: str) -> Generator[None]:
 
 
 def _end_child(name: str, error: BaseException | None = None) -> NoReturn:
-    """End this process as a program would: with its output, and a word of what went wrong or is likely a mistake."""
+    """Exit from this process as a program would: with its output, and an error or a warning about the fork."""
     code = 0 if error is None else 1
     try:
         words = ""
@@ -213,14 +213,14 @@ def _end_child(name: str, error: BaseException | None = None) -> NoReturn:
         elif not _said[0]:
             _said[0] = 1
             words = (
-                f"amlsched: process {os.getpid()}, which {name} forked, returned from it and is ended: "
-                "only the process that was called goes on (end a child with os._exit)"
+                f"amlsched: process {os.getpid()}, which {name} forked, returned from it and was terminated: "
+                "only the original process continues (exit from a child with os._exit)"
             )
         if words:
             sys.stderr.write(words.rstrip() + "\n")
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    except BaseException:  # a stream that is closed, a class of the user's that raises
+    except BaseException:  # a closed stream, a user's class that raises
         code = code or 1
     finally:
         os._exit(code)

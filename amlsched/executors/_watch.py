@@ -1,8 +1,8 @@
-"""The driver's side of its watchman: from when to when what the driver starts is ended with it.
+"""Terminates orphans: processes that calls have started and that are still running when the driver exits.
 
-Workers of our own pool have a keeper each. Calls that run in the driver itself, and workers of loky's pool, have none;
-for them one watchman is enough. It runs while there is an executor that needs it, and after that as long as something
-that was started meanwhile still runs.
+Each worker of our own process pool has a supervisor for this. Calls that run in the driver itself, and workers of
+loky's pool, have none; for all of them there is one process, the orphan reaper. It runs while an executor needs it, and
+after that for as long as a process started meanwhile still runs. This module is the driver's side.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["MARK", "let_go", "watched"]
 logger = logging.getLogger(__name__)
 
 MARK = "AMLSCHED_WATCHED_"
-"""What the variable begins with that a process inherits which is to end with the driver."""
+"""Prefix of the environment variable inherited by processes that must not outlive the driver."""
 _SHORT_S = 0.5
 
 
 class _Watchman:
-    """The process, as the driver knows it."""
+    """The driver's handle of the orphan reaper."""
 
     def __init__(self) -> None:
         self.mark = f"{MARK}{os.urandom(8).hex()}"
@@ -39,7 +39,7 @@ class _Watchman:
         self.theirs, self.pipe = os.pipe()
 
     def start(self) -> None:
-        """Have it watch."""
+        """Start the reaper."""
         from amlsched.executors import _watchman
 
         self.end()
@@ -49,12 +49,12 @@ class _Watchman:
             [sys.executable, "-I", "-S", _watchman.__file__, str(self.driver), self.mark],
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, self.theirs, 0), *nowhere],
-            setsid=True,  # a terminal's signals are not for it
+            setsid=True,  # so that it gets no signals of the terminal
         )
         os.environ[self.mark] = "1"
 
     def stop(self, *, at_once: bool) -> None:
-        """Have it go: at once, or when nothing is left that was started meanwhile."""
+        """Stop the reaper: at once, or when no process started meanwhile remains."""
         from amlsched.executors._watchman import LINGER, left_behind
 
         os.environ.pop(self.mark, None)
@@ -65,19 +65,19 @@ class _Watchman:
             os.write(self.pipe, LINGER)
 
     def end(self) -> None:
-        """End it; it ends nothing then."""
+        """Kill the reaper, before it reaps anything."""
         pid, self.pid = self.pid, None
         if pid is not None:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # somebody has waited for any child
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # other code has waited for any child
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             os.set_blocking(self.theirs, False)
-            with contextlib.suppress(BlockingIOError):  # what it has not read
+            with contextlib.suppress(BlockingIOError):  # discard what it has not read
                 os.read(self.theirs, 16)
             os.set_blocking(self.theirs, True)
 
     def let_go(self) -> None:
-        """In a process forked from the driver."""
+        """Close the pipe in a process forked from the driver."""
         for fd in (self.theirs, self.pipe):
             os.close(fd)
 
@@ -86,21 +86,21 @@ _lock = threading.RLock()
 _watchman: _Watchman | None = None
 _owners = 0
 _since = 0.0
-_inherited: list[_Watchman] = []  # who watch the process that this one was forked from, and so this one
+_inherited: list[_Watchman] = []  # those of the process that this one was forked from, which also apply to this one
 
 
 def watched(owner: object) -> Callable[[], object]:
-    """See to it that what this process starts from now on ends with this process, however that ends.
+    """From now on, terminate the processes that this process starts when it exits, in whatever way.
 
     Args:
-        owner: An executor; when it is collected, it needs this no longer.
+        owner: An executor; ends when it is garbage-collected.
 
     Returns:
-        To be called when it needs this no longer; more than once does no harm.
+        A function that ends it; can be called more than once.
     """
     _enter()
     leave = weakref.finalize(owner, _leave, os.getpid())
-    leave.atexit = False  # then there is nobody to be spared
+    leave.atexit = False  # at exit, orphans are to be terminated
     return leave
 
 
@@ -117,7 +117,9 @@ def _enter() -> None:
             _watchman = _watchman or _Watchman()
             _watchman.start()
         except (OSError, NotImplementedError) as error:  # no more processes; a libc without sessions for spawned ones
-            logger.warning("what calls start may outlive this program: it cannot be watched (%s)", error)
+            logger.warning(
+                "processes that calls start may outlive this program: the orphan reaper cannot be started (%s)", error
+            )
 
 
 def _leave(pid: int) -> None:
@@ -128,8 +130,8 @@ def _leave(pid: int) -> None:
         _owners -= 1
         if _owners or _watchman is None:
             return
-        # To look at all processes takes milliseconds; after a short time at this one's children alone, which is enough
-        # unless one of them has become a daemon by then.
+        # Checking all processes takes milliseconds. After a short time, check only this one's children, which is enough
+        # unless one of them has already become a daemon.
         was_short = time.monotonic() - _since < _SHORT_S
         _watchman.stop(at_once=was_short and not _has_children_but(_watchman.pid))
 
@@ -137,20 +139,20 @@ def _leave(pid: int) -> None:
 def _has_children_but(pid: int | None) -> bool:
     children: set[bytes] = set()
     for task in os.listdir("/proc/self/task"):
-        # Suppressed: the thread has ended; or a kernel without this file.
+        # Suppressed: the thread has exited, or the kernel has no such file.
         with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children", "rb") as file:
             children |= {*file.read().split()}
     return bool(children - {str(pid).encode()})
 
 
 def let_go() -> None:
-    """In a process forked from the driver that somebody else ends when the time has come: it is not watched."""
+    """In a process forked from the driver that has a supervisor of its own: leave it to that."""
     while _inherited:
         _inherited.pop().let_go()
 
 
-def _begin_anew() -> None:
-    """In a process forked from the driver: it is watched together with it, if that is watched now."""
+def _reset_in_child() -> None:
+    """In a process forked from the driver: the driver's reaper, if there is one now, also applies to this process."""
     global _lock, _owners, _watchman
     _lock = threading.RLock()
     if _watchman is not None:
@@ -161,4 +163,4 @@ def _begin_anew() -> None:
     _watchman, _owners = None, 0
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_in_child)

@@ -1,12 +1,12 @@
-"""A process that ends what a driver leaves behind, when the driver has ended in whatever way.
+"""The orphan reaper: a process that terminates what a driver leaves behind when it exits, in whatever way.
 
-`_watch` runs it as a file, without amlsched and without any installed package, so that it starts within some 20 ms. Its
-standard input is a pipe whose other end the driver holds. A byte from there says that the driver does nothing more that
-is to be watched: then it stays for as long as something is left.
+The driver runs this file as a script, without amlsched and without any installed package, so that it starts within some
+20 ms. Its standard input is a pipe whose other end the driver holds. A byte on the pipe means that the driver starts no
+more calls: then the reaper stays for as long as a process started before remains.
 
-What the driver started while it was watched is known by one of two things, also after it has become an orphan with a
-session of its own: programs have a mark in their environment, and processes forked from the driver hold the other end
-of the pipe. What runs below these belongs to them.
+Such processes are recognized in two ways, even after they have become orphans with their own session: programs have a
+mark in their environment, and processes forked from the driver hold the other end of the pipe. The descendants of
+these processes belong to them.
 
 Sources: proc(5), pidfd_open(2).
 """
@@ -25,23 +25,23 @@ LINGER = b"l"
 _GRACE_S = 1.5  # between SIGTERM and SIGKILL
 _STUCK_S = 20.0
 _LOOK_S = 0.25
-# These end by themselves, and clean up behind others.
+# These exit by themselves, and clean up after others.
 _PYTHONS_OWN = (b"resource_tracker", b"multiprocessing.forkserver")
 
 
 def left_behind(mark: bytes, pipe: int, *but: int) -> set[int]:
-    """Processes that were started while their driver was watched.
+    """Processes that the driver's calls have started and that are still running.
 
     Args:
         mark: Name of the variable in their environment.
         pipe: Inode of the pipe.
-        *but: The driver and the watchman, which are none.
+        *but: The driver and the reaper, to exclude.
     """
     link = f"pipe:[{pipe}]"
     parents: dict[int, int] = {}
     found: set[int] = set()
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        with contextlib.suppress(OSError):  # it has ended, or belongs to somebody else
+        with contextlib.suppress(OSError):  # it has exited, or belongs to another user
             state, parent = _read(pid, "stat").rpartition(b")")[2].split()[:2]
             if pid in but or state in (b"Z", b"X"):
                 continue
@@ -65,7 +65,7 @@ def _holds(pid: int, link: str) -> bool:
     folder = f"/proc/{pid}/fd"
     for fd in os.listdir(folder):
         with contextlib.suppress(OSError):  # closed meanwhile
-            if os.readlink(f"{folder}/{fd}") == link:  # noqa: PTH115  (it imports nothing that is slow)
+            if os.readlink(f"{folder}/{fd}") == link:  # noqa: PTH115  (pathlib is slow to import)
                 return True
     return False
 
@@ -79,10 +79,10 @@ def _is_pythons_own(pid: int) -> bool:
 
 
 def _wait_for_the_end_of(driver: int, mark: bytes) -> bool:
-    """Whether there may be something to be ended then."""
+    """Wait until the driver has exited, and return whether there may be processes to terminate."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    with contextlib.suppress(OSError):  # Linux before 5.3: then until nobody holds the pipe; or it has ended
+    with contextlib.suppress(OSError):  # Linux before 5.3: wait for the pipe alone; or the driver has exited
         poll.register(os.pidfd_open(driver), select.POLLIN)
     wait_s = float("inf")
     while os.getppid() == driver:
@@ -101,16 +101,16 @@ def _wait_for_the_end_of(driver: int, mark: bytes) -> bool:
 def _end_all(mark: bytes, driver: int) -> None:
     pipe = os.fstat(0).st_ino
     begun = time.monotonic()
-    told: set[int] = set()
+    terminated: set[int] = set()
     clean = 0
     while clean < 2 and time.monotonic() - begun < _STUCK_S:  # twice, since one may have been starting another
         left = left_behind(mark, pipe, driver, os.getpid())
         clean = 0 if left else clean + 1
         hard = time.monotonic() - begun > _GRACE_S
-        for pid in left if hard else left - told:
+        for pid in left if hard else left - terminated:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL if hard else signal.SIGTERM)
-        told |= left
+        terminated |= left
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""What runs in a worker: take a call from the channel, run it, send back how it ended."""
+"""The main loop of a worker: receive a call, run it, send back its outcome."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ __all__ = ["Portable", "main", "portable", "tell_failed_start"]
 
 
 class Portable:
-    """Something, such as a function, that travels by cloudpickle where plain pickle refuses it or is of no use."""
+    """An object, such as a function, that is pickled by cloudpickle if plain pickle fails or would not work."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -36,9 +36,9 @@ def _revived(data: bytes) -> Portable:
 
 
 def portable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments of an initializer, those in a `Portable` that have to be.
+    """Arguments of an initializer, each in a `Portable` if it needs one.
 
-    Others are left to multiprocessing: a queue can travel only so.
+    multiprocessing pickles the others itself: only it can send a queue, for example.
     """
     if _main_module.imported_by_workers():
         return initargs
@@ -58,11 +58,11 @@ def main(
     initializer: Portable | None,
     initargs: tuple[Any, ...],
 ) -> None:
-    """Run calls until told to quit.
+    """Run calls until asked to quit.
 
     Args:
-        fds: For `_keeper.part`, under the start method `fork`; under the others it has parted from its keeper before.
-        environment: Variables for the threads of libraries, which it has got before under the other start methods.
+        fds: For `_keeper.part`, with the start method `fork`; with the others, that has been done before.
+        environment: Variables that limit the threads of libraries, likewise.
         initializer: Called first.
         initargs: Its arguments.
     """
@@ -84,7 +84,7 @@ def main(
 
 
 def tell_failed_start(channel: WorkerEnd, error: BaseException) -> None:
-    """Tell the driver that this worker cannot come up, and why."""
+    """Report to the driver that this worker cannot start, and why."""
     body = dump_exception(error)
     if not isinstance(body, bytes):
         body = pickle.dumps((None, type(error).__qualname__, "too long to be sent", ""))

@@ -1,4 +1,4 @@
-"""What an executor can do beyond `submit`: declared once per backend, never asked by its type elsewhere."""
+"""What an executor can do beyond `submit`: declared once per executor, so that no other code checks its type."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ __all__ = [
 
 
 class Capabilities(NamedTuple):
-    """What differs between backends.
+    """Differences between executors.
 
-    An executor declares its own as the attribute `capabilities`; amlsched knows those of the standard library's
-    executors, of loky's and of dask's.
+    An executor declares them in its attribute `capabilities`; amlsched knows those of the executors of the standard
+    library, loky and dask.
 
     Attributes:
-        inline: A call runs in the thread that submits it. Such an executor has `execute(function, args, kwargs)`,
-            which returns or raises what the function does; the run loop calls it between two turns.
-        kills_calls: One running call can be ended on its own, by `kill_call(work) -> bool`.
-        survives_lost_workers: A worker that dies takes only its own call with it.
-        reruns_lost_calls: It runs a call again by itself whose worker was lost, and says when it has done so often
-            enough: `retries_on_loss` of the scheduler adds nothing.
+        inline: Calls run in the thread that submits them. Such an executor has `execute(function, args, kwargs)`, which
+            returns the function's result or raises its exception; the run loop calls it between two turns.
+        kills_calls: A single running call can be killed, by `kill_call(work) -> bool`.
+        survives_lost_workers: A worker that dies loses only its own call.
+        reruns_lost_calls: The executor itself retries calls whose worker was lost, up to its own limit;
+            `retries_on_loss` of the scheduler does not apply.
         remote: Workers may be on other hosts.
-        pickles: Functions, arguments and results travel by pickle.
-        queue_depth: How many calls it is best given at a time, the others waiting in the scheduler, where they cost
-            less; `None` for all of them, as where an executor scales with its queue.
-        prepickle: Calls are pickled before they are given to it, so that an argument that cannot be is an error of
-            `submit`: functions and classes of the main module by reference where workers import it, or by value.
-        posts: It has `post`, which does what `submit` does for less; see `PostingExecutor`.
+        pickles: Functions, arguments and results are pickled.
+        queue_depth: How many calls to submit to it at a time, while the others wait in the scheduler, where they cost
+            less; `None` for all of them, for example if the executor scales with its queue.
+        prepickle: Calls are pickled before they are submitted to it, so that `submit` raises if an argument cannot be
+            pickled: functions and classes of the main module by reference, if workers import it, or by value.
+        posts: It has `post`, a cheaper form of `submit`; see `PostingExecutor`.
     """
 
     inline: bool = False
@@ -75,13 +75,13 @@ class PostingExecutor(Protocol):
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        told: Callable[[Any], object],
+        on_done: Callable[[Any], object],
         handle: object,
         /,
     ) -> Any:
-        """What stands for the future of the call: it has its `exception, result, cancel, done, running`.
+        """Submit a call, and return an object with the methods `exception, result, cancel, done, running` of a future.
 
-        When the call has ended, in whatever way, `told(handle)` is called once, in any thread.
+        When the call has finished, in whatever way, `on_done(handle)` is called once, in any thread.
         """
         ...
 
@@ -90,17 +90,17 @@ class InlineExecutor(Protocol):
     """An executor that declares `inline`."""
 
     def execute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What the function returns, now and in this thread."""
+        """Run the function in this thread and return its result."""
         ...
 
 
 class WorkersNow(NamedTuple):
-    """How many workers there are, where that is not how many there are to be.
+    """The number of workers, for executors whose workers come and go.
 
     Attributes:
-        here: Workers that are there.
-        wanted: Workers that are to be there, by now.
-        instead: What there is in place of the others, such as `2 jobs PENDING (Resources)`.
+        here: Present workers.
+        wanted: Requested workers.
+        instead: Why the other workers are missing, such as `2 jobs PENDING (Resources)`.
     """
 
     here: int
@@ -108,16 +108,16 @@ class WorkersNow(NamedTuple):
     instead: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        told = f": {', '.join(self.instead)}" if self.instead else ""
-        return f"{self.here} of {self.wanted} worker{'s' * (self.wanted != 1)}{told}"
+        reasons = f": {', '.join(self.instead)}" if self.instead else ""
+        return f"{self.here} of {self.wanted} worker{'s' * (self.wanted != 1)}{reasons}"
 
 
 class ReportingExecutor(Protocol):
-    """An executor whose workers come and go, and which can tell of them; displays show it."""
+    """An executor that reports the number of its workers, for displays."""
 
     @property
     def status(self) -> WorkersNow | None:
-        """At any time and in any thread, at no cost; `None` where there is nothing to tell yet."""
+        """The present numbers, available at any time in any thread at no cost; `None` if there are none yet."""
         ...
 
 
@@ -142,7 +142,7 @@ class _Attachable(Protocol):
 
 _LOOK_S = 5.0
 _LOKY = Capabilities(pickles=True, prepickle="by value")
-# By module and name, so that nothing is imported for an executor that is not in use.
+# By module and name, so that no unused executor is imported.
 _KNOWN = {
     ("concurrent.futures.process", "ProcessPoolExecutor"): Capabilities(pickles=True, prepickle="by reference"),
     ("loky.process_executor", "ProcessPoolExecutor"): _LOKY,
@@ -154,12 +154,12 @@ _KNOWN = {
 
 
 def kinds_of(executor: Executor) -> Iterator[tuple[str, str]]:
-    """Module and name of its class and of those that this inherits from, for which nothing has to be imported."""
+    """Module and name of its class and base classes, which identify them without importing anything."""
     return ((kind.__module__, kind.__qualname__) for kind in type(executor).__mro__)
 
 
 def capabilities_of(executor: Executor) -> Capabilities:
-    """What this executor declares, or what is known of its class; the weakest assumptions otherwise."""
+    """The capabilities that an executor declares, or that are known for its class; otherwise the most limited ones."""
     declared = getattr(executor, "capabilities", None)
     if isinstance(declared, Capabilities):
         return declared
@@ -172,46 +172,46 @@ def capabilities_of(executor: Executor) -> Capabilities:
 
 
 def hides_starts(executor: Executor) -> bool:
-    """Whether the executor is not one of ours: its futures may stay pending while their calls run, and its `submit` may
-    keep keywords for itself.
+    """Whether it is a third-party executor: its futures may stay pending while their calls are running, and its
+    `submit` may interpret keywords itself.
     """
     return not str(getattr(executor.submit, "__module__", None)).startswith("amlsched.")
 
 
 async def see_running(executor: Executor) -> None:
-    """Wait, for a few seconds at most, until the executor knows which calls have begun, where it has to look."""
+    """Wait, for a few seconds at most, until the executor knows which calls are running, if it has to find out."""
     if not hasattr(executor, "see_running"):
         return
     seen = cast("_SeesRunning", executor).see_running()
     if seen is not None:
-        import asyncio  # by now it is there: it is not for `import amlsched`
+        import asyncio  # here, to keep `import amlsched` light; it is already imported
 
         await asyncio.wait([asyncio.wrap_future(seen)], timeout=_LOOK_S)
 
 
 def kill_call(executor: Executor, work: Work[Any]) -> bool:
-    """Whether the running call could be ended on its own; it then ends as cancelled."""
+    """Kill a single running call, which is then cancelled, and return whether that is possible."""
     return capabilities_of(executor).kills_calls and cast("_KillsCalls", executor).kill_call(work)
 
 
 def kill_workers(executor: Executor) -> None:
-    """End the workers at once, whatever they run, where the executor has workers that can be ended.
+    """Kill the workers at once, whatever they run, and shut down the executor.
 
-    Threads cannot be: they go on until their function returns. The executor takes no calls afterwards.
+    Threads cannot be killed: they continue until their function returns.
     """
     if hasattr(executor, "kill_workers"):  # our own pool; the standard library's from Python 3.14 on
         cast("_KillsWorkers", executor).kill_workers()
         return
     if any(module.startswith("loky.") for module, _ in kinds_of(executor)):
         pool: Any = executor
-        # Its own `kill_workers` acts later, in a thread: until then a worker may begin a call that was cancelled.
+        # Its own `kill_workers` acts later, in a thread: until then a worker may start a cancelled call.
         kill_tree = importlib.import_module("loky.backend.utils").kill_process_tree
         workers: dict[int, Any] = pool._processes or {}
         for process in tuple(workers.values()):
             kill_tree(process)
         pool.shutdown(wait=False, kill_workers=True)
         return
-    # Before Python 3.14 the standard library has no public way to end a ProcessPoolExecutor's processes.
+    # Before Python 3.14 the standard library has no public way to kill the processes of a ProcessPoolExecutor.
     processes = dict(getattr(executor, "_processes", None) or {})
     _shut_down_at_once(executor)
     for process in processes.values():
@@ -219,7 +219,7 @@ def kill_workers(executor: Executor) -> None:
 
 
 def _shut_down_at_once(executor: Executor) -> None:
-    """Shut down without waiting, with what this executor's `shutdown` takes; one that can only wait is left open."""
+    """Shut down without waiting, with the options that this executor supports; one that can only wait is left open."""
     options = {"wait": False, "cancel_futures": True}
     try:
         parameters = dict(inspect.signature(executor.shutdown).parameters)
@@ -232,22 +232,22 @@ def _shut_down_at_once(executor: Executor) -> None:
 
 
 def thread_queue_depth(max_workers: int) -> int:
-    """How many calls a pool of threads is best given at a time.
+    """How many calls to submit to a pool of threads at a time.
 
-    Enough that no thread waits while the loop is busy with callbacks; a call that waits in the pool costs ten times
-    what it costs in the scheduler.
+    Enough that no thread is idle while the loop is busy with callbacks; a call that waits in the pool costs ten times
+    as much as one in the scheduler.
     """
     return max_workers + 64
 
 
 def main_travels(executor: Executor) -> bool:
-    """Whether functions and classes of the main module travel as they are, since workers do not import it."""
+    """Whether functions and classes of the main module are pickled by value, since workers do not import it."""
     known = capabilities_of(executor)
     return known.prepickle == "by value" or known.remote or bool(getattr(executor, "main_travels", False))
 
 
 def worker_count(executor: Executor) -> int | None:
-    """How many workers the executor has at most, where it tells."""
+    """The maximum number of workers, if the executor reports it."""
     for name in ("max_workers", "_max_workers"):  # the second is where the standard library and loky keep it
         count = getattr(executor, name, None)
         if isinstance(count, int):
@@ -256,7 +256,7 @@ def worker_count(executor: Executor) -> int | None:
 
 
 def workers_now(executor: Executor) -> WorkersNow | None:
-    """What a `ReportingExecutor` tells of its workers; `None` where it tells nothing, or is none."""
+    """The numbers of workers of a `ReportingExecutor`; `None` if there are none yet, or for any other executor."""
     status = getattr(executor, "status", None)
     return status if isinstance(status, WorkersNow) else None
 
@@ -267,12 +267,12 @@ def served_by(
     loop: asyncio.AbstractEventLoop,
     around: Callable[[Callable[[], object]], object] | None = None,
 ) -> Generator[None]:
-    """While in here, an executor that an event loop can serve is served by this one, without threads of its own.
+    """In this context, an executor that supports it completes its calls in this event loop, without its own threads.
 
     Args:
         executor: The executor.
         loop: The loop.
-        around: Calls the function that it is given, which completes calls, and may do more before and after.
+        around: A wrapper: gets a function that completes calls, must call it, and may do more before and after.
     """
     if not hasattr(executor, "attach"):
         yield
@@ -286,16 +286,16 @@ def served_by(
 
 
 @contextmanager
-def failures_of(executor: Executor, told: Callable[[BaseException], None]) -> Generator[None]:
-    """While in here, be told, in any thread, why an executor can run no call any more, where it tells.
+def failures_of(executor: Executor, on_failure: Callable[[BaseException], None]) -> Generator[None]:
+    """In this context, `on_failure` is called, in any thread, with the reason why an executor can run no more calls.
 
-    Such an executor has an attribute `on_failure`.
+    Executors that support it have an attribute `on_failure`.
     """
     if not hasattr(executor, "on_failure"):
         yield
         return
     failing: Any = executor
-    failing.on_failure = told
+    failing.on_failure = on_failure
     try:
         yield
     finally:

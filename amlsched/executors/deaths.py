@@ -1,4 +1,4 @@
-"""Of what a worker's process died, with the evidence there is."""
+"""Determines why a worker process exited."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["Death", "OutOfMemoryKills", "dead_workers", "is_loss"]
 
 _SIGKILL = 9
-_REAPED_S = 0.2  # the pipe that tells of a process's end closes a little before its exit code can be had
+_REAPED_S = 0.2  # the pipe that signals a process's exit closes slightly before its exit code is available
 
 
 def is_loss(error: BaseException | None) -> bool:
-    """Whether an executor lost the call, and made this error. One of a function was raised, here or in a worker.
+    """Whether an executor created this error because it lost the call, rather than the function raised it.
 
-    So a function may raise what looks like a lost worker, such as the `BrokenProcessPool` of a pool of its own.
+    A function may raise the same types of errors, such as the `BrokenProcessPool` of its own pool. Such an error has a
+    traceback, here or from the worker.
     """
     if not isinstance(error, BrokenExecutor):
         return False
@@ -37,18 +38,18 @@ def is_loss(error: BaseException | None) -> bool:
         return True
     if traceback_of(error) is not None:
         return False
-    # Not imported here, at the latest when the program ends: an import then hides from Python that Ctrl-C ended it.
+    # Not imported here, as the program may be exiting: an import would then hide from Python that Ctrl-C ended it.
     pickling = sys.modules.get("amlsched.executors._pickling")
     return pickling is None or not isinstance(cause_of(error), pickling.RemoteTraceback)
 
 
 class Death(NamedTuple):
-    """How a process ended.
+    """The exit of a process.
 
     Attributes:
-        exitcode: As `multiprocessing` gives it: below zero for a signal.
+        exitcode: As of `multiprocessing`: negative for a signal.
         pid: Process id.
-        peak_bytes: The most resident memory it had, if known.
+        peak_bytes: Peak resident memory, if known.
     """
 
     exitcode: int
@@ -56,11 +57,11 @@ class Death(NamedTuple):
     peak_bytes: int | None = None
 
     def error(self, call: str, kills: OutOfMemoryKills | None = None) -> WorkerLostError:
-        """What a call ends with that this process ran.
+        """The exception of the call that this process was running.
 
         Args:
             call: Name of the call.
-            kills: Asked whether it was the kernel for want of memory, where the process was killed by SIGKILL.
+            kills: Used to check whether a SIGKILL came from the kernel because the process ran out of memory.
         """
         if self.exitcode == -_SIGKILL and kills is not None and (evidence := kills.evidence()):
             return WorkerOutOfMemoryError(call, evidence, self.peak_bytes, kills.limit_bytes, self.pid)
@@ -70,9 +71,9 @@ class Death(NamedTuple):
 
 
 def dead_workers(executor: Executor) -> list[Death]:
-    """The workers of a broken pool of the standard library or of loky that ended by themselves.
+    """The workers of a broken pool of the standard library or of loky that exited by themselves.
 
-    To be called when the first of its calls is told of it: then the pool ends the others.
+    Call it when the first call of the pool fails: after that, the pool terminates its other workers.
     """
     workers: dict[int, Any] = getattr(executor, "_processes", None) or {}
     processes = list(workers.values())
@@ -86,7 +87,7 @@ def dead_workers(executor: Executor) -> list[Death]:
 
 
 class OutOfMemoryKills:
-    """What the kernel says of processes that it killed for want of memory: those of this cgroup, or else of the host.
+    """The kernel's count of out-of-memory kills: in this cgroup, or if that has none, on the host.
 
     Sources:
         Linux, Documentation/admin-guide/cgroup-v2.rst (`memory.events`) and cgroup-v1/memory.rst
@@ -105,12 +106,12 @@ class OutOfMemoryKills:
         self._count = self._counted()
 
     def evidence(self) -> str | None:
-        """Who counted kills since this was asked last; `None` where there were none."""
+        """A description of the kills since the last call; `None` if there were none."""
         former, self._count = self._count, self._counted()
         return f"oom_kill of {self._whose} rose by {self._count - former}" if self._count > former else None
 
     def _look(self, root: Path, place: str, events: str, limit: str) -> None:
-        # Within a container the root may be what the process's own file calls by its place on the host.
+        # In a container, the root may be the cgroup that /proc/self/cgroup names by its place on the host.
         for folder in (root / place.lstrip("/"), root):
             if "oom_kill " in _read(folder / events):
                 self._file, self._whose = folder / events, f"the cgroup {place}"

@@ -1,4 +1,4 @@
-"""Executors on this machine: each function returns one, ready for a `Scheduler`."""
+"""Factories of executors on this machine, behind the constructors of `Scheduler`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["loky", "processes", "sequential", "threads"]
 
 
 def sequential() -> SequentialExecutor:
-    """Calls run one after the other in this thread: for debugging."""
+    """Runs calls one after the other in this thread, for debugging."""
     return SequentialExecutor()
 
 
@@ -34,18 +34,18 @@ def threads(
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> ThreadPool:
-    """Calls run in threads of this process.
+    """Runs calls in threads of this process.
 
-    They share its memory and its interpreter lock: for calls that wait, or that compute outside Python.
-    A running thread cannot be ended from outside.
+    They share its memory and its interpreter lock: suited to calls that wait, or that compute outside Python.
+    A running thread cannot be killed.
 
     Args:
-        max_workers: Number of threads; `None` for four more than there are CPUs for this process, at most 32.
+        max_workers: Number of threads; `None` for four more than the CPUs that this process may use, at most 32.
         initializer: Called once in each thread, before its first call.
         initargs: Arguments of the initializer.
 
     Raises:
-        TypeError: An argument has a type that it cannot have.
+        TypeError: An argument has the wrong type.
         ValueError: `max_workers` is below 1.
     """
     from amlsched.executors.threads import ThreadPool
@@ -62,23 +62,22 @@ def processes(
     max_tasks_per_child: int | None = None,
     threads_per_worker: WorkerThreads = "auto",
 ) -> ProcessPool:
-    """Calls run in processes of this machine.
+    """Runs calls in processes of this machine.
 
-    A worker that dies takes only its own call with it, and is replaced; see `amlsched.executors.processes`.
+    If a worker dies, only its own call is lost, and it is replaced; see `amlsched.executors.processes`.
 
     Args:
         max_workers: Number of processes; `None` for the number of CPUs that this process may use.
-        mp_context: Start method, as from `multiprocessing.get_context`; `None` for forks of a server that has no
-            threads, never of this process.
+        mp_context: Start method, as from `multiprocessing.get_context`; `None` to fork from a server without threads,
+            never from this process.
         initializer: Called once in each worker, before its first call.
         initargs: Arguments of the initializer.
-        max_tasks_per_child: Calls after which a worker is replaced; `None` for never.
-        threads_per_worker: How many threads BLAS and OpenMP start in each worker, by variables such as
-            `OMP_NUM_THREADS` with which it starts; `"auto"` for its share of the CPUs, unless these variables are set;
-            `None` to set none.
+        max_tasks_per_child: After how many calls to replace a worker; `None` for never.
+        threads_per_worker: How many threads BLAS and OpenMP start in each worker, set by environment variables such as
+            `OMP_NUM_THREADS`; `"auto"` for its share of the CPUs, unless these variables are set; `None` to set none.
 
     Raises:
-        TypeError: An argument has a type that it cannot have.
+        TypeError: An argument has the wrong type.
         ValueError: A number is below 1.
     """
     from amlsched.executors.processes import ProcessPool
@@ -100,22 +99,23 @@ def loky(
     threads_per_worker: WorkerThreads = "auto",
     **options: Any,
 ) -> Executor:
-    """Calls run in loky's pool of processes, the one behind joblib.
+    """Runs calls in loky's pool of processes, the one behind joblib.
 
-    It is a pool of its own, not loky's reusable one, which all parts of a program share: one part that shuts it down
-    would take it from the others. On Linux its workers, and what they start, end with this process, however it ends.
+    It is a separate pool, not loky's reusable one, which all parts of a program share, so that one part could shut it
+    down for the others. On Linux its workers, and the processes they start, are terminated when this process exits, in
+    whatever way.
 
     Args:
-        max_workers: Number of processes; `None` for the number of CPUs that this process may use, or fewer where loky
-            has been told so (`LOKY_MAX_CPU_COUNT`).
-        timeout: Seconds after which a worker without a call ends; `None` for never.
-        threads_per_worker: As of `with_processes`; what `env=` sets wins.
-        **options: Any other argument of `loky.get_reusable_executor`; `reuse` and `kill_workers` change nothing.
+        max_workers: Number of processes; `None` for the number of CPUs that this process may use, or loky's limit
+            (`LOKY_MAX_CPU_COUNT`) if that is lower.
+        timeout: Seconds after which an idle worker exits; `None` for never.
+        threads_per_worker: As of `with_processes`; variables in `env=` take precedence.
+        **options: Any other argument of `loky.get_reusable_executor`; `reuse` and `kill_workers` are ignored.
 
     Raises:
         MissingExtraError: loky is not installed.
-        TypeError: An argument has a type that it cannot have.
-        ValueError: A number is below what it can be.
+        TypeError: An argument has the wrong type.
+        ValueError: A number is too small.
     """
     pool: Any = import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._hash_seed import VARIABLE, hash_seed
@@ -129,7 +129,7 @@ def loky(
     if timeout is not None:
         check_seconds("timeout", timeout, ", or None")
     if options.get("env") is not None and not isinstance(options["env"], Mapping):
-        raise TypeError(f"env={options['env']!r}: must be a mapping from names of variables to texts")
+        raise TypeError(f"env={options['env']!r}: must be a mapping from names of variables to strings")
     if max_workers is not None:
         max_workers = whole_number("max_workers", max_workers)
     else:
@@ -142,16 +142,16 @@ def loky(
 
 
 def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None:
-    from amlsched.executors._loky import bound_exit  # here: not for `import amlsched`
+    from amlsched.executors._loky import bound_exit  # here, to keep `import amlsched` light
     from amlsched.executors._worker_setup import prepare_worker
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to the workers too: the driver handles it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers, too, but the driver handles it
     prepare_worker()
     bound_exit()
     if initializer is not None:
         try:
             call_function(initializer, args, {})
-        except BaseException as error:  # it may exit, too: loky would break, and tell nobody why
+        except BaseException as error:  # even SystemExit: loky would break without reporting why
             from amlsched.executors.pickled import refuse_calls
 
             refuse_calls(error)

@@ -1,8 +1,8 @@
-"""Calls pickled where they are submitted, and outcomes pickled where they arise.
+"""Pickles calls when they are submitted, and outcomes when they arise in the worker.
 
-The standard library's and loky's pools of processes pickle a call in a thread of theirs: what cannot be pickled is
-found out late, without the name of the argument, and what becomes of an argument meanwhile changes the call. And an
-exception that cannot be loaded breaks the whole pool.
+The process pools of the standard library and of loky pickle a call later, in a thread: an error about an argument comes
+late, without its name, and changes to an argument meanwhile affect the call. And an exception that cannot be loaded
+breaks the whole pool.
 """
 
 from __future__ import annotations
@@ -17,35 +17,34 @@ if TYPE_CHECKING:
 
 __all__ = ["load_outcome", "pickled_call", "refuse_calls", "run_pickled"]
 
-_why_refused: BaseException | None = None
+_initializer_error: BaseException | None = None
 
 
 def pickled_call(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, by_value: bool
 ) -> bytes:
-    """What `run_pickled` runs.
+    """Pickle a call for `run_pickled`.
 
     Args:
         function: The function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        by_value: Whether functions and classes of the main module travel as they are, for workers that do not
-            import it.
+        by_value: Whether to send functions and classes of the main module by value, to workers that do not import it.
 
     Raises:
-        NotPicklableError: It names the argument.
+        NotPicklableError: It cannot be pickled; the message names the argument.
     """
-    from amlsched.executors._pickling import dumps, names_main  # here and below: not for `import amlsched`
+    from amlsched.executors._pickling import dumps, names_main  # here and below, to keep `import amlsched` light
 
     call = (function, args, dict(kwargs))
     try:
         pickled = dumps(call, protocol=5)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # whatever a __reduce__ raises: a lambda goes by value
+    except BaseException:  # a __reduce__ may raise anything; a lambda has to be pickled by value
         pass
     else:
-        # cloudpickle takes five times as long, and differs only where the main module is referred to by its name.
+        # cloudpickle takes five times as long, and differs only if the pickle refers to the main module by name.
         if not by_value or not names_main(pickled):
             return pickled
     from amlsched.executors._pickling import dump_by_value, pickled_by_value
@@ -55,12 +54,12 @@ def pickled_call(
     except KeyboardInterrupt:
         raise
     except BaseException:
-        dump_by_value(function, args, kwargs)  # finds out which part it was, and says so
+        dump_by_value(function, args, kwargs)  # raises an error that names the part
         raise
 
 
 def run_pickled(call: bytes) -> bytes:
-    """Run a call in the worker; what `load_outcome` makes a result or an exception of."""
+    """Run a call in the worker, and return its outcome for `load_outcome`."""
     import pickle
 
     from amlsched.executors._pickling import dumps
@@ -68,31 +67,31 @@ def run_pickled(call: bytes) -> bytes:
     function: Any = None
     try:
         function, args, kwargs = pickle.loads(call)
-        if _why_refused is not None:
+        if _initializer_error is not None:
             raise _start_error(function)
         with AlarmsEnd():
             result = call_function(function, args, kwargs)
-    except BaseException as error:  # the driver decides what it does
+    except BaseException as error:  # the driver handles it
         return _pickled_error(function, error)
     try:
         return dumps((result, None), protocol=5)
-    except BaseException:  # whatever a __reduce__ raises: it may exit, too
+    except BaseException:  # a __reduce__ may raise anything, even SystemExit
         return _pickled_by_value(function, result)
 
 
 def refuse_calls(reason: BaseException) -> None:
-    """In a worker whose initializer raised: every call that it gets from now on ends with a `WorkerStartError`."""
-    global _why_refused
-    _why_refused = reason
+    """In a worker whose initializer raised: fail all of its calls from now on with a `WorkerStartError`."""
+    global _initializer_error
+    _initializer_error = reason
 
 
 def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
-    """Result or exception of a call that `run_pickled` ran."""
+    """Result or exception of a call from the output of `run_pickled`."""
     import pickle
 
     try:
         result, failure = pickle.loads(outcome)
-    except BaseException as reason:  # whatever the user's classes raise while they are loaded: they may exit
+    except BaseException as reason:  # the user's classes may raise anything, even SystemExit, when they are loaded
         from amlsched.executors._pickling import describe
 
         return None, NotPicklableError("the call", "the result", describe(reason))
@@ -109,9 +108,9 @@ def _start_error(function: Callable[..., Any]) -> WorkerStartError:
     from amlsched.executors._pickling import call_name
 
     error = WorkerStartError(
-        call_name(function), f"did not start, its initializer raised {_why_refused!r}", os.getpid()
+        call_name(function), f"did not start, its initializer raised {_initializer_error!r}", os.getpid()
     )
-    error.__cause__ = _why_refused
+    error.__cause__ = _initializer_error
     return error
 
 

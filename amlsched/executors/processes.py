@@ -1,4 +1,4 @@
-"""A pool of processes that outlives its workers and can end one call."""
+"""A pool of processes that survives the loss of workers and can kill single calls."""
 
 import multiprocessing
 import sys
@@ -30,42 +30,41 @@ R = TypeVar("R")
 
 _NO_GUARD = """\
 The main module starts a pool of processes while a worker imports it. Workers import the main module when they start, so
-what starts the pool must stand below a guard:
+the code that starts the pool must be below a guard:
 
     if __name__ == "__main__":
-        main()  # whatever submits calls
+        main()  # the code that submits calls
 """
 
 
 class ProcessPool(Executor):
-    """Calls run in processes of this machine, and a worker that dies takes only the call with it that it ran.
+    """Runs calls in processes of this machine; a worker that dies loses only the call that it was running.
 
-    Used like `concurrent.futures.ProcessPoolExecutor`. Beyond that:
+    Used like `concurrent.futures.ProcessPoolExecutor`, with these differences:
 
-    - The future of a call whose worker died gets a `WorkerLostError`; the worker is replaced, all other calls go on.
-    - What cannot be pickled raises `NotPicklableError` from `submit`, with the name of the argument. Functions and
-      classes of the main module, and lambdas, travel under every start method.
-    - Arguments are pickled in `submit`: what becomes of them later does not change the call.
-    - `kill_call` ends one running call with all that it started.
-    - Workers, and all that they started, end with this process, however it ends. At a normal exit without `shutdown`
-      they are ended at once.
+    - If a worker dies, the future of its call gets a `WorkerLostError`; the worker is replaced, all other calls go on.
+    - If an argument cannot be pickled, `submit` raises a `NotPicklableError` with its name. Functions and classes of
+      the main module, and lambdas, can be sent with every start method.
+    - Arguments are pickled in `submit`: later changes to them do not affect the call.
+    - `kill_call` kills one running call, with all processes that it started.
+    - Workers, and all processes that they started, are terminated when this process exits, in whatever way. At a normal
+      exit without `shutdown` they are killed at once.
 
     Only on Linux.
 
     Args:
         max_workers: Number of workers; `None` for the number of CPUs that this process may use. They start when needed.
-        mp_context: Start method, as from `multiprocessing.get_context`; `None` for forks of a server that has no
-            threads, never of this process; or for `"spawn"`, if `multiprocessing.set_start_method` has set that.
-        initializer: Called once in each worker, before its first call. When three workers in a row do not come up,
-            because it raises or for another reason, the calls that wait end with `WorkerStartError`.
+        mp_context: Start method, as from `multiprocessing.get_context`; `None` to fork from a server without threads,
+            never from this process, or for `"spawn"`, if `multiprocessing.set_start_method` has set that.
+        initializer: Called once in each worker, before its first call. If three workers in a row fail to start, because
+            it raises or for another reason, the queued calls fail with `WorkerStartError`.
         initargs: Arguments of the initializer.
-        max_tasks_per_child: After how many calls a worker is replaced by a new one; `None` for never.
-        threads_per_worker: How many threads BLAS and OpenMP start in each worker, by variables such as
-            `OMP_NUM_THREADS` with which it starts; `"auto"` for its share of the CPUs, unless these variables are set;
-            `None` to set none.
+        max_tasks_per_child: After how many calls to replace a worker; `None` for never.
+        threads_per_worker: How many threads BLAS and OpenMP start in each worker, set by environment variables such as
+            `OMP_NUM_THREADS`; `"auto"` for its share of the CPUs, unless these variables are set; `None` to set none.
 
     Raises:
-        TypeError: An argument has a type that it cannot have.
+        TypeError: An argument has the wrong type.
         ValueError: A number is less than 1.
         NotImplementedError: This is not Linux.
     """
@@ -95,7 +94,7 @@ class ProcessPool(Executor):
         if mp_context is not None and not hasattr(mp_context, "get_start_method"):
             remedy = "must be a context, such as multiprocessing.get_context('spawn')"
             raise TypeError(f"mp_context={mp_context!r}: {remedy}")
-        # Here, since `import amlsched` shall not import ctypes, cloudpickle and the inner parts of multiprocessing.
+        # Here, as `import amlsched` must not import ctypes, cloudpickle and the internals of multiprocessing.
         from amlsched.executors import _calls, _crew, _main_module, _pickling
 
         self.max_workers = max_workers
@@ -103,7 +102,7 @@ class ProcessPool(Executor):
         environment = partial(worker_environment, worker_threads(threads_per_worker), cpu_share(max_workers))
         self._crew = _crew.Crew(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
         self._new_call = _calls.CallFuture
-        # In an interactive session functions can be defined anew after the workers were started, also forked ones.
+        # In an interactive session, functions can be redefined after the workers have started, even forked ones.
         interactive = not hasattr(sys.modules["__main__"], "__file__")
         forks = context.get_start_method() == "fork"
         self.main_travels = travels = interactive or not (forks or _main_module.imported_by_workers())
@@ -112,13 +111,10 @@ class ProcessPool(Executor):
         weakref.finalize(self, self._crew.forget).atexit = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Have a function called in a worker.
-
-        Returns:
-            The future of the call. While no worker has begun the call, it can be cancelled.
+        """Submit a call, and return its future. The call can be cancelled until a worker has started it.
 
         Raises:
-            NotPicklableError: The function or an argument cannot be sent; it names which.
+            NotPicklableError: The function or an argument cannot be sent; the message names it.
             RuntimeError: The pool was shut down, or the main module lacks its guard.
         """
         return cast("Future[R]", self.post(fn, args, kwargs, None, None))
@@ -128,13 +124,13 @@ class ProcessPool(Executor):
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: "Mapping[str, Any]",
-        told: Callable[[Any], object] | None,
+        on_done: Callable[[Any], object] | None,
         handle: object,
     ) -> "CallFuture":
-        """The same, and `told(handle)` is called once the call has ended: for the run loop, a callback costs more.
+        """The same for the run loop: `on_done(handle)` is called when the call has finished, cheaper than a callback.
 
         Raises:
-            NotPicklableError: The function or an argument cannot be sent; it names which.
+            NotPicklableError: The function or an argument cannot be sent; the message names it.
             RuntimeError: The pool was shut down, or the main module lacks its guard.
         """
         crew = self._crew
@@ -146,23 +142,23 @@ class ProcessPool(Executor):
         payload = self._dump_call(function, args, kwargs)
         if not isinstance(payload, bytes) and not crew.has_idle:
             payload = payload.copied()
-        call = self._new_call(crew, self._call_name(function), payload, told, handle)
+        call = self._new_call(crew, self._call_name(function), payload, on_done, handle)
         crew.submit(call)
         return call
 
     def map(
         self, fn: Callable[..., R], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
     ) -> Iterator[R]:
-        """Results of the function for the arguments from each of the iterables, in their order.
+        """Call the function for each item of the iterables, and iterate over the results in order.
 
         Args:
             fn: The function.
-            *iterables: One for each of its parameters; the shortest ends it.
-            timeout: Seconds from now until a result must be there; `None` for no limit.
-            chunksize: How many calls are sent as one, for large inputs.
+            *iterables: One per parameter; the shortest ends the iteration.
+            timeout: Seconds from now until each result must be available; `None` for no limit.
+            chunksize: How many calls to send at once, for large inputs.
 
         Raises:
-            TimeoutError: While iterating: a result was late.
+            TimeoutError: While iterating: a result was not available in time.
             ValueError: `chunksize` is less than 1.
         """
         chunksize = whole_number("chunksize", chunksize, also="")
@@ -174,59 +170,60 @@ class ProcessPool(Executor):
         return chain.from_iterable(chunks)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; the workers leave once those there are have ended.
+        """Accept no more calls; the workers exit once all calls have finished.
 
         Args:
-            wait: Whether to return only then.
-            cancel_futures: Whether calls that no worker has begun are cancelled.
+            wait: Whether to wait for that.
+            cancel_futures: Whether to cancel calls that no worker has started.
         """
         self._crew.close(cancel=cancel_futures)
         if wait:
             self._crew.listener.wait()
 
     def kill_call(self, future: Future[Any], exception: BaseException | None = None, *, grace_s: float = 0.5) -> bool:
-        """End one call, and every process that it started.
+        """Kill one call, and every process that it started.
 
-        The worker and all below it get SIGTERM, and SIGKILL after the grace. The future ends when they are gone.
+        The worker and all of its descendants get SIGTERM, and SIGKILL after the grace period. The future finishes when
+        they have exited.
 
         Args:
             future: From `submit` of this pool.
-            exception: What the future ends with; `None` for cancelled.
+            exception: The exception of the future; `None` to cancel it.
             grace_s: Seconds between the two signals.
 
         Returns:
-            Whether the call is being ended; if not, it had ended before.
+            Whether the call is being killed; if not, it had already finished.
         """
         call = cast("CallFuture", future)
         return getattr(call, "crew", None) is self._crew and self._crew.kill_call(call, exception, grace_s)
 
     def kill_workers(self) -> None:
-        """End all workers at once, with everything that they started.
+        """Kill all workers at once, with every process that they started, and shut down the pool.
 
-        Every call that has not ended ends as cancelled; the pool is shut down. What nothing can end, because it
-        hangs in the kernel, is left after some seconds, with a warning in the log.
+        All unfinished calls are cancelled. Processes that cannot be killed, because they hang in the kernel, are
+        abandoned after a few seconds, with a warning in the log.
         """
         self._crew.kill_and_wait()
 
     def attach(self, loop: "AbstractEventLoop", around: Callable[[Callable[[], object]], object] | None = None) -> None:
-        """Be served by an event loop: futures are completed in its thread, in which this must be called.
+        """Let an event loop complete the futures, in its thread, from which this must be called.
 
         Args:
             loop: The loop.
-            around: Called with a function that completes futures, and must call it; `None` for nothing around it.
+            around: A wrapper: gets a function that completes futures, and must call it; `None` for no wrapper.
         """
         self._crew.listener.attach(loop, around)
 
     def detach(self) -> None:
-        """Be served by a thread of the pool's own again."""
+        """Let a thread of the pool complete the futures again."""
         self._crew.detach()
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that are up."""
+        """Process ids of the workers that are ready."""
         return self._crew.pids()
 
     def running(self) -> dict[Future[Any], int]:
-        """The calls that run now, each with the process id of its worker."""
+        """The running calls, each with the process id of its worker."""
         return self._crew.running()
 
 
@@ -236,9 +233,9 @@ def refuse_while_main_is_imported() -> None:
 
 
 def _default_context() -> BaseContext:
-    """How workers start where nobody has said it for this pool.
+    """The default start method.
 
-    Not by a fork of this process: it has threads, of a pool or a library, and a worker would wait for them for ever.
+    Never a fork of this process: it may have threads, of a pool or a library, for which a worker would wait forever.
     """
     if multiprocessing.get_start_method(allow_none=True) == "spawn":
         return multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""An executor that runs each call at once, where it is submitted: for debugging and for tests."""
+"""An executor that runs each call immediately in `submit`, for debugging and tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ R = TypeVar("R")
 
 
 class SequentialExecutor(Executor):
-    """Runs every call in the caller's thread and stack, so that a breakpoint in the function stops there.
+    """Runs every call in the caller's thread, so that a debugger can stop in the function.
 
-    Under a `Scheduler` the calls run one after the other between two turns of its loop, in the order of submission;
-    used on its own, `submit` returns a future that is already done.
+    In a `Scheduler`, the calls run one after the other between turns of its loop, in the order of submission. Used on
+    its own, `submit` returns a future that is already done.
     """
 
     capabilities = Capabilities(inline=True)
@@ -32,11 +32,11 @@ class SequentialExecutor(Executor):
         self._unwatch: Callable[[], object] | None = None
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """A future that is already done, with what the function returned or raised.
+        """Run the function, and return a future that is already done.
 
         Raises:
             RuntimeError: The executor was shut down.
-            KeyboardInterrupt: Ctrl-C was pressed while the function ran; it is not kept in the future.
+            KeyboardInterrupt: Ctrl-C was pressed while the function ran; it is raised rather than set in the future.
         """
         future: Future[R] = Future()
         self._begin()
@@ -53,7 +53,7 @@ class SequentialExecutor(Executor):
         return future
 
     def execute(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R:
-        """What the function returns, without a future around it.
+        """Run the function, and return its result without a future.
 
         Raises:
             RuntimeError: The executor was shut down.
@@ -63,7 +63,7 @@ class SequentialExecutor(Executor):
             return call_function(function, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse calls from now on. There is never anything to wait for."""
+        """Accept no more calls. There is never anything to wait for."""
         self._closed = True
         if self._unwatch is not None:
             self._unwatch()

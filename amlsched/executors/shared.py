@@ -1,4 +1,4 @@
-"""Data that many calls share: sent to each worker once."""
+"""Objects shared by many calls, and sent to each worker once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     class _StandsForAny(Any):  # type: ignore[misc]
-        """What type checkers let pass for any argument."""
+        """Accepted by type checkers for any argument."""
 else:
 
     class _StandsForAny:
-        """Nothing, where the program runs."""
+        """An empty class at runtime."""
 
 
 __all__ = ["InDask", "InRay", "Shared", "dumped", "is_shared", "run_with_shared", "with_shared"]
@@ -30,36 +30,36 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _KEPT = 8
-"""So many shared objects a worker keeps; those used least recently it gets again when it needs them."""
+"""How many shared objects a worker keeps; it loads the least recently used ones again when needed."""
 
 
 class _Carrier(Protocol):
-    """Brings a shared object to the workers of one executor.
+    """Transfers a shared object to the workers of one executor.
 
     Attributes:
-        key: Of the object, in the cache of a worker.
-        for_workers_only: Whether no other process can load it, not even a child of a worker.
+        key: Key of the object in the cache of a worker.
+        for_workers_only: Whether only workers can load it, not even their child processes.
     """
 
     key: str
     for_workers_only: bool
 
     def load(self) -> Any:
-        """The object; called in a worker."""
+        """Load the object in a worker."""
         ...
 
 
 class _Shares(Protocol):
-    """An executor that has a way of its own."""
+    """An executor with its own way to share objects."""
 
     def share(self, value: object, /) -> _Carrier: ...
 
 
 class Shared(_StandsForAny, Generic[T]):
-    """The handle of an object that calls share; made by `Scheduler.scatter`.
+    """The handle of an object shared by calls; created by `Scheduler.scatter`.
 
-    A call that has it as an argument gets the object. Inside another argument, such as a list, it stays a handle, and
-    the call takes `value`.
+    A call that has it as an argument gets the object instead. Inside another argument, such as a list, it stays a
+    handle; use its `value` in the call.
     """
 
     def __init__(self, value: T) -> None:
@@ -69,14 +69,14 @@ class Shared(_StandsForAny, Generic[T]):
 
     @property
     def value(self) -> T:
-        """The object. Calls of one worker get the same one: do not change it."""
+        """The object. All calls of a worker get the same one, so do not modify it."""
         return self._value
 
     def carry(self, executor: Executor) -> None:
-        """Get ready to travel to the workers of this executor.
+        """Prepare to be sent to the workers of this executor.
 
         Raises:
-            NotPicklableError: The object cannot be sent there.
+            NotPicklableError: The object cannot be sent to them.
         """
         if self._executor is not None and self._executor() is executor:
             return
@@ -106,16 +106,16 @@ class _Arrived(Shared[T]):
         return cast("T", _cache.get(self._carrier))
 
     def carry(self, executor: Executor) -> None:
-        """It is on its way already."""
+        """Does nothing: it has already been sent."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._carrier is not None and self._carrier.for_workers_only:
-            return Shared, (self.value,)  # it goes on, to a child of the worker or with a result
+            return Shared, (self.value,)  # sent on, to a child of the worker or in a result
         return super().__reduce__()
 
 
 class _Cache:
-    """What this worker has."""
+    """The shared objects of this worker."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -129,7 +129,7 @@ class _Cache:
                 return self._kept[key]
         value = carrier.load()
         with self._lock:
-            value = self._kept.setdefault(key, value)  # another thread may have been quicker
+            value = self._kept.setdefault(key, value)  # another thread may have loaded it first
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return value
@@ -139,7 +139,7 @@ _cache = _Cache()
 
 
 class _InMemory:
-    """In a file in memory, which is there as long as the driver keeps it, and not longer than the driver."""
+    """An object in a memory file, which exists as long as the driver keeps it, and no longer than the driver."""
 
     for_workers_only = False
 
@@ -169,23 +169,23 @@ class _InMemoryElsewhere(_InMemory):
 
 
 class InDask:
-    """The result of a task of a dask cluster, which makes it again where its worker is lost."""
+    """An object as the result of a task of a dask cluster, which recomputes it if its worker is lost."""
 
     for_workers_only = True
 
     def __init__(self, key: str, future: Any = None) -> None:
         self.key = key
-        self._future = future  # held in the driver: without it, dask would forget the result
+        self._future = future  # held in the driver: otherwise dask would forget the result
 
     def load(self) -> Any:
-        """The object, from this worker or another."""
+        """Load the object, from this worker or another."""
         distributed: Any = importlib.import_module("distributed")
         held = distributed.get_worker().data
         if self.key in held:
             return held[self.key]
         with distributed.worker_client() as client:
             future = distributed.Future(self.key, client=client)
-            client._inform_scheduler_of_futures()  # that it is wanted here
+            client._inform_scheduler_of_futures()  # that it is needed here
             return future.result()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -193,20 +193,20 @@ class InDask:
 
 
 class InRay:
-    """An object in the store of a Ray cluster, which each host that needs it has once.
+    """An object in the store of a Ray cluster, with one copy per host that needs it.
 
-    Pickled, it is its key only, and the reference travels beside the call: Ray counts those that it sees, and would
-    keep an object for ever whose reference is inside of a pickle of ours.
+    Only its key is pickled, and Ray's reference is sent alongside the call: Ray counts the references that it sees, and
+    would keep an object forever if its reference were inside our pickle.
     """
 
     for_workers_only = True
 
     def __init__(self, key: str, reference: Any = None) -> None:
         self.key = key
-        self.reference = reference  # held in the driver: Ray forgets the object without it
+        self.reference = reference  # held in the driver: otherwise Ray would delete the object
 
     def load(self) -> Any:
-        """The object, from the store of this host or another."""
+        """Load the object, from the store of this host or another."""
         return importlib.import_module("ray").get(_references[self.key])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -214,28 +214,28 @@ class InRay:
 
 
 _references: dict[str, Any] = {}
-"""Ray's references to shared objects, by their keys, for the call that this worker runs."""
+"""Ray's references to the shared objects of the running call, by their keys."""
 
 
 def run_with_shared(call: bytes, references: dict[str, Any]) -> bytes:
-    """Run a call that `pickled_call` made in a worker of Ray.
+    """Run a call from `pickled_call` in a worker of Ray.
 
     Args:
         call: The call.
-        references: Those to shared objects of which there are handles in it, by their keys.
+        references: References to the shared objects whose handles it contains, by their keys.
     """
-    from amlsched.executors._worker_setup import prepare_imports  # here: not for `import amlsched`
+    from amlsched.executors._worker_setup import prepare_imports  # here, to keep `import amlsched` light
 
     prepare_imports()
     _references.update(references)
     try:
         return run_pickled(call)
     finally:
-        _references.clear()  # the store keeps what a worker refers to
+        _references.clear()  # otherwise the store would keep the objects
 
 
 def dumped(value: object) -> bytes:
-    """The object as bytes.
+    """Pickle an object.
 
     Raises:
         NotPicklableError: It cannot be pickled.
@@ -249,7 +249,7 @@ def dumped(value: object) -> bytes:
 
 
 class with_shared(Generic[R]):  # noqa: N801  (it is used as a function)
-    """A function that gets shared objects in the place of their handles."""
+    """Wraps a function so that it gets shared objects instead of their handles."""
 
     def __init__(self, function: Callable[..., R]) -> None:
         self.__wrapped__ = function
@@ -257,7 +257,7 @@ class with_shared(Generic[R]):  # noqa: N801  (it is used as a function)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> R:
-        """What the function returns."""
+        """Call the function."""
         named = {name: _value(each) for name, each in kwargs.items()}
         return self.__wrapped__(*map(_value, args), **named)
 
@@ -267,5 +267,5 @@ def _value(given: Any) -> Any:
 
 
 def is_shared(value: object) -> TypeGuard[Shared[Any]]:
-    """Whether this is a handle."""
+    """Whether this is a handle of a shared object."""
     return isinstance(value, Shared)

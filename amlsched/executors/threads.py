@@ -1,8 +1,8 @@
-"""Threads that never keep the program from ending.
+"""A pool of threads that never keeps the program from exiting.
 
-The standard library's ThreadPoolExecutor joins its threads when the interpreter exits, so that one call that never
-returns keeps a program alive for ever; and its bookkeeping for idle threads costs as much as the call itself. Here
-threads are daemons, and are started one for each of the first `max_workers` calls.
+The standard library's ThreadPoolExecutor joins its threads when the interpreter exits, so a call that never returns
+keeps the program alive forever; and its bookkeeping of idle threads costs as much as a call itself. Here, threads are
+daemons, and one is started for each of the first `max_workers` calls.
 """
 
 from __future__ import annotations
@@ -62,37 +62,35 @@ class _FutureCall:
 
 
 class PostedCall:
-    """A call whose end is told by a function, and that does without the locks of a `concurrent.futures.Future`.
-
-    It answers what the run loop asks of the future of a call.
+    """A call for the run loop, with the methods of a future that the run loop needs, but without its locks.
 
     Args:
-        function: What it runs.
+        function: The function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        told: Called with `handle` when the call has ended: in its thread, or in the one that cancels it.
-        handle: What `told` is called with.
+        on_done: Called with `handle` when the call has finished: in its thread, or in the one that cancels it.
+        handle: The argument of `on_done`.
     """
 
-    __slots__ = ("_args", "_error", "_handle", "_kwargs", "_result", "_state", "_told", "_unclaimed", "function")
+    __slots__ = ("_args", "_error", "_handle", "_kwargs", "_on_done", "_result", "_state", "_unclaimed", "function")
 
     def __init__(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        told: Callable[[Any], object],
+        on_done: Callable[[Any], object],
         handle: object,
     ) -> None:
         self.function = function
         self._args = args
         self._kwargs = kwargs
-        self._told = told
+        self._on_done = on_done
         self._handle = handle
         self._result: Any = None
         self._error: BaseException | None = None
         self._state = "pending"
-        self._unclaimed = [True]  # who pops this may run the call, or cancel it: `pop` is atomic
+        self._unclaimed = [True]  # the thread that pops this may run or cancel the call: `pop` is atomic
 
     def run(self) -> None:
         if not self._claim():
@@ -104,24 +102,24 @@ class PostedCall:
         except BaseException as error:
             self._error = error
         self._state = "finished"
-        self._told(self._handle)
+        self._on_done(self._handle)
 
     def cancel(self) -> bool:
-        """Whether the call ends as cancelled: it had not started."""
+        """Cancel the call, and return whether that succeeded: only before it has started."""
         if not self._claim():
             return False
         self._state = "cancelled"
-        self._told(self._handle)
+        self._on_done(self._handle)
         return True
 
     def refuse(self, pool: ThreadPool) -> None:
         if self._claim():
             self._error = pool.start_error(self.function)
             self._state = "finished"
-            self._told(self._handle)
+            self._on_done(self._handle)
 
     def exception(self) -> BaseException | None:
-        """What the call raised; `None` where it returned.
+        """The exception of the call; `None` if it returned.
 
         Raises:
             concurrent.futures.CancelledError: It was cancelled.
@@ -131,15 +129,15 @@ class PostedCall:
         return self._error
 
     def result(self) -> Any:
-        """What the call returned."""
+        """The result of the call."""
         return self._result
 
     def done(self) -> bool:
-        """Whether the call has ended."""
+        """Whether the call has finished."""
         return self._state in ("finished", "cancelled")
 
     def running(self) -> bool:
-        """Whether the call has started and not ended."""
+        """Whether the call has started and not finished."""
         return self._state == "running"
 
     def _claim(self) -> bool:
@@ -153,12 +151,12 @@ class ThreadPool(Executor):
     """Runs calls in threads of this process.
 
     Args:
-        max_workers: Number of threads; `None` for four more than there are CPUs for this process, at most 32.
-        initializer: Called once in each thread, before its first call. Where it raises, all calls fail.
+        max_workers: Number of threads; `None` for four more than the CPUs that this process may use, at most 32.
+        initializer: Called once in each thread, before its first call. If it raises, all calls fail.
         initargs: Arguments of the initializer.
 
     Raises:
-        TypeError: An argument has a type that it cannot have.
+        TypeError: An argument has the wrong type.
         ValueError: `max_workers` is below 1.
     """
 
@@ -184,7 +182,7 @@ class ThreadPool(Executor):
         self._n_up = 0
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """A future that a thread will end.
+        """Submit a call, and return its future.
 
         Raises:
             RuntimeError: The pool was shut down.
@@ -199,7 +197,7 @@ class ThreadPool(Executor):
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        told: Callable[[Any], object],
+        on_done: Callable[[Any], object],
         handle: object,
     ) -> PostedCall:
         """The same for the run loop; see `PostedCall`.
@@ -208,16 +206,16 @@ class ThreadPool(Executor):
             RuntimeError: The pool was shut down.
             WorkerStartError: The initializer raised in a thread.
         """
-        call = PostedCall(function, args, kwargs, told, handle)
+        call = PostedCall(function, args, kwargs, on_done, handle)
         self._put(call, function)
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; those that were taken still run, unless they are cancelled.
+        """Accept no more calls; those submitted before still run, unless they are cancelled.
 
         Args:
-            wait: Whether to wait until all threads have ended.
-            cancel_futures: Whether calls that have not started are cancelled.
+            wait: Whether to wait until all threads have finished.
+            cancel_futures: Whether to cancel calls that have not started.
         """
         with self._lock:
             self._closed = True
@@ -231,19 +229,19 @@ class ThreadPool(Executor):
                 thread.join()
 
     def running_threads(self) -> list[str]:
-        """Names of the threads that have not ended."""
+        """Names of the threads that are alive."""
         return [thread.name for thread in self._threads if thread.is_alive()]
 
     def start_error(self, function: Callable[..., Any]) -> WorkerStartError:
-        """What a call gets that cannot start, as the initializer raised."""
+        """The exception of a call that cannot start because the initializer raised."""
         name = getattr(function, "__name__", repr(function))
         error = WorkerStartError(name, f"did not start, its initializer raised {self._broken!r}")
         error.__cause__ = self._broken
         return error
 
     def running_calls(self) -> dict[str, str]:
-        """Names of the functions that run, by the names of their threads."""
-        # Calls need not say when they begin and end for this.
+        """Names of the running functions, by the names of their threads."""
+        # Inspecting the frames saves calls from having to record when they start and end.
         frames: dict[int, Any] = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
         calls: dict[str, str] = {}
         for thread in self._threads:
@@ -257,14 +255,14 @@ class ThreadPool(Executor):
         return calls
 
     def kill_workers(self) -> None:
-        """Take no more calls, and wait for none. Those that run go on until they return, or the program ends.
+        """Accept no more calls, and wait for none. Running ones continue until they return or the program exits.
 
-        They are named in a warning in the log.
+        A warning in the log names them.
         """
         self.shutdown(wait=False, cancel_futures=True)
         if calls := self.running_calls():
             named = ", ".join(f"{function} (thread {thread})" for thread, function in calls.items())
-            logger.warning("threads cannot be ended from outside, these calls go on while the program does: %s", named)
+            logger.warning("threads cannot be killed; these calls continue until they return: %s", named)
 
     def _put(self, call: _FutureCall | PostedCall, function: Callable[..., Any]) -> None:
         with self._lock:
@@ -300,7 +298,7 @@ class ThreadPool(Executor):
         get = self._queue.get
         while (call := get()) is not None:
             call.run()
-            del call  # an idle thread keeps nothing alive
+            del call  # an idle thread must not keep it alive
 
     def _drain(self) -> list[_FutureCall | PostedCall]:
         calls: list[_FutureCall | PostedCall] = []

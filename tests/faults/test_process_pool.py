@@ -406,7 +406,7 @@ def test_a_worker_whose_process_is_stuck_before_it_is_one_is_told(mode: str, mon
     with pool_of(mode, 1, "fork") as pool:
         future = pool.submit(double, 1)
         assert isinstance(future.exception(LIMIT_S), WorkerStartError)
-        assert "has not begun to work within 0.2 s" in str(future.exception())
+        assert "did not start working within 0.2 s" in str(future.exception())
         assert future.exception().__cause__ is not None
 
 
@@ -425,7 +425,9 @@ def test_what_nothing_can_end_is_left_with_a_warning(
             patch.setattr("amlsched.executors._keeper.descendants", lambda _: ())
             pool.kill_workers()
         assert future.cancelled()
-        assert f"process {keeper} of a pool cannot be ended, and is left: it was stopped by a signal" in caplog.text
+        assert (
+            f"process {keeper} of a pool cannot be killed and was abandoned: it was stopped by a signal" in caplog.text
+        )
         os.kill(keeper, signal.SIGKILL)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

@@ -273,7 +273,7 @@ def test_threads_that_cannot_be_ended_are_named_and_do_not_keep_the_program(star
     _terminate(driver.process.pid)
     assert driver.ends_within(LIMIT_S) == 128 + signal.SIGTERM
     driver.close()
-    assert "these calls go on while the program does: announce_and_sleep (thread amlsched-0)" in driver.errors
+    assert "these calls continue until they return: announce_and_sleep (thread amlsched-0)" in driver.errors
 
 
 @pytest.mark.parametrize("function", ["announce_and_sleep", "announce_with_family"])

@@ -99,7 +99,7 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(_fork_server, "_START_S", 0.2)
         with ProcessPool(1) as pool:
             error = pool.submit(double, 1).exception(LIMIT_S)
-        assert f"process {stopped}, from which workers are forked, has not answered within 0.2 s" in str(error)
+        assert f"process {stopped}, from which workers are forked, did not answer within 0.2 s" in str(error)
         assert "it was stopped by a signal" in str(error)
     finally:
         os.kill(stopped, signal.SIGKILL)
