@@ -1,4 +1,4 @@
-"""Arrays of jobs: what each batch system wants to be told, in one description for each."""
+"""Arrays of jobs: one description of each batch system."""
 
 from amlsched.arrays.condor import HTCONDOR
 from amlsched.arrays.job import ArrayJob, Element, Stage, Syntax, System
@@ -9,4 +9,4 @@ from amlsched.arrays.slurm import SLURM
 __all__ = ["ArrayJob", "Element", "SYSTEMS", "Stage", "Syntax", "System"]
 
 SYSTEMS: dict[str, System] = {system.name: system for system in (SLURM, GRID_ENGINE, PBS, TORQUE, HTCONDOR)}
-"""The batch systems, by the names that a config and the command line call them."""
+"""The batch systems, by their names in a config and on the command line."""

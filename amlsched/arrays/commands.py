@@ -1,4 +1,4 @@
-"""Asks a batch system: one command at a time, each with an end, and in errors its own words."""
+"""Run the commands of a batch system, one at a time and each with a timeout; errors quote the command's output."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["again", "cancel", "ended", "largest", "query", "submit"]
 
 ANSWER_S = 30.0
-"""Seconds that a batch system may take for an answer."""
+"""Seconds that a command of a batch system may take."""
 SUBMIT_S = 120.0
 _SHOWN = 2000
-_AT_A_TIME = 500  # indices in one command: its line has an end
+_AT_A_TIME = 500  # indices in one command, as the length of a command line is limited
 
 
 def submit(system: System, script: Path) -> str:
@@ -29,37 +29,37 @@ def submit(system: System, script: Path) -> str:
 
     Args:
         system: The batch system.
-        script: The script, or the file that says what is asked for, as `System.submit` wants it.
+        script: The script, or the submit description, whichever `System.submit` takes.
 
     Returns:
         Its id.
 
     Raises:
-        BatchSystemError: There is no such command here, or the array was refused.
+        BatchSystemError: There is no such command here, or it rejected the array.
     """
     text = _call(system, [*system.submit, str(script)], SUBMIT_S)
     found = list(system.submitted.finditer(text))
     if not found:
-        raise BatchSystemError(system.title, system.submit[0], f"did not say an id, but: {text.strip()[:_SHOWN]!r}")
+        raise BatchSystemError(system.title, system.submit[0], f"printed no job id, but {text.strip()[:_SHOWN]!r}")
     return found[-1][1]
 
 
 def query(system: System, jobs: Sequence[str]) -> Places:
-    """What the batch system says of the elements of these arrays; those that it has forgotten are missing.
+    """The elements of these arrays by the batch system's queue, without those that it has forgotten.
 
     Raises:
-        BatchSystemError: It could not be asked.
+        BatchSystemError: The query failed.
     """
     return _asked(system, system.query(jobs), system.states, jobs) if jobs else {}
 
 
 def ended(system: System, jobs: Sequence[str]) -> Places:
-    """How elements ended that the queue has forgotten, as far as the batch system keeps accounts."""
+    """How elements ended that the queue has forgotten, if the batch system keeps accounting records."""
     if system.past is None or not jobs:
         return {}
     try:
         found = _asked(system, system.past(jobs), system.past_states, jobs)
-    except BatchSystemError:  # not every site keeps them
+    except BatchSystemError:  # not every site keeps records
         return {}
     return {place: element for place, element in found.items() if element.stage is Stage.ENDED}
 
@@ -69,10 +69,10 @@ def cancel(system: System, elements: Mapping[str, Iterable[int] | None]) -> None
 
     Args:
         system: The batch system.
-        elements: The indices of those of each array; `None` for all of it.
+        elements: The indices in each array; `None` for the whole array.
 
     Raises:
-        BatchSystemError: It refused.
+        BatchSystemError: The command failed.
     """
     for job, wanted in elements.items():
         indices = sorted(wanted or ())
@@ -81,18 +81,18 @@ def cancel(system: System, elements: Mapping[str, Iterable[int] | None]) -> None
             try:
                 _call(system, words, ANSWER_S)
             except BatchSystemError as error:
-                if not system.forgotten.search(error.words):  # they ended in the meantime
+                if not system.forgotten.search(error.words):  # they finished in the meantime
                     raise
 
 
 def again(system: System) -> int:
-    """Have the element that this process is started again, when it has ended.
+    """Requeue the element that this process runs, so that it starts again after it has exited.
 
     Returns:
-        The exit code with which it should end; 0 if any will do.
+        The exit code that it has to exit with; 0 if any works.
 
     Raises:
-        BatchSystemError: The batch system refused.
+        BatchSystemError: The batch system rejected that.
     """
     if system.again:
         _call(system, [os.path.expandvars(word) for word in system.again], ANSWER_S)
@@ -100,10 +100,10 @@ def again(system: System) -> int:
 
 
 def largest(system: System) -> int | None:
-    """How many elements an array may have; `None` if that is not known.
+    """How many elements an array may have; `None` if unknown.
 
     Raises:
-        BatchSystemError: The batch system could not be asked.
+        BatchSystemError: The query failed.
     """
     return None if system.largest is None else system.largest_of(_call(system, system.largest, ANSWER_S))
 
@@ -116,13 +116,13 @@ def _asked(system: System, words: Sequence[str], read: Callable[[str], Places], 
             return {}
         raise
     except (ValueError, KeyError, SyntaxError) as error:  # SyntaxError: of XML
-        raise BatchSystemError(system.title, words[0], f"its answer cannot be read: {error}") from error
+        raise BatchSystemError(system.title, words[0], f"its output cannot be parsed: {error}") from error
     wanted = frozenset(jobs)
     return {place: element for place, element in found.items() if place[0] in wanted}
 
 
 def _call(system: System, words: Sequence[str], limit_s: float) -> str:
-    """What a command says to its standard output."""
+    """The standard output of a command."""
     name = words[0]
     if shutil.which(name) is None:
         remedy = f"run this on a login node of the cluster; is {system.title} its batch system?"
@@ -143,6 +143,6 @@ def _call(system: System, words: Sequence[str], limit_s: float) -> str:
     except OSError as error:
         raise BatchSystemError(system.title, name, f"cannot be started: {error.strerror}") from error
     if done.returncode:
-        said = re.sub(r"\n+", "\n", f"{done.stderr}\n{done.stdout}".strip())
-        raise BatchSystemError(system.title, name, said[:_SHOWN] or f"ended with exit code {done.returncode}")
+        output = re.sub(r"\n+", "\n", f"{done.stderr}\n{done.stdout}".strip())
+        raise BatchSystemError(system.title, name, output[:_SHOWN] or f"exited with code {done.returncode}")
     return done.stdout

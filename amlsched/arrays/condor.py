@@ -33,7 +33,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
     yield f"error = {_SYNTAX.log('slurm_log', job.logs, 'err_$(Cluster)_$(Process).log')}"
     yield "stream_output = True"
     yield "stream_error = True"
-    yield "getenv = True"  # else there is not even a PATH
+    yield "getenv = True"  # otherwise there is not even a PATH
     yield "should_transfer_files = NO"  # the folder for the results is shared
     yield f"request_cpus = {job.tasks * job.cpus}"
     if job.memory_bytes is not None:
@@ -70,7 +70,7 @@ def _states(text: str) -> Places:
     for job in jobs:
         if "ProcId" in job:
             found[str(job["ClusterId"]), int(job["ProcId"])] = _element(job)
-    for job in jobs:  # with max_materialize, the others come into being as these end
+    for job in jobs:  # with max_materialize, the other elements are created as these finish
         total = job.get("TotalSubmitProcs", 0)
         for index in range(job.get("JobMaterializeNextProcId", total), total):
             found.setdefault((str(job["ClusterId"]), index), Element(Stage.PENDING, "max_materialize"))

@@ -1,7 +1,7 @@
-"""An array of jobs, and what there is to know of a batch system to submit, watch and cancel one.
+"""An array of jobs, and the description of a batch system that submits, queries and cancels it.
 
-An array is many jobs under one id: its elements, each of which gets an index. Everything that differs between batch
-systems stands in a `System`; there is one for each.
+An array is many jobs under one id: its elements, each with an index. Everything that differs between batch systems is
+in a `System`; there is one for each.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ __all__ = ["ArrayJob", "Element", "Places", "Stage", "Syntax", "System", "clock"
 
 @dataclass(frozen=True, slots=True)
 class ArrayJob:
-    """An array that is to be submitted.
+    """An array to submit.
 
     Attributes:
-        name: What the queue shows.
-        command: The words that an element runs; its index is added as the last.
+        name: Its name in the queue.
+        command: The command that an element runs; the index is appended as the last argument.
         count: Number of elements.
-        folder: Where they run.
-        logs: The folder for what they print, one file of output and one of errors for each.
-        at_once: How many may run at a time; `None` for as many as there is room for.
-        partition: The partition or queue; `None` for the system's own choice.
-        account: Who pays; `None` for nobody in particular.
-        time_s: Time limit of an element; infinity for none, `None` for the system's own.
-        memory_bytes: Memory for each CPU; `None` for the system's own.
-        tasks: Processes of an element that the system makes room for.
-        cpus: CPUs of each of them.
-        requeue: Whether an element that the system ends early is started again.
-        warn_s: So long before its end an element is told of it.
-        options: Options of the submit command and their values; an option whose value is `None` or true has none.
-        directives: More directives, as they stand in a script.
-        lines: Lines of shell that run before the command.
-        after: Ids of arrays that have to end before this one begins.
+        folder: The working folder of the elements.
+        logs: The folder for their logs: a file of standard output and one of standard error for each.
+        at_once: How many may run at a time; `None` for no limit.
+        partition: The partition or queue; `None` for the system's default.
+        account: The account that is charged; `None` for the user's default.
+        time_s: Time limit of an element; infinity for none, `None` for the system's default.
+        memory_bytes: Memory for each CPU; `None` for the system's default.
+        tasks: Processes that are allocated for an element.
+        cpus: CPUs of each of these processes.
+        requeue: Whether an element that the system stops early is started again.
+        warn_s: How long before its time limit an element is sent a signal.
+        options: Options of the submit command and their values; `None` or true for an option without a value.
+        directives: More directives, as written in a script.
+        lines: Shell lines that run before the command.
+        after: Ids of arrays that have to finish before this one starts.
     """
 
     name: str
@@ -67,23 +67,23 @@ class ArrayJob:
 
 
 class Stage(StrEnum):
-    """Where an element is."""
+    """The state of an element."""
 
     PENDING = "pending"
     RUNNING = "running"
     STUCK = "stuck"
-    """The system holds it, and will not start it before somebody does something."""
+    """Held: it does not start unless a user or an administrator intervenes."""
     ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """What a batch system says of an element.
+    """An element as a batch system reports it.
 
     Attributes:
-        stage: Where it is.
-        reason: In the system's words, why it waits, is stuck, or how it ended; empty if it says nothing.
-        host: Where it runs; empty if that is not known.
+        stage: Its state.
+        reason: Why it is pending or held, or how it ended, in the system's words; empty if there is no reason.
+        host: The host it runs on; empty if unknown.
     """
 
     stage: Stage
@@ -260,7 +260,7 @@ class System:
         return self.title
 
     def log(self, folder: Path, job: str, index: int) -> tuple[Path, Path]:
-        """The files with what an element prints and complains about."""
+        """The files with standard output and standard error of an element."""
         out, err = (folder / name.format(job=job, index=index) for name in self.logs)
         return out, err
 
@@ -274,7 +274,7 @@ class System:
         return "\n".join(["#!/bin/bash", *directives, "", *body, ""])
 
     def parts(self, job: ArrayJob) -> tuple[list[str], list[str]]:
-        """The lines of a script: directives, and what is run, the element's command last."""
+        """The lines of a script: the directives, and the body, with the element's command last."""
         directives = [f"{self.marker} {line}" for line in job_lines(self, job)] if self.marker else []
         body = [f"cd {shlex.quote(str(job.folder))} || exit", *job.lines]
         if job.time_s is not None and not math.isinf(job.time_s):
@@ -286,7 +286,7 @@ class System:
         return directives, [*body, f'exec {words} "{self.index}"']
 
     def description(self, job: ArrayJob, script: Path) -> str:
-        """The file of its own that says what is asked for; empty if the script says that."""
+        """The submit description of an array; empty if its directives are in the script."""
         return (
             ""
             if self.marker
@@ -301,7 +301,7 @@ class System:
         )
 
     def environment(self) -> dict[str, str]:
-        """The variables of this process that a job may inherit."""
+        """The environment variables of this process that a submitted job may inherit."""
         if self.inside not in os.environ:
             return dict(os.environ)
         return {

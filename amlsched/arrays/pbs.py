@@ -59,12 +59,12 @@ def _common(job: ArrayJob, syntax: Syntax) -> Iterator[str]:
 
 
 def _range(job: ArrayJob, least: int) -> str:
-    """Its indices; an array of one is refused by some, so that it gets another element, which ends at once."""
+    """The indices of an array. PBS rejects an array of one element, so that gets another, which exits immediately."""
     return f"0-{max(job.count, least) - 1}" + (f"%{job.at_once}" if job.at_once else "")
 
 
 def _megabytes(job: ArrayJob) -> int | None:
-    """All memory of an element."""
+    """The total memory of an element."""
     if job.memory_bytes is None:
         return None
     return max(1, -(-job.memory_bytes * job.tasks * job.cpus // 2**20))
@@ -121,7 +121,7 @@ def _element(job: Mapping[str, Any]) -> Element:
 
 
 def _held(by: str, depend: str, reason: str) -> Element:
-    """The system itself holds what has to wait: for other arrays (`s`), or in Torque for a place of `%N` (`l`)."""
+    """The system itself holds elements that wait for other arrays (`s`) or, in Torque, for a slot of `%N` (`l`)."""
     lets_go = not set(by) & set("uo") and (bool(depend) or by == "l")
     return Element(Stage.PENDING if lets_go else Stage.STUCK, reason or depend or ("slot limit" if lets_go else "held"))
 

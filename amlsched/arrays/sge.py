@@ -28,7 +28,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
     yield f"-wd {_SYNTAX.value('folder', job.folder)}"
     yield f"-o {_SYNTAX.log('slurm_log', job.logs, 'out_$JOB_ID.$TASK_ID.log')}"
     yield f"-e {_SYNTAX.log('slurm_log', job.logs, 'err_$JOB_ID.$TASK_ID.log')}"
-    yield "-V"  # it hands on no variables by itself
+    yield "-V"  # by default it exports no variables
     yield "-notify"  # SIGUSR2 before it kills
     yield f"-r {'y' if job.requeue else 'n'}"
     if job.partition is not None:
@@ -64,14 +64,14 @@ def _states(text: str) -> Places:
 
 def _element(state: str, host: str) -> Element:
     if "E" in state:
-        return Element(Stage.STUCK, f"{state}: qstat -j tells why")
+        return Element(Stage.STUCK, f"{state}: qstat -j shows why")
     if "w" in state:
         return Element(Stage.STUCK if "h" in state and "R" not in state and state != "hqw" else Stage.PENDING, state)
     return Element(Stage.RUNNING, "" if state in ("r", "t") else state, host)
 
 
 def _indices(text: str) -> Iterator[int]:
-    """Of `1,3-9:2`."""
+    """The indices in text such as `1,3-9:2`."""
     for part in text.split(","):
         if found := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip()):
             low = int(found[1])

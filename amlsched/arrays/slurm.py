@@ -29,7 +29,7 @@ def _directives(job: ArrayJob) -> Iterator[str]:
         "job-name": _SYNTAX.name("job-name", job.name),
         "array": f"0-{job.count - 1}{throttle}",
         "chdir": job.folder,
-        "open-mode": "append",  # an element that is started again goes on in its files
+        "open-mode": "append",  # an element that is started again appends to its logs
         "ntasks": job.tasks,
         "cpus-per-task": job.cpus,
         "partition": job.partition,
@@ -64,7 +64,10 @@ def options_of_sbatch(options: Mapping[str, object]) -> list[str]:
 
 
 def _is_warned(job: ArrayJob) -> bool:
-    """Not where it would come before the element can hear it; the element looks at its end time itself as well."""
+    """Whether to ask for a signal; not if it would arrive before the element handles signals.
+
+    The element checks its end time as well.
+    """
     return bool(job.warn_s) and (job.time_s is None or job.time_s > 2 * job.warn_s)
 
 
@@ -73,7 +76,7 @@ def _query(jobs: Sequence[str]) -> list[str]:
         "squeue",
         "--array",
         "--noheader",
-        "--states=all",  # it remembers those that ended a while ago
+        "--states=all",  # also those that finished recently
         f"--jobs={','.join(jobs)}",
         "--format=%F|%K|%T|%N|%r",
     ]
@@ -94,9 +97,9 @@ def _element(state: str, reason: str, host: str) -> Element:
         return Element(Stage.STUCK if held else Stage.PENDING, reason)
     if state in _RUNNING:
         return Element(Stage.RUNNING, "" if state == "RUNNING" else state, host)
-    # A reason may still tell of the wait.
-    told = reason if reason.startswith(("NonZeroExitCode", "Raised", "Node", "OutOfMemory", "Prolog")) else ""
-    return Element(Stage.ENDED, f"{state}{f' ({told})' if told else ''}", host)
+    # The reason of an element that has ended may still be the one for which it was pending.
+    why = reason if reason.startswith(("NonZeroExitCode", "Raised", "Node", "OutOfMemory", "Prolog")) else ""
+    return Element(Stage.ENDED, f"{state}{f' ({why})' if why else ''}", host)
 
 
 def _past(jobs: Sequence[str]) -> list[str]:
@@ -162,7 +165,7 @@ SLURM = System(
         r"MaxSubmit|submit limit|too many|temporarily unable to accept|invalid job array", re.IGNORECASE
     ),
     forgotten=re.compile(r"invalid job id", re.IGNORECASE),
-    # The id of one of the elements is that of the whole array, so it takes the other form.
+    # One of the elements has the id of the whole array as its job id, so the form ARRAY_INDEX is used.
     again=("scontrol", "requeue", "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"),
     inside="SLURM_JOB_ID",
     inherited=("SLURM_", "SBATCH_", "SLURMD_"),

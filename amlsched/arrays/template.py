@@ -1,4 +1,4 @@
-"""Scripts made from a template of the user's own, with the placeholders that cw2 has in its templates."""
+"""Scripts from a user's own template, with the placeholders of cw2's templates."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _COMMAND = "%%python_script%%"
 _TEXTS = ("partition", "account", "job-name", "experiment_execution_dir", "slurm_log")
 """Placeholders for what may have to be quoted where it stands."""
 _ADDED = ("--open-mode", "--requeue", "--no-requeue", "--signal", "--dependency")
-"""What no template of cw2 asks for, and elements lean on."""
+"""Options that templates of cw2 lack and elements rely on."""
 
 
 def filled(template: str, system: System, job: ArrayJob) -> str:
     """The script of an array, made from a template.
 
     Args:
-        template: Its text: `%%partition%%`, `%%time%%` and so on are replaced by what the config says, and the line
-            with `%%python_script%%` by the command of an element.
+        template: The template: `%%partition%%`, `%%time%%` and so on are replaced by the values of the config, and
+            the line with `%%python_script%%` by the command of an element.
         system: The batch system.
         job: The array.
 
@@ -47,7 +47,7 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
         "cpus-per-task": job.cpus,
         "time": clock(job.time_s) if job.time_s and not math.isinf(job.time_s) else "UNLIMITED",
         "sbatch_args": "\n".join(line for line in directives if _option(line) in {*job.options, "mem-per-cpu"}),
-        "venv": "",  # it is among the lines
+        "venv": "",  # its activation is in `sh_lines`
         "pythonpath": "",
         "sh_lines": "\n".join(body[:-1]),
     }
@@ -63,7 +63,7 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
         raise ValueError(f"the template has no line with {_COMMAND}")
     lines[places[-1]] = body[-1]
     if unknown := re.search(r"%%[\w-]+%%", "\n".join(line for line in lines if not line.startswith("# "))):
-        raise ValueError(f"the template has a placeholder that is not known: {unknown[0]}")
+        raise ValueError(f"the template has an unknown placeholder: {unknown[0]}")
     added = [line for line in directives if line.startswith(tuple(f"{system.marker} {name}" for name in _ADDED))]
     return "\n".join([*lines[:1], *added, *lines[1:], ""])
 
@@ -81,6 +81,6 @@ def _written(line: str, system: System, name: str, text: str) -> str:
 
 
 def _option(line: str) -> str:
-    """`gres` of `#SBATCH --gres=gpu:1`."""
+    """The name of the option in a directive: `gres` in `#SBATCH --gres=gpu:1`."""
     found = re.search(r" --([\w-]+)", line)
     return found[1] if found else ""

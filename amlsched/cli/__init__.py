@@ -1,7 +1,7 @@
 """The command line: `amlsched run | status | cancel | results | plot | config`.
 
-A command is a module with `add_to(commands)`, which tells argparse of it. Each imports what it needs inside its
-functions, so that `amlsched --help` is quick.
+A command is a module with `add_to(commands)`, which adds its parser. Its functions import what they need when they
+are called, so that `amlsched --help` is fast.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: Its words; `None` for those of this process.
+        argv: The command line; `None` for that of this process.
 
     Returns:
         The exit code.
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command and tell what goes wrong.
+    """Run a command and print its errors.
 
     Args:
-        command: Gives the exit code, unless it raises.
+        command: Returns the exit code, or raises.
     """
     open_streams()
     code = _exit_code(command)
@@ -61,7 +61,7 @@ def exit_code(command: Callable[[], int]) -> int:
     except ValueError:
         pass  # closed
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python fails again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python fails again when it exits
         if not isinstance(error, BrokenPipeError):  # such as `| head`
             say(f"amlsched: error: the output cannot be written: {error.strerror}")
         code = code or SOME_FAILED
@@ -71,7 +71,7 @@ def exit_code(command: Callable[[], int]) -> int:
 def _exit_code(command: Callable[[], int]) -> int:
     try:
         return command()
-    except SystemExit as ending:  # argparse has spoken, or a signal ended a run
+    except SystemExit as ending:  # argparse has printed its error, or a signal stopped a run
         return ending.code if isinstance(ending.code, int) else OK if ending.code is None else SOME_FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -79,12 +79,12 @@ def _exit_code(command: Callable[[], int]) -> int:
         return SOME_FAILED
     except (AmlschedError, OSError) as error:
         problem = working_folder_problem() if isinstance(error, FileNotFoundError) else ""
-        told = str(error)
+        message = str(error)
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
-            told = f"{error.filename2 or error.filename}: {error.strerror}"
+            message = f"{error.filename2 or error.filename}: {error.strerror}"
         if isinstance(error, MissingExtraError):
-            told = re.sub("^with_", "--executor ", told)  # as it was typed
-        say(shortened(f"amlsched: error: {problem or told}"))
+            message = re.sub("^with_", "--executor ", message)  # as the user typed it
+        say(shortened(f"amlsched: error: {problem or message}"))
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
     except (ImportError, AttributeError) as error:
         from amlsched.extras import hidden
@@ -96,10 +96,11 @@ def _exit_code(command: Callable[[], int]) -> int:
 
 
 def leave_threads(code: int) -> None:
-    """Once Python ends, it does not wait for ever for threads and children that repetitions left behind, as it would.
+    """Let Python exit although repetitions left threads or children running; Python would wait for them forever.
 
-    Not before that: in a notebook or a test, the process goes on, and what runs in it is not ours to end. After a
-    signal, threads still run repetitions, and cannot be ended. Otherwise they have as long as in a worker.
+    Nothing happens before Python exits: in a notebook or a test the process goes on, and its threads are not ours to
+    stop. After a signal, threads may still run repetitions, and a thread cannot be killed. Without a signal, they get
+    as long as in a worker.
     """
     if _other_threads() or _children():
         ending = threading.Event()
@@ -109,22 +110,22 @@ def leave_threads(code: int) -> None:
 
 
 def _leave_late(code: int, ending: threading.Event) -> None:
-    """While Python ends: idle threads of pools have gone by then; functions of `atexit` run once no thread is left."""
+    """Runs while Python exits: idle threads of pools have exited by then; `atexit` functions run after all threads."""
     ending.wait()
     by_itself = code in (OK, SOME_FAILED, BAD_INPUT)
-    time.sleep(_LEFT_S if by_itself else _LAST_WORDS_S)  # after a signal, threads still end their workers
+    time.sleep(_LEFT_S if by_itself else _LAST_WORDS_S)  # after a signal, threads still shut down their workers
     for pid in _children():
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # it has exited
             os.kill(pid, signal.SIGKILL)
     if others := _other_threads():
         if by_itself:
             names = ", ".join(sorted({thread.name for thread in others}))
-            say(f"amlsched: not waiting any longer for threads that were left behind: {names}")
+            say(f"amlsched: exiting without waiting for threads that are still running: {names}")
         _leave_now(code)
 
 
 def _leave_now(code: int) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a pipe that went away, a stream that is closed
+    with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed stream
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
@@ -135,13 +136,13 @@ def _other_threads() -> list[threading.Thread]:
 
 
 def _children() -> list[int]:
-    """Those that multiprocessing would wait for."""
+    """The processes that multiprocessing waits for when Python exits."""
     module = sys.modules.get("multiprocessing.process")
     return [] if module is None else [child.pid for child in module.active_children() if not child.daemon]
 
 
 def _command(argv: Sequence[str] | None) -> int:
-    parser = Parser("amlsched", description="Run experiments of a config file, and look at the results.")
+    parser = Parser("amlsched", description="Run the experiments of a config file, and inspect their results.")
     parser.add_argument("--version", action="version", version=f"amlsched {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (run, status, cancel, results, plot, config, doctor, element):

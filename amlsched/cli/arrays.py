@@ -1,4 +1,4 @@
-"""What `amlsched run -s` and `--wait` do and tell."""
+"""`amlsched run -s` and `--wait`: submit arrays, and wait for them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def submit_or_wait(
     loggers: Iterable[AbstractLogger] = (),
     scheduler: AbstractScheduler | None = None,
 ) -> int:
-    """Submit what is left of a plan, or wait for what was submitted, or both."""
+    """Submit the remaining repetitions of a plan, wait for the submitted ones, or both."""
     if arguments.print_job_script:
         return _print_job_scripts(arguments, target, plan)
     if arguments.slurm or arguments.submit:
@@ -64,21 +64,21 @@ def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan
     nothing = True
     for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
         nothing = False
-        say(f"The script of an array of {counted(count, 'element')} in {results}; not submitted")
+        say(f"The script of an array of {counted(count, 'element')} in {results} (not submitted):")
         print(script, end="")
         if description:
-            say("The description of the job:")
+            say("Its submit description:")
             print(description, end="")
     if nothing:
-        say(f"Nothing is left to run in {', '.join(map(str, plan.paths))}: there is no array to show.")
+        say(f"Nothing remains to run in {', '.join(map(str, plan.paths))}, so there is no script to print.")
     return OK
 
 
 def refuse_others(arguments: argparse.Namespace) -> None:
-    """Refuse arguments that are for a run in this process.
+    """Reject arguments that only apply to a run in this process.
 
     Raises:
-        ExperimentError: There is one.
+        ExperimentError: One of them was given.
     """
     for flag, given in (
         ("-j", arguments.job is not None),
@@ -87,17 +87,17 @@ def refuse_others(arguments: argparse.Namespace) -> None:
         ("--executor-option", bool(arguments.executor_option)),
     ):
         if given:
-            problem = "is for a run in this process, and goes with neither -s nor --submit nor --wait"
+            problem = "is for a run in this process, and does not go with -s, --submit or --wait"
             raise ExperimentError(flag, problem, "leave it out")
 
 
 def _tell(done: Submitted) -> None:
-    queued = f"{counted(done.queued, 'repetition', 'are')} in the queue already. " if done.queued else ""
+    queued = f"{counted(done.queued, 'repetition', 'are')} already in the queue. " if done.queued else ""
     one = done.submission
     if one is None:
         print(f"{queued}Nothing else to submit in {done.results}.")
         if done.refused:
-            say(f"{done.refused}\nThe same command submits the rest later.")
+            say(f"{done.refused}\nRun the same command again later to submit the rest.")
         return
     parts = one.parts
     count = sum(part.count for part in parts)
@@ -109,5 +109,5 @@ def _tell(done: Submitted) -> None:
     print(f"{queued}Submitted {array} to {one.batch}: {size}. {repetitions} in {one.folder}")
     if count < len(one.work):
         say(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {done.refused}")
-        say("They are submitted as others end; or by the same command again, or with --wait.")
-    print(f"amlsched status {done.results}   shows what becomes of it; amlsched cancel ends it")
+        say("They are submitted as others finish, when you run the same command again, or with --wait.")
+    print(f"amlsched status {done.results}   shows its progress; amlsched cancel cancels it")

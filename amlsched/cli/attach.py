@@ -1,4 +1,4 @@
-"""What `amlsched run --wait` shows."""
+"""`amlsched run --wait`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["attach"]
 
 
 def attach(arguments: argparse.Namespace, plan: Plan) -> int:
-    """Wait for what is in the queue, with its progress; Ctrl-C leaves it there."""
+    """Wait for the submitted jobs and show their progress; Ctrl-C leaves them running."""
     from amlsched.experiments.attached import Attached
     from amlsched.experiments.overview import Overview
     from amlsched.experiments.progress import progress_for
@@ -31,7 +31,7 @@ def attach(arguments: argparse.Namespace, plan: Plan) -> int:
         with progress_for(attached, attached.summary.total, arguments.metric, quiet=arguments.quiet):
             summary = attached.wait()
     except KeyboardInterrupt:
-        say(f"Detached: the array goes on. amlsched status {plan.paths[0]} shows it, amlsched cancel ends it.")
+        say(f"Detached; the jobs keep running. See amlsched status {plan.paths[0]}; amlsched cancel cancels them.")
         raise
     tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
     if not summary.complete:

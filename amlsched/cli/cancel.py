@@ -1,4 +1,4 @@
-"""`amlsched cancel`: end what was submitted."""
+"""`amlsched cancel`: cancel submitted jobs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
-    parser = commands.add_parser("cancel", help="end what was submitted as arrays", description=cancel.__doc__)
+    """Add the command's parser."""
+    parser = commands.add_parser("cancel", help="cancel submitted arrays", description=cancel.__doc__)
     parser.set_defaults(command=cancel)
     parser.add_argument(
         "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", help="only these experiments or runs; default: all")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="only these experiments or runs (default: all)")
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """Cancel elements of arrays that wait or run. What they ran is cancelled by its record; `run -s` takes it up."""
+    """Cancel elements of arrays, pending or running. Their repetitions are cancelled; `run -s` submits them again."""
     from amlsched.errors import ExperimentError
     from amlsched.experiments import queue
     from amlsched.experiments.results import existing_folder
@@ -36,13 +36,13 @@ def cancel(arguments: argparse.Namespace) -> int:
     existing_folder(arguments.results)
     chosen = submissions(arguments.results)
     if not chosen:
-        where, remedy = f"results folder {arguments.results}", "amlsched run … -s submits"
+        where, remedy = f"results folder {arguments.results}", "submit with amlsched run … -s"
         raise ExperimentError(where, "nothing was submitted for it", remedy)
     wanted = set(arguments.names)
     known = {name for one in chosen for work in one.work for name in (work.experiment, *work.repetitions)}
     if unknown := sorted(wanted - known):
         remedy = offered(unknown[0], sorted(known))
-        raise ExperimentError(f"amlsched cancel {' '.join(unknown)}", "nothing of this name was submitted", remedy)
+        raise ExperimentError(f"amlsched cancel {' '.join(unknown)}", "nothing with this name was submitted", remedy)
     count = 0
     for one in chosen:
         elements = [
@@ -51,5 +51,5 @@ def cancel(arguments: argparse.Namespace) -> int:
             if not wanted or work.experiment in wanted or wanted & work.repetitions.keys()
         ]
         count += queue.cancel(one, elements)
-    print(f"Cancelled {counted(count, 'element')}." if count else "Nothing to cancel: all elements have ended.")
+    print(f"Cancelled {counted(count, 'element')}." if count else "Nothing to cancel: all elements have finished.")
     return OK

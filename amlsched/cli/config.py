@@ -1,4 +1,4 @@
-"""`amlsched config`: what a config file says, what is wrong with it, and its schema."""
+"""`amlsched config`: explain a config file, check it, or print its schema."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _LONGEST = 80
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
+    """Add the command's parser."""
     text = "explain or check a config, or print its schema"
     parser = commands.add_parser("config", help=text, description=text)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
-    text = "each value with its origin, the runs, the jobs and the folders"
+    text = "show each value with its origin, and the runs, jobs and folders"
     shown = actions.add_parser("explain", help=text, description=explain.__doc__)
     shown.set_defaults(command=explain)
     _add_config(shown)
     add_debug(shown)
-    shown.add_argument("--all", action="store_true", help="every run and every job, not only the first")
+    shown.add_argument("--all", action="store_true", help="list all runs and jobs, not only the first 20")
 
-    text = "everything that would go wrong"
+    text = "find everything that would go wrong in a run"
     checked = actions.add_parser("check", help=text, description=check.__doc__)
     checked.set_defaults(command=check)
     _add_config(checked)
-    text = "the experiment too: path/to/file.py:Class or package.module:Class; it is imported"
+    text = "also import and check the experiment: path/to/file.py:Class or package.module:Class"
     checked.add_argument("target", metavar="TARGET", nargs="?", help=text)
 
-    schema = actions.add_parser("schema", help="a JSON schema for editors", description=print_schema.__doc__)
+    schema = actions.add_parser("schema", help="print a JSON schema for editors", description=print_schema.__doc__)
     schema.set_defaults(command=print_schema)
 
 
@@ -73,7 +73,7 @@ def explain(arguments: argparse.Namespace) -> int:
         print(f"\n{section.name}  ({section.place()}), for this host\n")
         _tell_values(explained_section(section, cluster))
         for fault in plan.resolved.sections.faults:
-            print(f"left out, as it is wrong: {fault}")
+            print(f"left out, because it is invalid: {fault}")
     return OK
 
 
@@ -99,8 +99,8 @@ def _tell_runs(plan: Plan, experiment: Experiment, limit: int | None) -> None:
     print(f"\n{size}, seeds from {first.seed}:\n")
 
     def row(run: Run) -> list[str]:
-        said = ", ".join(f"{key} = {_text(value)}" for key, value in settings(run).items())
-        return [run.name, said, str(layout.run_folder(plan.path(experiment), run))]
+        settings_text = ", ".join(f"{key} = {_text(value)}" for key, value in settings(run).items())
+        return [run.name, settings_text, str(layout.run_folder(plan.path(experiment), run))]
 
     runs = islice(expand.expand(experiment, plan.debug), limit)
     print(table(["run", "sets", "folder"], map(row, runs)))
@@ -122,7 +122,7 @@ def _tell_jobs(plan: Plan, limit: int | None) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Find everything that would go wrong in a run of a config, without running anything. Exit code 2 if there is."""
+    """Find everything that would go wrong in a run of a config, without running it. Exit code 2: there are problems."""
     from amlsched.experiments.check import check
 
     refuse_swapped(arguments.target or "", arguments.config, f"{arguments.target} {arguments.config}")
@@ -135,12 +135,12 @@ def check(arguments: argparse.Namespace) -> int:
         print(f"{counted(len(found.faults), 'problem')}.")
         return BAD_INPUT
     numbers = (len(found.experiments), "experiment"), (found.n_repetitions, "repetition"), (found.n_jobs, "job")
-    print(f"No problem: {', '.join(counted(*one) for one in numbers)}.")
+    print(f"No problems: {', '.join(counted(*one) for one in numbers)}.")
     return OK
 
 
 def print_schema(_: argparse.Namespace) -> int:
-    """Print a JSON schema of one document of a config, for editors."""
+    """Print a JSON schema for one document of a config, for editors."""
     from amlsched.experiments.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))

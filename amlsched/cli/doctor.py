@@ -1,4 +1,4 @@
-"""`amlsched doctor`: what stands between an executor and its work here."""
+"""`amlsched doctor`: find out why an executor does not work here."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
-    text = "say what stands between an executor and its work here"
+    """Add the command's parser."""
+    text = "check whether an executor works here, and what is missing"
     parser = commands.add_parser("doctor", help=text, description=doctor.__doc__)
     parser.set_defaults(command=doctor)
     add = parser.add_argument
-    add("config", metavar="CONFIG", nargs="?", help="a config, for the options in its SLURM section")
+    add("config", metavar="CONFIG", nargs="?", help="a config whose SLURM section gives the options")
     add("--executor", metavar="NAME", default="processes", help="slurm, sge, pbs, htcondor, …; processes (default), …")
-    text = "an option of the executor; may be given several times"
+    text = "an option of the executor; may be repeated"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
-    text = "how long a job may take to start; default: 300"
+    text = "how long to wait for a job to start (default: 300)"
     add("--timeout", metavar="SECONDS", type=seconds, default=300.0, help=text)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Check step by step what an executor needs, and say what to do about what is missing.
+    """Check step by step what an executor needs, and how to fix what is missing.
 
-    Of a batch system: its commands, the queue and the account; then, by a small job, whether jobs start, see the
-    project, have the same Python and packages and a shared folder, and reach this host; last, a call on a worker.
+    For a batch system: its commands, the queue and the account; then, with a small job, whether jobs start, see the
+    project, have the same Python, packages and a shared folder, and reach this host; finally, a call on a worker.
     """
     from amlsched.doctor import examine
 
@@ -41,7 +41,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     for finding in examination:
         print(finding, flush=True)
     if not examination.healthy:
-        print(f"\n{arguments.executor} does not work here before the faults above are put right.")
+        print(f"\n{arguments.executor} will not work here until the problems above are fixed.")
         return SOME_FAILED
     print(f"\nThis works:\n\n    {examination.line}")
     return OK

@@ -1,4 +1,4 @@
-"""`amlsched element`: what a script of an array calls; not for people."""
+"""`amlsched element`: called by the script of an array, not by users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
+    """Add the command's parser."""
     parser = commands.add_parser("element", description=element.__doc__)
     parser.set_defaults(command=element)
     parser.add_argument("folder", metavar="FOLDER", type=Path)

@@ -1,4 +1,4 @@
-"""The parser of the command line: its errors say what was probably meant."""
+"""The parser of the command line; its errors suggest what was probably meant."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["Parser", "at_least_one", "seconds"]
 
 _NOT_FOR_PEOPLE = "element"
-"""The command that the script of an array calls."""
+"""The command that the script of an array calls; it is not suggested."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors come with one line of usage, and with the name that is nearest to a wrong one.
+    """A parser whose errors show one line of usage, and suggest the name closest to an unknown one.
 
-    Subcommands refuse what they do not know themselves, so that it is their usage which is shown.
+    Subcommands reject unknown arguments themselves, so that the error shows the usage of the subcommand.
     """
 
     _given: Sequence[str] = ()
@@ -28,18 +28,17 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  (one for all overloads)
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As of argparse, but nothing may be left over."""
+        """As in argparse, but unknown arguments are an error."""
         self._given = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(args, namespace)
         if rest:
             options = [word for word in rest if word.startswith("-") and word != "-"]
             known = "; ".join(map(self._unknown, options))
-            none = "is no such argument" if len(rest) == 1 else "are no such arguments"
-            self.error(known or f"{' '.join(rest)}: there {none} here")
+            self.error(known or f"unexpected {'argument' if len(rest) == 1 else 'arguments'}: {' '.join(rest)}")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        """Tell what is wrong, and leave."""
+        """Print the error and exit."""
         if message.startswith("the following arguments are required"):
             message += "".join(f". {hint}" for hint in self._hints())
         self.exit(2, f"{self._short_usage()}\n{self.prog}: error: {shortened(message)}\n")
@@ -61,12 +60,12 @@ class Parser(argparse.ArgumentParser):
         name = word.partition("=")[0]
         known = [option for option in self._option_string_actions if option.startswith("--")]
         if name in self._option_string_actions:
-            return f"the option {name} must stand before --"
+            return f"the option {name} must come before --"
         hint = did_you_mean(name, known).rstrip() or f"{self.prog} --help lists them"
         return f"there is no option {name} ({hint})"
 
     def _hints(self) -> Iterable[str]:
-        """Why required arguments may be missing: an option is misspelt, or one took them as its own."""
+        """Why required arguments may be missing: an option is misspelled, or an option consumed them."""
         for word in self._given:
             name = word.partition("=")[0]
             if name[:2] == "--" != name and not self._get_option_tuples(name):
@@ -75,10 +74,10 @@ class Parser(argparse.ArgumentParser):
         for option, taken in self._taken():
             if len(taken) > 1 and names:
                 words, places = " ".join(taken), " and ".join(map(str, names))
-                yield f"{option} took all of these: {words}. Write {places} before {option}, or -- after its last name"
+                yield f"{option} took all of these: {words}. Write {places} before {option}, or -- after its last value"
 
     def _taken(self) -> Iterable[tuple[str, list[str]]]:
-        """Options that take any number of words, with those that they took."""
+        """The options that take any number of words, each with the words it took."""
         for number, word in enumerate(self._given):
             action = self._option_string_actions.get(word)
             if action is not None and action.nargs == argparse.ONE_OR_MORE:
@@ -90,7 +89,7 @@ class Parser(argparse.ArgumentParser):
         actions = self._get_positional_actions()
         words = [str(action.metavar or action.dest) for action in actions if action.nargs not in ("?", "*")]
         words += [f"[{action.metavar or action.dest}]" for action in actions if action.nargs in ("?", "*")]
-        return f"usage: {self.prog} {' '.join(words)} [options]    ({self.prog} --help tells more)"
+        return f"usage: {self.prog} {' '.join(words)} [options]    (see {self.prog} --help)"
 
 
 def at_least_one(text: str) -> int:
@@ -105,7 +104,7 @@ def at_least_one(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time in seconds, from 0; for argparse."""
+    """A number of seconds, 0 or more; for argparse."""
     try:
         number = float(text)
     except ValueError:

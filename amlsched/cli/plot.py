@@ -17,24 +17,24 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
+    """Add the command's parser."""
     parser = commands.add_parser("plot", help="draw learning curves", description=plot.__doc__)
     parser.set_defaults(command=plot)
     add = parser.add_argument
     add("results", metavar="RESULTS", type=folder, help="the folder for the results")
     add("--metric", metavar="NAME", required=True, help="the column to draw")
-    add("--out", metavar="FILE", required=True, help="the picture; its ending says which kind, such as .png")
+    add("--out", metavar="FILE", required=True, help="the image file; its suffix gives the format, such as .png")
     add("--x", metavar="NAME", default="iter", help="the column of the x axis (default: iter)")
-    text = "a curve for each value of this, such as params.lr; several: for each combination (default: run)"
+    text = "a curve for each value of this key, such as params.lr, or for each combination of several (default: run)"
     add("--by", metavar="KEY", nargs="+", action="extend", default=[], help=text)
-    text = "what the bands show: std (one deviation, the default), interval (95%% of the mean), range, or none"
+    text = "what the bands show: std (standard deviation, the default), interval (95%% of the mean), range or none"
     add("--band", choices=("std", "interval", "range", "none"), default="std", help=text)
     add_picking(parser)
 
 
 def plot(arguments: argparse.Namespace) -> int:
     """Draw a metric over the iterations: the mean over repetitions of each run, or of each value of a parameter."""
-    os.environ["MPLBACKEND"] = "agg"  # that of a notebook may not be here, and nothing is shown
+    os.environ["MPLBACKEND"] = "agg"  # the backend of a notebook may not be installed here, and no window is needed
     from amlsched.experiments.plot import plot_curves
 
     out = plot_curves(

@@ -1,4 +1,4 @@
-"""`amlsched results`: parameters and last values of each repetition, or statistics over groups of them."""
+"""`amlsched results`: the parameters and last values of each repetition, or statistics over groups of them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _OFFERED = 8
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
-    text = "parameters and last values of each repetition, or statistics over them"
+    """Add the command's parser."""
+    text = "show the parameters and last values of each repetition, or statistics over them"
     parser = commands.add_parser("results", help=text, description=results.__doc__)
     parser.set_defaults(command=results)
     parser.add_argument(
@@ -36,30 +36,30 @@ def add_to(commands: Commands) -> None:
     )
     add_picking(parser)
     add = parser.add_argument
-    text = "group by this, such as params.lr or run, and show mean, std, median, min, max and the 95%% interval"
+    text = "group by this key, such as params.lr or run; shows mean, std, median, min, max and the 95%% interval"
     add("--by", metavar="KEY", nargs="+", action="extend", default=[], help=text)
-    text = "only this metric; may be given several times"
+    text = "only this metric; may be repeated"
     add("--metric", metavar="NAME", action="append", default=[], help=text)
     add("--sort", metavar="COLUMN", help="sort the rows by this column, such as mean")
-    add("--descending", action="store_true", help="the largest first")
+    add("--descending", action="store_true", help="sort the largest first")
     for kind in ("csv", "json", "markdown"):
-        add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()} to this file instead (- for the console)")
+        add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()} to this file instead (- for standard output)")
 
 
 def add_picking(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that pick repetitions."""
+    """Add the arguments that select repetitions."""
     add = parser.add_argument
     add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
-    text = "only with this parameter, such as params.lr=0.1; may be given several times"
+    text = "only repetitions with this parameter, such as params.lr=0.1; may be repeated"
     add("--where", metavar="KEY=VALUE", action="append", default=[], help=text)
     add("--rep", metavar="N", type=int, nargs="+", action="extend", default=[], help="only these repetitions")
 
 
 def picked(arguments: argparse.Namespace) -> Results:
-    """The results that the arguments of `add_picking` pick.
+    """The results that the arguments of `add_picking` select.
 
     Raises:
-        ExperimentError: There are none.
+        ExperimentError: They select none.
         ConfigError: A condition is not `KEY=VALUE`.
     """
     from amlsched.errors import ExperimentError
@@ -82,15 +82,15 @@ def picked(arguments: argparse.Namespace) -> Results:
         some = found.with_params({key.removeprefix("params."): value})
         if len(found) and not len(some):
             there = dict.fromkeys(map(_shown, found.exact(found.column(key))))
-            raise ExperimentError(where, f"has no repetition that is asked for by --where {text}", _offer(key, there))
+            raise ExperimentError(where, f"has no repetition that matches --where {text}", _offer(key, there))
         found = some
     if not len(found):
-        raise ExperimentError(where, "has no repetition that is asked for")
+        raise ExperimentError(where, "has no repetition that matches the arguments")
     return found
 
 
 def _shown(value: Any) -> str:
-    """A value as `--where` takes it."""
+    """A value as it is written for `--where`."""
     from amlsched.experiments.yaml12 import write
 
     return write([value]).removeprefix("--- ").removesuffix("\n").removesuffix("\n...")
@@ -98,7 +98,7 @@ def _shown(value: Any) -> str:
 
 def _offer(key: str, there: Iterable[str]) -> str:
     values = list(there)
-    return f"{key} is {', '.join(values[:_OFFERED])}{', …' if len(values) > _OFFERED else ''} there"
+    return f"values of {key} there: {', '.join(values[:_OFFERED])}{', …' if len(values) > _OFFERED else ''}"
 
 
 def results(arguments: argparse.Namespace) -> int:
@@ -109,11 +109,11 @@ def results(arguments: argparse.Namespace) -> int:
     if arguments.by:
         table = _sorted(found.summary(arguments.by, arguments.metric or None), arguments)
         columns = {str(name): table[name].tolist() for name in table}
-        for name in STATISTICS:  # NaN is what needs more values
+        for name in STATISTICS:  # NaN where a statistic needs more values
             columns[name] = [None if value != value else value for value in columns[name]]
         left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
         if left_out:
-            say(f"{counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done: left out")
+            say(f"Left out {counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done")
     else:
         for name in arguments.metric:
             found.column(name)
@@ -138,7 +138,7 @@ def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
     name = arguments.sort.removeprefix("params.").replace(".", "_")
     column = arguments.sort if arguments.sort in table.columns else name
     if column not in table.columns:
-        raise ExperimentError(f"--sort {arguments.sort}", "is no column", offered(name, map(str, table.columns)))
+        raise ExperimentError(f"--sort {arguments.sort}", "is not a column", offered(name, map(str, table.columns)))
     try:
         return table.sort_values(column, ascending=not arguments.descending, kind="stable", ignore_index=True)
     except TypeError:  # values of several kinds
@@ -148,7 +148,7 @@ def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
 
 
 def _exported(columns: dict[str, list[Any]], arguments: argparse.Namespace) -> bool:
-    """Writes what was asked for; whether anything was."""
+    """Write the files that the arguments ask for; whether there were any."""
     for place, kind in ((arguments.csv, "csv"), (arguments.json, "json"), (arguments.markdown, "markdown")):
         if place == "-":
             sys.stdout.write(_as(kind, columns))
@@ -171,7 +171,7 @@ def _as(kind: str, columns: dict[str, list[Any]]) -> str:
 
 
 def _cells(columns: dict[str, list[Any]]) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns and the rows as texts, without the folder."""
+    """The names of the columns and the rows as text, without the folder."""
     from amlsched.display.table import number
 
     def cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`amlsched run`: run what is left of a config."""
+"""`amlsched run`: run the remaining repetitions of a config."""
 
 from __future__ import annotations
 
@@ -47,69 +47,67 @@ _ON_THIS_MACHINE = ("loky", "processes", "threads")
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
-    parser = commands.add_parser("run", help="run what is left of a config", description=run.__doc__)
+    """Add the command's parser."""
+    parser = commands.add_parser("run", help="run the remaining repetitions of a config", description=run.__doc__)
     parser.set_defaults(command=run)
     parser.add_argument(
-        "target", metavar="TARGET", help="path/to/file.py:Class or package.module:Class; a function will do"
+        "target", metavar="TARGET", help="path/to/file.py:Class or package.module:Class; a function also works"
     )
     add_arguments(parser)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What follows the target; a script with `ClusterWork` takes the same."""
+    """Add the arguments after the target; a script with `ClusterWork` takes the same."""
     parser.add_argument("config", metavar="CONFIG", help="the YAML file")
     add = parser.add_argument
     add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
-    text = "only this job of the list, from 0; a job holds `reps_per_job` repetitions"
+    text = "only this job, counted from 0; a job holds `reps_per_job` repetitions"
     add("-j", "--job", metavar="K", type=int, help=text)
     add_set(parser)
-    text = "submit what is left as an array of the batch system that the config's SLURM section describes, and return"
+    text = "submit the remaining repetitions as an array to the batch system of the config's SLURM section, and return"
     add("-s", "--slurm", action="store_true", help=text)
-    text = "the same, to this batch system: slurm, sge, pbs, torque, htcondor"
+    text = "like -s, to this batch system: slurm, sge, pbs, torque, htcondor"
     add("--submit", metavar="SYSTEM", choices=("slurm", "sge", "pbs", "torque", "htcondor"), help=text)
-    text = "stay with what was submitted, and show its progress; Ctrl-C leaves it running"
+    text = "wait for the submitted jobs and show their progress; Ctrl-C leaves them running"
     add("--wait", action="store_true", help=text)
     add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
-    text = "run these again too: failed, unknown, all, or names of experiments or runs"
+    text = "also run these again: failed, unknown, all, or names of experiments or runs"
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
-    text = "leave repetitions as they are that were run with other settings under the same name (else this is refused)"
+    text = "keep repetitions that ran with other settings under the same name (by default, this is an error)"
     add("--keep-changed", action="store_true", help=text)
     text = "processes (default), threads, sequential, loky, dask, ray; slurm, pbs, sge, lsf, moab, oar, htcondor"
     add("--executor", metavar="NAME", default="processes", help=text)
-    add(
-        "--max-workers", metavar="N", type=at_least_one, help="how many repetitions run at a time; default: one per CPU"
-    )
-    text = "another option of the executor; may be given several times"
+    add("--max-workers", metavar="N", type=at_least_one, help="how many repetitions run at once (default: one per CPU)")
+    text = "another option of the executor; may be repeated"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
-    text = "with -s, or an executor whose workers are jobs: print the script of the array or job, and submit nothing"
+    text = "with -s, or an executor that submits jobs: print the script of the array or job, and submit nothing"
     add("--print-job-script", action="store_true", help=text)
-    text = "after a signal, how long repetitions that can stop get to save what they have; default: 20"
+    text = "after a signal, how long repetitions that support stopping have to save their state (default: 20)"
     add("--grace", metavar="SECONDS", type=seconds, default=20.0, help=text)
     add("--results", metavar="DIR", type=folder, help="the folder for the results, instead of the config's `path`")
-    add("--dry-run", action="store_true", help="only list what would be run")
+    add("--dry-run", action="store_true", help="only list what would run")
     add_debug(parser)
-    text = "print to the console, not to out.log and err.log (with --executor sequential a debugger works)"
+    text = "print to the console instead of out.log and err.log (with --executor sequential, a debugger works)"
     add("--no-capture", "--noconsolelog", action="store_true", help=text)
-    text = "put the time before the name of each experiment, as in 1121-093000_digits"
+    text = "prefix the name of each experiment with the time, as in 1121-093000_digits"
     add("-t", "--prefix-with-timestamp", action="store_true", help=text)
     _add_copy_arguments(parser)
-    text = "tell this logger too: wandb, print, or path/to/file.py:Class; may be given several times"
+    text = "also use this logger: wandb, print, or path/to/file.py:Class; may be repeated"
     add("--logger", metavar="NAME", action="append", default=[], help=text)
-    add("--metric", metavar="NAME", action="append", default=[], help="a column to show; may be given several times")
+    add("--metric", metavar="NAME", action="append", default=[], help="a column to show; may be repeated")
     add("-q", "--quiet", action="store_true", help="show neither progress nor table")
 
 
 def _add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("copy of the code for submitted jobs").add_argument
-    add("--nocodecopy", action="store_true", help="no copy, whatever the config says")
+    add("--nocodecopy", action="store_true", help="make no copy, even if the config asks for one")
     add("--zip", action="store_true", help="keep the code in a zip file instead")
-    add("--multicopy", action="store_true", help="a copy for each job")
-    add("--skipsizecheck", action="store_true", help="copy more than 200 MB too")
+    add("--multicopy", action="store_true", help="make a copy for each job")
+    add("--skipsizecheck", action="store_true", help="copy even more than 200 MB")
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """`key=value`, the value as JSON if it is that, otherwise as text."""
+    """`key=value`, with the value as JSON if it is valid JSON, otherwise as text."""
     from amlsched.errors import ExperimentError
 
     key, equals, value = text.partition("=")
@@ -122,10 +120,10 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def check_executor_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of `--executor-option`, if there is such an executor with such options.
+    """The options of `--executor-option`, checked against the executor.
 
     Raises:
-        ExperimentError: There is not.
+        ExperimentError: There is no such executor, or it has no such option.
     """
     from amlsched.errors import ExperimentError
     from amlsched.experiments.workers import BATCH_SYSTEMS
@@ -148,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Executed(NamedTuple):
-    """What came of it: the exit code, and what there is now if repetitions were run here."""
+    """The outcome of a command: the exit code, and the summary if repetitions ran in this process."""
 
     code: int
     summary: Summary | None = None
@@ -163,16 +161,16 @@ def execute(
     plan: Plan | None = None,
     one_job_at_a_time: bool = False,
 ) -> Executed:
-    """Do what the arguments say, and tell of it.
+    """Run, submit or list repetitions as the arguments say, and print the outcome.
 
     Args:
-        arguments: As of `add_arguments`.
+        arguments: As from `add_arguments`.
         target: The experiment.
-        loggers: Told what it logs, beside the CSV file.
-        scheduler: Runs the jobs in its own way; `None` for an executor.
-        plan: The repetitions; `None` for what the arguments describe.
-        one_job_at_a_time: Whether no more repetitions run at a time than `reps_in_parallel` says, unless the arguments
-            say how many.
+        loggers: Receive what the experiment logs, in addition to the CSV file.
+        scheduler: Runs the jobs; `None` for an executor.
+        plan: The repetitions; `None` for those that the arguments describe.
+        one_job_at_a_time: Whether at most `reps_in_parallel` repetitions run at a time, unless the arguments give a
+            number.
     """
     from amlsched.experiments.chosen import chosen_logger
     from amlsched.experiments.expand import expand
@@ -217,7 +215,7 @@ def execute(
     )
     failures = logging.getLogger(ExperimentRun.__module__)
     if not failures.handlers:
-        failures.addHandler(logging.NullHandler())  # the progress and the last lines say it
+        failures.addHandler(logging.NullHandler())  # the progress and the final output report failures
     begun = time.monotonic()
     try:
         with progress_for(experiments, experiments.summary.total, arguments.metric, quiet=arguments.quiet):
@@ -230,7 +228,7 @@ def execute(
 
 
 def _run(experiments: ExperimentRun) -> Summary:
-    """Run it; where an asyncio loop runs, as in a notebook, in another thread that has a loop of its own."""
+    """Run the repetitions; if an asyncio loop is running here, as in a notebook, then in a thread with its own loop."""
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
@@ -244,7 +242,7 @@ def _run(experiments: ExperimentRun) -> Summary:
         while True:
             try:
                 return done.result()
-            except KeyboardInterrupt as error:  # the run saves what it can, and then raises
+            except KeyboardInterrupt as error:  # the run saves its state, and then raises
                 interruption = error
                 loop.call_soon_threadsafe(task.cancel)
             except asyncio.CancelledError:
@@ -252,7 +250,7 @@ def _run(experiments: ExperimentRun) -> Summary:
 
 
 def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
-    """What works in the config and deserves a look. What YAML 1.1 reads differently is told when it is run first."""
+    """Print notes on the config. Differences from YAML 1.1 are only shown the first time that it is run."""
     from amlsched.experiments import layout
     from amlsched.experiments.workers import BATCH_SYSTEMS
 
@@ -273,7 +271,7 @@ def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
 
 
 def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
-    """From the command line, and for a batch system from the config's section."""
+    """Options from the command line and, for a batch system, from the config's section."""
     from amlsched.experiments.workers import BATCH_SYSTEMS, worker_options
 
     on_cluster = arguments.executor in BATCH_SYSTEMS
@@ -302,12 +300,12 @@ def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:
     """The plan that the arguments describe.
 
     Args:
-        arguments: As of `add_arguments`.
-        root: Where relative folders of results start; empty for the working folder.
+        arguments: As from `add_arguments`.
+        root: Relative folders of results are relative to it; empty for the working folder.
     """
     from amlsched.experiments.plan import Plan
 
-    if arguments.prefix_with_timestamp is True:  # a second plan of these arguments has the same time
+    if arguments.prefix_with_timestamp is True:  # another plan from these arguments gets the same time
         arguments.prefix_with_timestamp = datetime.now().astimezone().strftime("%m%d-%H%M%S_")
     return Plan(
         arguments.config,
@@ -323,7 +321,7 @@ def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:
 
 
 def _dry_run(plan: Plan) -> None:
-    """Line by line, so that a long list can be looked at while it is made."""
+    """Print line by line, so that a long list can be read while it is being made."""
     todo = total = changed = 0
     write = sys.stdout.write
     for path, one in plan.runs():
@@ -341,6 +339,6 @@ def _dry_run(plan: Plan) -> None:
         rest = "".join(f", {count} {state}" for state, count in others.items())
         write(f"{one.name}  {settings + '  ' if settings else ''}to run: {ranges(indices)}{rest}\n")
     if changed:
-        text = "run with other settings under the same name: without -o or --keep-changed none is run"
+        text = "run with other settings under the same name: without -o or --keep-changed, nothing will run"
         write(f"{counted(changed, 'repetition', 'were')} {text}\n")
     write(f"{counted(total, 'repetition')}, {todo} to run. Results: {', '.join(map(str, plan.paths))}\n")

@@ -1,4 +1,4 @@
-"""`amlsched status`: what is done, what failed, what is in the queue."""
+"""`amlsched status`: what has finished, what failed and what is in the queue."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _SHOWN = 20
 
 
 def add_to(commands: Commands) -> None:
-    """Tell argparse of the command."""
-    text = "what is done, what failed, what is in the queue"
+    """Add the command's parser."""
+    text = "show what has finished, what failed and what is in the queue"
     parser = commands.add_parser("status", help=text, description=status.__doc__)
     parser.set_defaults(command=status)
     parser.add_argument(
@@ -32,7 +32,7 @@ def add_to(commands: Commands) -> None:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Show what became of each repetition in a folder of results, by the records there and the batch system's queue."""
+    """Show the state of each repetition in a folder of results, by its record and the batch system's queue."""
     from amlsched.experiments.overview import Overview
     from amlsched.experiments.results import survey, tallied
 
@@ -54,16 +54,16 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def tell_queue(overview: Overview, *, everything: bool = False) -> None:
-    """What is in the queue, what runs, and what was lost there."""
+    """Print what is in the queue, what is running, and which repetitions were lost."""
     if overview.problem:
-        say(f"{overview.problem}\nSo this is what the records say, and no more.")
+        say(f"{overview.problem}\nSo only the records are shown.")
     for name, counted in overview.arrays.items():
         print(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(counted.items()))}")
     _listed([_running(one) for one in overview.running()], everything)
     lost = list(overview.lost())
     _listed([_lost(one) for one in lost], everything)
     if lost:
-        print("amlsched run … -s submits again what was lost")
+        print("amlsched run … -s submits lost repetitions again")
 
 
 def _listed(lines: list[str], everything: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the commands tell: exit codes, tables, failures, notes."""
+"""What the commands share: exit codes, arguments, and output of tables, failures and notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.summary import Summary
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
-    """Where a command is added."""
+    """The object that a command's parser is added to."""
 
 __all__ = [
     "BAD_INPUT",
@@ -43,30 +43,30 @@ __all__ = [
 ]
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: all repetitions are done, some are not, bad input, Ctrl-C. SIGTERM gives 143."""
+"""Exit codes: all repetitions are done, some are not, bad input, Ctrl-C. After SIGTERM it is 143."""
 _SHOWN_RUNS = 40
-"""A table of runs is cut here."""
+"""The most rows in a table of runs."""
 _SHOWN_FAILURES = 20
 _LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{50})")
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
-    """Adds `--debug` and `--debugall`, for the commands that expand a config."""
+    """Add `--debug` and `--debugall`, for commands that expand a config."""
     short = parser.add_mutually_exclusive_group()
     text = "a short trial: the first run of each experiment, one repetition, one iteration"
     short.add_argument("--debug", action="store_const", const="debug", dest="debug", default="", help=text)
-    text = "the same for every run"
+    text = "like --debug, for every run"
     short.add_argument("--debugall", action="store_const", const="debugall", dest="debug", help=text)
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
-    """Adds `--set KEY=VALUE`, for the commands that read a config."""
-    text = "a value that wins over the config's, such as params.lr=0.1 or 'grid.lr=[0.1, 0.2]'; may be repeated"
+    """Add `--set KEY=VALUE`, for commands that read a config."""
+    text = "a value that overrides the config's, such as params.lr=0.1 or 'grid.lr=[0.1, 0.2]'; may be repeated"
     parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help=text)
 
 
 def folder(text: str) -> Path:
-    """A folder of results that was given as an argument; for argparse."""
+    """A folder of results; for argparse."""
     import argparse
 
     from amlsched._surroundings import expanded
@@ -79,15 +79,15 @@ def folder(text: str) -> Path:
 
 
 def refuse_swapped(target: str, config: str, right: str) -> None:
-    """Refuse an experiment and a YAML file that were given in each other's place.
+    """Reject an experiment and a YAML file that were given in the wrong order.
 
     Args:
         target: What was given as the experiment.
         config: What was given as the YAML file.
-        right: The two as they should be given.
+        right: The two in the right order.
 
     Raises:
-        ExperimentError: They were.
+        ExperimentError: They are in the wrong order.
     """
     from amlsched.errors import ExperimentError
 
@@ -97,18 +97,18 @@ def refuse_swapped(target: str, config: str, right: str) -> None:
 
 
 def shortened(text: str) -> str:
-    """A message without the middle of very long words, such as an argument of thousands of letters."""
+    """A message without the middle of very long words, such as an argument of thousands of characters."""
     return _LONG_WORD.sub(r"\1…\2", text)
 
 
 def say(text: str) -> None:
-    """To the standard error; where that is gone, to nobody."""
+    """Print to standard error, and ignore errors if it is closed."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, quiet: bool) -> None:
-    """What a run did, and what there is now."""
+    """Print what a run did, and the state of all repetitions."""
     from amlsched.display.table import duration
 
     if not quiet:
@@ -118,7 +118,7 @@ def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, qu
     if summary.ran:
         head = f"Ran {summary.ran} in {duration(seconds)}. "
     else:
-        head = "Nothing to run: all is done. " if summary.complete else "Nothing to run. "
+        head = "Nothing to run: all repetitions are done. " if summary.complete else "Nothing to run. "
     print(f"{head}{counts(summary)} {_used(summary)}Results: {', '.join(map(str, plan.paths))}")
 
 
@@ -132,12 +132,12 @@ def _used(summary: Summary) -> str:
 
 def counts(summary: Summary) -> str:
     """How many repetitions are in each state."""
-    told = ", ".join(f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count)
-    return f"{counted(summary.total, 'repetition')}: {told}."
+    states = ", ".join(f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count)
+    return f"{counted(summary.total, 'repetition')}: {states}."
 
 
 def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
-    """A row for each run."""
+    """Print a table with a row for each run."""
     from amlsched.display.table import duration, mean_and_deviation, table
 
     tallies = list(summary.tallies.values())
@@ -159,7 +159,7 @@ def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False
 
 
 def tell_failures(summary: Summary) -> None:
-    """What failed, and where to read more."""
+    """Print what failed, and the log file of each failure."""
     from amlsched.experiments import layout
     from amlsched.experiments.record import State
 
@@ -173,7 +173,7 @@ def tell_failures(summary: Summary) -> None:
 
 
 def tell_notes(summary: Summary) -> None:
-    """What else the user should know."""
+    """Print the notes of a summary."""
     for note in summary.notes[:_SHOWN_FAILURES]:
         say(note)
     if len(summary.notes) > _SHOWN_FAILURES:
@@ -181,15 +181,15 @@ def tell_notes(summary: Summary) -> None:
 
 
 def tell_interrupted(summary: Summary) -> None:
-    """What there is when a signal ends the run."""
-    told = ", ".join(
+    """Print the state of the repetitions after a signal stopped the run."""
+    states = ", ".join(
         f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count and state != "pending"
     )
-    say(f"Interrupted{f': {told}' if told else ''}. The same command takes up what is left.")
+    say(f"Interrupted{f': {states}' if states else ''}. Run the same command again to resume.")
 
 
 def _near(path: Path) -> str:
-    """The path as seen from here, if it lies below."""
+    """The path relative to the working folder, if it is inside it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

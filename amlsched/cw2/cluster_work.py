@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterWork"]
 
 _NO_GUARD = """\
-write what runs experiments below a guard, since workers import this file too:
+run experiments only below a guard, since workers also import this file:
 
     if __name__ == "__main__":
         ClusterWork(MyExperiment).run()"""
@@ -45,17 +45,17 @@ class ClusterWork:
             cw.add_logger(PandasLogger())
             cw.run()
 
-    Its command line is that of `amlsched run` without the target: `python script.py CONFIG -e NAME -o …`. It is read
-    when `run` or `load` is called, and can be given to them as `argv`, in a notebook or a test.
+    Its command line is that of `amlsched run` without the target: `python script.py CONFIG -e NAME -o …`. It is parsed
+    when `run` or `load` is called. In a notebook or a test, pass it to them as `argv`.
 
-    What a script changes in `args` and in `config.exp_configs`, `run` and `load` do.
+    `run` and `load` use what a script changes in `args` and in `config.exp_configs`.
 
-    As with cw2, no more repetitions run at a time than the config's `reps_in_parallel` says; `--max-workers N` runs
-    more.
+    As with cw2, at most `reps_in_parallel` repetitions run at a time; `--max-workers N` overrides that.
 
     Args:
-        exp_cls: The experiment, a class or a function; `None` if results are only to be loaded.
-        argv: The command line, in a notebook or a test; `None` for that of the script, which is read when it is needed.
+        exp_cls: The experiment, a class or a function; `None` if results are only loaded.
+        argv: The command line, in a notebook or a test; `None` for that of the script, which is parsed when it is
+            first needed.
 
     Attributes:
         logArray: The loggers.
@@ -72,11 +72,11 @@ class ClusterWork:
 
     @property
     def args(self) -> dict[str, Any]:
-        """The command line by the names of cw2 (`config`, `experiments`, `slurm`, `job`, `overwrite`, `debug`, …), and
-        what amlsched adds to it.
+        """The command line, by the names of cw2 (`config`, `experiments`, `slurm`, `job`, `overwrite`, `debug`, …) and
+        those that amlsched adds.
 
         Raises:
-            SystemExit: It is wrong (2), or asks for help.
+            SystemExit: The command line is invalid (2), or asks for help.
         """
         _refuse_while_imported(inspect.currentframe(), "args")
         return self._words()
@@ -86,8 +86,8 @@ class ClusterWork:
         """The config, with the `cw_config` of each repetition in `exp_configs`.
 
         Raises:
-            SystemExit: Without `argv`: the command line or the config is wrong (2).
-            ConfigError: With `argv`: the config is wrong.
+            SystemExit: Without `argv`: the command line or the config is invalid (2).
+            ConfigError: With `argv`: the config is invalid.
         """
         _refuse_while_imported(inspect.currentframe(), "config")
 
@@ -96,7 +96,7 @@ class ClusterWork:
             arguments = self._arguments()
             arguments.job = None
             made.use(command.plan_of(arguments))
-            self._words()["prefix_with_timestamp"] = arguments.prefix_with_timestamp  # `run` shall have the same
+            self._words()["prefix_with_timestamp"] = arguments.prefix_with_timestamp  # `run` uses the same
             made.exp_selections = self._words()["experiments"]
             self._config = made
             return 0
@@ -107,7 +107,7 @@ class ClusterWork:
         return self._config
 
     def add_logger(self, logger: AbstractLogger) -> None:
-        """Have this logger told what each repetition logs; each gets a copy of it."""
+        """Pass what each repetition logs to this logger; each repetition gets a copy of it."""
         self.logArray.add(logger)
 
     def run(
@@ -118,21 +118,21 @@ class ClusterWork:
         s: AbstractScheduler | None = None,
         argv: Sequence[str] | None = None,
     ) -> Summary | None:
-        """Run what is left of the config.
+        """Run the remaining repetitions of the config.
 
         Args:
-            root_dir: Where relative folders of results start; empty for the working folder.
+            root_dir: Relative folders of results are relative to it; empty for the working folder.
             sch: A scheduler of your own, which runs the jobs.
-            s: The same.
-            argv: The command line; `None` for that of the constructor, or else that of the script, which then ends
-                with an exit code if not all repetitions are done.
+            s: Another name for `sch`.
+            argv: The command line; `None` for that of the constructor, or otherwise that of the script. The script
+                then exits with an exit code if some repetitions are not done.
 
         Returns:
-            What there is now; `None` if nothing was to be run here (`--dry-run`, `-s`).
+            The summary; `None` if nothing was run in this process (`--dry-run`, `-s`).
 
         Raises:
-            SystemExit: With `argv=None`: some repetitions failed (1), the input is bad (2), Ctrl-C (130).
-            AmlschedError: With `argv`, here or of the constructor: what is wrong with the input.
+            SystemExit: With `argv=None`: some repetitions failed (1), the input is invalid (2), Ctrl-C (130).
+            AmlschedError: With `argv`, here or in the constructor: the input is invalid.
         """
         if self.exp_cls is None:
             raise ExperimentError("ClusterWork", "has no experiment to run", "ClusterWork(MyExperiment).run()")
@@ -157,19 +157,19 @@ class ClusterWork:
         return done[0]
 
     def load(self, root_dir: str | Path = "", *, argv: Sequence[str] | None = None) -> pd.DataFrame:
-        """What there is of the config's repetitions, one a row; no file is made or changed by it.
+        """The results of the config's repetitions, one in each row. Creates and changes no files.
 
         Args:
-            root_dir: As of `run`.
-            argv: As of `run`.
+            root_dir: As for `run`.
+            argv: As for `run`.
 
         Returns:
-            The columns of `amlsched.experiments.load`, with `rep_path`, the mapping `params`, and a column for each
-            logger that reads something back, such as `PandasLogger`, whose `ts` are timestamps in local time. With an
-            accessor `cw2`, as with cw2.
+            The columns of `amlsched.experiments.load`, `rep_path`, the mapping `params`, and a column for each logger
+            that loads something, such as `PandasLogger`, whose `ts` are timestamps in local time. It has an accessor
+            `cw2`, as with cw2.
 
         Raises:
-            ConfigError: The config is wrong.
+            ConfigError: The config is invalid.
             MissingExtraError: pandas is not installed.
         """
         results.pandas_for("ClusterWork.load")
@@ -215,29 +215,29 @@ class ClusterWork:
         return self._args
 
     def _arguments(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """The command line, with what the script has changed in `args` if it is that of the script."""
+        """The command line; if it is the script's, with what the script changed in `args`."""
         if argv is not None:
             return _parsed(argv)
         words = self._words()
-        said: dict[str, Any] = {
+        changed: dict[str, Any] = {
             "experiments": words["experiments"] or [],
             "debug": "debugall" if words["debugall"] else "debug" if words["debug"] else "",
             "no_capture": words["noconsolelog"],
         }
-        return argparse.Namespace(**words | said)
+        return argparse.Namespace(**words | changed)
 
     def _plan(self, arguments: argparse.Namespace, root: str | Path, argv: Sequence[str] | None) -> Plan:
         plan = command.plan_of(arguments, root)
         if self._config is None or (argv is not None and not self._config.is_changed):
             return plan
         if argv is not None and list(argv) != self._argv:
-            problem = "the script changed its config, which was read with another command line"
+            problem = "the script changed a config that was loaded with another command line"
             raise ExperimentError("ClusterWork", problem, "give argv to the constructor: ClusterWork(cls, argv=[…])")
         return self._config.apply(plan)
 
 
 def _ended(command: Callable[[], int], argv: Sequence[str] | None) -> None:
-    """Run a command; with the script's own command line, tell what goes wrong, and end the script."""
+    """Run a command. With the script's own command line, print errors, and exit if the exit code is not 0."""
     if argv is not None:
         command()
     elif code := cli.exit_code(command):
@@ -250,7 +250,7 @@ def _reads_nothing(logger: AbstractLogger) -> bool:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description="Run what is left of a config; see also: amlsched --help")
+    parser = Parser(description="Run the remaining repetitions of a config; see also: amlsched --help")
     command.add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -258,4 +258,4 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 def _refuse_while_imported(frame: FrameType | None, name: str) -> None:
     caller = frame.f_back.f_globals.get("__name__") if frame is not None and frame.f_back is not None else None
     if caller in being_imported or getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise ExperimentError(f"ClusterWork.{name}", "was used while its script was imported", _NO_GUARD)
+        raise ExperimentError(f"ClusterWork.{name}", "was used while its script was being imported", _NO_GUARD)

@@ -1,4 +1,4 @@
-"""Experiments: a class or a function, a YAML file of settings, some repetitions of each; and their results."""
+"""Experiments: a class or a function, a YAML config, repetitions of each of its runs, and their results."""
 
 from amlsched.errors import ExperimentSurrender
 from amlsched.experiments.console import Printer

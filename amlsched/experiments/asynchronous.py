@@ -1,4 +1,4 @@
-"""Experiments written as `async def`: a repetition has an event loop of its own, made when it is first needed."""
+"""Experiments written as `async def`: each repetition has its own event loop, created when it is first needed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["call", "called", "generator_complaint", "own_loop", "taken"]
 
 _GRACE_S = 5.0
-"""Seconds that a coroutine gets to clean up after it was cancelled."""
+"""Seconds that a cancelled coroutine has to clean up."""
 
 
 class _OwnLoop:
-    """Runs the coroutines of one repetition. Where a loop runs in this thread already, in a thread of its own."""
+    """Runs the coroutines of one repetition; in a separate thread if a loop is already running in this one."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -34,7 +34,7 @@ class _OwnLoop:
         self._thread: ThreadPoolExecutor | None = None
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
-        """What it gives in the end."""
+        """Run it to its end, and return its result."""
         if self._loop is None:
             if _loop_runs_here():
                 self._thread = ThreadPoolExecutor(1, "amlsched-repetition")
@@ -62,7 +62,7 @@ class _OwnLoop:
             raise
 
     def close(self) -> None:
-        """Cancel the tasks that are left, and close the loop."""
+        """Cancel the remaining tasks, and close the loop."""
         if self._thread is None:
             self._stack.close()
         else:
@@ -75,7 +75,7 @@ _own: contextvars.ContextVar[_OwnLoop | None] = contextvars.ContextVar("amlsched
 
 @contextmanager
 def own_loop() -> Generator[None]:
-    """While in here, `call` runs coroutines on one event loop; tasks that are left in the end are cancelled."""
+    """Within this context, `call` runs coroutines on one event loop. On exit, remaining tasks are cancelled."""
     own = _OwnLoop()
     token = _own.set(own)
     try:
@@ -86,17 +86,17 @@ def own_loop() -> Generator[None]:
 
 
 def call(function: Callable[..., Any], /, *args: Any) -> Any:
-    """Call a function or a method of an experiment; one that is `async def` runs to its end on the loop of `own_loop`.
+    """Call a function or method of an experiment; an `async def` runs to its end on the loop of `own_loop`.
 
     Raises:
-        ExperimentError: A plain function gave a coroutine, which nobody would await.
+        ExperimentError: A function that is not `async def` returned a coroutine, which would never be awaited.
     """
     result = call_function(function, args, {})
     if not inspect.isawaitable(result):
         return result
     if not _is_async(function):
         if inspect.iscoroutine(result):
-            result.close()  # else Python warns that it was never awaited
+            result.close()  # otherwise Python warns that it was never awaited
             remedy = "make the function async def, or run it with asyncio.run"
             raise ExperimentError(called(function), "returned a coroutine, which did not run", remedy)
         return result
@@ -108,7 +108,7 @@ def call(function: Callable[..., Any], /, *args: Any) -> Any:
 
 
 def taken(method: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
-    """As many of the arguments as a method takes: those of projects for earlier versions of cw2 take fewer."""
+    """As many of the arguments as a method takes: methods written for earlier versions of cw2 take fewer."""
     try:
         parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):  # some builtins have none
@@ -125,7 +125,7 @@ async def _one_process(awaitable: Awaitable[Any], name: str) -> Any:
 
 
 def called(function: Callable[..., Any]) -> str:
-    """What to call a function in a message."""
+    """The name of a function in messages."""
     function = getattr(function, "func", function)  # of a partial
     owner = getattr(function, "__self__", None)
     name = str(getattr(function, "__name__", type(function).__name__))
@@ -133,7 +133,7 @@ def called(function: Callable[..., Any]) -> str:
 
 
 def generator_complaint(function: Any) -> str | None:
-    """Why a function or method that yields is no experiment; `None` if it does not yield."""
+    """Why a function or method that yields cannot be an experiment; `None` if it does not yield."""
     kind = lazy_kind(function)
     return f"is {kind}: it would not run" if kind == "a generator function" else None
 

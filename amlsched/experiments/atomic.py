@@ -1,4 +1,4 @@
-"""Files that are read and replaced as a whole."""
+"""Read files whole, and replace them atomically."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["file_bytes", "replace_file"]
 
 PIPE_S = 10.0
 _LARGEST = 2**26
-"""Of what is no regular file, such as `/dev/zero`."""
+"""The most bytes to read from what is not a regular file, such as `/dev/zero`."""
 
 
 def file_bytes(path: Path, wait_s: float | None = None) -> bytes:
-    """What a file holds. A pipe is read too, such as `<(command)` of a shell, if somebody writes to it.
+    """The content of a file, or of a pipe that is being written to, such as `<(command)` of a shell.
 
     Args:
         path: The file.
-        wait_s: How long to wait for a pipe; `None` for ten seconds.
+        wait_s: How long to wait for data from a pipe; `None` for ten seconds.
 
     Raises:
-        OSError: It cannot be read, is a folder, or a pipe to which nobody writes.
+        OSError: It cannot be read, is a folder, or is a pipe without a writer.
     """
     wait_s = PIPE_S if wait_s is None else wait_s
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a named pipe blocks here
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # otherwise a named pipe blocks here
     with open(descriptor, "rb", buffering=0) as file:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISREG(mode):
@@ -42,7 +42,7 @@ def file_bytes(path: Path, wait_s: float | None = None) -> bytes:
         size = 0
         while size <= _LARGEST:
             if not select.select([file], [], [], wait_s)[0]:
-                raise OSError(errno.EAGAIN, f"it is no file, and nothing came from it for {wait_s:g} s", str(path))
+                raise OSError(errno.EAGAIN, f"it is no file, and no data came from it for {wait_s:g} s", str(path))
             part = file.read(2**16)
             if not part:
                 return b"".join(parts)
@@ -52,10 +52,10 @@ def file_bytes(path: Path, wait_s: float | None = None) -> bytes:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Put this in place of the file, so that whoever reads it, whenever, finds the old file or the new one.
+    """Replace a file atomically: at any time, a reader finds either the old content or the new one.
 
     Raises:
-        OSError: The folder cannot be written; the earlier file is untouched.
+        OSError: The folder cannot be written; the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -74,7 +74,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder last; some network file systems do not know this, and need it less."""
+    """Flush a rename in the folder to disk; some network file systems do not support that, and need it less."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

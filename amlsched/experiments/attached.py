@@ -1,4 +1,4 @@
-"""Stays with elements that a batch system runs, and tells what becomes of their repetitions."""
+"""Wait for the elements of submitted arrays, and report their repetitions as they finish."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 __all__ = ["Attached"]
 
 _LOOK_S = 1.0
-"""Seconds between two looks at the records of what runs."""
+"""Seconds between two reads of the records of running repetitions."""
 _ASK_S, _ASK_AT_MOST_S = 2.0, 30.0
-"""Seconds until the queue is asked again: twice as many each time that nothing had changed."""
+"""Seconds between two queries of the queue: doubled, up to a limit, each time that nothing has changed."""
 
 
 class Attached(Emitter):
-    """What is in the queue of a plan, watched until it has ended.
+    """Waits for those repetitions of a plan that are in the queue.
 
-    Files are looked at first, and the queue is asked seldom.
+    It mostly reads files, and rarely queries the queue.
 
     Args:
         plan: The repetitions.
     """
 
     DONE: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
-    """A repetition ended, in whatever way."""
+    """Emitted when a repetition has finished, failed or been cancelled."""
 
     on_repetition_done: Subscriber[[Repetition, Ended], Any]
 
@@ -52,7 +52,7 @@ class Attached(Emitter):
         super().__init__()
         self.on_repetition_done = self.subscriber(self.DONE)
         self.capture = True
-        self.workers = None  # what is in the queue brings its own
+        self.workers = None  # an element of an array starts its own
         self.running: dict[Key, Repetition] = {}
         self.summary = Summary(plan.count()[1])
         self._chosen: list[Submission] = []
@@ -66,22 +66,22 @@ class Attached(Emitter):
 
     @property
     def arrays(self) -> list[str]:
-        """What is in the queue, such as `array 12 of Slurm`."""
+        """The arrays that are in the queue, such as `array 12 of Slurm`."""
         return [f"array {part.job} of {one.batch}" for one in self._chosen for part in one.parts]
 
     @property
     def waits(self) -> bool:
-        """Whether there is something in the queue."""
+        """Whether any repetition is in the queue."""
         return bool(self._open)
 
     def wait(self) -> Summary:
-        """Wait until nothing is in the queue any more.
+        """Wait until no repetition is in the queue.
 
         Returns:
-            What there is then.
+            The summary of all repetitions then.
 
         Raises:
-            BatchSystemError: The batch system could not be asked.
+            BatchSystemError: The batch system could not be queried.
         """
         pause = _ASK_S
         due = time.monotonic() + pause
@@ -104,7 +104,7 @@ class Attached(Emitter):
                 self._open[key] = planned
 
     def _ask(self) -> bool:
-        """Ask the queue, and submit what it did not take before; whether anything has changed."""
+        """Query the queue, and submit elements that did not fit before; whether anything has changed."""
         for one in self._chosen:
             feed(one)
         seen = states(self._chosen)
@@ -118,7 +118,7 @@ class Attached(Emitter):
         return before != self._stages
 
     def _look(self) -> None:
-        """Look at the records of what runs, and of what has left the queue."""
+        """Read the records of repetitions that are running, or have left the queue."""
         for key, planned in list(self._open.items()):
             stage = self._stages.get(key, Stage.ENDED)
             if stage is Stage.PENDING or stage is Stage.STUCK:
@@ -148,7 +148,7 @@ class Attached(Emitter):
 
 
 def _repetition(planned: Planned, record: Record) -> Repetition:
-    """As the progress of a run wants it; it is not run here."""
+    """The repetition, for the display of progress; it does not run here."""
     return Repetition(
         target=Target("", ""),
         config={"iterations": planned.run.iterations},

@@ -19,7 +19,7 @@ Path = tuple[Key, ...]
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One choice on an axis: the settings that it makes, and their short form."""
+    """One choice on an axis: the parameters that it sets, and their short form."""
 
     settings: tuple[tuple[Path, Any], ...]
     label: str
@@ -27,11 +27,11 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Choices of which each run takes exactly one.
+    """Alternatives of which each run takes exactly one.
 
     Args:
-        key: The top-level key that it comes from, such as `grid` or `list2`.
-        alternatives: At least one, all different, in order.
+        key: The top-level key that the axis comes from, such as `grid` or `list2`.
+        alternatives: At least one; all different, in order.
     """
 
     key: str
@@ -41,15 +41,16 @@ class Axis:
 def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) -> tuple[Axis, ...]:
     """The axes of an experiment, in the order in which cw2 expands them.
 
-    Each path of a `grid` is an axis; a `list` is one axis, value i of all its paths together; an `ablative` is one
-    axis, one value of one path at a time. A key that is null expands nothing: so an experiment can take back the grid
-    of its DEFAULT. So does an empty mapping; that of a `grid` is still in the names of the runs, as in cw2.
+    Each path of a `grid` is an axis; a `list` is one axis, which sets value i of all its paths together; an `ablative`
+    is one axis, which sets one value of one path at a time. A key that is null expands nothing, so that an experiment
+    can remove the grid of its DEFAULT. So does an empty mapping, but an empty `grid` still changes the names of the
+    runs, as in cw2.
 
     Args:
         config: A merged experiment.
-        place: Gives the place of a key path as text.
-        report: Told of an expansion that is no mapping, a value that is no list, an empty list, a value that stands
-            twice, a `list` of unequal lengths, a path that leads through a value that is no mapping, or a parameter
+        place: Formats the place of a key path.
+        report: Called with each error: an expansion that is not a mapping, a value that is not a list, an empty list, a
+            duplicate value, a `list` of unequal lengths, a path through a value that is not a mapping, or a parameter
             that two expansions set.
     """
     axes: list[Axis] = []
@@ -78,7 +79,7 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) ->
 
 
 def _paths(key: str, section: Any, place: Place, report: Report) -> dict[Path, list[Any]]:
-    """The lists of a section by their path, in order."""
+    """The lists of an expansion by their path, in order."""
     if not is_mapping(section):
         remedy = f"write {key}: {{lr: [0.1, 0.2]}}; a key that begins with grid, list or ablative expands"
         if key != expansion_kind(key):
@@ -129,12 +130,12 @@ def _refuse_doubles(axis: Axis, place: Place, report: Report) -> None:
             settings = ", ".join(f"{'.'.join(map(str, path))} = {shown(value)}" for path, value in alternative.settings)
             path = alternative.settings[0][0] if len(alternative.settings) == 1 else ()
             remedy = "remove one; to run it several times, use repetitions"
-            problem = f"{settings} stands twice: as value {first} and as value {number}"
+            problem = f"{settings} is given twice: as value {first} and as value {number}"
             report(ConfigError(place(axis.key, *path), problem, remedy))
 
 
 def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, report: Report) -> None:
-    """A path of an axis may lead through mappings only, be they from `params` or set by an axis before."""
+    """Report paths of an axis through values that are not mappings, in `params` or set by an earlier axis."""
     set_before: dict[Path, tuple[str, Any]] = {}
     for axis in axes:
         settings = [setting for alternative in axis.alternatives for setting in alternative.settings]
@@ -144,7 +145,7 @@ def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, repor
                 if value is None or isinstance(value, dict):
                     continue
                 name = ".".join(map(str, path[:depth]))
-                problem = f"{name} is {shown(value)} by {origin}, so that nothing can be set below it"
+                problem = f"{origin} sets {name} to {shown(value)}, so no key can be set below it"
                 remedy = f"make {name} a mapping, or expand {name} itself"
                 report(ConfigError(place(axis.key, *path), problem, remedy))
         for path, value in settings:
@@ -153,7 +154,7 @@ def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, repor
 
 
 def _refuse_overwritten(axes: Sequence[Axis], place: Place, report: Report) -> None:
-    """What an expansion sets must not be set again by a later one: one of the two would win in silence."""
+    """Report parameters that two expansions set: the later one would silently overwrite the earlier one."""
     before: list[tuple[str, Path, list[Any]]] = []
     for key, group in groupby(axes, key=lambda axis: axis.key):
         values: dict[Path, list[Any]] = {}
@@ -167,8 +168,8 @@ def _refuse_overwritten(axes: Sequence[Axis], place: Place, report: Report) -> N
                     continue
                 name, first = (".".join(map(str, one)) for one in (path, other))
                 same = "" if path == other else f" ({first} by {earlier}, {name} by {key})"
-                problem = f"{name} is set by {earlier} and by {key}{same}, and only the later would count"
-                remedy = f"leave it to one of them; the other place is {place(earlier, *other)}"
+                problem = f"{name} is set by {earlier} and by {key}{same}, and the later would overwrite the earlier"
+                remedy = f"set it in only one of them; the other place is {place(earlier, *other)}"
                 report(ConfigError(place(key, *path), problem, remedy))
         before += [(key, path, found) for path, found in values.items()]
 
@@ -186,6 +187,6 @@ def _found(mapping: Any, path: Path) -> Any:
     value = mapping
     for key in path:
         if not is_mapping(value):
-            return None  # a shorter part of the path has been reported, or is null
+            return None  # a prefix of the path has been reported, or is null
         value = value.get(key)
     return value

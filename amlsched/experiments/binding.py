@@ -1,4 +1,4 @@
-"""GPUs and CPUs of repetitions: what a config asks for, and the workers that get it."""
+"""GPUs and CPUs of repetitions: what a config requests, and the workers that are bound to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ __all__ = ["Binding", "bindings"]
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The slots in which the workers of an experiment run; none if they are not bound.
+    """The slots that the workers of an experiment are bound to.
+
+    There are none if the workers are not bound.
 
     Attributes:
         slots: One for each worker.
@@ -32,7 +34,7 @@ class Binding:
     slots: tuple[Slot, ...] = ()
 
     def options(self, executor: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of an executor with these workers.
+        """The options of an executor whose workers are bound to the slots.
 
         Args:
             executor: Its name.
@@ -45,20 +47,20 @@ class Binding:
         return {"threads_per_worker": None, **given, bound: made, "max_workers": len(self.slots)}
 
     def here(self, executor: str) -> contextlib.AbstractContextManager[None]:
-        """While in here, this process is bound, if the executor runs its calls in it."""
+        """Within this context, this process is bound to a slot if the executor runs its calls in this process."""
         return in_slot(self.slots[0]) if self.slots and executor == "sequential" else contextlib.nullcontext()
 
 
 def bindings(plan: Plan, executor: str, max_workers: int | None = None) -> dict[str, Binding]:
-    """How each experiment of a plan is bound, by its name.
+    """The bindings of a plan's experiments, by name.
 
-    `gpus_per_rep` and `cpus_per_rep` are asked for by an experiment, or by the section for the batch system. What the
-    section says must be there in a job of a batch system; elsewhere it is left out if it is not.
+    `gpus_per_rep` and `cpus_per_rep` are set in an experiment or in the section for the batch system. In a job of a
+    batch system, what the section requests has to be available; elsewhere, it is ignored if it is not.
 
     Args:
         plan: The plan.
         executor: Name of the executor.
-        max_workers: No more workers than this; `None` for as many as there are slots.
+        max_workers: At most this many workers; `None` for as many as there are slots.
 
     Raises:
         ResourcesError: A repetition fits nowhere, or the executor cannot bind its workers.
@@ -80,14 +82,14 @@ def bindings(plan: Plan, executor: str, max_workers: int | None = None) -> dict[
                 raise
             divided = ()
         if divided and executor not in ("processes", "loky", "sequential"):
-            problem = f"cannot bind its workers, and {experiment.name} asks for {request} a repetition"
+            problem = f"cannot bind its workers, and {experiment.name} requests {request} for each repetition"
             raise ResourcesError(f"executor {executor}", problem, "--executor processes, loky or sequential")
         found[experiment.name] = Binding(divided)
     return found
 
 
 def _request(experiment: Experiment, section: Mapping[str, Any]) -> tuple[Request, bool]:
-    """What is asked for a repetition, and whether the experiment itself does."""
+    """What a repetition requests, and whether it is requested by the experiment itself."""
     own = experiment.config.get("gpus_per_rep"), experiment.config.get("cpus_per_rep")
     gpus, n_cpus = (mine if mine is not None else section.get(key) for mine, key in zip(own, _KEYS, strict=True))
     return Request(gpus, n_cpus), own != (None, None)

@@ -1,9 +1,9 @@
-"""What a repetition prints goes to its own files.
+"""Redirect what a repetition prints to its own files.
 
-Where one repetition runs at a time in a process, it is caught at the file descriptors, so that child processes and C
-code are caught too; if that process is the driver, what the driver itself has to say meanwhile goes by a copy of the
-descriptors. Threads share their descriptors, so between them it is only caught by what stands in for `sys.stdout` and
-`sys.stderr`, which knows the repetition of each thread: what C code or child processes print goes to the console.
+In a process that runs one repetition at a time, the file descriptors are redirected, so that output of child processes
+and C code is captured too; if that process is the driver, the driver itself prints to copies of the original
+descriptors meanwhile. Threads share their descriptors. For repetitions in threads, `sys.stdout` and `sys.stderr` are
+replaced by streams that know the repetition of each thread; what C code and child processes print goes to the console.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["Capture", "captured", "children_ended", "console", "outside", "per_thread"]
 
 Capture = Literal["process", "thread", "none"]
-"""Where the output is caught: for the whole process, for this thread, or nowhere (it goes to the console)."""
+"""Whose output is captured: that of the whole process, that of this thread, or none (it goes to the console)."""
 
 _STREAMS = ("stdout", "stderr")
 _saved: dict[int, int] = {}
-"""Copies of the descriptors that point elsewhere now."""
+"""Copies of the redirected descriptors, by their numbers."""
 
 
 class _PerThread:
-    """Stands in for a standard stream: writes to what the calling thread chose, otherwise to the original stream.
+    """Replaces a standard stream: writes to the stream of the calling thread, or by default to the original.
 
-    A thread started by a repetition writes where that repetition does as long as no other one runs in this process.
+    A thread that a repetition started writes to the stream of that repetition if no other one runs in this process.
     """
 
     def __init__(self, original: TextIO) -> None:
@@ -66,7 +66,7 @@ class _PerThread:
 
 @contextmanager
 def per_thread() -> Generator[None]:
-    """While in here, threads of this process have output of their own. Enter it before the experiment is imported."""
+    """Within this context, each thread may have its own output. Enter it before the experiment is imported."""
     open_descriptors()
     originals = {name: getattr(sys, name) for name in _STREAMS}
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # for a stream that is closed
@@ -81,17 +81,17 @@ def per_thread() -> Generator[None]:
 
 @contextmanager
 def captured(folder: Path, capture: Capture) -> Generator[TextIO]:
-    """While in here, what is printed goes to `out.log` and `err.log` in the folder.
+    """Within this context, what is printed goes to `out.log` and `err.log` in the folder.
 
     Yields:
-        `err.log`, for what is to be written there in any case.
+        `err.log`, which is open even if nothing is captured.
     """
-    # Line by line, so that the files can be watched, and appending, so that two writers do not overwrite each other.
+    # Line-buffered, so that the files can be followed, and in append mode, so that writers do not overwrite each other.
     with (
         (folder / layout.OUT_LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as out,
         (folder / layout.ERR_LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as err,
     ):
-        if capture == "process" and None not in (sys.__stdout__, sys.__stderr__):  # else others may have the numbers
+        if capture == "process" and None not in (sys.__stdout__, sys.__stderr__):  # closed ones may be reused
             with _descriptors({1: out, 2: err}), _chosen(out, err):
                 yield err
         elif capture != "none":
@@ -109,7 +109,7 @@ def _replaced(out: TextIO, err: TextIO) -> Generator[None]:
 
 @contextmanager
 def _descriptors(streams: dict[int, TextIO]) -> Generator[None]:
-    """Point the file descriptors at these files."""
+    """Redirect these file descriptors to these files."""
     _flush()
     saved = {descriptor: os.dup(descriptor) for descriptor in streams}
     before = _saved.copy()
@@ -128,21 +128,21 @@ def _descriptors(streams: dict[int, TextIO]) -> Generator[None]:
 
 
 def children_ended() -> int:
-    """A number that grows when child processes of this one end."""
+    """A number that grows when child processes of this one exit."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
 
 
 def console(descriptor: int) -> int:
-    """The descriptor that leads to where this one did before a repetition's output was caught: for signal handlers."""
+    """The descriptor that leads to where this one did before output was captured; safe to use in signal handlers."""
     return _saved.get(descriptor, descriptor)
 
 
 @contextmanager
 def outside(stream: TextIO) -> Generator[TextIO]:
-    """While in here, a stream to where this one leads now, also while output is caught at the descriptors.
+    """Open a stream that keeps writing to where this one leads now, even while descriptors are redirected.
 
     Yields:
-        A stream of its own; the same one if it has no descriptor.
+        A new stream; the given one if it has no descriptor.
     """
     try:
         descriptor = os.dup(stream.fileno())
@@ -157,7 +157,7 @@ def outside(stream: TextIO) -> Generator[TextIO]:
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if stream is not None:
-            with contextlib.suppress(Exception):  # closed, or somebody's own object
+            with contextlib.suppress(Exception):  # closed, or a user's own object
                 stream.flush()
 
 
@@ -165,7 +165,7 @@ def _flush() -> None:
 def _chosen(out: TextIO, err: TextIO) -> Generator[None]:
     stand_ins = [cast("object", getattr(sys, name)) for name in _STREAMS]
     if not all(isinstance(stand_in, _PerThread) for stand_in in stand_ins):
-        # Nobody entered `per_thread`: the process is not ours. One repetition at a time can be caught this way.
+        # Outside of `per_thread` the process is not ours. The output of one repetition at a time can be captured.
         with _replaced(out, err):
             yield
         return

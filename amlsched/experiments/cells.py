@@ -1,8 +1,8 @@
-"""Rows of a CSV file, and back: what was logged is what is read.
+"""Write and read the rows of a CSV file, so that values are read as they were logged.
 
-Numbers stand as Python's `repr` writes them, `True` and `False` as words, `None` as nothing, lists and mappings as
-JSON. A text stands as it is, in the quotes of CSV where it could be taken for a number or a word. One that would read
-as JSON, or that no CSV file can hold (a NUL, half of a surrogate pair), stands as a JSON text.
+Numbers are written as by Python's `repr`, `True` and `False` as words, `None` as an empty cell, lists and mappings as
+JSON. Text is written as it is, in CSV quotes where it could be mistaken for a number or a word. Text that would be read
+as JSON, or that a CSV file cannot hold (a NUL, half of a surrogate pair), is written as a JSON string.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["IS_VALUE", "header", "line", "names", "rows", "value_of", "values", 
 _INT = r"-?(?:0|[1-9][0-9]*)"
 _FLOAT = rf"{_INT}(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|-?inf|nan"
 IS_VALUE = rf"True|False|{_FLOAT}"
-"""A cell that is no text if it has no quotes, as a regular expression."""
+"""Regular expression for a cell that, without quotes, is a number or a word instead of text."""
 
 _is_value, _is_int = re.compile(IS_VALUE), re.compile(_INT)
-_MISTAKABLE = re.compile(  # by us, by pandas or by a spreadsheet
+_MISTAKABLE = re.compile(  # for a number or a word, by us, by pandas or by a spreadsheet
     r"(?:[-+]?(?:[0-9][0-9_.]*|\.[0-9]+)(?:e[-+]?[0-9]+)?|0x.*|true|false|[-+]?(?:inf|infinity|nan))?", re.IGNORECASE
 )
 _OF_JSON = ("[", "{", '"')
@@ -35,12 +35,12 @@ _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^,]*))(,|\Z)')
 
 
 def line(values: Iterable[Any]) -> bytes:
-    """Plain values as a row of a CSV file."""
+    """A row of a CSV file with these values."""
     return (",".join(map(_cell, values)) + "\n").encode()
 
 
 def header(names: Iterable[str]) -> bytes:
-    """The names of columns as the first row of a CSV file."""
+    """The first row of a CSV file, with the names of the columns."""
     return (",".join(_text(name, in_quotes=not name) for name in names) + "\n").encode()
 
 
@@ -68,7 +68,7 @@ def _quoted(text: str) -> str:
 
 
 def _from_json(text: str) -> Any:
-    """The value of a JSON text, list or mapping; the text itself if it is none."""
+    """The value of a JSON string, list or mapping; the text itself if it is not JSON."""
     try:
         return json.loads(text, object_hook=restored)
     except (ValueError, RecursionError):
@@ -76,7 +76,7 @@ def _from_json(text: str) -> Any:
 
 
 def rows(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The rows of a file, each with its line end; a text in quotes may go over several lines."""
+    """The rows of a file, each with its line ending; quoted text may span several lines."""
     begun: list[bytes] = []
     within = False
     for one in lines:
@@ -91,7 +91,7 @@ def rows(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def whole_rows(content: bytes) -> list[bytes]:
-    """The rows of a file, the header first, without one that was not written to its end."""
+    """The rows of a file, the header first, without an incomplete last one."""
     found = list(rows(io.BytesIO(content)))
     if found and (not found[-1].endswith(b"\n") or found[-1].count(b'"') % 2):
         found.pop()
@@ -99,7 +99,7 @@ def whole_rows(content: bytes) -> list[bytes]:
 
 
 def value_of(cell: str, quoted: bool = False) -> Any:
-    """What a cell holds, by its text and whether it stood in quotes."""
+    """The value of a cell, by its text and whether it was quoted."""
     if quoted:
         return _from_json(cell) if cell.startswith(_OF_JSON) else cell
     if not cell:
@@ -115,19 +115,19 @@ def value_of(cell: str, quoted: bool = False) -> Any:
 
 
 def values(row: bytes) -> list[Any]:
-    """What the cells of a row hold.
+    """The values of a row.
 
     Raises:
-        UnicodeDecodeError: It is no text.
+        UnicodeDecodeError: The row is not UTF-8.
     """
     return [value_of(cell, quoted) for cell, quoted in _split(row)]
 
 
 def names(header: bytes) -> list[str]:
-    """The names of the columns, by the header of a file.
+    """The names of the columns in the header of a file.
 
     Raises:
-        UnicodeDecodeError: It is no text.
+        UnicodeDecodeError: The header is not UTF-8.
     """
     if header in (b"", b"\n"):
         return []
@@ -136,7 +136,7 @@ def names(header: bytes) -> list[str]:
 
 
 def _split(row: bytes) -> Iterator[tuple[str, bool]]:
-    """The text of each cell, and whether it stood in quotes."""
+    """The text of each cell, and whether it was quoted."""
     text = row.decode().removesuffix("\n").removesuffix("\r")
     if '"' not in text:
         yield from ((cell, False) for cell in text.split(","))

@@ -1,4 +1,4 @@
-"""What the numbers of a run depend on, and what of it has changed since it was run."""
+"""The settings that the results of a run depend on, and how they changed since it ran."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_unchanged", "config_hash", "differences", "hashes", "settings"]
 
-# A config that differs in these alone gives the same repetitions.
+# Configs that only differ in these keys give the same repetitions.
 _NO_MATTER = frozenset(
     {
         *("path", "repetitions", "reps_per_job", "reps_in_parallel", "extra_keys"),
@@ -34,7 +34,7 @@ _SHOWN_DIFFERENCES = 20
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """All in the config of a run that its numbers may depend on, as JSON has it."""
+    """The keys of a run's config that its results may depend on, as JSON values."""
     return {
         key: jsonable(value)
         for key, value in run.config.items()
@@ -43,12 +43,12 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def config_hash(made_of: dict[str, Any]) -> str:
-    """A hash of settings."""
+    """The hash of these settings."""
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def hashes(run: Run) -> Callable[[int], str]:
-    """What gives the hash of the settings of each repetition of a run by its index; nearly always all have one."""
+    """A function from the index of a repetition of a run to its hash; nearly always, all repetitions have the same."""
     of_run: list[str] = []
 
     def of_repetition(index: int) -> str:
@@ -63,12 +63,12 @@ def hashes(run: Run) -> Callable[[int], str]:
 
 
 def check_unchanged(plan: Plan) -> None:
-    """Refuse to go on with repetitions that were run with other settings under the same name.
+    """Check that no repetition was run with other settings under the same name.
 
-    Those that are to be run again anyway are not looked at.
+    Repetitions that will run again anyway are not checked.
 
     Raises:
-        ExperimentError: There are such; shows what differs.
+        ExperimentError: Some were; the message shows what differs.
     """
     runs: dict[tuple[str, ...], list[str]] = {}
     count = 0
@@ -81,9 +81,9 @@ def check_unchanged(plan: Plan) -> None:
     if not runs:
         return
     lines = [f"{counted(count, 'repetition', 'were')} run with other settings under the same name"]
-    for told, names in list(runs.items())[:_SHOWN]:
+    for changes, names in list(runs.items())[:_SHOWN]:
         lines.append(f"  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}:")
-        lines += [f"    {line}" for line in told[:_SHOWN_DIFFERENCES]]
+        lines += [f"    {line}" for line in changes[:_SHOWN_DIFFERENCES]]
     if len(runs) > _SHOWN:
         lines.append(f"  … and {sum(map(len, list(runs.values())[_SHOWN:]))} more runs")
     remedy = "-o runs them again, --keep-changed leaves them as they are, another name keeps both"
@@ -98,7 +98,7 @@ def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
         folder = layout.repetition_folder(path, run, index)
         try:
             if hash_at(index).encode() in file_bytes(folder / layout.RECORD, wait_s=0):
-                continue  # without a closer look: 100,000 of them take seconds
+                continue  # without parsing the record: for 100,000 of them that takes seconds
         except OSError:
             continue
         known = records.read(folder)
@@ -111,10 +111,10 @@ def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
 
 
 def differences(known: Record, run: Run) -> Iterator[str]:
-    """What differs between the settings that a repetition was run with and those of now: `key: old → new`."""
+    """The differences between the settings that a repetition was run with and the current ones: `key: old → new`."""
     old = dict(_leaves(jsonable(known.config | {"params": known.params})))
     new = dict(_leaves(settings(run)))
-    if not known.config:  # written by an earlier version, which kept the params alone
+    if not known.config:  # written by an earlier version, which kept only the params
         new = {key: value for key, value in new.items() if key.startswith("params.")}
     same = True
     for key in dict.fromkeys((*old, *new)):
@@ -123,7 +123,7 @@ def differences(known: Record, run: Run) -> Iterator[str]:
             same = False
             yield f"{key}: {before} → {after}"
     if same:
-        yield "something that its record does not keep"
+        yield "something that is not in its record"
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""What would go wrong with a config, all of it, before anything runs."""
+"""Find everything that would go wrong in a run of a config, before anything runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _MANY_RUNS = 100_000
 
 @dataclass(slots=True)
 class Checked:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        faults: What would stop a run, each once.
-        notes: What will work, and deserves a look.
-        experiments: The experiments that have no fault of their own.
+        faults: The errors that would stop a run, without duplicates.
+        notes: Hints about what works but may not be intended.
+        experiments: The experiments without errors of their own.
     """
 
     faults: list[AmlschedError] = field(default_factory=list[AmlschedError])
@@ -45,18 +45,18 @@ class Checked:
     debug: Debug = ""
 
     def report(self, fault: AmlschedError) -> None:
-        """Note a fault, unless it is known: one of a DEFAULT shows in all of its experiments."""
+        """Add an error, unless it is already there: one in a DEFAULT is found in all of its experiments."""
         if str(fault) not in map(str, self.faults):
             self.faults.append(fault)
 
     @property
     def n_jobs(self) -> int:
-        """How many jobs the experiments without a fault make."""
+        """How many jobs the experiments without errors make."""
         return jobs.count(self)
 
     @property
     def n_repetitions(self) -> int:
-        """How many repetitions the experiments without a fault have."""
+        """How many repetitions the experiments without errors have."""
         return sum(count(one) * next(expand(one)).repetitions for one in self.experiments)
 
 
@@ -67,13 +67,13 @@ def check(
     select: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Checked:
-    """Looks for all that would go wrong in a run of a config, without running or writing anything.
+    """Find everything that would go wrong in a run of a config, without running or writing anything.
 
     Args:
-        config: The config, as of `Plan`.
-        target: The experiment, such as `train.py:Digits`, to be looked at too; it is imported.
+        config: The config, as for `Plan`.
+        target: The experiment to import and check as well, such as `train.py:Digits`.
         select: Names of experiments; none for all.
-        overrides: Values that win over those of the file.
+        overrides: Values that override those of the file.
 
     Raises:
         MissingExtraError: PyYAML is not installed.
@@ -81,7 +81,7 @@ def check(
     checked = Checked()
     try:
         resolved = resolve(config, select, overrides=overrides, report=checked.report)
-    except ConfigError as fault:  # one after which reading cannot go on
+    except ConfigError as fault:  # the rest cannot be read
         checked.report(fault)
         return checked
     checked.experiments = resolved.experiments
@@ -102,7 +102,7 @@ def check(
 
 
 def _section_notes(resolved: Resolved, checked: Checked) -> list[str]:
-    """A note if an environment or a template that the section names is not here: it may be on the cluster."""
+    """A note if an environment or template of the section is missing here; it may exist on the cluster."""
     from amlsched.experiments.submit import asked
 
     section = resolved.cluster
@@ -116,17 +116,17 @@ def _section_notes(resolved: Resolved, checked: Checked) -> list[str]:
 
 
 def missing_iterations(made: Callable[[], Any], experiments: Iterable[Experiment]) -> Iterator[ConfigError]:
-    """An error for each experiment without `iterations`, if the target iterates.
+    """An error for each experiment without `iterations`, if the target is an IterativeExperiment.
 
     Args:
-        made: What `Target.load` gave.
+        made: What `Target.load` returned.
         experiments: The experiments.
     """
     if not is_iterative(made):
         return
     for experiment in experiments:
         if experiment.config.get("iterations") is None:
-            problem = f"{getattr(made, '__name__', made)} is an IterativeExperiment, and there is no iterations"
+            problem = f"{getattr(made, '__name__', made)} is an IterativeExperiment, but the key iterations is missing"
             yield ConfigError(experiment.place(), problem, "add iterations: 10")
 
 
@@ -148,17 +148,17 @@ def _check_target(text: str, checked: Checked) -> None:
 
 
 def _not_writable(folder: Path) -> str:
-    """Why nothing can be written to this folder, which need not be there yet; empty if it can."""
+    """Why this folder cannot be written, whether it exists yet or not; empty if it can."""
     place = Path(os.path.abspath(folder))  # noqa: PTH100  (a symbolic link may point anywhere)
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        return f"cannot be made: {place} is a file"
-    return "" if os.access(place, os.W_OK | os.X_OK) else f"cannot be written: no right to write to {place}"
+        return f"cannot be created: {place} is a file"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"cannot be written: no permission to write to {place}"
 
 
 def _names_told_apart(experiment: Experiment) -> list[str]:
-    """A note if runs of an experiment do not have the name that cw2 would give them."""
+    """A note if runs of an experiment are not named as by cw2."""
     changed: list[str] = []
     for number, run in enumerate(expand(experiment)):
         if number >= _MANY_RUNS:
@@ -168,18 +168,19 @@ def _names_told_apart(experiment: Experiment) -> list[str]:
             changed.append(run.name)
     if not changed:
         return []
-    text = f"{counted(len(changed), 'run', 'have')} a suffix, because the name is another run's or cannot be a folder's"
+    reason = "because the name is already taken or is not valid for a folder"
+    text = f"{counted(len(changed), 'run', 'have')} a suffix, {reason}"
     return [f"{experiment.place()}: {text}: {changed[0]}" + (", …" if len(changed) > 1 else "")]
 
 
 def _array_notes(n_jobs: int) -> list[str]:
-    """A note if the batch system takes no array of so many jobs."""
+    """A note if the batch system accepts no array of this many jobs."""
     if shutil.which(SLURM.submit[0]) is None:
         return []
     try:
         most = commands.largest(SLURM)
     except BatchSystemError as error:
-        return [f"the largest array is not known: {error}"]
+        return [f"the maximum size of an array is unknown: {error}"]
     if most is None or n_jobs <= most:
         return []
-    return [f"{n_jobs} jobs are more than one array may have here ({most}): several will be submitted"]
+    return [f"{n_jobs} jobs do not fit in one array, which may have {most} here: several arrays will be submitted"]

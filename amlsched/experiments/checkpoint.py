@@ -1,4 +1,4 @@
-"""What a repetition saves, so that its next attempt goes on from there."""
+"""Save the state of a repetition, from which its next attempt resumes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _STATE = "state.pkl"
 
 
 class Checkpoint(NamedTuple):
-    """What was saved.
+    """The saved state of a repetition.
 
     Attributes:
         rows: How many rows had been logged.
-        state: What the experiment gave.
-        generators: States of the global generators of random numbers.
+        state: The state that the experiment passed.
+        generators: States of the global random number generators.
     """
 
     rows: int
@@ -34,14 +34,14 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Put this in place of what was saved before, as a whole.
+    """Replace the saved checkpoint atomically.
 
     Args:
         folder: The folder of the repetition.
-        checkpoint: What to save.
+        checkpoint: The new checkpoint.
 
     Raises:
-        OSError: It cannot be written; what was saved before is untouched.
+        OSError: It cannot be written; the earlier checkpoint is unchanged.
     """
     place = folder / layout.CHECKPOINT
     place.mkdir(exist_ok=True)
@@ -49,10 +49,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """What was saved last, `None` if nothing was.
+    """The checkpoint that was saved last; `None` if there is none.
 
     Raises:
-        ExperimentError: It cannot be read back, as when the code of its classes has changed.
+        ExperimentError: It cannot be loaded, for example because the code of its classes has changed.
     """
     path = folder / layout.CHECKPOINT / _STATE
     try:
@@ -62,12 +62,12 @@ def load(folder: Path) -> Checkpoint | None:
     try:
         return Checkpoint(*pickle.loads(data))
     except Exception as error:
-        problem = f"cannot be read back: {type(error).__name__}: {error}"
-        raise ExperimentError(f"checkpoint {path}", problem, "--rerun NAME or -o begins anew") from error
+        problem = f"cannot be loaded: {type(error).__name__}: {error}"
+        raise ExperimentError(f"checkpoint {path}", problem, "--rerun NAME or -o starts from scratch") from error
 
 
 def is_there(folder: Path) -> bool:
-    """Whether a repetition saved something, in whatever way."""
+    """Whether a repetition has saved any state, with `save` or by itself."""
     with contextlib.suppress(OSError), os.scandir(folder / layout.CHECKPOINT) as entries:
         return any(not entry.name.startswith(".") for entry in entries)
     return False

@@ -1,4 +1,4 @@
-"""Loggers by name, as the command line takes them."""
+"""Loggers by their names on the command line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ KNOWN: dict[str, Callable[[], AbstractLogger]] = {"print": Printer, "wandb": Wan
 
 
 def chosen_logger(text: str) -> AbstractLogger:
-    """The logger that a user named.
+    """The logger of a `--logger` option.
 
     Args:
-        text: `print`, `wandb`, or the place of a class or a function that gives one, as in `my_loggers.py:MyLogger`.
+        text: `print`, `wandb`, or the place of a class or function that creates one, as in `my_loggers.py:MyLogger`.
 
     Raises:
-        ExperimentError: There is none of this name, it cannot be made, or it is no logger.
+        ExperimentError: There is no logger of this name, it cannot be created, or it is not a logger.
     """
     where = f"--logger {text}"
     if ":" not in text and text not in KNOWN:
@@ -41,15 +41,15 @@ def chosen_logger(text: str) -> AbstractLogger:
         logger = make()
     except TypeError as error:
         raise ExperimentError(
-            where, f"cannot be made without arguments: {error}", "name a function that makes it"
+            where, f"cannot be created without arguments: {error}", "name a function that creates it"
         ) from error
-    except BaseException as error:  # it may exit, too
+    except BaseException as error:  # user code may also exit
         if isinstance(error, AmlschedError) or raised_by_handler(error):
             raise
         frames = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not is_installed(frame.filename)]
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        raise ExperimentError(where, f"cannot be made: {describe(error)}{place}") from error
+        raise ExperimentError(where, f"cannot be created: {describe(error)}{place}") from error
     if not isinstance(logger, AbstractLogger):
-        problem = f"gives a {type(logger).__name__}, which is no logger"
+        problem = f"gives a {type(logger).__name__}, which is not a logger"
         raise ExperimentError(where, problem, "derive it from amlsched.experiments.AbstractLogger")
     return logger

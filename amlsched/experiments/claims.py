@@ -1,11 +1,12 @@
-"""Who runs a repetition now: a claim in its folder, that only one can make and that its owner keeps fresh.
+"""Claims: files by which one process at a time owns a repetition, kept alive by heartbeats.
 
-A claim is a file `claim.1`. It is written under a name of its own and then linked to that name, which fails where the
-name is taken: NFS holds this too, and needs no lock. Its owner touches it every `BEAT_S` seconds. Whoever finds an
-owner gone makes `claim.2`, and so on: the highest number counts, and of several who try, one gets it.
+A claim is a file `claim.1` in the repetition's folder. It is written under a temporary name and then linked to that
+name, which fails if the name exists; this is atomic on NFS too, and needs no lock. Its owner touches it every `BEAT_S`
+seconds. A process that finds the owner gone makes `claim.2`, and so on: the highest number counts, and of several
+processes that try, one succeeds.
 
-An owner is gone when its process is provably dead (it was one of this host), when its batch job was started again, or
-when it missed `MISSED` beats. Ages are taken between files of one file system, so that hosts may disagree on the time.
+An owner is gone when its process is known to be dead (it ran on this host), when its batch job was started again, or
+when it missed `MISSED` heartbeats. Ages are differences between files of one file system: clocks of hosts may differ.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["BEAT_S", "MISSED", "Claim", "Owner", "claimed", "holder", "take"]
 
 BEAT_S = 15.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 MISSED = 8
-"""So many beats missed, and the owner counts as gone."""
+"""After this many missed heartbeats, the owner counts as gone."""
 
 _NAME, _TEMPORARY = "claim.", ".claim."
 _TRIES = 50
@@ -47,16 +48,16 @@ def _restarts() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who made a claim.
+    """The owner of a claim.
 
     Attributes:
-        run_id: The run that it works for; unique to a driver, or to one start of an array element.
+        run_id: The run that it belongs to; unique to a driver, or to one start of an array element.
         process: The process that runs the repetition.
-        since: UTC, ISO 8601.
+        since: When it made the claim: UTC, ISO 8601.
         job: The batch job that it is part of; empty for none.
-        restart: How often that job had been started again.
-        beat_s: Seconds between its beats.
-        token: Tells this claim from any other.
+        restart: How often that job had been restarted.
+        beat_s: Seconds between its heartbeats.
+        token: Unique id of the claim.
     """
 
     run_id: str
@@ -68,10 +69,10 @@ class Owner:
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def gone(self, age_s: float) -> bool:
-        """Whether nobody is left behind this claim.
+        """Whether the owner no longer runs the repetition.
 
         Args:
-            age_s: Seconds since its last beat.
+            age_s: Seconds since its last heartbeat.
         """
         if self.process == Process.this():
             return self.token not in _heart.tokens()
@@ -81,9 +82,9 @@ class Owner:
         return age_s > self.beat_s * MISSED
 
     def gives_way_to(self, other: Owner) -> bool:
-        """Whether the other one knows that this one is gone.
+        """Whether `other` can safely take over this claim.
 
-        So it is where its executor gave it the same call, and where it is the same batch job, started again.
+        It can if its executor retries the same call, or if it is the same batch job after a restart.
         """
         if self.job and self.job == other.job and self.restart < other.restart:
             return True
@@ -91,7 +92,7 @@ class Owner:
 
 
 class Claim:
-    """A claim of this process; it is kept fresh until it is released.
+    """A claim of this process, kept alive until it is released.
 
     Attributes:
         owner: This process.
@@ -105,33 +106,33 @@ class Claim:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else took it, because this process seemed gone."""
+        """Whether another process took it over because this one seemed to be gone."""
         try:
-            # By its name, too: NFS keeps a removed file that is open on this host under another one.
+            # Check the name too: NFS keeps a file that is removed while open on this host, under another name.
             found = os.fstat(self._file)
             return found.st_nlink == 0 or self._path.stat().st_ino != found.st_ino
-        except OSError:  # it is no more
+        except OSError:  # it no longer exists
             return True
 
     def beat(self) -> None:
-        """Show that the owner is there."""
-        with contextlib.suppress(OSError):  # the disk will say so again, to somebody who can tell of it
+        """Send a heartbeat."""
+        with contextlib.suppress(OSError):  # the repetition's own writes will report a failing disk
             os.utime(self._file)
 
     def release(self) -> None:
-        """Give it up."""
+        """Remove the claim."""
         _heart.remove(self)
         try:
             if self._path.stat().st_ino == os.fstat(self._file).st_ino:
                 self._path.unlink()
         except OSError:
-            pass  # taken over, or a disk that fails: an owner that has ended is gone in any case
+            pass  # taken over, or the disk fails: an owner that has exited is gone in any case
         finally:
             os.close(self._file)
 
 
 class _Heart:
-    """A thread that touches the claims of this process while there are any."""
+    """A thread that touches the claims of this process as long as there are any."""
 
     def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}
@@ -174,36 +175,36 @@ _heart = _Heart()
 
 def _new_heart() -> None:
     global _heart
-    _heart = _Heart()  # the claims are the parent's, and its thread is not here
+    _heart = _Heart()  # the claims belong to the parent, and its thread does not exist here
 
 
 os.register_at_fork(after_in_child=_new_heart)
 
 
 def holder(folder: Path) -> Owner | None:
-    """Who runs the repetition now, as far as can be told from here by looking; `None` for nobody, or if in doubt.
+    """The owner that runs the repetition, without writing anything; `None` for no owner, or if in doubt.
 
-    Only `take` is sure: it may find an owner where this one doubts.
+    Only `take` is certain: it may find an owner where this function is in doubt.
     """
     latest = _latest(folder)
     if latest is None:
         return None
     _, owner, touched = latest
     age_s = time.time() - touched
-    # Another clock than the file's: one that says something odd is not believed.
+    # This clock is not the file server's: if the age is implausible, ignore it.
     return None if owner.gone(age_s if age_s > -owner.beat_s else float("inf")) else owner
 
 
 def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
-    """Claim the repetition, unless somebody runs it.
+    """Claim a repetition, unless another process runs it.
 
     Args:
         folder: Its folder.
         run_id: The run that claims it.
-        beat_s: Seconds between two beats.
+        beat_s: Seconds between two heartbeats.
 
     Returns:
-        The claim; or who runs it.
+        The claim, or the owner that runs the repetition.
 
     Raises:
         OSError: The folder cannot be written.
@@ -211,7 +212,7 @@ def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
     owner = Owner(run_id, Process.this(), beat_s=beat_s)
     temporary = folder / f"{_TEMPORARY}{owner.token}"
     try:
-        # Written before anything is looked for: NFS then shows this folder as it is, and the file tells its time.
+        # Write before reading: NFS then refreshes the folder, and the file has the server's time.
         temporary.write_text(json.dumps(asdict(owner)), encoding="utf-8")
         for _ in range(_TRIES):
             latest = _latest(folder)
@@ -231,15 +232,15 @@ def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    raise OSError(errno.EAGAIN, "no claim could be made, as others try the same", str(folder))
+    raise OSError(errno.EAGAIN, "no claim could be made, because other processes keep trying too", str(folder))
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, run_id: str) -> Generator[bool]:
-    """Hold the claim of a repetition of this run that cannot speak for itself.
+    """Hold the claim of a repetition of this run whose own process is gone.
 
     Yields:
-        Whether it is for this run to say: nobody else runs it.
+        Whether this run may write its record, since no other run has it.
     """
     claim = take(folder, run_id)
     try:
@@ -259,9 +260,9 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _latest(folder: Path) -> tuple[int, Owner, float] | None:
-    """The claim that counts: its number, who made it, and its last beat in seconds since the epoch."""
+    """The latest claim: its number, its owner, and its last heartbeat in seconds since the epoch."""
     for number in reversed(_numbers(folder)):
-        with contextlib.suppress(FileNotFoundError):  # released meanwhile
+        with contextlib.suppress(FileNotFoundError):  # it has just been released
             return number, *_read(folder / f"{_NAME}{number}")
     return None
 
@@ -279,16 +280,16 @@ def _read(path: Path) -> tuple[Owner, float]:
             TypeError,
             OverflowError,
             RecursionError,
-        ):  # torn when its host crashed: only its age says something
+        ):  # torn when its host crashed: only its age is known
             return Owner("", Process("", 0), "", "", 0, BEAT_S, ""), touched
 
 
 def _linked(temporary: Path, path: Path) -> bool:
-    """Whether this process made the claim."""
+    """Make the claim; whether this process succeeded."""
     try:
         os.link(temporary, path)
     except OSError as error:
-        if temporary.stat().st_nlink > 1:  # NFS: it was made, and the answer was lost
+        if temporary.stat().st_nlink > 1:  # NFS: the link was made, but the reply was lost
             return True
         if error.errno not in _NO_LINKS:
             if isinstance(error, FileExistsError):
@@ -303,9 +304,9 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 
 def _stands(folder: Path, number: int, former: tuple[int, Owner, float] | None) -> bool:
-    """Whether the new claim is the one that counts, and followed the one that was found gone.
+    """Whether the new claim is the latest, and directly follows the one whose owner is gone.
 
-    Otherwise others were faster: the former one was taken over and released in the meantime.
+    If not, other processes were faster: the former claim was taken over and released in the meantime.
     """
     numbers = _numbers(folder)
     if not numbers or numbers[-1] != number:
@@ -319,7 +320,7 @@ def _stands(folder: Path, number: int, former: tuple[int, Owner, float] | None) 
 
 
 def _tidy(folder: Path, number: int) -> None:
-    """Remove what owners that are gone left behind."""
+    """Remove the files of owners that are gone."""
     with contextlib.suppress(OSError):
         for old in _numbers(folder):
             if old < number:

@@ -1,4 +1,4 @@
-"""The sections for a batch system: which one is for this host, and what its values must be."""
+"""The sections for batch systems: which one is for this host, and the rules for its values."""
 
 import re
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ SHORTEST_HINT = 3
 
 
 def slurm_seconds(value: int | str) -> int | None:
-    """Seconds of a time limit as Slurm reads it; `None` if it is none, and for no limit (`UNLIMITED`).
+    """Seconds of a time limit as Slurm reads it; `None` if it is invalid, or means no limit (`UNLIMITED`).
 
     Args:
-        value: A whole number is minutes, as is a bare number in a text; else `minutes:seconds`,
-            `hours:minutes:seconds`, `days-hours`, `days-hours:minutes` or `days-hours:minutes:seconds`.
+        value: Minutes, as a whole number or in text; or `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
+            `days-hours:minutes` or `days-hours:minutes:seconds`.
 
     Sources:
         sbatch, `--time`.
@@ -107,11 +107,11 @@ RULES: dict[str, Rule] = {
     "extra_keys": TEXTS,
 }
 MISSPELT = tuple(key for key in RULES if key not in ("name", "scheduler"))
-"""What a key of a section may be a misspelling of."""
+"""The keys that are suggested for a misspelled key of a section."""
 OF_EXPERIMENTS = ("params", "repetitions", "iterations")
-"""What shows that a section is an experiment with an unlucky name."""
+"""Keys that show that a section is meant to be an experiment."""
 OF_SECTIONS = frozenset(RULES) - EXPERIMENT_KEYS
-"""What shows that an experiment is a section with a misspelt name."""
+"""Keys that show that an experiment is meant to be a section, with a misspelled name."""
 _COUNTS = ("num_parallel_jobs", "ntasks", "cpus-per-task", "cpus_per_rep")
 _MAY_BE_EMPTY = ("partition", "account", "job-name", "mem-per-cpu", "venv")
 
@@ -120,14 +120,14 @@ _MAY_BE_EMPTY = ("partition", "account", "job-name", "mem-per-cpu", "venv")
 class Sections:
     """The sections for batch systems of a file, and which of them is for this host.
 
-    What is wrong with a section matters to those who use it: a run on this machine does not.
+    Errors in a section only matter to runs that use it; a run on this machine does not.
 
     Args:
         chosen: The section for this host; `None` if there is none.
-        cluster: Its values, without those that are wrong, empty or null; `None` if there is no section.
-        faults: What is wrong with it.
-        other_faults: What is wrong with the sections of other hosts.
-        notes: What it says in vain.
+        cluster: Its values, without invalid, empty and null ones; `None` if there is no section.
+        faults: Its errors.
+        other_faults: The errors in the sections of other hosts.
+        notes: Notes on keys of it that have no effect.
     """
 
     chosen: Document | None = None
@@ -138,12 +138,12 @@ class Sections:
 
 
 def sections_for(sections: Sequence[Document], host: str) -> Sections:
-    """Looks at all sections, and chooses that for a host: the one whose hint fits best, else the plain `SLURM`.
+    """Check all sections, and choose the one for a host: the one whose hint matches best, or the plain `SLURM`.
 
-    The hint of `SLURM_xxx` is `xxx`; it fits a host whose name contains it, in any case. A hint of one or two letters
-    has to be a whole part of the host's name (between dots, dashes, letters and digits), or else `SLURM_a` would fit
-    nearly every host. Of several that fit, the longest hint counts. As in cw2, the chosen section stands alone:
-    nothing of the plain one is mixed into it.
+    The hint of `SLURM_xxx` is `xxx`; it matches a host whose name contains it, in upper or lower case. A hint of one or
+    two letters has to be a whole part of the host's name (between dots, dashes, letters and digits), because `SLURM_a`
+    would otherwise match nearly every host. Of several matches, the longest hint wins. As in cw2, the chosen section
+    inherits nothing from the plain one.
 
     Args:
         sections: The file's sections for batch systems.
@@ -187,13 +187,13 @@ def _once(faults: list[ConfigError]) -> Report:
 
 
 def _as_numbers(data: dict[str, Any]) -> dict[str, Any]:
-    """The same; counts that stand in quotes are numbers, as they are to cw2."""
+    """The same data, with quoted counts as numbers, as in cw2."""
     quoted = {key: int(data[key]) for key in _COUNTS if isinstance(data.get(key), str) and data[key].isdecimal()}
     return data | quoted
 
 
 def _is_left_out(key: str, value: Any) -> bool:
-    """Whether a value says nothing, as cw2 takes it."""
+    """Whether a value counts as not given, as in cw2."""
     return key != "name" and (value is None or (value == "" and key in _MAY_BE_EMPTY) or _is_no_limit(key, value))
 
 
@@ -202,9 +202,9 @@ def _is_no_limit(key: str, value: Any) -> bool:
 
 
 def _check(section: Document, report: Report, note: Note) -> None:
-    """Reports keys that are probably misspelt and values of the wrong kind, and notes keys that are not read.
+    """Report keys that are probably misspelled and values of the wrong type, and note keys that are not read.
 
-    A key may be left out here: what is needed depends on what is done with the section.
+    Missing keys are not reported: which ones are needed depends on how the section is used.
     """
     given = _as_numbers({key: value for key, value in section.data.items() if not _is_left_out(key, value)})
     check_rules(given, RULES, (), section.place, report)
@@ -212,16 +212,16 @@ def _check(section: Document, report: Report, note: Note) -> None:
     for key, value in section.data.items():
         if key in RULES and value is not None and key not in given:
             meaning = "no limit" if key == "num_parallel_jobs" else "nothing"
-            note(f"{section.place(key)}: {key} is {value!r}: that says {meaning}, and is left out")
+            note(f"{section.place(key)}: {key} is {value!r}, which means {meaning}, and is left out")
         if key in RULES or key.startswith(("_", "x-")) or key in own:
             continue
         guess = meant(key, MISSPELT)
         if key in OF_EXPERIMENTS or expansion_kind(key):
             remedy = "a name that begins with SLURM_ makes it a section for a host; give the experiment another name"
         elif guess:
-            remedy = f"did you mean {guess}? options of sbatch stand below sbatch_args"
+            remedy = f"did you mean {guess}? options of sbatch go below sbatch_args"
         else:
-            text = "options of sbatch stand below sbatch_args"
+            text = "options of sbatch go below sbatch_args"
             note(f"{section.place(key)}: amlsched does not read the key {key} of a SLURM section; {text}")
             continue
         report(ConfigError(section.place(key), f"the key {key} is not known in a SLURM section", remedy))

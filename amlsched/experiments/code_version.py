@@ -1,4 +1,4 @@
-"""Which version of the code made some results."""
+"""The version of the code that produced results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Code:
 
     Attributes:
         commit: The git commit, in full.
-        dirty: Whether files that git knows were changed since.
+        dirty: Whether tracked files were changed since that commit.
     """
 
     commit: str
@@ -31,7 +31,7 @@ class Code:
 
 
 def code_version(folder: Path) -> Code | None:
-    """The version of the code in a folder; `None` where git knows none."""
+    """The version of the code in a folder; `None` if git is missing or the folder is not in a repository."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no") if commit else None
     return None if not commit or changes is None else Code(commit, bool(changes))
@@ -43,6 +43,6 @@ def _git(folder: Path, *words: str) -> str | None:
         done = subprocess.run(
             command, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=_PATIENCE_S, check=False
         )
-    except (OSError, subprocess.TimeoutExpired):  # there is no git, or a folder that is very slow
+    except (OSError, subprocess.TimeoutExpired):  # git is not installed, or the file system is very slow
         return None
     return done.stdout.strip() if done.returncode == 0 else None

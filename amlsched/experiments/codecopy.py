@@ -1,7 +1,7 @@
-"""A copy of the code for jobs that wait in a queue, so that what is edited meanwhile does not change what they run.
+"""Copy the code for jobs that wait in a queue, so that later edits do not change what they run.
 
-A copy is made beside its place, synced, and renamed into it, with a marker that holds the hash of all files: a copy is
-there as a whole or not at all, and a job that starts can tell whether it runs from that copy and from nothing else.
+A copy is made next to its destination, synced, and renamed, with a marker file that holds the hash of all files. So a
+copy is complete or does not exist, and a job can verify that it runs from that copy and from nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["MARKER", "MAX_BYTES", "CodeCopy", "check_runs_from", "copy_code", "zip_code"]
 
 MAX_BYTES = 200_000_000
-"""A larger copy is refused, as by cw2: it mostly means that data or results lie among the code."""
+"""The default limit of a copy, as in cw2: a larger one mostly means that data or results are among the code."""
 _FORMAT = 1
 _VARIABLE = "AMLSCHED_CODE_COPY"
 _ATTEMPTS = 3
@@ -37,14 +37,14 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class CodeCopy:
-    """A copy of the code that is complete.
+    """A complete copy of the code.
 
     Attributes:
         source: The folder that was copied, absolute.
         folder: The folder of the copy, absolute.
         digest: Hash of the names and contents of all its files.
-        files: Their names, relative to the folder.
-        n_bytes: How large they are together.
+        files: The names of its files, relative to the folder.
+        n_bytes: The total size of the files.
         made: When it was made: local time, ISO 8601.
     """
 
@@ -57,7 +57,7 @@ class CodeCopy:
 
     @classmethod
     def read(cls, folder: str | Path) -> CodeCopy:
-        """What the marker of a copy says.
+        """Read the marker of a copy.
 
         Raises:
             CodeCopyError: There is no complete copy.
@@ -69,20 +69,20 @@ class CodeCopy:
                 raise ValueError("another format")
             return cls(folder=place, source=Path(raw.pop("source")), files=tuple(raw.pop("files")), **raw)
         except OSError as error:
-            raise CodeCopyError(str(place), f"is no complete code copy: {error.strerror}: {MARKER}") from error
+            raise CodeCopyError(str(place), f"is not a complete code copy: {error.strerror}: {MARKER}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise CodeCopyError(str(place / MARKER), f"is not the marker of a code copy ({error})") from error
 
     def place(self, path: str | Path) -> Path:
-        """Where a file of the source lies in the copy; a path from elsewhere stays as it is, absolute."""
+        """The path in the copy of a file of the source; another path is only made absolute."""
         absolute = Path(path).resolve()
         return self.folder / absolute.relative_to(self.source) if absolute.is_relative_to(self.source) else absolute
 
     def environment(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The variables with which a job runs from the copy and makes sure of it.
+        """The environment variables for a job that runs from the copy and verifies that.
 
         Args:
-            environ: The variables of the process that submits it; `None` for those of this one.
+            environ: The variables of the process that submits the job; `None` for those of this process.
 
         Returns:
             `PYTHONPATH`, with the source's folders replaced by the copy's, and the folder and the hash of the copy,
@@ -94,21 +94,21 @@ class CodeCopy:
         return {"PYTHONPATH": os.pathsep.join(paths), _VARIABLE: f"{self.digest}:{self.folder}"}
 
     def check(self, digest: str | None = None) -> None:
-        """Make sure that the files of the copy are those that were copied; new files beside them do not count.
+        """Verify that the copied files are unchanged; new files next to them do not matter.
 
         Args:
-            digest: The hash that was noted when the job was submitted; `None` for the marker's.
+            digest: The hash when the job was submitted; `None` for the marker's.
 
         Raises:
-            CodeCopyError: They are not.
+            CodeCopyError: They were changed.
         """
-        remedy = "submit again, for a new copy, and leave alone the copies that jobs run from"
+        remedy = "submit again to make a new copy, and do not edit copies that jobs run from"
         try:
             found = _digest(self.folder, self.files)[0]
         except OSError as error:
             raise CodeCopyError(str(self.folder), f"is no longer complete: {error}", remedy) from error
         if digest not in (None, self.digest):
-            raise CodeCopyError(str(self.folder), "holds other code now than when the job was submitted", remedy)
+            raise CodeCopyError(str(self.folder), "holds different code than when the job was submitted", remedy)
         if found != self.digest:
             raise CodeCopyError(str(self.folder), "its files were changed after it was made", remedy)
 
@@ -121,19 +121,19 @@ def copy_code(
     replace: bool = False,
     exclude: Iterable[str | Path] = (),
 ) -> CodeCopy:
-    """Copy the code of a project; a copy of the same code that is there already is taken as it is.
+    """Copy the code of a project; an existing copy of the same code is reused.
 
-    Not copied: `.git`, what `.gitignore` names, compiled files, and what is in `exclude`.
+    The copy excludes `.git`, files that `.gitignore` names, compiled files, and `exclude`.
 
     Args:
         source: The folder with the code.
-        destination: The folder of the copy; those above it are made.
-        max_bytes: A larger copy is refused; `None` for no limit.
-        replace: Whether a copy of other code is put aside, as `NAME.HASH`; if not, it is an error.
-        exclude: Files and folders that are left out too, such as the results.
+        destination: The folder of the copy; missing parent folders are created.
+        max_bytes: The most bytes that are copied; `None` for no limit.
+        replace: Whether an existing copy of other code is renamed to `NAME.HASH`; if not, it is an error.
+        exclude: More files and folders to leave out, such as the results.
 
     Raises:
-        CodeCopyError: The source is missing, too large, or changes all the time; the destination lies in it, cannot be
+        CodeCopyError: The source is missing, too large, or keeps changing; the destination is inside it, cannot be
             written, or holds something else.
     """
     src, dst = expanded(source, "the source of the copy").resolve(), expanded(destination, "the copy").resolve()
@@ -142,7 +142,7 @@ def copy_code(
         try:
             _check_size(src, files, max_bytes)
             digest, n_bytes = _digest(src, files)
-        except FileNotFoundError:  # it was removed meanwhile
+        except FileNotFoundError:  # a file was just removed
             continue
         if (there := _same_copy(dst, digest, replace)) is not None:
             return there
@@ -152,23 +152,23 @@ def copy_code(
                 return CodeCopy.read(dst)
         except FileNotFoundError as error:
             if Path(error.filename or "").is_relative_to(src):
-                continue  # it was removed meanwhile
+                continue  # a file was just removed
             raise CodeCopyError(str(dst), f"the code cannot be copied there: {error}") from error
         except OSError as error:
             raise CodeCopyError(str(dst), f"the code cannot be copied there: {error}") from error
-    raise CodeCopyError(str(src), "its files changed while they were copied, again and again", "try again later")
+    raise CodeCopyError(str(src), "its files kept changing while they were copied", "try again later")
 
 
 def zip_code(
     source: str | Path, file: str | Path, *, max_bytes: int | None = MAX_BYTES, exclude: Iterable[str | Path] = ()
 ) -> Path:
-    """Keep the code of a project in a zip file, which replaces one that is there.
+    """Save the code of a project to a zip file, replacing an existing one.
 
     Args:
         source: The folder with the code.
         file: The zip file; `.zip` is added if it is missing.
-        max_bytes: More than that is refused; `None` for no limit.
-        exclude: Files and folders that are left out.
+        max_bytes: The most bytes that are saved; `None` for no limit.
+        exclude: Files and folders to leave out.
 
     Raises:
         CodeCopyError: The source is missing or too large, or the file cannot be written.
@@ -191,22 +191,22 @@ def zip_code(
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CodeCopyError(str(target), f"the code cannot be kept there: {error}") from error
+        raise CodeCopyError(str(target), f"the code cannot be saved there: {error}") from error
     return target
 
 
 def check_runs_from(module: ModuleType, environ: Mapping[str, str] | None = None) -> CodeCopy | None:
-    """Make sure that a job runs from the copy that was made for it, if one was made.
+    """Verify that a job runs from the copy that was made for it, if there is one.
 
     Args:
-        module: The module with the experiment.
-        environ: The variables of the job; `None` for those of this process.
+        module: The module of the experiment.
+        environ: The environment variables of the job; `None` for those of this process.
 
     Returns:
         The copy; `None` if the job has none.
 
     Raises:
-        CodeCopyError: The copy is not complete or was changed, or the module comes from elsewhere.
+        CodeCopyError: The copy is incomplete or was changed, or the module was imported from elsewhere.
     """
     digest, _, folder = (os.environ if environ is None else environ).get(_VARIABLE, "").partition(":")
     if not folder:
@@ -216,9 +216,7 @@ def check_runs_from(module: ModuleType, environ: Mapping[str, str] | None = None
     file = getattr(module, "__file__", None)
     if file is None or not Path(file).resolve().is_relative_to(copy.folder):
         problem = f"{module.__name__} was imported from {file}, not from the copy"
-        remedy = (
-            "is the project installed in the environment? Take out PYTHONPATH and sys.path lines that lead elsewhere"
-        )
+        remedy = "is the project installed in the environment? Remove other folders from PYTHONPATH and sys.path"
         raise CodeCopyError(str(copy.folder), problem, remedy)
     return copy
 
@@ -227,20 +225,20 @@ def check_runs_from(module: ModuleType, environ: Mapping[str, str] | None = None
 
 
 def _same_copy(dst: Path, digest: str, replace: bool) -> CodeCopy | None:
-    """The copy that is there if it is one of the same code; what else is there is put aside, or an error."""
+    """The existing copy if it has the same code. One of other code is renamed or an error, anything else an error."""
     if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
         return None
     try:
         there = CodeCopy.read(dst)
     except CodeCopyError as error:
         remedy = "choose another experiment_copy_dst, or remove that folder"
-        raise CodeCopyError(str(dst), "is there already, and is no code copy", remedy) from error
+        raise CodeCopyError(str(dst), "exists, and is not a code copy", remedy) from error
     if there.digest == digest:
         with contextlib.suppress(CodeCopyError):
             there.check()
             return there
     elif not replace:
-        remedy = "-o replaces it, experiment_copy_auto_dst gives each copy a folder of its own, --nocodecopy makes none"
+        remedy = "use -o to replace it, experiment_copy_auto_dst for a new folder each time, --nocodecopy for no copy"
         raise CodeCopyError(str(dst), "holds a copy of other code, which jobs may still run from", remedy)
     _put_aside(dst, there.digest)
     return None
@@ -256,7 +254,7 @@ def _put_aside(dst: Path, digest: str) -> None:
 
 
 def _staged(copy: CodeCopy) -> bool:
-    """Make the copy beside its place and rename it; whether its files are those that were looked at before."""
+    """Make the copy next to its destination and rename it; whether its files have the expected hash."""
     copy.folder.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{copy.folder.name}.", dir=copy.folder.parent))
     try:
@@ -272,7 +270,7 @@ def _staged(copy: CodeCopy) -> bool:
         try:
             stage.rename(copy.folder)
         except OSError:
-            if CodeCopy.read(copy.folder).digest != copy.digest:  # else somebody else was faster
+            if CodeCopy.read(copy.folder).digest != copy.digest:  # otherwise another process was faster
                 raise
         _sync_one(copy.folder.parent)
         return True
@@ -292,7 +290,7 @@ def _copy_file(source: Path, stage: Path, name: str) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have all of a folder on disk."""
+    """Flush everything in a folder to disk."""
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(place, name)
@@ -304,19 +302,19 @@ def _sync(folder: Path) -> None:
 def _sync_one(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems cannot, and need it less
+        with contextlib.suppress(OSError):  # some network file systems do not support that, and need it less
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _digest(folder: Path, files: Iterable[str]) -> tuple[str, int]:
-    """Hash of the names and contents of files, and how large they are together."""
+    """The hash of the names and contents of files, and their total size."""
     whole, n_bytes = hashlib.sha256(), 0
     for name in sorted(files):
         path = folder / name
         if path.is_symlink():
-            kind, content = b"link", hashlib.sha256(b"").digest()  # where it leads differs in a copy
+            kind, content = b"link", hashlib.sha256(b"").digest()  # its target differs in a copy
         else:
             kind = b"program" if path.stat().st_mode & stat.S_IXUSR else b"file"
             with path.open("rb") as file:
@@ -334,5 +332,5 @@ def _check_size(source: Path, files: Sequence[str], max_bytes: int | None) -> No
     if n_bytes <= max_bytes:
         return
     largest = ", ".join(f"{name} ({size / 1e6:.0f} MB)" for size, name in reversed(sizes[-3:]))
-    problem = f"{n_bytes / 1e6:.0f} MB of code are more than {max_bytes / 1e6:.0f}; the largest files: {largest}"
-    raise CodeCopyError(str(source), problem, "name data and results in .gitignore, or allow it with --skipsizecheck")
+    problem = f"{n_bytes / 1e6:.0f} MB of code exceed {max_bytes / 1e6:.0f} MB; the largest files: {largest}"
+    raise CodeCopyError(str(source), problem, "add data and results to .gitignore, or allow it with --skipsizecheck")

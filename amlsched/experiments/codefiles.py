@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["MARKER", "code_files"]
 
 MARKER = ".amlsched-copy.json"
-"""Lies in each copy of the code."""
+"""The marker file in each copy of the code."""
 
 _NEVER = frozenset({".git", "__pycache__"})
 
@@ -27,16 +27,16 @@ _NEVER = frozenset({".git", "__pycache__"})
 def code_files(source: Path, exclude: Iterable[Path] = ()) -> list[str]:
     """The files of a project, as sorted paths relative to its folder.
 
-    Without `.git`, compiled files, other copies, and what the `.gitignore` files name: as git sees them where it is
-    installed and the folder belongs to a repository (tracked files and new ones), otherwise as pathspec reads them.
+    Without `.git`, compiled files, other copies, and ignored files. If git is installed and the folder is in a
+    repository, git lists the files (tracked ones and new ones); otherwise, pathspec reads the `.gitignore` files.
 
     Args:
         source: The folder, absolute.
         exclude: Files and folders to leave out.
 
     Raises:
-        CodeCopyError: There is no such folder, or it is one that is to be left out, or no code is in it.
-        MissingExtraError: There is a `.gitignore`, and neither git nor pathspec to read it.
+        CodeCopyError: There is no such folder, it is one to leave out, or there is no code in it.
+        MissingExtraError: There is a `.gitignore`, but neither git nor pathspec is installed to read it.
     """
     if not source.is_dir():
         raise CodeCopyError(str(source), "there is no such folder", "check experiment_copy_src")
@@ -46,7 +46,7 @@ def code_files(source: Path, exclude: Iterable[Path] = ()) -> list[str]:
             raise CodeCopyError(
                 str(path), "the code cannot be copied onto itself", "choose another folder for the copy"
             )
-    names = _of_git(source) or list(_of_folder(source, "", []))  # all of a folder may be ignored by one above
+    names = _of_git(source) or list(_of_folder(source, "", []))  # a folder above may ignore everything here
     without += [(source / name).parent for name in names if name.endswith(f"/{MARKER}")]
     code = sorted(name for name in names if name != MARKER and _is_code(source, name, without))
     if not code:
@@ -61,7 +61,7 @@ def _is_code(source: Path, name: str, without: Sequence[Path]) -> bool:
 
 
 def _of_git(source: Path) -> list[str] | None:
-    """What git lists, `None` if it is not there or the folder belongs to no repository."""
+    """The files that git lists; `None` if git is not installed or the folder is not in a repository."""
     command = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
@@ -71,9 +71,9 @@ def _of_git(source: Path) -> list[str] | None:
     found: list[str] = []
     for name in dict.fromkeys(os.fsdecode(done.stdout).split("\0")):
         path = source / name
-        if name and path.is_dir() and not path.is_symlink():  # a repository within this one
+        if name and path.is_dir() and not path.is_symlink():  # a nested repository
             found += [str(Path(name, below)) for below in _of_git(path) or _of_folder(path, "", [])]
-        elif name and os.path.lexists(path):  # else it is deleted, and that is not committed yet
+        elif name and os.path.lexists(path):  # otherwise it is deleted, but the deletion is not committed
             found.append(name)
     return found
 
@@ -82,7 +82,7 @@ _Ignored = tuple[str, "GitIgnoreSpec"]
 
 
 def _of_folder(source: Path, below: str, ignored: Sequence[_Ignored]) -> Iterator[str]:
-    """The files below a folder that no `.gitignore` names."""
+    """The files below a folder that no `.gitignore` matches."""
     ignored = [*ignored, *_gitignore(source, below)]
     with os.scandir(source / below) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -108,9 +108,9 @@ def _gitignore(source: Path, below: str) -> list[_Ignored]:
 
 
 def _is_ignored(name: str, ignored: Sequence[_Ignored]) -> bool:
-    """The deepest `.gitignore` that says anything about it counts."""
+    """Whether a file is ignored; the deepest `.gitignore` with a matching rule decides."""
     for below, spec in reversed(ignored):
-        verdict = spec.check_file(name.removeprefix(below)).include
-        if verdict is not None:
-            return verdict
+        included = spec.check_file(name.removeprefix(below)).include
+        if included is not None:
+            return included
     return False

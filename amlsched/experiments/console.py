@@ -1,4 +1,4 @@
-"""What an experiment says besides its rows: a logger that prints them, and Python's logging into its own files."""
+"""A logger that prints rows, and a Python logger whose messages go to the repetition's log files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = "cw2"
 
 
 class Printer(AbstractLogger):
-    """Prints each row; it lands in the repetition's `out.log`, as all that is printed does."""
+    """Prints each row. Like all output of a repetition, it goes to its `out.log`."""
 
     def process(self, data: dict[str, Any]) -> None:
         """Print a row."""
@@ -23,11 +23,11 @@ class Printer(AbstractLogger):
 
 
 class PythonLogger(AbstractLogger):
-    """Has nothing left to do: what `getLogger` logs is printed, and so caught like anything that is printed."""
+    """Does nothing: the messages of `getLogger` are printed, and captured with all output of the repetition."""
 
 
 class _ToStreams(logging.Handler):
-    """Errors to what is the standard error at that moment, the rest to the standard output."""
+    """Writes errors to the current `sys.stderr`, and other messages to the current `sys.stdout`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
@@ -38,7 +38,7 @@ class _ToStreams(logging.Handler):
 
 
 class _Formatter(logging.Formatter):
-    """With the time where something went wrong."""
+    """Adds the time to errors."""
 
     def __init__(self) -> None:
         super().__init__("[%(name)s] [%(levelname)s] %(message)s")
@@ -49,10 +49,10 @@ class _Formatter(logging.Formatter):
 
 
 def getLogger() -> logging.Logger:  # noqa: N802  (cw2's name)
-    """A logger of Python whose messages land in the repetition's `out.log`, errors in its `err.log`.
+    """A Python logger whose messages go to the repetition's `out.log`, and errors to its `err.log`.
 
     Returns:
-        The logger `cw2`, from level INFO up; the root logger gets its messages too.
+        The logger `cw2`, with level INFO; its messages also propagate to the root logger.
     """
     logger = logging.getLogger(_NAME)
     if not any(isinstance(handler, _ToStreams) for handler in logger.handlers):

@@ -1,4 +1,4 @@
-"""Which copy of the code the section for a batch system and the command line ask for."""
+"""Which copy of the code the section for a batch system and the command line request."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ _SRC, _DST, _AUTO_DST = "experiment_copy_src", "experiment_copy_dst", "experimen
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """What is to be copied, and where to.
+    """What to copy, and where to.
 
     Attributes:
-        mode: No copy; one that all jobs run from; one for each job; or only a zip file to keep, with the jobs running
-            from the source.
+        mode: No copy; one copy for all jobs; one for each job; or only a zip file, while jobs run from the source.
         source: The folder with the code.
         destination: The folder of the copy, with a folder for each job in mode `multi`; or the zip file.
-        max_bytes: A larger copy is refused; `None` for no limit.
+        max_bytes: The most bytes that are copied; `None` for no limit.
     """
 
     mode: Mode
@@ -49,18 +48,18 @@ class CopyPlan:
         skipsizecheck: bool = False,
         where: str = "SLURM",
     ) -> CopyPlan:
-        """What a section and the flags ask for, as in cw2.
+        """The copy that a section and the flags request, as in cw2.
 
-        A copy is made if `experiment_copy_src` and one of `experiment_copy_dst` (that folder) and
-        `experiment_copy_auto_dst` (a new folder in that one, named after the time) are given.
+        A copy is made if `experiment_copy_src` is given with `experiment_copy_dst` (the folder of the copy) or
+        `experiment_copy_auto_dst` (its parent; the folder is named after the time).
 
         Args:
-            section: The section; relative folders start at the working folder.
-            output: The folder of the results; a zip file lies there if no folder for it is given.
-            nocodecopy: No copy, whatever the section says.
-            zip: A zip file instead of a copy.
-            multicopy: A copy for each job.
-            skipsizecheck: A copy may be of any size.
+            section: The section; relative folders are relative to the working folder.
+            output: The folder of the results; the default folder for a zip file.
+            nocodecopy: Make no copy, even if the section requests one.
+            zip: Make a zip file instead of a copy.
+            multicopy: Make a copy for each job.
+            skipsizecheck: Allow a copy of any size.
             where: Place of the section, for messages.
 
         Raises:
@@ -84,15 +83,15 @@ class CopyPlan:
         return cls("none", source, Path(output).resolve(), max_bytes)
 
     def make(self, n_jobs: int = 1, *, replace: bool = False, exclude: Iterable[str | Path] = ()) -> list[CodeCopy]:
-        """Make it.
+        """Make the copy.
 
         Args:
             n_jobs: How many jobs there are.
-            replace: Whether a copy of other code that is there is put aside; see `copy_code`.
-            exclude: Files and folders that are not copied, such as the results.
+            replace: Whether an existing copy of other code is renamed; see `copy_code`.
+            exclude: Files and folders to leave out, such as the results.
 
         Returns:
-            No copy, one for all jobs, or one for each.
+            The copies: none, one for all jobs, or one for each job.
 
         Raises:
             CodeCopyError: See `copy_code`.

@@ -1,4 +1,4 @@
-"""Runs an element of an array: the repetitions of one job, as the plan was when it was submitted."""
+"""Run an element of an array: the repetitions of one job, by the plan as of the submission."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["ElementRun", "run_element"]
 
 _WARNED = 128 + signal.SIGUSR1
-"""How it ends after it was told that its time is nearly over."""
+"""The exit code after the signal that the time limit is near."""
 
 
 class _ElementPlan(Plan):
-    """What is left of an element's work: also after it was started again, or while others work on the same config."""
+    """The remaining work of an element, also after a restart, or while other runs work on the same config."""
 
     def __init__(self, config: Path, work: Work) -> None:
         super().__init__(config, job=work.job)
@@ -60,7 +60,7 @@ class _ElementPlan(Plan):
             return planned
         if known.state is State.RUNNING:
             owner = claims.holder(planned.folder)
-            todo = owner is None or owner.gives_way_to(Owner("", Process.this()))  # this element, started before
+            todo = owner is None or owner.gives_way_to(Owner("", Process.this()))  # an earlier start of this element
         else:
             todo = self._work.is_run_again(name, planned.index, len(known.attempts))
         return replace(planned, todo=todo)
@@ -70,7 +70,7 @@ class ElementRun(ExperimentRun):
     """Runs the repetitions of an element."""
 
     def prepare(self) -> None:
-        """Only check: the configs beside the runs were written when the array was submitted."""
+        """Only check the plan: the configs in the folders of runs were written when the array was submitted."""
         self.check()
 
 
@@ -81,14 +81,14 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
         folder: The folder of the submission.
         first: The first element of its array.
         count: How many elements the array has.
-        index: What the batch system calls the element.
+        index: The batch system's index of the element.
 
     Returns:
-        What became of its repetitions; `None` if there is no such element, or it was cancelled.
+        The summary of its repetitions; `None` if there is no such element, or it was cancelled.
 
     Raises:
         ExperimentError: There is no such submission, or the experiment cannot be imported.
-        BaseException: A signal ended it.
+        BaseException: A signal stopped it.
     """
     one = submission.read(folder)
     number = first + index - one.batch.first
@@ -106,7 +106,7 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
         capture=one.capture,
         loggers=loggers,
         grace_s=one.grace_s,
-        keep_changed=True,  # that was looked at when it was submitted
+        keep_changed=True,  # changes were checked at the submission
         max_workers=plan.bundle.reps_in_parallel,
     )
     _hear_notices()
@@ -121,13 +121,13 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
 
 
 def _hear_notices() -> None:
-    """Grid Engine's `-notify` says by SIGUSR2 what others say by SIGTERM."""
+    """Handle SIGUSR2 like SIGTERM: Grid Engine's `-notify` sends it before it kills."""
     if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
         signal.signal(signal.SIGUSR2, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _got_on(run: ExperimentRun) -> bool:
-    """Whether this start of the element was of use, so that another one will be, too."""
+    """Whether this start of the element made progress, so that another one will, too."""
     for path, one in run.plan.runs():
         for planned in run.plan.repetitions(one, path):
             attempts = planned.known.attempts
@@ -140,7 +140,7 @@ def _got_on(run: ExperimentRun) -> bool:
 
 
 def _in_copy(one: Submission, number: int) -> Target:
-    """The experiment; where there is a copy of the code for this element, this process now runs from there."""
+    """The experiment. If there is a copy of the code for this element, this process is switched to it."""
     place, _, name = one.target.rpartition(":")
     if not one.copies:
         return Target.parse(one.target)
@@ -152,7 +152,7 @@ def _in_copy(one: Submission, number: int) -> Target:
 
 
 def _carried(one: Submission) -> tuple[tuple[AbstractLogger, ...], AbstractScheduler | None]:
-    """The loggers and the scheduler that were handed over."""
+    """The pickled loggers and scheduler of the submission."""
     if not one.carried.exists():
         return (), None
     carried: tuple[tuple[AbstractLogger, ...], AbstractScheduler | None] = pickle.loads(one.carried.read_bytes())

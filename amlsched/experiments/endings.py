@@ -1,4 +1,4 @@
-"""How repetitions ended, as the driver knows it; and what it writes of those that could not say so themselves."""
+"""The outcome of repetitions in the driver, and the records that it writes for repetitions whose process died."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Ended", "close", "lose"]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a repetition ended.
+    """The outcome of a repetition.
 
     Attributes:
-        state: The state in which it ended.
-        last: The last value of each column that it logged.
-        seconds: How long it took, `None` if it never ran.
+        state: Its state.
+        last: The last value of each logged column.
+        seconds: How long it took; `None` if it never ran.
         error: Why it failed.
-        left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
-        used: CPU time and memory.
+        left: Whether it was skipped, because another run works on it or has just finished it.
+        used: The CPU time and memory that it used.
     """
 
     state: State
@@ -37,12 +37,12 @@ class Ended:
 
     @classmethod
     def of(cls, record: Record, *, left: bool = False) -> Ended:
-        """As its record says."""
+        """The outcome in a record."""
         return cls(record.state, record.last, record.seconds, record.error, left, record.used)
 
 
 def close(repetition: Repetition, error: BaseException) -> Ended:
-    """Write how a repetition ended that could not say so itself: its worker was lost, or it never got one.
+    """Record the failure of a repetition whose worker died, or that never got a worker.
 
     Raises:
         OSError: Its record could not be written.
@@ -65,7 +65,7 @@ def close(repetition: Repetition, error: BaseException) -> Ended:
 
 
 def lose(repetition: Repetition, error: BaseException) -> None:
-    """Write of what an attempt died, before the next one begins.
+    """Record why an attempt died, before the next one starts.
 
     Raises:
         OSError: Its record could not be written.
@@ -74,6 +74,6 @@ def lose(repetition: Repetition, error: BaseException) -> None:
 
 
 def _used_until(error: BaseException) -> Used | None:
-    """What is known of an attempt that could not say what it used."""
+    """The known resource usage of an attempt whose process died."""
     known = isinstance(error, WorkerOutOfMemoryError) and error.peak_bytes
     return Used(peak_memory_bytes=known) if known else None

@@ -1,4 +1,4 @@
-"""Environment variables in a config: read where the file asks for them by `${env:NAME}`, and nowhere else."""
+"""Environment variables in a config: `${env:NAME}` is replaced by the variable's value."""
 
 import os
 import re
@@ -14,17 +14,17 @@ __all__ = ["escaped", "filled", "read_unread"]
 
 _ASKED = re.compile(r"(\$+)\{env:(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\})?")
 _HALF = re.compile("[\ud800-\udfff]")
-"""Of a surrogate: how Python passes on bytes that it cannot decode."""
-_REMEDY = "write ${env:NAME} or ${env:NAME:default}; $${env: stands for the text ${env:"
+"""A lone surrogate, which is how Python represents a byte that it cannot decode."""
+_REMEDY = "write ${env:NAME} or ${env:NAME:default}; $${env: gives the text ${env:"
 
 
 def filled(config: Any, place: Callable[..., str], report: Report = refuse) -> Any:
-    """A config with the values of the environment variables that it asks for.
+    """Fill in the values of the environment variables in a config.
 
     Args:
         config: Plain values; mappings and lists are changed in place.
-        place: Gives the place of a key path as text.
-        report: Told of a variable that is missing and has no default.
+        place: Formats the place of a key path.
+        report: Called with an error for each variable that is missing and has no default.
 
     Returns:
         The config.
@@ -46,12 +46,12 @@ def filled(config: Any, place: Callable[..., str], report: Report = refuse) -> A
 
 
 def read_unread(scalar: Unread, where: str, report: Report = refuse, environ: Mapping[str, str] | None = None) -> Any:
-    """What a scalar says once the variables stand in it: an unquoted one may be a number then, a quoted one is a text.
+    """The value of a scalar with its variables filled in; unless quoted, it may then be a number.
 
     Args:
-        scalar: As the file has it.
+        scalar: The scalar in the file.
         where: Its place, for messages.
-        report: Told what is wrong; the scalar is returned as it is then.
+        report: Called with an error; the scalar is then returned unchanged.
         environ: The variables; `None` for those of this process.
     """
     variables = os.environ if environ is None else environ
@@ -64,14 +64,14 @@ def read_unread(scalar: Unread, where: str, report: Report = refuse, environ: Ma
         if len(dollars) > 1:
             return asked[0][1:]
         if name is None:
-            raise ConfigError(where, f"{scalar[asked.start() :][:40]!r} asks for no environment variable", _REMEDY)
+            raise ConfigError(where, f"{scalar[asked.start() :][:40]!r} names no environment variable", _REMEDY)
         value = variables.get(name, default)
         if value is None:
             remedy = f"export {name}=…, or give a default: ${{env:{name}:default}}"
             raise ConfigError(where, f"the environment variable {name} is not set", remedy)
         if not value.isascii() and _HALF.search(value):
-            problem = f"the environment variable {name} holds bytes that are no text: {os.fsencode(value)!r}"
-            raise ConfigError(where, problem, "set it to a text in UTF-8")
+            problem = f"the environment variable {name} is not valid UTF-8: {os.fsencode(value)!r}"
+            raise ConfigError(where, problem, "set it to text in UTF-8")
         return value
 
     try:
@@ -89,7 +89,7 @@ def read_unread(scalar: Unread, where: str, report: Report = refuse, environ: Ma
 
 
 def escaped(value: Any) -> Any:
-    """A copy of a plain value in which no text asks for a variable when it is written and read again."""
+    """A copy of a plain value, with text escaped so that it is read as it is after being written to a config."""
     if is_mapping(value):
         return {key: escaped(below) for key, below in value.items()}
     if is_list(value):

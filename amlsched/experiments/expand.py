@@ -1,4 +1,4 @@
-"""Experiments to runs: every combination of their expansions, lazily, each with a name of its own."""
+"""Expand experiments to runs, lazily: every combination of their expansions, each with a unique name."""
 
 import itertools
 import math
@@ -24,13 +24,13 @@ ONE_IN_DEBUG = ("repetitions", "iterations", "reps_in_parallel", "reps_per_job")
 
 @dataclass(slots=True, eq=False)  # not frozen: that would double the cost of each
 class Run:
-    """One setting of the parameters of an experiment. It is small: all that its experiment says stays there.
+    """An experiment with one choice of its parameters. It is small, as it refers to its experiment for the rest.
 
     Args:
         experiment: The experiment.
-        name: Name of the run, and of its folder: cw2's `_experiment_name`; without expansions, the experiment's name.
-        choices: What it takes on each axis.
-        debug: How it was made short, if it was.
+        name: Name of the run and of its folder: cw2's `_experiment_name`; without expansions, the experiment's name.
+        choices: The choice on each axis.
+        debug: The debug mode, if any.
     """
 
     experiment: Experiment
@@ -45,11 +45,11 @@ class Run:
 
     @property
     def settings(self) -> list[tuple[Path, Any]]:
-        """What the expansions set, as paths and values, in order; where a path stands twice, the later counts."""
+        """What the expansions set, as paths and values, in order; if a path occurs twice, the later one wins."""
         return [setting for choice in self.choices for setting in choice.settings]
 
     def at(self, index: int) -> "Run":
-        """This run as one of its repetitions has it: a script of cw2 may change the config of each by itself."""
+        """This run with the config of one of its repetitions, which a script for cw2 may have changed."""
         varied = self.experiment.config.get(VARIED)
         config = varied.get(self.name, {}).get(index) if varied else None
         if config is None:
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def params(self) -> dict[Any, Any]:
-        """The parameters: those of the experiment, overridden by this run's; a new mapping each time."""
+        """The experiment's parameters, overridden by this run's; a new mapping each time."""
         params: dict[Any, Any] = copied(self.experiment.config.get("params") or {})
         for path, value in self.settings:
             set_at(params, path, copied(value))
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """All keys of the experiment but its expansions, with this run's params; a new mapping each time."""
+        """All keys of the experiment except its expansions, with this run's params; a new mapping each time."""
         config = {
             key: copied(value)
             for key, value in self.experiment.config.items()
@@ -80,19 +80,19 @@ class Run:
         config["params"] = self.params
         if self.debug:
             config.update(dict.fromkeys(ONE_IN_DEBUG, 1))
-        own = config.get("seed")  # a text is the user's own
+        own = config.get("seed")  # text is for the user's own use
         seed = own if isinstance(own, str) else self.seed
         return config | {"repetitions": self.repetitions, "seed": seed, "_debug": bool(self.debug)}
 
     @property
     def repetitions(self) -> int:
-        """How often it is run, each time with another seed."""
+        """How many repetitions it has, each with another seed."""
         number: int | None = 1 if self.debug else self.experiment.config.get("repetitions")
         return number or 1
 
     @property
     def iterations(self) -> int | None:
-        """Iterations of each repetition; `None` if the experiment does not say."""
+        """Iterations of each repetition; `None` if not set."""
         return self._number("iterations")
 
     @property
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """The experiment's seed, from which those of the repetitions derive."""
+        """The experiment's seed, from which the seeds of the repetitions are derived."""
         seed = self.experiment.config.get("seed")
         return seed if isinstance(seed, int) else 0
 
@@ -118,14 +118,16 @@ class Run:
 
 
 def expand(experiment: Experiment, debug: Debug = "") -> Iterator[Run]:
-    """The runs of an experiment, one after the other, in cw2's order: the first expanding key varies slowest.
+    """Yield the runs of an experiment in cw2's order: the first expanding key varies slowest.
 
-    Names are cw2's: the experiment's, `__`, and the short forms of what is set, joined by `_` (`digits__lr0.1_bs32`).
-    Where two runs would share a name, or a name cannot be a folder's, see `names.distinct_name`.
+    Names are cw2's: the experiment's name, `__`, and the short forms of the settings, joined by `_`
+    (`digits__lr0.1_bs32`). If two runs would share a name, or a name is not valid for a folder, see
+    `names.distinct_name`.
 
     Args:
         experiment: A resolved experiment.
-        debug: `debug`: only the first combination, one repetition, one iteration; `debugall`: all combinations.
+        debug: `debug`: only the first combination, one repetition, one iteration; `debugall`: the same for all
+            combinations.
     """
     debug = debug_mode(experiment.config, debug)
     axes = _shortened(experiment.axes, debug)
@@ -134,7 +136,7 @@ def expand(experiment: Experiment, debug: Debug = "") -> Iterator[Run]:
         return
     start = experiment.name + ("_" if "__" in experiment.name else "__")
     labels = [[choice.label for choice in axis.alternatives] for axis in axes]
-    safe = names_are_safe(start, labels)  # looked at once, as there may be very many runs
+    safe = names_are_safe(start, labels)  # checked once, as there may be very many runs
     taken: set[str] = set()
     every = itertools.product(*(axis.alternatives for axis in axes))
     for choices, label in zip(every, map("_".join, itertools.product(*labels)), strict=True):
@@ -147,13 +149,13 @@ def expand(experiment: Experiment, debug: Debug = "") -> Iterator[Run]:
 
 
 def count(experiment: Experiment, debug: Debug = "") -> int:
-    """How many runs `expand` gives, without expanding."""
+    """How many runs `expand` yields, without expanding."""
     axes = _shortened(experiment.axes, debug_mode(experiment.config, debug))
     return math.prod(len(axis.alternatives) for axis in axes)
 
 
 def debug_mode(config: Mapping[str, Any], asked: Debug) -> Debug:
-    """How an experiment is made short: as asked, or else as its own `_debug` says (a resolved config has that)."""
+    """The debug mode of an experiment: the given one, or that of the `_debug` key, which a resolved config has."""
     if asked:
         return asked
     own = config.get("_debug")

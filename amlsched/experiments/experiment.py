@@ -1,4 +1,4 @@
-"""The classes that users write, with cw2's names and calls: its experiments run here with the import line changed."""
+"""The base classes of experiments, with cw2's names and methods: its experiments only need another import line."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from amlsched.experiments.rows import payload_row, row_of
 __all__ = ["AbstractExperiment", "AbstractIterativeExperiment", "Experiment", "IterativeExperiment"]
 
 Row: TypeAlias = Mapping[str, Any] | float
-"""A mapping, or a number, which is the column `value`."""
+"""A mapping, or a number for the column `value`."""
 
 
 class Experiment(ABC):
-    """An experiment: a new object of it is made for every repetition, without arguments.
+    """An experiment. Each repetition creates an object of it, without arguments.
 
-    What the methods get: `cw_config`, the config of the repetition (its settings under `params`, its folder under
-    `_rep_log_path`, its seed under `_seed`); `rep`, its index; `logger`, whose `process(row)` adds a row to
-    `rep_N.csv`. What is printed lands in the repetition's `out.log` and `err.log`. Methods may be `async def`.
+    The arguments of the methods are `cw_config`, the config of the repetition (its settings under `params`, its folder
+    under `_rep_log_path`, its seed under `_seed`); `rep`, its index; and `logger`, whose `process(row)` adds a row to
+    `rep_N.csv`. What is printed goes to the repetition's `out.log` and `err.log`. Methods may be `async def`.
 
-    Only `run` must be written. Any of them may raise `ExperimentSurrender` to end the repetition early and well. Any
-    other exception makes it fail: its trace is written to `err.log`, and the other repetitions go on.
+    Only `run` is required. Any method may raise `ExperimentSurrender` to finish the repetition early and successfully.
+    Any other exception makes the repetition fail: its traceback is written to `err.log`, and other repetitions go on.
     """
 
     def initialize(  # noqa: B027
         self, cw_config: dict[str, Any], rep: int, logger: RepetitionLog
     ) -> Awaitable[None] | None:
-        """Prepare: called once, first."""
+        """Prepare. Called once, first."""
 
     @abstractmethod
     def run(self, cw_config: dict[str, Any], rep: int, logger: RepetitionLog) -> Awaitable[Row | None] | Row | None:
-        """Do the work: called once, after `initialize`. A mapping or a number that it returns is logged as a row."""
+        """Do the work. Called once, after `initialize`. A mapping or a number that it returns is logged as a row."""
 
     def finalize(  # noqa: B027
         self, surrender: ExperimentSurrender | None = None, crash: bool = False
     ) -> Awaitable[None] | None:
-        """Clean up: called once, last, whatever happened before.
+        """Clean up. Called once, last, even after a failure.
 
         Args:
-            surrender: What the experiment raised to end itself, with its payload.
-            crash: Whether it failed.
+            surrender: The exception by which the experiment finished early, with its payload; `None` if it did not.
+            crash: Whether the repetition failed.
         """
 
     @property
@@ -55,7 +55,7 @@ class Experiment(ABC):
 
 
 class IterativeExperiment(Experiment):
-    """An experiment that repeats one step, `iterations` times (a key of the config). Only `iterate` must be written."""
+    """An experiment that repeats a step `iterations` times (a key of the config). Only `iterate` is required."""
 
     @abstractmethod
     def iterate(self, cw_config: dict[str, Any], rep: int, n: int) -> Awaitable[Row] | Row:
@@ -66,34 +66,34 @@ class IterativeExperiment(Experiment):
         """
 
     def save_state(self, cw_config: dict[str, Any], rep: int, n: int) -> Awaitable[None] | None:
-        """Save what you wish to keep: called after each iteration, once its row is logged."""
+        """Save the state. Called after each iteration, after its row is logged."""
 
     def load_state(self, cw_config: dict[str, Any], rep: int) -> Awaitable[int | None] | int | None:
-        """Load what `save_state` saved: called after `initialize`, if an earlier attempt was cut off.
+        """Load what `save_state` saved. Called after `initialize`, if an earlier attempt was interrupted.
 
-        Write both to make a repetition go on where it was: keep the state in the folder `cw_config["_checkpoint_dir"]`,
-        and put a file in its place as a whole (write another one, then rename it).
+        Implement both methods to let a repetition resume: save the state in the folder `cw_config["_checkpoint_dir"]`,
+        and replace files atomically (write another file, then rename it).
 
         Returns:
-            The number of the iteration that was saved last: it goes on with the next one, and rows that were logged
-            later are cut. `None` to begin anew.
+            The number of the iteration that was saved last: the repetition resumes with the next one, and rows that
+            were logged after it are removed. `None` to start from scratch.
         """
         return None
 
     def run(self, cw_config: dict[str, Any], rep: int, logger: RepetitionLog) -> Any:
-        """Iterate and log.
+        """Call `iterate` and log its rows.
 
-        Where there is a `load_state`, it ends early, after an iteration was saved, if it is told to stop.
+        With a `load_state`, it returns early, after saving an iteration, if the repetition is asked to stop.
 
         Raises:
-            ExperimentSurrender: An iteration ended the experiment; its payload is logged as that iteration's row.
+            ExperimentSurrender: An iteration finished the experiment early; its payload is logged as its row.
         """
         resumable = type(self).load_state is not IterativeExperiment.load_state
         log = logger if resumable else None
         name = partial("{} of {}".format, "iterate", type(self).__name__)
         first = 0
         if log is not None:
-            log.checkpoint_dir  # noqa: B018 - to have it made: whoever has it can be told to stop
+            log.checkpoint_dir  # noqa: B018 - creates the folder, which marks the repetition as able to stop
             saved = call(self.load_state, cw_config, rep) if log.resumed else None
             if saved is not None:
                 log.keep_until(saved)
@@ -107,7 +107,7 @@ class IterativeExperiment(Experiment):
             row = row or {}
             for column, number in (("rep", rep), ("iter", n)):
                 if row.get(column, number) != number:
-                    problem = f"has a column {column}, which is {number} here and counted by itself"
+                    problem = f"has a column {column}, which amlsched sets itself (here to {number})"
                     raise ExperimentError(f"the row of {name()}", problem, "give the column another name")
             logger.process(stamped(row, rep, n))
             if log is not None:

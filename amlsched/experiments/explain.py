@@ -1,4 +1,4 @@
-"""Where the values of a config come from."""
+"""The origin of the values of a config."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Explained:
     Attributes:
         key: Its path, such as `params.opt.lr`.
         value: The value: anything but a mapping with keys of its own.
-        origin: File and line, and what the document is to the experiment; `command line`; or `built in`.
+        origin: File and line, and the relation of the document to the experiment; `command line`; or `built in`.
     """
 
     key: str
@@ -33,11 +33,11 @@ class Explained:
 
 
 def explained(experiment: Experiment, debug: Debug = "") -> Iterator[Explained]:
-    """Each value of an experiment with its origin, in the order of the merged config; then those that nobody gave.
+    """Each value of an experiment with its origin, in the order of the merged config, followed by the defaults.
 
     Args:
         experiment: A resolved experiment.
-        debug: How it is made short; where that replaces a value, its origin says so too.
+        debug: The debug mode; if it replaces a value, the origin says so.
     """
     debug = debug_mode(experiment.config, debug)
     config = {key: value for key, value in experiment.config.items() if key != "name"}

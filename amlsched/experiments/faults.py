@@ -1,4 +1,4 @@
-"""What is done with a fault of a config: it is raised at once, or noted so that all of them can be told together."""
+"""Callbacks for the errors of a config: they are raised at once, or collected to be reported together."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from amlsched.errors import ConfigError
 __all__ = ["Note", "Report", "refuse", "unheard"]
 
 Report = Callable[[ConfigError], None]
-"""Is given each fault. If it returns, reading goes on without the value that is wrong."""
+"""Called with each error. If it returns, reading continues without the invalid value."""
 
 Note = Callable[[str], None]
-"""Is given each text about something that works and deserves a look."""
+"""Called with each hint about something that works but may not be intended."""
 
 
 def refuse(fault: ConfigError) -> None:
-    """Raises the fault: the first one ends it."""
+    """Raise the error."""
     raise fault
 
 
 def unheard(_: str) -> None:
-    """Drops a note."""
+    """Ignore a note."""

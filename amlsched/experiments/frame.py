@@ -1,4 +1,4 @@
-"""Results as a table of pandas. It imports pandas, so it is imported only by who needs it."""
+"""Results as a pandas table. This module imports pandas, so it is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _DONE = ("completed", "surrendered")
 
 
 class _Facts(dict[str, Any]):
-    """What is known of the columns of a table, shared by all its copies.
+    """Facts about the columns of a table, shared by all its copies.
 
-    pandas copies `attrs` deeply each time that a column or a row is picked, which takes longer the more columns there
-    are.
+    pandas makes a deep copy of `attrs` each time that a column or a row is selected, which takes longer the more
+    columns there are.
     """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Facts:
@@ -55,9 +55,9 @@ class _Facts(dict[str, Any]):
 
 
 class Results(pandas.DataFrame):
-    """The repetitions of a folder of results, one a row; a `pandas.DataFrame` with a few methods more.
+    """The repetitions of a folder of results, one per row: a `pandas.DataFrame` with more methods.
 
-    What is picked from it, by these methods or by those of pandas, keeps them.
+    Selections from it, by these methods or by those of pandas, have the same methods.
     """
 
     @property
@@ -71,12 +71,12 @@ class Results(pandas.DataFrame):
 
     @property
     def settings(self) -> list[str]:
-        """The columns that hold parameters."""
+        """The columns with parameters."""
         return [name for name in self._facts.get("settings", ()) if name in self.columns]
 
     @property
     def metrics(self) -> list[str]:
-        """The columns of last values that were logged, those in which there are numbers, without the bookkeeping."""
+        """The columns with last logged values that contain numbers, without `ts`, `rep` and `iter`."""
         names = [name for name in self._facts.get("metrics", ()) if name in self.columns]
         return [name for name in names if name not in _BOOKKEEPING and has_numbers(self[name])]
 
@@ -95,17 +95,17 @@ class Results(pandas.DataFrame):
             if one in known:
                 return one
         there = [*self.settings, *self.metrics, "name", "run", "state"]
-        raise ExperimentError(key, "is no column of these results", offered(name, there))
+        raise ExperimentError(key, "is not a column of these results", offered(name, there))
 
     def with_params(self, params: Mapping[str, Any] | None = None, **more: Any) -> Results:
         """The repetitions with these parameters.
 
-        1 and 1.0 are the same number; 1, `True` and "1" are three values. `None` finds what is null and what is not
-        set, NaN only NaN. A list is compared as a whole.
+        1 and 1.0 are equal; 1, `True` and "1" are three different values. `None` matches null and missing values, NaN
+        only NaN. A list has to be equal as a whole.
 
         Args:
             params: Values by name, nested as in the config or with the names of the columns.
-            **more: The same, such as `opt_lr=0.1`.
+            **more: The same, as keywords, such as `opt_lr=0.1`.
 
         Raises:
             ExperimentError: There is no such parameter.
@@ -122,7 +122,7 @@ class Results(pandas.DataFrame):
         return self[numpy.array(wanted, dtype=bool)]
 
     def _expected(self, path: tuple[str, ...], value: Any) -> Iterator[tuple[str, Any]]:
-        """The columns that a condition looks at, and what they have to hold."""
+        """The columns of a condition, and the values that they have to have."""
         paths = {column: tuple(path) for column, path in self._facts.get("paths", {}).items()}
         begin = next((one for one in (path, tuple(".".join(path).split("."))) if one not in paths.values()), path)
         below = {column: one for column, one in paths.items() if one[: len(begin)] == begin}
@@ -135,7 +135,7 @@ class Results(pandas.DataFrame):
             yield self.column(f"params.{key_text(path) if len(path) > 1 else ''.join(path)}"), value
 
     def exact(self, column: str) -> list[Any]:
-        """The values of a column as they were set or logged: `None` for what is missing, NaN only for NaN."""
+        """The values of a column as they were set or logged: `None` if missing, NaN only for NaN."""
         held: Any = self[column] if column in self.columns else self.index.get_level_values(column)
         values: list[Any] = held.tolist()
         if "folder" in self.columns:
@@ -158,8 +158,8 @@ class Results(pandas.DataFrame):
         """All rows that these repetitions logged.
 
         Returns:
-            Long form: a row for each logged row, with `name`, `run`, `r`, the parameters, then the columns that were
-            logged (a parameter of the same name is called `params_…`). A line that was only half written is left out.
+            Long form: a row for each logged row, with `name`, `run`, `r`, the parameters, then the logged columns (a
+            parameter of the same name is called `params_…`). An incomplete last line is left out.
 
         Raises:
             ExperimentError: Nothing was logged.
@@ -167,7 +167,7 @@ class Results(pandas.DataFrame):
         return self.with_settings(*self.placed())
 
     def with_settings(self, rows: pandas.DataFrame, places: Any) -> pandas.DataFrame:
-        """What `placed` gave, in long form, as `iterations` gives it."""
+        """The result of `placed` in long form, as `iterations` returns it."""
         kept = pandas.DataFrame(self.reset_index()[[*_OF_REPETITION, *self.settings]])
         names = list(rows.columns)
         rows.columns = objects([_free(name, "{}_logged", names) if name in _OF_REPETITION else name for name in names])
@@ -178,7 +178,7 @@ class Results(pandas.DataFrame):
         return pandas.concat([known, rows], axis=1)
 
     def placed(self) -> tuple[pandas.DataFrame, Any]:
-        """All rows that these repetitions logged, and to which of the repetitions each belongs.
+        """All rows that these repetitions logged, and the position of the repetition that each belongs to.
 
         Raises:
             ExperimentError: Nothing was logged.
@@ -192,19 +192,19 @@ class Results(pandas.DataFrame):
             part.insert(len(part.columns), _PLACE, numpy.repeat(numpy.asarray(numbers), lengths))
             parts.append(part)
         if not parts:
-            raise ExperimentError("results", "nothing was logged there yet")
+            raise ExperimentError("results", "nothing has been logged yet")
         rows = _joined(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
         return rows, rows.pop(_PLACE).to_numpy()
 
     def groups(self, by: str | Sequence[str]) -> tuple[list[str], list[int], list[tuple[Any, ...]]]:
-        """The repetitions by what is the same in them, as `with_params` compares.
+        """Group the repetitions by equal values; for what is equal, see `with_params`.
 
         Args:
-            by: `params.lr`, or a column; several make a group of each combination.
+            by: `params.lr`, or a column; several give a group for each combination.
 
         Returns:
-            The columns (with `name` where `apart` adds it), the number of the group of each repetition, and the values
-            of each group.
+            The columns (with `name` if `apart` adds it), the number of each repetition's group, and the values of each
+            group.
 
         Raises:
             ExperimentError: There is no such column.
@@ -224,13 +224,13 @@ class Results(pandas.DataFrame):
         """Statistics over repetitions that are done.
 
         Args:
-            by: What is grouped by: `params.lr`, or a column; several make a group of each combination.
-            metrics: The columns to look at; `None` for all.
+            by: What to group by: `params.lr`, or a column; several give a group for each combination.
+            metrics: The columns to summarize; `None` for all.
 
         Returns:
-            A row for each group and metric: the groups' columns (with `name` where `apart` adds it), `metric`, `n` (how
-            many values), `mean`, `std` (of the sample: divided by n - 1), `median`, `min`, `max`, and `low` and `high`,
-            the 95 % interval of the mean by Student's t. What needs two values is NaN for one.
+            A row for each group and metric: the columns of the group (with `name` if `apart` adds it), `metric`, `n`
+            (how many values), `mean`, `std` (of the sample: divided by n - 1), `median`, `min`, `max`, and `low` and
+            `high`, the 95 % interval of the mean by Student's t. Statistics that need two values are NaN for one.
 
         Raises:
             ExperimentError: There is no such column, or no metric.
@@ -239,7 +239,7 @@ class Results(pandas.DataFrame):
         columns, places, labels = done.groups(by)
         names = self.metrics if metrics is None else [self._metric(name) for name in metrics]
         if not names:
-            raise ExperimentError("results", "nothing was logged there yet that is a number")
+            raise ExperimentError("results", "no numbers have been logged yet")
         parts: list[Any] = []
         for number, name in enumerate(names):
             groups: Any = (
@@ -251,7 +251,7 @@ class Results(pandas.DataFrame):
             part.insert(0, "metric", name)
             for position, column in enumerate(columns):
                 values: list[Any] = [labels[place][position] for place in part.index]
-                exact = objects(values) if None in values else as_column(values)  # beside NaN, null stays null
+                exact = objects(values) if None in values else as_column(values)  # distinguishes null from NaN
                 part.insert(position, _free(column, "params_{}", set(part.columns)), exact)
             part[_PLACE], part[_METRIC] = range(len(part)), number
             parts.append(part)
@@ -261,9 +261,9 @@ class Results(pandas.DataFrame):
         return table.drop(columns=[_PLACE, _METRIC])
 
     def apart(self, by: Sequence[str]) -> list[str]:
-        """The keys to group by, with `name` before them where the folder of an experiment is there more than once.
+        """The keys to group by, preceded by `name` if there are copies of an experiment's folder.
 
-        So a copy of a folder is never counted with the original.
+        So a copy of a folder is never grouped with the original.
         """
         origins: dict[str, str] = self._facts.get("origins", {})
         names = set(self.index.get_level_values("name"))
@@ -277,11 +277,11 @@ class Results(pandas.DataFrame):
         for one in (*of_name, name):
             if one in there:
                 return one
-        raise ExperimentError(name, "is no column of numbers that was logged", offered(name, there))
+        raise ExperimentError(name, "is not a logged column of numbers", offered(name, there))
 
 
 def table_of(found: Iterable[Found]) -> Results:
-    """The table of these repetitions, one a row; see `amlsched.experiments.load`."""
+    """The table of these repetitions, one per row; see `amlsched.experiments.load`."""
     every = [(one, dict(leaves(one.params))) for one in found]
     known = [about(one) for one, _ in every]
     table: dict[str, list[Any]] = {name: [one[name] for one in known] for name in OWN[:4]}
@@ -320,7 +320,7 @@ def table_of(found: Iterable[Found]) -> Results:
 
 
 def _free(name: str, pattern: str, taken: Collection[str]) -> str:
-    """A name that is not taken, made of this one."""
+    """A name that is not taken, derived from this one."""
     while name in taken:
         name = pattern.format(name)
     return name
@@ -331,14 +331,14 @@ def _is_nan(value: Any) -> bool:
 
 
 def has_numbers(column: Any) -> bool:
-    """Whether there is a number in a column."""
+    """Whether a column contains a number."""
     return column.dtype.kind in "iufb" or any(
         isinstance(value, bool | int | float) and not _is_nan(value) for value in column.tolist()
     )
 
 
 def numbers_of(column: Any) -> Any:
-    """The numbers of a column, NaN in the place of what is none."""
+    """The numbers of a column, with NaN for other values."""
     if column.dtype.kind in "iufb":
         return column
     return pandas.Series([_number(value) for value in column.tolist()], index=column.index, dtype=float)
@@ -352,7 +352,7 @@ _PLACE, _METRIC = "\0place", "\0metric"
 _MANY = 1000
 _LEFT_OUT = "these rows cannot be read, and are left out"
 _EXACT = 2**53
-"""Floats hold whole numbers up to here."""
+"""Floats represent all whole numbers up to this one."""
 _INT64 = 2**63
 _read_csv: Any = pandas.read_csv
 _PANDAS = tuple(map(int, pandas.__version__.split(".")[:2]))
@@ -360,10 +360,10 @@ _VALUES = re.compile(rf"^(?:{cells.IS_VALUE})?$", re.MULTILINE)
 
 
 def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
-    """What the CSV files of repetitions hold: their numbers, how many rows each has, and the rows.
+    """Read the CSV files of repetitions: the numbers of the files, how many rows each has, and the rows.
 
-    Files with the same columns are read as one, which is some ten times faster than one by one. A file that is none
-    that repetitions write is left out, with a warning in the log; so is one that is not there any more.
+    Files with the same columns are read together, which is about ten times faster than one by one. A file that no
+    repetition can have written is left out with a warning in the log, and so is one that no longer exists.
     """
     alike: dict[bytes, list[tuple[int, bytes]]] = {}
     for number, file in enumerate(files):
@@ -388,7 +388,7 @@ def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas
     for header, bodies in alike.items():
         try:
             frame = _quickly(header, b"".join(body for _, body in bodies))
-        except (pandas.errors.ParserError, ValueError):  # of one of them
+        except (pandas.errors.ParserError, ValueError):  # one of them is damaged
             for number, body in bodies:
                 yield from _alone(number, header + body, files[number])
         else:
@@ -396,7 +396,7 @@ def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas
 
 
 def _alone(number: int, content: bytes, file: Path) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
-    """What one file holds; nothing, and a warning, if it is damaged."""
+    """Read one file; if it is damaged, log a warning and yield nothing."""
     try:
         frame = _exactly(content)
     except ValueError as error:
@@ -406,10 +406,10 @@ def _alone(number: int, content: bytes, file: Path) -> Iterable[tuple[list[int],
 
 
 def _exactly(content: bytes) -> pandas.DataFrame:
-    """The rows of a file, cell by cell.
+    """Read a file cell by cell.
 
     Raises:
-        ValueError: They are none that repetitions write; begins with the line.
+        ValueError: No repetition can have written it; the message starts with the line number.
     """
     header, *rows = cells.whole_rows(content) or [b""]
     names: list[str] = []
@@ -422,7 +422,7 @@ def _exactly(content: bytes) -> pandas.DataFrame:
         for row in (header, *rows):
             values = cells.values(row) if names else []
             if len(values) != len(names):
-                raise ValueError(f"there are {len(names)} columns, and {len(values)} cells")
+                raise ValueError(f"there are {len(names)} columns, but {len(values)} cells")
             found.append(values)
             line += row.count(b"\n")
     except ValueError as error:
@@ -433,14 +433,14 @@ def _exactly(content: bytes) -> pandas.DataFrame:
 
 
 def _quickly(header: bytes, body: bytes) -> pandas.DataFrame:
-    """The rows of files without quotes. pandas reads them; what it would take for something else is read anew.
+    """Read files without quotes, by pandas; columns that pandas may misread are parsed again.
 
     Raises:
-        pandas.errors.ParserError: They are none that repetitions write.
-        ValueError: The same.
+        pandas.errors.ParserError: No repetition can have written them.
+        ValueError: Two columns have the same name.
     """
     options: dict[str, Any] = {"low_memory": False, "skip_blank_lines": False, "keep_default_na": False}
-    if _PANDAS < (3, 1):  # since then, floats are exact without it
+    if _PANDAS < (3, 1):  # later versions read floats exactly by default
         options["float_precision"] = "round_trip"
     names = cells.names(header)
     if len(set(names)) < len(names):
@@ -459,7 +459,7 @@ def _quickly(header: bytes, body: bytes) -> pandas.DataFrame:
 
 
 def _joined(parts: list[pandas.DataFrame]) -> pandas.DataFrame:
-    """The rows of all, in one frame in which each value is equal to what it was."""
+    """Concatenate frames without changing any value."""
     shared = set(parts[0].columns).intersection(*(part.columns for part in parts))
     large = {
         name
@@ -478,7 +478,7 @@ def _named(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.DataFrame:
 
 
 def _is_sure(column: Any) -> bool:
-    """Whether pandas has read a column as it was logged: no texts, and no whole numbers that became floats."""
+    """Whether pandas has surely read a column as it was logged: no text, and no large whole numbers as floats."""
     if column.dtype.kind != "f":
         return column.dtype.kind in "iub"
     numbers = column.to_numpy()
@@ -486,7 +486,7 @@ def _is_sure(column: Any) -> bool:
 
 
 def as_column(values: list[Any]) -> Any:
-    """Values as a column of numbers, if all are numbers, or missing, and stay equal; else as a column of objects."""
+    """A column of numbers, if all values are numbers or missing and stay equal; otherwise a column of objects."""
     kinds = set(map(type, values))
     if kinds == {bool}:
         return numpy.array(values, dtype=bool)
@@ -498,7 +498,7 @@ def as_column(values: list[Any]) -> Any:
 
 
 def objects(values: Sequence[Any]) -> Any:
-    """A column of objects, also of those that numpy would take for rows."""
+    """A column of objects, even if numpy would take them for rows."""
     column = numpy.empty(len(values), dtype=object)
     for place, value in enumerate(values):
         column[place] = value
@@ -507,11 +507,11 @@ def objects(values: Sequence[Any]) -> Any:
 
 @cache
 def half_interval(n: int, level: float = 0.95) -> float:
-    """How many standard errors the interval of a mean reaches to each side; NaN for fewer than two values.
+    """Half the width of the confidence interval of a mean, in standard errors; NaN for fewer than two values.
 
     Args:
-        n: How many values the mean is of.
-        level: The probability that the interval holds the true mean.
+        n: The number of values.
+        level: The probability that the interval contains the true mean.
 
     Sources:
         Student's t with n - 1 degrees of freedom; its distribution for whole degrees as in Abramowitz and Stegun,
@@ -529,7 +529,7 @@ def half_interval(n: int, level: float = 0.95) -> float:
 
 
 def _within(t: float, degrees: int) -> float:
-    """The probability that Student's t lies between -t and t."""
+    """The probability that Student's t is between -t and t."""
     angle = math.atan(t / math.sqrt(degrees))
     cosine, sine = math.cos(angle), math.sin(angle)
     odd = degrees % 2

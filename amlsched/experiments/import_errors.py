@@ -1,4 +1,4 @@
-"""Why a file of the user cannot be imported: one message with the file, the line and the cause."""
+"""Turn an error in importing a user's file into one message with the file, the line and the cause."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from amlsched.extras import hidden, is_installed
 
 __all__ = ["import_failed"]
 
-_PARSES = 'it parses the command line when it is imported: do that below if __name__ == "__main__"'
-_EXITS = 'it exits when it is imported: do that below if __name__ == "__main__", or in the experiment'
+_PARSES = 'it parses the command line when it is imported: move that below if __name__ == "__main__"'
+_EXITS = 'it exits when it is imported: move that below if __name__ == "__main__", or into the experiment'
 
 
 def import_failed(place: str, error: BaseException) -> ExperimentError:
-    """What to raise instead of an error of an import.
+    """The error to raise instead of the original error of an import.
 
     Args:
         place: Path of the file, or name of the module, that was imported.
-        error: What its import raised.
+        error: The original error.
     """
     if isinstance(error, SyntaxError):
         file = "" if error.filename in (place, None) else f"{error.filename}, "

@@ -1,4 +1,4 @@
-"""Documents merged over what they inherit: the DEFAULT of their file, what they import, and the DEFAULT of that."""
+"""Merge documents with what they inherit: the DEFAULT of their file, what they import, and the DEFAULT of that."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from amlsched.experiments.yaml12 import Key, Unread
 __all__ = ["Files", "Layers", "of_kind", "origin", "place"]
 
 Layers = tuple[Document, ...]
-"""Documents that were merged; a later one wins over an earlier."""
+"""Merged documents; a later one overrides an earlier one."""
 Merged = tuple[dict[str, Any], Layers]
 
 _ARCHIVES = {"import_path": "_import_path_archive", "import_exp": "_import_exp_archive"}
@@ -25,12 +25,12 @@ _MOST_IMPORTS = 100
 
 
 def origin(layers: Layers, *keys: Key) -> Document | None:
-    """The document that the value of this key path comes from (of a mapping: its last entry); `None` if from none."""
+    """The document that the value of a key path comes from (for a mapping: its last entry); `None` if there is none."""
     return next((layer for layer in reversed(layers) if layer.has(*keys)), None)
 
 
 def place(layers: Layers, *keys: Key) -> str:
-    """Where a key path got its value, such as `digits.yml:12 (document 2, key params.lr)`."""
+    """The place where a key path gets its value, such as `digits.yml:12 (document 2, key params.lr)`."""
     known = keys
     while known and origin(layers, *known) is None:
         known = known[:-1]
@@ -41,19 +41,19 @@ def place(layers: Layers, *keys: Key) -> str:
 
 
 def of_kind(documents: Iterable[Document], kind: str) -> list[Document]:
-    """Those of a kind."""
+    """The documents of a kind."""
     return [document for document in documents if document.kind == kind]
 
 
 class Files:
-    """The files of one resolution, each read once, and the documents that others import, each merged once.
+    """The files of a config, each read once, and their documents, each merged once.
 
     Args:
         source: The config.
-        report: Told of the faults of the files themselves.
+        report: Called with each error in the files themselves.
 
     Attributes:
-        file: Its file; `NO_FILE` if it is given as mappings.
+        file: The file of the config; `NO_FILE` if it was given as mappings.
     """
 
     def __init__(self, source: Source, report: Report = refuse) -> None:
@@ -70,17 +70,20 @@ class Files:
             documents = load(self._source if file is self.file else file, self._report)
             for second in of_kind(documents, "default")[1:]:
                 problem = f"a second DEFAULT; the first is {of_kind(documents, 'default')[0].place()}"
-                self._report(ConfigError(second.place("name"), problem, "join the two"))
+                self._report(ConfigError(second.place("name"), problem, "merge the two"))
                 documents.remove(second)
             self._documents[real] = documents
         return self._documents[real]
 
     def merged(self, document: Document, importers: Layers = ()) -> Merged:
-        """A document over its file's DEFAULT, over what it imports; and the documents of that, the strongest last.
+        """Merge a document over its file's DEFAULT, over what it imports.
 
         Args:
             document: A DEFAULT or an experiment.
-            importers: The documents that led here, each importing the next.
+            importers: The chain of documents that import this one, each importing the next.
+
+        Returns:
+            The merged config, and the merged documents in order of increasing precedence.
         """
         identity = (os.path.realpath(document.file), document.index)
         if identity not in self._merged:
@@ -113,12 +116,12 @@ class Files:
         _check_import(config, layers)
         file = layers[-1].file
         if config.get("import_path") is not None:
-            # Relative to the file that the key is written in, which may be that of a DEFAULT.
+            # Relative to the file in which the key is written, which may be that of a DEFAULT.
             file = (origin(layers, "import_path") or layers[-1]).file.parent / config["import_path"]
             file = Path(os.path.normpath(file))
             if not file.exists():
                 problem = f"there is no file {file} to import from"
-                raise ConfigError(place(layers, "import_path"), problem, "a relative path starts at this file's folder")
+                raise ConfigError(place(layers, "import_path"), problem, "a relative path is relative to this file")
         name = config.get("import_exp") or "DEFAULT"
         documents = self.documents(file)
         if name.lower() == "default":
@@ -134,7 +137,7 @@ class Files:
 
 
 def _check_import(config: dict[str, Any], layers: Layers) -> None:
-    """Refuses import keys that are no texts, before they are used."""
+    """Raise if an import key is not text."""
     for key in _ARCHIVES:
         value = config.get(key)
         if isinstance(value, Unread):
@@ -148,13 +151,11 @@ def _check_import(config: dict[str, Any], layers: Layers) -> None:
 def _refuse_cycle(document: Document, importers: Layers) -> None:
     if len(importers) > _MOST_IMPORTS:
         raise ConfigError(
-            importers[0].place(), f"it imports through more than {_MOST_IMPORTS} others", "shorten the chain"
+            importers[0].place(), f"its chain of imports is longer than {_MOST_IMPORTS}", "shorten the chain"
         )
     same = [i for i, one in enumerate(importers) if one is document]
     if not same:
         return
     chain = " → ".join(f"{one.name} ({one.file})" for one in (*importers[same[0] :], document))
     keys = [key for key in _ARCHIVES if importers[-1].has(key)]
-    raise ConfigError(
-        importers[-1].place(*keys[:1]), f"these import each other in a circle: {chain}", "break the circle"
-    )
+    raise ConfigError(importers[-1].place(*keys[:1]), f"these import each other in a cycle: {chain}", "break the cycle")

@@ -1,8 +1,8 @@
-"""What repetitions of one process would share: seeded when a repetition starts, and as before when it has ended.
+"""Isolate repetitions that run in one process, one after the other.
 
-Restored are those parts of the process that a repetition changes for itself: the working directory, environment
-variables, signal handlers, settings of libraries. The global generators of random numbers are seeded from the seed of
-the repetition. Neither can be done where several repetitions run in one process at a time, in threads.
+When a repetition starts, the global random number generators are seeded from its seed. When it ends, the parts of the
+process that it may have changed are restored: the working directory, environment variables, signal handlers, settings
+of libraries. Neither is possible while several repetitions run in the threads of one process.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ __all__ = ["generators", "isolated", "set_generators"]
 
 
 def generators() -> dict[str, Any]:
-    """The states of the global generators of the modules that are imported; they can be pickled."""
+    """The states of the global generators of imported modules; they can be pickled."""
     return {name: kind.state(sys.modules[name]) for name, kind in _GENERATORS.items() if name in sys.modules}
 
 
 def set_generators(states: Mapping[str, Any]) -> None:
-    """Set them to states that `generators` gave."""
+    """Set the global generators to states from `generators`."""
     for name, state in states.items():
         if name in sys.modules:
             _GENERATORS[name].set(sys.modules[name], state)
 
 
 def _seed(name: str, seed: str) -> None:
-    """Seed one of them; each gets a stream of its own, which is not that of `_seed` either."""
+    """Seed a generator; each gets its own stream, which also differs from the one that the user seeds with `_seed`."""
     _GENERATORS[name].seed(sys.modules[name], random.Random(f"{seed} {name}").getrandbits(32))
 
 
@@ -84,7 +84,7 @@ class _Numpy(_Random):
 class _Torch(_Random):
     @staticmethod
     def seed(module: Any, number: int) -> None:
-        module.manual_seed(number)  # of all devices; CUDA is seeded when it starts
+        module.manual_seed(number)  # of all devices; CUDA is seeded when it is initialized
 
     @staticmethod
     def state(module: Any) -> Any:
@@ -109,11 +109,11 @@ _GENERATORS: dict[str, type[_Random]] = {"random": _Random, "numpy": _Numpy, "to
 
 @contextmanager
 def isolated(seed: str | None) -> Generator[None]:
-    """While in here, one repetition has this process to itself.
+    """A context in which one repetition has this process to itself.
 
     Args:
-        seed: What the global generators are seeded from; `None` to leave them alone. A module with a generator that is
-            imported in here is seeded then.
+        seed: Seed of the global generators; `None` to leave them alone. The generator of a module that is imported
+            within the context is seeded then.
     """
     with contextlib.ExitStack() as stack:
 
@@ -138,7 +138,7 @@ def isolated(seed: str | None) -> Generator[None]:
 
 
 def _safely(restore: Callable[[], object]) -> None:
-    """One that cannot be restored does not keep the others from it."""
+    """Ignore errors, so that a part that cannot be restored does not prevent restoring the others."""
     with contextlib.suppress(Exception):
         restore()
 
@@ -149,7 +149,7 @@ def _set_again(name: str, state: Any) -> Callable[[], object]:
 
 def _working_directory() -> Callable[[], object]:
     try:
-        here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)  # it stays the same one if it is renamed
+        here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)  # a descriptor, as the folder may be renamed
     except OSError:  # it was removed
         return lambda: None
 
@@ -176,7 +176,7 @@ def _environment() -> Callable[[], object]:
 
 
 def _handlers() -> Callable[[], object]:
-    """Handlers of signals, and a timer that still runs."""
+    """Signal handlers, and a running timer."""
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
@@ -193,7 +193,7 @@ def _handlers() -> Callable[[], object]:
 
 
 def _python() -> Callable[[], object]:
-    """Settings of the interpreter and of its library."""
+    """Settings of the interpreter and of the standard library."""
     path, argv, limit = list(sys.path), list(sys.argv), sys.getrecursionlimit()
     hooks = sys.excepthook, threading.excepthook
     collects, temporary, patience = gc.isenabled(), tempfile.tempdir, socket.getdefaulttimeout()
@@ -216,7 +216,7 @@ def _python() -> Callable[[], object]:
 
 
 def _loggers() -> Callable[[], object]:
-    """Levels, and handlers: one that writes to the output of this repetition is of no use to the next."""
+    """Levels and handlers: a handler that writes to the output of this repetition is useless for the next one."""
     disabled = logging.root.manager.disable
     before = {one: (list(one.handlers), one.level, one.propagate, one.disabled) for one in _all_loggers()}
 
@@ -293,7 +293,7 @@ def _of_torch(module: Any) -> Callable[[], object]:
 
 
 def _of_matplotlib(module: Any) -> Callable[[], object]:
-    """Its settings and its backend; figures that were opened are closed."""
+    """Its settings and its backend; new figures are closed."""
     before = _plain_copy(module.rcParams)
     open_before = _figures()
 
@@ -314,7 +314,7 @@ def _of_matplotlib(module: Any) -> Callable[[], object]:
 
 
 def _plain_copy(settings: dict[str, Any]) -> dict[str, Any]:
-    """A copy that asks for no backend: that would choose one."""
+    """A copy that does not look up the backend, which would choose one."""
     copied: dict[str, Any] = dict.copy(settings)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return copied
 

@@ -1,7 +1,7 @@
-"""Jobs: repetitions in bundles, as `reps_per_job` and `reps_in_parallel` say.
+"""Jobs: bundles of repetitions, by `reps_per_job` and `reps_in_parallel`.
 
-As in cw2, the bundles of an experiment are formed over all of its runs: a bundle may end in the middle of one run and
-go on with the next. The jobs of a plan are numbered from 0; that is the index of an array element, and what `-j` takes.
+As in cw2, bundles are formed over all runs of an experiment: a bundle may contain the end of one run and the start of
+the next. The jobs of a plan are numbered from 0; the number is the index of an array element, and the argument of `-j`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "Bundled", "Numbers", "Turns", "bundle", "bundles", "count"]
 
 _LOOK_AHEAD = 10_000
-"""So many repetitions at most wait beside the plan because their job is full."""
+"""The most repetitions that are held back because their job is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One job: the repetitions that it runs.
+    """A job: the repetitions that it runs.
 
     Attributes:
         index: Number of the job in its plan, from 0.
         experiment: Name of the experiment.
-        members: Its repetitions, as runs and indices, in order.
+        members: Its repetitions, as pairs of run and index, in order.
         reps_in_parallel: How many of them run at a time.
     """
 
@@ -44,16 +44,16 @@ class Bundle:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs that its repetitions belong to, each once, in order."""
+        """The runs of its repetitions, without duplicates, in order."""
         return list({run.name: run for run, _ in self.members}.values())
 
     def indices(self, run: Run) -> list[int]:
-        """Which repetitions of a run belong to it."""
+        """The indices of its repetitions of a run."""
         return [index for member, index in self.members if member.name == run.name]
 
 
 class HasJobs(Protocol):
-    """What a plan has that jobs are made of."""
+    """The part of a plan that jobs are made from."""
 
     @property
     def experiments(self) -> Sequence[Experiment]:
@@ -62,12 +62,12 @@ class HasJobs(Protocol):
 
     @property
     def debug(self) -> Debug:
-        """How they are made short."""
+        """The debug mode."""
         ...
 
 
 def bundles(plan: HasJobs) -> Iterator[Bundle]:
-    """The jobs of a plan, one after the other."""
+    """Yield the jobs of a plan."""
     first = 0
     for experiment in plan.experiments:
         for made in _of_experiment(experiment, plan.debug, first, 0):
@@ -76,7 +76,7 @@ def bundles(plan: HasJobs) -> Iterator[Bundle]:
 
 
 def bundle(plan: HasJobs, index: int) -> Bundle:
-    """One job of a plan, without those before it.
+    """One job of a plan, without making those before it.
 
     Raises:
         ExperimentError: There is no such job.
@@ -87,7 +87,7 @@ def bundle(plan: HasJobs, index: int) -> Bundle:
         if 0 <= index - first < n_jobs:
             return next(_of_experiment(experiment, plan.debug, first, index - first))
         first += n_jobs
-    raise ExperimentError(f"job {index}", "there is no such job", f"there are the jobs 0 to {first - 1}")
+    raise ExperimentError(f"job {index}", "there is no such job", f"there are jobs 0 to {first - 1}")
 
 
 def count(plan: HasJobs) -> int:
@@ -102,7 +102,7 @@ def _count(experiment: Experiment, debug: Debug) -> int:
 
 
 def _of_experiment(experiment: Experiment, debug: Debug, first: int, skipped: int) -> Iterator[Bundle]:
-    """The jobs of an experiment, numbered from `first`, without so many of them."""
+    """The jobs of an experiment, numbered from `first`, without the first `skipped` ones."""
     run = next(expand.expand(experiment, debug))
     size, parallel, repetitions = run.reps_per_job, run.reps_in_parallel, run.repetitions
     n_runs, begun = divmod(skipped * size, repetitions)
@@ -115,10 +115,10 @@ def _of_experiment(experiment: Experiment, debug: Debug, first: int, skipped: in
 
 
 class Numbers:
-    """Numbers of jobs, while the runs of a plan are gone through in order.
+    """Finds the job of each repetition while the runs of a plan are iterated in order.
 
     Args:
-        only: The only job that is gone through; `None` for all.
+        only: The only job that is iterated; `None` for all.
     """
 
     def __init__(self, only: Bundle | None = None) -> None:
@@ -127,7 +127,7 @@ class Numbers:
         self._first = self._before = 0
 
     def enter(self, run: Run) -> None:
-        """The next run is this one."""
+        """Move on to this run."""
         last, self._run = self._run, run
         if last is None:
             return
@@ -137,14 +137,14 @@ class Numbers:
             self._before = 0
 
     def job(self, index: int) -> int:
-        """The job of a repetition of this run."""
+        """The number of the job of a repetition of the current run."""
         if self._only is not None or self._run is None:
             return self._only.index if self._only else 0
         return self._first + (self._before + index) // self._run.reps_per_job
 
 
 class Bundled(Protocol):
-    """A repetition that knows its job."""
+    """A repetition with the number of its job."""
 
     @property
     def job(self) -> int:
@@ -161,10 +161,10 @@ T = TypeVar("T", bound=Bundled)
 
 
 class Turns(Generic[T]):
-    """Hands out repetitions, and no more of a job at a time than it allows.
+    """Hands out repetitions, with at most `reps_in_parallel` of a job at a time.
 
     Args:
-        work: The repetitions, those of a job one after the other.
+        work: The repetitions, ordered by job.
     """
 
     def __init__(self, work: Iterator[T]) -> None:
@@ -174,7 +174,7 @@ class Turns(Generic[T]):
         self._n_waiting = 0
 
     def take(self) -> T | None:
-        """The next repetition whose job has room; `None` if there is none now."""
+        """The next repetition whose job has a free slot; `None` if there is none now."""
         for job, queue in self._waiting.items():
             if self._out.get(job, 0) < queue[0].reps_in_parallel:
                 one = queue.popleft()
@@ -190,12 +190,12 @@ class Turns(Generic[T]):
         return None
 
     def add(self, one: T) -> None:
-        """Hand this one out too, before what the plan still has."""
+        """Add a repetition, to be handed out before the remaining ones."""
         self._waiting.setdefault(one.job, deque()).append(one)
         self._n_waiting += 1
 
     def give_back(self, one: T) -> None:
-        """A repetition that was taken has ended: its job has room again."""
+        """Free the slot of a repetition that has finished."""
         left = self._out.pop(one.job) - 1
         if left:
             self._out[one.job] = left

@@ -1,4 +1,4 @@
-"""The keys that an experiment's document may have, and what their values must be."""
+"""The keys of an experiment, and the rules for their values."""
 
 import math
 import re
@@ -32,14 +32,14 @@ __all__ = [
 EXPANSIONS = ("grid", "list", "ablative")
 _TOO_MANY = 2**31
 ALL_CPUS = -1
-"""As `reps_in_parallel`: as many as there are CPUs."""
+"""Value of `reps_in_parallel` for one per CPU."""
 
 Place = Callable[..., str]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be: a test, the words for it, an example, and the test as a JSON schema."""
+    """The rule for a value: a test, its description, an example, and the test as a JSON schema."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -58,7 +58,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def count_rule(example: int, least: int = 1) -> Rule:
-    """A whole number, of at least 1 or what is given, that counts something: no machine has more than 2**31 of it."""
+    """A whole number of at least `least` that counts something; below 2**31, as nothing has more."""
 
     def holds(value: Any) -> bool:
         return type(value) is int and least <= value < _TOO_MANY
@@ -68,7 +68,7 @@ def count_rule(example: int, least: int = 1) -> Rule:
 
 
 def text_rule(example: str, *, empty: bool = False) -> Rule:
-    """A text that can be handed to the operating system."""
+    """Text that can be passed to the operating system."""
 
     def holds(value: Any) -> bool:
         return isinstance(value, str) and "\0" not in value and (empty or value != "")
@@ -77,7 +77,7 @@ def text_rule(example: str, *, empty: bool = False) -> Rule:
 
 
 def one_of(*choices: object) -> Rule:
-    """One of these values."""
+    """One of a few values."""
     words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
 
     def holds(value: Any) -> bool:
@@ -96,7 +96,7 @@ SHARE = Rule(
 TEXTS = Rule(_is_texts, "a list of texts", "[verbosity]", {"type": "array", "items": {"type": "string"}})
 
 ANY = Rule(lambda _: True, "anything", "mp", {})
-# A text is a key of the user's own, as in cw2, where the word has no meaning.
+# Text is for the user's own use, as in cw2, where the key has no meaning.
 _SEED = Rule(
     lambda value: isinstance(value, str) or (type(value) is int and value >= 0),
     "a whole number of at least 0",
@@ -111,7 +111,7 @@ _PARALLEL = Rule(
 )
 
 VARIED = "_repetitions"
-"""Of a resolved config: what single repetitions have in the place of the experiment, by run and index."""
+"""Key of a resolved config: configs of single repetitions that replace the experiment's, by run and index."""
 
 
 def _is_varied(value: Any) -> bool:
@@ -142,7 +142,7 @@ RULES: dict[str, Rule] = {
     "import_exp": text_rule("DEFAULT"),
     "extra_keys": TEXTS,
     "wandb": MAPPING,
-    # what cw2 and amlsched themselves write into a resolved config
+    # keys that cw2 and amlsched write into a resolved config
     "log_path": text_rule("results/digits/log"),
     "_experiment_name": text_rule("digits__lr0.1"),
     "_basic_path": text_rule("results"),
@@ -156,17 +156,17 @@ RULES: dict[str, Rule] = {
 
 EXPERIMENT_KEYS = frozenset(RULES)
 WRITTEN_KEYS = frozenset(key for key in RULES if key.startswith("_"))
-"""Keys that only cw2 and amlsched write."""
+"""Keys that are only written by cw2 and amlsched."""
 _PUBLIC = tuple(key for key in RULES if not key.startswith("_"))
 
-# Words that other tools use; too far from ours for a comparison of letters. An error where ours is missing.
+# Names in other tools, too different from ours to be found by their letters. An error if ours is missing.
 _SYNONYMS = {
     "reps": "repetitions",
     "repeats": "repetitions",
     "parameters": "params",
     "hyperparameters": "params",
 }
-# The same, but a project may well use them for something of its own.
+# The same, but a project may well use them for something else.
 _HINTS = {
     "runs": "repetitions",
     "epochs": "iterations",
@@ -174,42 +174,42 @@ _HINTS = {
     "random_seed": "seed",
 }
 MISSPELT = (*(key for key in _PUBLIC if key not in ("name", "log_path", "scheduler")), *EXPANSIONS)
-"""What a key may be a misspelling of: `name` is always there, and `scheduler` changes nothing."""
+"""The keys that are suggested for a misspelled one; not `name`, which is never missing, nor the unused `scheduler`."""
 NULLABLE = frozenset(RULES) - {"name", "path", "repetitions"}
-"""Values of these may be null: nothing is said then, so that a document can take back what its DEFAULT says."""
+"""Keys whose value may be null, which counts as not given; so a document can remove a value of its DEFAULT."""
 
 
 def expansion_kind(key: str) -> str | None:
-    """Which expansion a top-level key asks for: `grid`, `list` or `ablative`; `None` for any other key."""
+    """The expansion of a top-level key: `grid`, `list` or `ablative`; `None` for any other key."""
     if key == "ablative_baseline":
         return None
     return next((kind for kind in EXPANSIONS if key.startswith(kind)), None)
 
 
 def misspelt_expansion(key: str) -> str | None:
-    """Which expansion a key was probably meant to be, with or without a number at its end; `None` if none."""
+    """The expansion that a key was probably meant to be, with or without a number at its end; `None` for none."""
     head = re.sub(r"[-_ ]*[0-9]*$", "", key)
     return None if head in EXPANSIONS else meant(head, EXPANSIONS)
 
 
 def declared(config: Mapping[str, Any]) -> set[str]:
-    """The keys that a document claims for its own code, in `extra_keys` and `loggers`."""
+    """The keys that a document declares as read by the user's code, in `extra_keys` and `loggers`."""
     named: list[Any] = [config.get(key) for key in ("extra_keys", "loggers")]
     return {key for keys in named if _is_texts(keys) for key in keys}
 
 
 def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse, note: Note = unheard) -> None:
-    """Refuses keys that are probably misspelt, and values of the wrong kind; notes keys that amlsched does not read.
+    """Report keys that are probably misspelled and values of the wrong type; note keys that amlsched does not read.
 
-    A key is known if it is in cw2's or in amlsched's list, or begins with `grid`, `list`, `ablative`, `_` or `x-`. One
-    that is near to a known key, and a mapping that looks like an expansion, are errors, unless `extra_keys` or
-    `loggers` name the key. Any other key is kept for the user's code.
+    A key is known if cw2 or amlsched reads it, or if it starts with `grid`, `list`, `ablative`, `_` or `x-`. Unless
+    `extra_keys` or `loggers` name it, a key that resembles a known one, or has a mapping that looks like an expansion,
+    is an error. Any other key is kept for the user's code.
 
     Args:
         config: A merged experiment.
-        place: Gives the place of a key path as text.
-        report: Told of each error.
-        note: Told of each key that is kept without being declared.
+        place: Formats the place of a key path.
+        report: Called with each error.
+        note: Called with a note for each key that is kept without being declared.
     """
     check_rules(config, RULES, NULLABLE, place, report)
     own = declared(config)
@@ -232,13 +232,13 @@ def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse,
             hint = f" (did you mean {hint}?)" if hint else ""
             note(f"{place(key)}: amlsched does not read the key {key}{hint}; it is kept for your code")
     if isinstance(config.get("seed"), str) and not isinstance(config["seed"], Unread):
-        seed = f"seed is {shown(config['seed'])}, which is no whole number"
-        note(f"{place('seed')}: {seed}: it is kept for your code, and the seeds of repetitions are those of seed 0")
+        seed = f"seed is {shown(config['seed'])}, which is not a whole number"
+        note(f"{place('seed')}: {seed}: it is kept for your code, and repetitions are seeded as with seed 0")
     _refuse_nested_expansions(config.get("params"), own, place, report)
 
 
 def _refuse_nested_expansions(params: Any, own: Container[str], place: Place, report: Report) -> None:
-    """Refuses a `grid` below `params`: it would be a parameter like any other."""
+    """Report a `grid` below `params`, where it would be an ordinary parameter."""
 
     def look(mapping: Any, path: tuple[Any, ...]) -> None:
         for key, value in mapping.items():
@@ -260,7 +260,7 @@ def _refuse_nested_expansions(params: Any, own: Container[str], place: Place, re
 
 
 def _is_mapping_of_lists(value: Any) -> bool:
-    """Whether this is a mapping, nested or not, with entries, and all of its leaves are lists."""
+    """Whether this is a non-empty mapping, nested or not, whose leaves are all lists."""
     if not is_mapping(value) or not value:
         return False
     return all(is_list(below) or _is_mapping_of_lists(below) for below in value.values())
@@ -269,7 +269,7 @@ def _is_mapping_of_lists(value: Any) -> bool:
 def check_rules(
     config: Mapping[str, Any], rules: Mapping[str, Rule], nullable: Iterable[str], place: Place, report: Report
 ) -> None:
-    """Refuses the values that their rule does not hold for; one that asks for an environment variable may be any."""
+    """Report values that break their rule, except for those that contain environment variables."""
     for key, rule in rules.items():
         if key not in config or (config[key] is None and key in nullable) or rule.holds(config[key]):
             continue
@@ -280,6 +280,6 @@ def check_rules(
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value as a short text for a message."""
+    """A value as short text for a message."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,13 +1,13 @@
-"""Where things lie: folders and files of runs and repetitions, and the configs that are handed out.
+"""The layout of results: the folders and files of runs and repetitions, and their configs.
 
     OUTPUT/                                the experiment's `path`
         NAME/                              an experiment
             config.yml                     its resolved config
             RUN/                           a run; without expansions, NAME itself
                 log/rep_00/                a repetition: out.log, err.log, rep_0.csv, record.json
-        _debug/NAME/...                    the same for debug runs, so that they never pass for real ones
+        _debug/NAME/...                    the same for debug runs, so that they are never mistaken for real ones
 
-Only `write_resolved` touches a file.
+Only `write_resolved` writes a file.
 """
 
 import os
@@ -55,10 +55,10 @@ RESOLVED_CONFIG = "config.yml"
 
 
 def output_folder(experiment: Experiment) -> Path:
-    """The folder that all of an experiment's output stays in.
+    """The folder for all output of an experiment.
 
-    A relative `path` starts at the working folder, as in cw2; in a resolved config it starts at the file, so that the
-    whole folder can be moved.
+    A relative `path` is relative to the working folder, as in cw2; in a resolved config it is relative to the file, so
+    that the whole folder can be moved.
     """
     path = experiment.config.get("_basic_path") or experiment.config["path"]
     path = expanded(path, f"{experiment.document.file}, path {path}")
@@ -68,18 +68,18 @@ def output_folder(experiment: Experiment) -> Path:
 
 
 def experiment_folder(output: str | Path, experiment: Experiment, debug: Debug = "") -> Path:
-    """The folder of an experiment, with its runs.
+    """The folder of an experiment and its runs.
 
     Args:
         output: The output folder.
         experiment: The experiment.
-        debug: Whether it is run in full; debug runs have a folder of their own.
+        debug: The debug mode; debug runs have a separate folder.
     """
     return _below(Path(output), *_parents(bool(debug_mode(experiment.config, debug))), experiment.name)
 
 
 def run_folder(output: str | Path, run: Run) -> Path:
-    """The folder of a run: below its experiment's, or, where nothing expands, that folder itself."""
+    """The folder of a run: inside its experiment's folder, or that folder itself if nothing is expanded."""
     nested = _nested(run)
     return _below(Path(output), *_parents(bool(run.debug)), *([nested] if nested else []), run.name)
 
@@ -113,9 +113,9 @@ def csv_name(index: int) -> str:
 def repetition_seed(run: Run, index: int) -> int:
     """The seed of a repetition, at least 0 and below 2**32.
 
-    It is made of the experiment's seed and the repetition's index alone: so all runs of an experiment are compared on
-    the same seeds (as with cw2, where the index itself is the natural seed), and no executor, order or added run
-    changes it.
+    It only depends on the experiment's seed and the repetition's index. So all runs of an experiment are compared on
+    the same seeds (as with cw2, where the index is the natural seed), and the executor, the order and other runs do not
+    change it.
 
     Args:
         run: The run.
@@ -134,16 +134,16 @@ def repetition_seed(run: Run, index: int) -> int:
 
 
 def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int] | None = None) -> dict[str, Any]:
-    """What a repetition's experiment class gets: all keys of the experiment, and cw2's own.
+    """The config that a repetition's experiment class gets: all keys of the experiment, and those of cw2.
 
-    `seed` is the experiment's, as in the file; `_seed` is the repetition's own. `iterations` is missing if the file
-    does not give it.
+    `seed` is the experiment's, as in the file; `_seed` is the repetition's own. `iterations` is missing if it is not in
+    the file.
 
     Args:
         run: The run.
         index: The repetition's index, from 0.
         output: The output folder.
-        cpu_cores: Cores that the repetition is bound to; `None`: to none in particular.
+        cpu_cores: The cores that the repetition is bound to; `None` if it is not bound.
 
     Returns:
         A new mapping of plain values (`cpu_cores` is a set).
@@ -165,13 +165,13 @@ def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int]
 
 
 def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
-    """A document that gives the same repetitions when it is loaded again, with all that was inherited written out.
+    """A document without imports and DEFAULT that gives the same repetitions when it is loaded.
 
-    It belongs into `resolved_config_folder`: its path is relative to that.
+    It has to be written to `resolved_config_folder`, because its path is relative to that.
 
     Args:
-        one: An experiment, whose expansions stay as they are; or a run, for that run alone.
-        debug: How the experiment is made short; a run knows that itself.
+        one: An experiment, whose expansions are kept; or a run, for only that run.
+        debug: The debug mode of the experiment; a run has its own.
     """
     experiment = one.experiment if isinstance(one, Run) else one
     debug = one.debug if isinstance(one, Run) else debug_mode(experiment.config, debug)
@@ -186,22 +186,22 @@ def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
 
 
 def resolved_config_folder(output: str | Path, one: Experiment | Run, debug: Debug = "") -> Path:
-    """Where a resolved config lies: in the experiment's folder, or, for a single run, in that of the run."""
+    """The folder for a resolved config: the experiment's folder, or for a single run that of the run."""
     if isinstance(one, Run):
         return run_folder(output, one)
     folder = experiment_folder(output, one, debug)
-    name = one.config.get("_experiment_name")  # it is one run, from a resolved config
+    name = one.config.get("_experiment_name")  # a single run, from a resolved config
     return folder if one.axes or name in (None, one.name) else _below(folder, name)
 
 
 def write_resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug = "") -> Path:
-    """Writes a resolved config where it belongs; a file that says the same already stays as it is.
+    """Write a resolved config to its folder; a file with the same content is not touched.
 
     Args:
         output: The output folder.
         one: An experiment, or a single run.
-        source: The file that it comes from, named in the first line.
-        debug: How the experiment is made short; a run knows that itself.
+        source: The original config, which the first line names.
+        debug: The debug mode of the experiment; a run has its own.
 
     Returns:
         The file.
@@ -218,7 +218,7 @@ def write_resolved(output: str | Path, one: Experiment | Run, source: str | Path
 
 
 def is_resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug = "") -> bool:
-    """Whether `write_resolved` has written this already, and nothing else since."""
+    """Whether the file exists with the content that `write_resolved` would write."""
     return _says(*_resolved(output, one, source, debug))
 
 
@@ -232,7 +232,7 @@ def _says(file: Path, text: str) -> bool:
 
 
 def _nested(run: Run) -> str:
-    """The folder between output and run; empty where the run's folder is the experiment's."""
+    """The folder between output and run; empty if the run's folder is the experiment's."""
     return run.experiment_name if run.name != run.experiment_name else ""
 
 
@@ -241,8 +241,8 @@ def _parents(debug: bool) -> list[str]:
 
 
 def _below(folder: Path, *names: str) -> Path:
-    """A path of folders, none of which leads up or elsewhere: a last check, as names are made safe long before."""
+    """Join folder names, and check that none leads elsewhere; a last check, as names were made safe before."""
     for name in names:
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise ConfigError(str(folder), f"{name!r} is no name of a folder", "choose another name")
+            raise ConfigError(str(folder), f"{name!r} is not a valid name of a folder", "choose another name")
     return folder.joinpath(*names)

@@ -1,4 +1,4 @@
-"""An experiment file as a list of documents, each of which knows its kind, its name and the line of every key."""
+"""Read a config file as a list of documents, each with its kind, its name and the line of every key."""
 
 import re
 from collections.abc import Iterable
@@ -24,18 +24,18 @@ _CLUSTER = re.compile(r"slurm(_.+)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
-    """One document of an experiment file.
+    """One document of a config file.
 
     Args:
-        kind: What it is for: defaults of the others, a batch system, an experiment, or a value of the command line
-            over those of the files.
+        kind: What it is: the defaults of others, the section for a batch system, an experiment, or a value from the
+            command line that overrides those of the files.
         name: Its `name`, as written.
-        data: All of it, in plain values; not to be changed.
+        data: Its content, in plain values; not to be changed.
         file: The file, as it was given; `NO_FILE` for a mapping.
         index: Its number in the file, from 1; empty documents count.
-        line: The line on which it starts, from 1; 0 where there are no lines.
+        line: The line on which it starts, from 1; 0 if there are no lines.
         lines: The line of each key and item, by its path.
-        differences: What means another value in YAML 1.1.
+        differences: Values that YAML 1.1 reads differently.
     """
 
     kind: Kind
@@ -52,10 +52,10 @@ class Document:
         return not keys or keys in self.lines
 
     def place(self, *keys: Key) -> str:
-        """Where a key stands, such as `digits.yml:12 (document 2, key params.lr)`.
+        """The place of a key, such as `digits.yml:12 (document 2, key params.lr)`.
 
         Args:
-            keys: The path of the key. For one that is not written here, the place of its nearest parent.
+            keys: The path of the key. If it is not in this document, the line is that of its nearest parent.
         """
         if self.kind == "override":
             return f"command line ({self.name})"
@@ -66,7 +66,7 @@ class Document:
 
 
 def key_text(keys: tuple[Key, ...]) -> str:
-    """A key path as one text, such as `params.opt.lr`; a key that has a dot itself stands in quotes."""
+    """A key path as text, such as `params.opt.lr`; a key that contains a dot is quoted."""
     return ".".join(f'"{key}"' if isinstance(key, str) and "." in key else str(key) for key in keys)
 
 
@@ -75,14 +75,14 @@ def _place(file: Path, line: int, index: int, keys: tuple[Key, ...] = ()) -> str
 
 
 def load(path: Source, report: Report = refuse) -> list[Document]:
-    """The documents of an experiment file, in order; empty ones are left out.
+    """The documents of a config file, in order, without empty ones.
 
     Args:
         path: A YAML file in UTF-8; or the documents themselves, as mappings.
-        report: Told of each fault, after which reading goes on if it can.
+        report: Called with each error; if it returns, reading continues if possible.
 
     Raises:
-        ConfigError: The file cannot be read, is not YAML, or holds a document without a usable name.
+        ConfigError: The file cannot be read, is not YAML, or has a document without a valid name.
         MissingExtraError: PyYAML is not installed.
     """
     if not isinstance(path, str | Path):
@@ -105,12 +105,12 @@ def load(path: Source, report: Report = refuse) -> list[Document]:
 
 
 def parse(text: str, file: str | Path, report: Report = refuse) -> list[Document]:
-    """The documents of an experiment file's text; see `load`.
+    """The documents in the text of a config file; see `load`.
 
     Args:
-        text: All of the file.
-        file: Its name, for messages and for what is relative to it.
-        report: Told of each fault.
+        text: The content of the file.
+        file: Its path, for messages and for relative paths.
+        report: Called with each error.
     """
     return _documents(read(text, str(file), report), Path(file), report)
 

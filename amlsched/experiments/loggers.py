@@ -1,7 +1,7 @@
-"""Where the results of a repetition go while it runs.
+"""Loggers: they keep the rows that a repetition logs while it runs.
 
-An experiment hands each row to `logger.process`. `CsvLogger` is always there; others can be added. A logger of cw2
-works here when its import line changes.
+An experiment passes each row to `logger.process`. `CsvLogger` is always used; others can be added. A logger written for
+cw2 works after changing its import line.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ __all__ = ["AbstractLogger", "CsvLogger", "LoggerArray", "RepetitionLog"]
 
 
 class AbstractLogger:
-    """Something that keeps what an experiment logs; the parent of your own loggers.
+    """Base class of loggers, which keep what an experiment logs.
 
-    `initialize` is called before the experiment's, `process` for each row, `finalize` at the end, whatever happened.
+    `initialize` is called before the experiment's own, `process` for each row, and `finalize` at the end, even after a
+    failure.
 
     Args:
         ignore_keys: Columns to leave out.
@@ -50,7 +51,7 @@ class AbstractLogger:
         return {key: value for key, value in data.items() if key not in ignore and (allow is None or key in allow)}
 
     def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
-        """Get ready for a repetition.
+        """Prepare for a repetition.
 
         Args:
             config: The `cw_config` of the repetition.
@@ -59,58 +60,58 @@ class AbstractLogger:
         """
 
     def preprocess(self, *args: Any) -> None:
-        """For experiments to call from their `initialize`, with whatever the logger wants to know."""
+        """Called by experiments from their `initialize`, with anything that the logger needs to know."""
 
     def process(self, data: dict[str, Any]) -> None:
         """Keep one row."""
 
     def finalize(self) -> None:
-        """Write what is not yet written, and close."""
+        """Write what has not been written yet, and close."""
 
     def load(self) -> Any:
-        """What was logged, read back; `None` if this logger reads nothing back."""
+        """Load what was logged; `None` if this logger loads nothing."""
         return None
 
 
 class LoggerArray(AbstractLogger):
-    """Several loggers as one: what it is told, it tells each in the order in which they were added."""
+    """Several loggers as one: it calls each of them, in the order in which they were added."""
 
     def __init__(self, loggers: Iterable[AbstractLogger] = ()) -> None:
         super().__init__()
         self._logger_array = list(loggers)
 
     def add(self, logger: AbstractLogger) -> None:
-        """Tell this logger too, from now on."""
+        """Add a logger."""
         self._logger_array.append(logger)
 
     def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
-        """Get all ready for a repetition."""
+        """Prepare all for a repetition."""
         for logger in self._logger_array:
             logger.initialize(config, rep, rep_log_path)
 
     def preprocess(self, *args: Any) -> None:
-        """Pass it on."""
+        """Pass the arguments to all."""
         for logger in self._logger_array:
             logger.preprocess(*args)
 
     def process(self, data: dict[str, Any]) -> None:
-        """Let each keep the row."""
+        """Pass the row to all."""
         for logger in self._logger_array:
             logger.process(data)
 
     def finalize(self) -> None:
-        """Close all; if some raise, the others are closed nevertheless, and then the first error is raised."""
+        """Close all. If some raise, the others are still closed, and then the first error is raised."""
         first: BaseException | None = None
         for logger in self._logger_array:
             try:
                 logger.finalize()
-            except BaseException as error:  # it may exit, too
+            except BaseException as error:  # user code may also exit
                 first = error if first is None else first
         if first is not None:
             raise first
 
     def load(self) -> dict[str, Any]:
-        """What each read back, by the name of its class."""
+        """What each logger loaded, by the name of its class."""
         loaded = {type(logger).__name__: logger.load() for logger in self._logger_array}
         return {name: data for name, data in loaded.items() if data is not None}
 
@@ -118,26 +119,25 @@ class LoggerArray(AbstractLogger):
         return iter(self._logger_array)
 
     def is_empty(self) -> bool:
-        """Whether there is no logger in here."""
+        """Whether it has no loggers."""
         return not self._logger_array
 
 
 class CsvLogger(AbstractLogger):
-    """Appends each row to `rep_N.csv` in the folder of the repetition, and is done with it: a row that was logged
-    stays.
+    """Appends each row to `rep_N.csv` in the folder of the repetition, immediately: a logged row is never lost.
 
-    The file is never written anew for a row: a row costs the same at the start and at the end. Only when a row brings
-    a column for the first time, the file is replaced once, with the longer header and empty cells in the earlier rows.
+    Logging a row has the same cost at the start and at the end. Only a row with a new column makes it rewrite the file
+    once, with the longer header and empty cells in earlier rows.
 
-    What is logged reads back as the same values; see `amlsched.experiments.cells`.
+    Values are read as they were logged; see `amlsched.experiments.cells`.
 
     Attributes:
         path: The file.
         columns: The columns so far.
         rows: Number of rows so far.
         last: The last value of each column, as plain Python values.
-        discard: Moves the file of an earlier attempt away; given where there may be one to go on with.
-        undecided: Whether there is a file of an earlier attempt, and nobody has said yet what to keep of it.
+        discard: Moves the file of an earlier attempt away; set if there may be one to resume from.
+        undecided: Whether there is a file of an earlier attempt, and it is not decided yet how much of it to keep.
     """
 
     def __init__(self, ignore_keys: Iterable[str] | None = None, allow_keys: Iterable[str] | None = None) -> None:
@@ -151,7 +151,7 @@ class CsvLogger(AbstractLogger):
         self._file: io.FileIO | None = None
 
     def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
-        """Begin an empty file."""
+        """Create an empty file, unless there may be an earlier one to resume from."""
         self.path = Path(rep_log_path) / layout.csv_name(rep)
         self.columns, self.rows, self.last = [], 0, {}
         self.finalize()
@@ -160,12 +160,12 @@ class CsvLogger(AbstractLogger):
             self._file = self.path.open("wb", buffering=0)
 
     def keep(self, wanted: Callable[[int, dict[str, Any]], bool]) -> None:
-        """Go on with the file of an earlier attempt, up to the first row that is not wanted.
+        """Resume with the file of an earlier attempt, up to the first row that is not wanted.
 
-        A row that was not written to its end, because its process was killed or the disk was full, is cut too.
+        An incomplete row, whose process was killed or whose disk was full, is removed too.
 
         Args:
-            wanted: Given the number of a row, from 0, and its values.
+            wanted: Whether to keep a row; called with its number, from 0, and its values.
         """
         header, *rows = cells.whole_rows(self.path.read_bytes()) or [b""]
         columns = cells.names(header)
@@ -188,16 +188,16 @@ class CsvLogger(AbstractLogger):
         self._file = self.path.open("ab", buffering=0)
 
     def sync(self) -> None:
-        """Have what was logged survive a crash of the host, too."""
+        """Flush logged rows to disk, so that they survive a crash of the host."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def process(self, data: dict[str, Any]) -> None:
-        """Append a row; it is with the operating system when this returns.
+        """Append a row. It has been passed to the operating system when this method returns.
 
         Raises:
-            OSError: The disk is full, or the like.
-            ExperimentError: A value is none that a row can hold.
+            OSError: The row cannot be written, for example because the disk is full.
+            ExperimentError: A row cannot hold a value.
         """
         kept = self.filter(data)
         row = {str(key): plain(value, f"column {key}") for key, value in kept.items()}
@@ -205,7 +205,7 @@ class CsvLogger(AbstractLogger):
             raise ExperimentError(
                 f"columns {', '.join(map(repr, kept))}", "two have the same name", "rename one of them"
             )
-        if self.undecided:  # the experiment begins anew
+        if self.undecided:  # the experiment starts from scratch
             assert self.discard is not None
             self.discard()
             self.undecided = False
@@ -224,7 +224,7 @@ class CsvLogger(AbstractLogger):
             self._file = None
 
     def load(self) -> Any:
-        """The rows as a pandas DataFrame, `None` if there are none."""
+        """The rows as a pandas DataFrame; `None` if there are none."""
         from amlsched.experiments.results import pandas_for
 
         pandas_for(f"{type(self).__name__}.load")
@@ -234,15 +234,15 @@ class CsvLogger(AbstractLogger):
 
     def _write(self, line: bytes) -> None:
         if self._file is None:
-            raise ValueError(f"{self.path}: logged after the end of the repetition")
+            raise ValueError(f"{self.path}: a row was logged after the end of the repetition")
         begin = self._file.tell()
         try:
             written = self._file.write(line)
-            if written != len(line):  # a disk that is nearly full takes a part, and says so only at the next write
+            if written != len(line):  # a nearly full disk takes a part, and reports the error at the next write
                 self._file.write(line[written:])
         except OSError as error:
             error.filename = str(self.path)
-            self._file.truncate(begin)  # no half of a row
+            self._file.truncate(begin)  # leave no incomplete row
             raise
 
     def _add_columns(self, new: list[str]) -> None:
@@ -270,17 +270,17 @@ class CsvLogger(AbstractLogger):
 
 
 class RepetitionLog(LoggerArray):
-    """What an experiment logs to: the loggers of its repetition, and what they have kept so far.
+    """The log of a repetition: passes rows to its loggers, and saves and restores the state of the experiment.
 
-    For a plain function, calling it logs a row: `log(loss=0.3)` adds the columns `ts`, `rep` and `iter`, the number of
-    the row.
+    If the experiment is a function, it logs a row by calling this object: `log(loss=0.3)` adds the columns `ts`, `rep`
+    and `iter`, the number of the row.
 
     Attributes:
         folder: The folder of the repetition, for files of your own.
         seed: The seed of the repetition.
-        resumed: Whether an earlier attempt left a checkpoint to go on from.
-        told: Whether `should_stop` has said so.
-        keeps_generators: Whether `save` keeps the states of the global generators of random numbers too.
+        resumed: Whether an earlier attempt left a checkpoint to resume from.
+        told: Whether `should_stop` has returned true.
+        keeps_generators: Whether `save` also saves the states of the global random number generators.
     """
 
     def __init__(
@@ -309,29 +309,31 @@ class RepetitionLog(LoggerArray):
 
     @property
     def checkpoint_dir(self) -> Path:
-        """The folder for what the experiment saves, to go on from there in the next attempt. It is made when it is
-        asked for, and moved away when the repetition begins anew.
+        """The folder in which the experiment saves the state that the next attempt resumes from.
+
+        It is created by reading this property, and moved away if the repetition starts from scratch.
         """
         place = self.folder / layout.CHECKPOINT
         place.mkdir(parents=True, exist_ok=True)
         return place
 
     def should_stop(self) -> bool:
-        """Whether the experiment was told to stop, by a signal, or because its batch job is near its end.
+        """Whether the experiment is asked to stop, by a signal or because its batch job is near its time limit.
 
-        Save what is to be kept, then return: the next attempt goes on from there. Whoever asks gets a grace for that.
+        If so, save the state and return: the next attempt resumes from there. An experiment that calls this method gets
+        a grace period for that.
         """
-        self.checkpoint_dir  # noqa: B018 - by its being there it is known that this one can stop
+        self.checkpoint_dir  # noqa: B018 - creates the folder, which marks the repetition as able to stop
         self.told = self.told or self._asked_to_stop()
         return self.told
 
     def save(self, state: Any) -> None:
-        """Save this, in place of what was saved before, together with the number of rows that were logged.
+        """Save the state of the experiment, with the number of rows logged so far, and replace an earlier one.
 
-        It is written as a whole: who is killed meanwhile finds what was saved before.
+        The replacement is atomic: if the process is killed meanwhile, the earlier state remains.
 
         Args:
-            state: Anything that can be pickled.
+            state: Any object that can be pickled.
 
         Raises:
             OSError: It cannot be written.
@@ -341,13 +343,13 @@ class RepetitionLog(LoggerArray):
         checkpoint.save(self.folder, Checkpoint(self.rows, state, drawn))
 
     def restore(self) -> Any:
-        """What an earlier attempt saved last, `None` if there is nothing to go on from.
+        """The state that an earlier attempt saved last; `None` if there is nothing to resume from.
 
-        The rows that it had logged by then are kept, later ones are cut, and the global generators of random numbers
-        continue from where they were. Call it before anything is logged.
+        The rows that it had logged by then are kept, later ones are removed, and the global random number generators
+        continue where they were. Call it before logging anything.
 
         Raises:
-            ExperimentError: It cannot be read back.
+            ExperimentError: The state cannot be loaded.
         """
         saved = checkpoint.load(self.folder) if self.resumed else None
         if saved is None:
@@ -358,7 +360,7 @@ class RepetitionLog(LoggerArray):
         return saved.state
 
     def keep_until(self, iteration: int) -> None:
-        """Go on with the rows of an earlier attempt, up to that of this iteration.
+        """Resume with the rows of an earlier attempt, up to the row of this iteration.
 
         Raises:
             ValueError: A row has no `iter`.
@@ -372,22 +374,21 @@ class RepetitionLog(LoggerArray):
         self._csv.keep(wanted)
 
     def sync(self) -> None:
-        """Have the rows that were logged survive a crash of the host, too."""
+        """Flush logged rows to disk, so that they survive a crash of the host."""
         self._csv.sync()
 
     def __call__(self, row: Mapping[str, Any] | None = None, /, **values: Any) -> None:
-        """Log one row, given as a mapping, as keywords, or both. Columns `ts`, `rep`, `iter` of your own are kept."""
+        """Log a row, given as a mapping, as keywords, or both. Your own columns `ts`, `rep` and `iter` are kept."""
         self.process(stamped({**(row or {}), **values}, self._rep, self.rows))
 
     def process(self, data: dict[str, Any]) -> None:
-        """Log one row.
+        """Log a row.
 
         Raises:
-            ExperimentError: This is a process that the repetition has forked: the two would not know of each other's
-                rows.
+            ExperimentError: This is a child process that the repetition forked, which cannot know the parent's rows.
         """
         if os.getpid() != self._pid:
-            remedy = "give it what it has found, such as by a multiprocessing.Queue"
+            remedy = "send the row to that process, for example through a multiprocessing.Queue"
             raise ExperimentError(str(self.folder), "only the process of the repetition can log, not its child", remedy)
         super().process(data)
 
@@ -403,15 +404,15 @@ class RepetitionLog(LoggerArray):
 
     @property
     def began(self) -> bool:
-        """Whether it is known what there is in the CSV file: nothing of an earlier attempt waits there."""
+        """Whether the CSV file is this attempt's, rather than that of an earlier one."""
         return not self._csv.undecided
 
 
 def stamped(row: Mapping[str, Any], rep: int, iteration: int) -> dict[str, Any]:
-    """The row with the columns that every iteration gets, where it does not have them itself."""
+    """The row with the columns of every iteration added, unless it has them already."""
     return {**row, **{key: value for key, value in stamp(rep, iteration).items() if key not in row}}
 
 
 def stamp(rep: int, iteration: int) -> dict[str, Any]:
-    """The columns that every iteration gets."""
+    """The columns of every iteration."""
     return {"ts": datetime.now(UTC), "rep": rep, "iter": iteration}

@@ -1,4 +1,4 @@
-"""A config that a program gives as mappings, such as those of OmegaConf, in the place of a file."""
+"""Configs that a program passes as mappings, such as those of OmegaConf, instead of a file."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from amlsched.experiments.yaml12 import ASKS, MAX_DEPTH, Key, Places, Tree, Unre
 __all__ = ["NO_FILE", "Source", "as_config", "trees"]
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]"
-"""A config file; or a document, or several, as mappings."""
+"""A config file, or one or several documents as mappings."""
 
 _HALF = re.compile("[\ud800-\udfff]")
 NO_FILE = Path("<mapping>")
-"""The place of documents that are in no file; what is relative in them starts at the working folder."""
+"""The file of documents that are not in a file; relative paths in them are relative to the working folder."""
 
 
 def trees(given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Tree]:
-    """The documents of a config that is in no file, in plain values; their places have no lines.
+    """The documents of a config that is not in a file, in plain values; their places have no lines.
 
     Args:
-        given: A document, or several: mappings, lists, tuples, texts, numbers, booleans and `None`; scalars and arrays
-            of numpy; paths; containers of OmegaConf, whose interpolations are resolved.
+        given: One or several documents: mappings, lists, tuples, strings, numbers, booleans and `None`; numpy scalars
+            and arrays; paths; OmegaConf containers, whose interpolations are resolved.
 
     Raises:
-        TypeError: It is no mapping and no list.
-        ConfigError: There is another value in it, an interpolation cannot be resolved, or it is nested too deep.
+        TypeError: It is neither a mapping nor a list.
+        ConfigError: It contains another value, an interpolation that cannot be resolved, or is nested too deeply.
     """
     documents: Any = [given] if isinstance(given, Mapping) else _resolved(given, (), f"{NO_FILE}{{}}")
     if not isinstance(documents, list | tuple):
@@ -45,20 +45,20 @@ def trees(given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Tree]:
 
 
 def as_config(given: Any, name: str) -> Any:
-    """A value of the user's in plain values; nothing in it asks for environment variables.
+    """A value from a user's program in plain values, in which environment variables are not filled in.
 
     Args:
-        given: As of `trees`.
+        given: As for `trees`.
         name: What it is, for messages.
 
     Raises:
-        ConfigError: As of `trees`.
+        ConfigError: As for `trees`.
     """
     return _Plain(name + "{}", {}, asks=False).value(given, ())
 
 
 class _Plain:
-    """Makes plain values of one document, and notes the paths of its keys."""
+    """Converts one document to plain values, and records the paths of its keys."""
 
     def __init__(self, where: str, places: Places, *, asks: bool = True) -> None:
         self._where = where
@@ -85,9 +85,9 @@ class _Plain:
         for written, below in given.items():
             key = self._scalar(written, (*path, written))
             if key is None or isinstance(key, Unread):
-                raise self._error((*path, written), f"{written!r} cannot be a key", "use a text")
+                raise self._error((*path, written), f"{written!r} cannot be a key", "use text")
             if str(key) in texts:
-                raise self._error((*path, key), f"the key {key!s} is there twice, as text and as number", "keep one")
+                raise self._error((*path, key), f"the key {key!s} is given twice, as text and as a number", "keep one")
             texts.add(str(key))
             self._places[(*path, key)] = 0
             mapping[key] = self.value(below, (*path, key))
@@ -98,13 +98,13 @@ class _Plain:
         try:
             made = plain(os.fspath(value) if hasattr(value, "__fspath__") else value, "")
         except ExperimentError as error:
-            problem = f"a value of the type {kind} is no data that a config can hold: {error.problem}"
+            problem = f"a config cannot hold a value of the type {kind}: {error.problem}"
             raise self._error(path, problem, error.remedy) from None
         if is_list(made):  # an array
             return self.value(made, path)
         if isinstance(made, str) and (half := _HALF.search(made)):
-            problem = f"the text has half of a surrogate pair, {half[0]!r}, which no config can hold"
-            raise self._error(path, problem, "give it to the experiment in another way")
+            problem = f"the text has half of a surrogate pair, {half[0]!r}, which a config cannot hold"
+            raise self._error(path, problem, "pass it to the experiment in another way")
         return Unread(made, resolve_scalar) if self._asks and isinstance(made, str) and ASKS in made else made
 
     def _error(self, path: tuple[Any, ...], problem: str, remedy: str) -> ConfigError:
@@ -117,8 +117,8 @@ def _error(path: tuple[Any, ...], where: str, problem: str, remedy: str = "") ->
 
 
 def _resolved(value: Any, path: tuple[Any, ...], where: str) -> Any:
-    """A container of OmegaConf as dicts and lists; anything else as it is."""
-    omegaconf: Any = sys.modules.get("omegaconf")  # a value of it is there only if somebody has imported it
+    """An OmegaConf container as dicts and lists; anything else unchanged."""
+    omegaconf: Any = sys.modules.get("omegaconf")  # there are values of it only if it has been imported
     if omegaconf is None or not isinstance(value, omegaconf.DictConfig | omegaconf.ListConfig):
         return value
     try:

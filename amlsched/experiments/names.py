@@ -1,4 +1,4 @@
-"""Names of runs: the short form of a setting, as cw2 forms it, and folder names that are safe and distinct."""
+"""Names of runs: the short forms of settings, as in cw2, and folder names that are safe and distinct."""
 
 import hashlib
 import re
@@ -34,9 +34,9 @@ class HasSettings(Protocol):
 ARRAYS_FOLDER = "_arrays"
 DEBUG_FOLDER = "_debug"
 WORKERS_FOLDER = "_workers"
-"""Logs of jobs whose workers run repetitions."""
+"""The folder for logs of batch jobs whose workers run repetitions."""
 MAX_NAME_BYTES = 255  # of one folder, on every Linux file system in use
-MAX_EXPERIMENT_BYTES = 180  # leaves room for the settings and for files that are named after the experiment
+MAX_EXPERIMENT_BYTES = 180  # leaves room for the settings, and for files named after the experiment
 
 _DROPPED = dict.fromkeys(map(ord, "'\" )]"))
 _UNDERSCORED = dict.fromkeys(map(ord, "([,"), "_")
@@ -45,10 +45,11 @@ _UNSAFE = re.compile("[/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def setting_label(path: tuple[Key, ...], value: Any) -> str:
-    """The short form of one setting, such as `opt.lr0.1` for `optimizer.learning_rate = 0.1`.
+    """The short form of a setting, such as `opt.lr0.1` for `optimizer.learning_rate = 0.1`.
 
-    Parents are cut to three letters, the leaf to the first letters of its `_`-parts; of key and value, quotes, spaces,
-    `)` and `]` are dropped, and `(`, `[` and `,` become `_`. A dot within a key separates parents too. All as in cw2.
+    As in cw2, parents are shortened to three letters, and the leaf to the first letters of its `_`-separated parts. In
+    key and value, quotes, spaces, `)` and `]` are dropped, and `(`, `[` and `,` become `_`. A dot within a key also
+    separates parents.
     """
     *parents, leaf = ".".join(map(str, path)).split(".")
     key = ".".join([*(parent[:3] for parent in parents), "".join(part[:1] for part in leaf.split("_"))])
@@ -56,9 +57,9 @@ def setting_label(path: tuple[Key, ...], value: Any) -> str:
 
 
 def digest(settings: Settings, length: int) -> str:
-    """A short name of these settings that changes with nothing else.
+    """A hash of these settings alone.
 
-    Values of different types differ: 1, 1.0, true and "1" are four.
+    Values of different types differ: 1, 1.0, true and "1" are four values.
 
     Args:
         settings: Paths and values, in order.
@@ -69,19 +70,18 @@ def digest(settings: Settings, length: int) -> str:
 
 
 def distinct_name(name: str, choices: Sequence[HasSettings], taken: set[str]) -> str:
-    """A folder name for a run: the name itself if that is safe and free, and then noted as taken.
+    """A folder name for a run: the given name, if it is safe and not taken.
 
-    A name that cannot be a folder's (a `/`, a control character, too long) is made safe, and a name that another run
-    has is told apart: both by a suffix that is made of the run's own settings alone. Of runs that share a name, the
-    first in the order of expansion keeps it, as nearly all names of cw2 drop something (`[1, 2]` is `_1_2`) and
-    should stay as they are. So values added at the end of a list do not rename the runs that were there, because
-    these keep their order among themselves. If values change places, the record of a run (it knows its config)
-    tells that the folder is another run's.
+    Otherwise, a suffix is added that depends on the run's own settings alone: to a name that is not valid for a folder
+    (a `/`, a control character, too long), and to a name that an earlier run has. The first run of a name keeps it
+    unchanged, since nearly all names of cw2 drop characters (`[1, 2]` is `_1_2`). So adding values at the end of a list
+    does not rename existing runs, because their order stays the same. If values change their order, the record of a
+    run, which contains its config, shows that the folder belongs to another run.
 
     Args:
-        name: The name as cw2 forms it.
-        choices: What the run sets; looked at only where a suffix is needed.
-        taken: The names of the runs before this one; the new name is added.
+        name: The name as in cw2.
+        choices: The settings of the run; only used for a suffix.
+        taken: The names of the earlier runs; the new name is added.
     """
     distinct = name if _is_safe(name) else _suffixed(name, digest(_settings(choices), 8))
     for length in (8, 16, 32, 64):
@@ -93,7 +93,7 @@ def distinct_name(name: str, choices: Sequence[HasSettings], taken: set[str]) ->
 
 
 def names_are_safe(start: str, labels: Iterable[Iterable[str]]) -> bool:
-    """Whether each name made of this start and one label of each group, joined by `_`, can be that of a folder."""
+    """Whether all names of this start and one label of each group, joined by `_`, are valid for folders."""
     groups = [list(group) for group in labels]
     longest = len(start.encode()) + sum(1 + max(len(label.encode(errors="replace")) for label in g) for g in groups)
     return (
@@ -102,19 +102,19 @@ def names_are_safe(start: str, labels: Iterable[Iterable[str]]) -> bool:
 
 
 def name_problem(name: str) -> str:
-    """Why this name of an experiment cannot be that of a folder in its output folder; empty if it can."""
+    """Why this name of an experiment is not valid for a folder in its output folder; empty if it is."""
     if name in (".", "..") or name.startswith("."):
-        return "begins with a dot"
+        return "starts with a dot"
     if "/" in name:
         return "contains a /"
     if _UNSAFE.search(name):
         return "contains a character that a file name cannot have"
     if name == DEBUG_FOLDER:
-        return "is the folder of debug runs"
+        return "is reserved for the folder of debug runs"
     if name == ARRAYS_FOLDER:
-        return "is the folder of submitted arrays"
+        return "is reserved for the folder of submitted arrays"
     if name == WORKERS_FOLDER:
-        return "is the folder for logs of workers"
+        return "is reserved for the folder of workers' logs"
     if len(name.encode()) > MAX_EXPERIMENT_BYTES:
         return f"is longer than {MAX_EXPERIMENT_BYTES} bytes"
     return ""

@@ -1,4 +1,4 @@
-"""Values from the command line, `--set params.lr=0.1`, which win over those of the files."""
+"""Values from the command line, `--set params.lr=0.1`, which override those of the files."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +29,10 @@ class Override:
     """A value for a key path.
 
     Args:
-        text: As it was written, `params.lr=0.1`.
-        keys: The parts of the key, and whether each stood in quotes.
+        text: The text as written, `params.lr=0.1`.
+        keys: The parts of the key, and whether each was quoted.
         tree: The value.
-        adds: Whether it begins with `+`: it may be a parameter that is new.
+        adds: Whether it starts with `+`, and so may add a new parameter.
     """
 
     text: str
@@ -46,18 +46,18 @@ class Override:
         return _where(self.text)
 
     def document(self, config: Mapping[Any, Any], report: Report = refuse) -> Document | None:
-        """It as a document to be merged over a config; `None` if the config has no place for it.
+        """The override as a document to merge over a config; `None` if it does not fit into the config.
 
         Args:
-            config: Says which of its keys are meant: that of `layers.1` may be a number.
-            report: Told that the key leads through a value that is no mapping.
+            config: The config, by whose keys the override's are interpreted: the `1` of `layers.1` may be a number.
+            report: Called with an error if the key leads through a value that is not a mapping.
         """
         path: KeyPath = ()
         here: Any = config
         for text, quoted in self.keys:
             if here is not None and not is_mapping(here):
                 name = key_text(path)
-                problem = f"{name} is {shown(here)}, so that nothing can be set below it"
+                problem = f"{name} is {shown(here)}, so no key can be set below it"
                 remedy = f"set all of it: --set '{name}=[…]'" if is_list(here) else f"set {name} itself"
                 report(ConfigError(self.where, problem, remedy))
                 return None
@@ -85,11 +85,11 @@ def _where(text: str) -> str:
 
 
 def parse_override(text: str, report: Report = refuse) -> Override | None:
-    """Reads `KEY=VALUE`: the parts of the key joined by dots (one with a dot in it in quotes), the value in YAML.
+    """Parse `KEY=VALUE`: a key whose parts are joined by dots (parts that contain a dot are quoted), and a YAML value.
 
     Args:
-        text: Such as `params.lr=0.1`, `grid.lr=[0.1, 0.2]`, `grid=null`.
-        report: Told what is wrong; `None` is returned then.
+        text: The text, such as `params.lr=0.1`, `grid.lr=[0.1, 0.2]`, `grid=null`.
+        report: Called with an error; `None` is then returned.
     """
     name, equals, value = _split(text)
     if not equals or _KEY.fullmatch(name) is None:
@@ -112,7 +112,7 @@ def parse_override(text: str, report: Report = refuse) -> Override | None:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """At the first `=` that does not stand in quotes."""
+    """Split at the first `=` outside of quotes."""
     match = re.match(r'((?:"[^"]*"|[^"=])*)(=)', text)
     return (match[1].strip(), "=", text[match.end() :]) if match else (text, "", "")
 
@@ -120,34 +120,34 @@ def _split(text: str) -> tuple[str, str, str]:
 def refuse_futile(
     overrides: Sequence[Override], experiments: Sequence[tuple[Mapping[str, Any], Sequence[Axis]]], report: Report
 ) -> None:
-    """Refuses a parameter that no experiment would use, because a grid or a list of each sets it in every run.
+    """Report overrides of parameters without effect, because in each experiment a grid or list sets them in every run.
 
     Args:
-        overrides: What was given.
+        overrides: The overrides.
         experiments: Config and axes of each experiment.
-        report: Told of each.
+        report: Called with each error.
     """
     for override in overrides:
         if override.keys[0][0] != "params" or not experiments:
             continue
         hiding = [_hiding(override, config, axes) for config, axes in experiments]
         if all(hiding):
-            problem = f"it changes nothing, because {hiding[0]} sets this parameter in every run"
-            report(ConfigError(override.where, problem, f"set {hiding[0]}, to a list of values"))
+            problem = f"it has no effect, because {hiding[0]} sets this parameter in every run"
+            report(ConfigError(override.where, problem, f"set {hiding[0]} to a list of values"))
 
 
 def check_new(
     overrides: Sequence[Override], configs: Sequence[Mapping[str, Any]], report: Report, note: Note = unheard
 ) -> None:
-    """Refuses a parameter that no experiment has and that is near to one that is there; notes any other new one.
+    """Report overrides of unknown parameters that resemble an existing one, and note those of other new parameters.
 
-    A value that begins with `+` is new on purpose.
+    An override that starts with `+` adds a parameter intentionally.
 
     Args:
-        overrides: What was given.
-        configs: The experiments as the files have them.
-        report: Told of each that is probably misspelt.
-        note: Told of each that is new.
+        overrides: The overrides.
+        configs: The experiments as written in the files.
+        report: Called with an error for each parameter that is probably misspelled.
+        note: Called with a note for each new parameter.
     """
     known = [_parameters(config) for config in configs]
     for override in overrides:
@@ -155,8 +155,8 @@ def check_new(
             continue
         first = override.keys[0][0]
         if first != "params" and expansion_kind(first) is None:
-            told = first in RULES or any(first in config for config in configs)
-            if not told and any((first,) in paths for paths in known):
+            is_known = first in RULES or any(first in config for config in configs)
+            if not is_known and any((first,) in paths for paths in known):
                 remedy = f"did you mean params.{first}?"
                 report(ConfigError(override.where, f"the key {first} is not known", remedy))
             continue
@@ -166,9 +166,9 @@ def check_new(
                 continue
             name = key_text(("params", *path))
             if not path:
-                continue  # all of it is replaced by what is no mapping
+                continue  # all parameters are replaced by a value that is not a mapping
             siblings = {str(other[-1]): other for paths in known for other in paths if other[:-1] == path[:-1]}
-            add = f"--set '+{override.text}' adds it"
+            add = f"use --set '+{override.text}' to add it"
             if guess := meant(str(path[-1]), siblings):
                 meaning = key_text(("params", *siblings[guess]))
                 remedy = f"did you mean {meaning}? If not, {add}"
@@ -178,7 +178,7 @@ def check_new(
 
 
 def _parameters(config: Mapping[str, Any]) -> set[KeyPath]:
-    """The paths of all parameters of an experiment, mappings too, be they in `params` or set by its expansions."""
+    """The paths of all parameters of an experiment, in `params` and in its expansions, including those of mappings."""
     found: set[KeyPath] = set()
 
     def collect(mapping: Any, path: KeyPath) -> None:
@@ -202,7 +202,7 @@ def _leaf_paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _hiding(override: Override, config: Mapping[str, Any], axes: Sequence[Axis]) -> str:
-    """The expansion that sets this parameter whatever is given; empty if there is none."""
+    """The expansion that sets this parameter in every run; empty if there is none."""
     document = override.document(config)
     assert document is not None  # its value is in the config
     paths = [path[1:] for path in document.lines if len(path) == len(override.keys)]
@@ -216,10 +216,10 @@ def _hiding(override: Override, config: Mapping[str, Any], axes: Sequence[Axis])
 
 
 def condition(text: str) -> tuple[str, Any]:
-    """Reads `KEY=VALUE` of a condition, such as `params.lr=0.1`: the key as it is, the value in YAML.
+    """Parse a condition `KEY=VALUE` with a YAML value, such as `params.lr=0.1`.
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: It is not a valid condition.
     """
     name, equals, value = _split(text)
     where = f"command line (--where {text})"

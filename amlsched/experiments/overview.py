@@ -1,4 +1,4 @@
-"""Records and the queue, merged: what is known of repetitions that were submitted and are not done."""
+"""Merge records with the queue: the status of submitted repetitions that are not done."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _ENDS_KNOWN = (State.FAILED, State.COMPLETED, State.SURRENDERED)
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A repetition that is not done, and the element that was to run it.
+    """A repetition that is not done, and the array element that runs it.
 
     Attributes:
         found: The repetition, with its record.
-        submission: What it was last submitted with.
-        number: The element, of those of the submission.
-        element: What the batch system says of it.
+        submission: Its latest submission.
+        number: The number of the element in the submission.
+        element: The element as the batch system reports it.
     """
 
     found: Found
@@ -46,7 +46,7 @@ class Submitted:
 
     @property
     def place(self) -> str:
-        """The element as the batch system calls it; empty if it is not submitted yet."""
+        """The batch system's id of the element; empty if it is not submitted yet."""
         for part in self.submission.parts:
             if part.first <= self.number < part.first + part.count:
                 return "{}_{}".format(*self.submission.place(part, self.number))
@@ -54,30 +54,30 @@ class Submitted:
 
     @property
     def runs(self) -> bool:
-        """Whether it runs now, by its record and in the queue."""
+        """Whether it is running, by both its record and the queue."""
         return self.element.stage is Stage.RUNNING and self.found.record.state is State.RUNNING
 
     @property
     def lost(self) -> bool:
-        """Whether its element has ended, and nobody wrote how the repetition ended."""
+        """Whether its element has ended without recording how the repetition ended."""
         return self.element.stage is Stage.ENDED and self.found.record.state not in _ENDS_KNOWN
 
     @property
     def cause(self) -> str:
-        """Why its element ended: in the words of the batch system, and the last that it printed."""
-        said = self.element.reason or "its element has left the queue"
+        """Why its element ended: the batch system's reason, and the last line of its standard error."""
+        reason = self.element.reason or "its element has left the queue"
         line = self.last_line
-        return f"{said}: {line}" if line else said
+        return f"{reason}: {line}" if line else reason
 
     @property
     def logs(self) -> tuple[Path, Path] | None:
-        """The files with what the element printed and complained about; `None` if it is not submitted yet."""
+        """The files with standard output and standard error of the element; `None` if it is not submitted yet."""
         job, _, index = self.place.partition("_")
         return self.submission.batch.log(self.submission.logs, job, int(index)) if job else None
 
     @property
     def last_line(self) -> str:
-        """The last complaint of the element; empty for none."""
+        """The last line of the element's standard error; empty if there is none."""
         with contextlib.suppress(OSError):
             if self.logs is not None:
                 with self.logs[1].open("rb") as file:
@@ -87,7 +87,7 @@ class Submitted:
         return ""
 
     def progress(self, metrics: list[str]) -> str:
-        """How far it is, and what it logged last."""
+        """Its progress, and what it logged last."""
         file = self.found.folder / layout.csv_name(self.found.rep)
         with contextlib.suppress(OSError):
             return last_row(file, file.stat().st_size, metrics, self._iterations())
@@ -103,12 +103,12 @@ class Submitted:
 
 @dataclass(slots=True)
 class Overview:
-    """What was submitted for a folder of results, and has not ended well.
+    """The status of a folder's submitted repetitions that are not done.
 
     Attributes:
-        repetitions: Those that are not done.
-        arrays: Elements that have not ended, by their stage and reason, for each array.
-        problem: Why the queue could not be asked; empty if it could.
+        repetitions: The repetitions.
+        arrays: For each array, how many elements are in which stage, for which reason; without those that have ended.
+        problem: Why the queue could not be queried; empty if it could.
     """
 
     repetitions: list[Submitted] = field(default_factory=list[Submitted])
@@ -117,7 +117,7 @@ class Overview:
 
     @classmethod
     def of(cls, results: str | Path, found: Iterable[Found]) -> Overview:
-        """Merge records with the queue, which is asked once for each batch system.
+        """Merge records with the queue, which is queried once for each batch system.
 
         Args:
             results: The folder for the results.
@@ -163,11 +163,11 @@ class Overview:
             self.arrays[name] = counted
 
     def running(self) -> Iterator[Submitted]:
-        """Those that run now."""
+        """The repetitions that are running."""
         return (one for one in self.repetitions if one.runs)
 
     def lost(self) -> Iterator[Submitted]:
-        """Those whose element has ended, without a word on the repetition."""
+        """The repetitions whose element has ended without recording how they ended."""
         return (one for one in self.repetitions if one.lost)
 
 

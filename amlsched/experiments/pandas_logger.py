@@ -1,4 +1,4 @@
-"""cw2's PandasLogger: the rows as a CSV file, and read back as a DataFrame."""
+"""cw2's PandasLogger: rows in a CSV file, loaded as a DataFrame."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["PandasLogger"]
 
 
 class PandasLogger(CsvLogger):
-    """Keeps the rows in `rep_N.csv`, and reads them back as a DataFrame.
+    """Keeps rows in `rep_N.csv`, and loads them as a DataFrame.
 
-    There is such a file in any case. This logger chooses its columns, and adds a column `PandasLogger`, with a
-    DataFrame for each repetition, to what `ClusterWork.load` returns. A row is appended; nothing is written anew.
+    This file is always written. This logger selects its columns, and adds a column `PandasLogger`, with a DataFrame for
+    each repetition, to what `ClusterWork.load` returns. Rows are appended, without rewriting the file.
     """
 
     def at(self, rep: int, rep_log_path: str) -> PandasLogger:
-        """Look at what a repetition has logged, without changing it.
+        """Open the file of a repetition for `load`, without changing it.
 
         Args:
             rep: Its index.
@@ -33,7 +33,7 @@ class PandasLogger(CsvLogger):
         return self
 
     def load(self) -> pd.DataFrame | None:
-        """The rows as a DataFrame, `None` if there are none. As with cw2, `ts` is in local time, without a zone."""
+        """The rows as a DataFrame; `None` if there are none. As in cw2, `ts` is in local time, without a time zone."""
         frame: pd.DataFrame | None = super().load()
         if frame is not None and "ts" in frame.columns:
             frame["ts"] = _local(frame["ts"])
@@ -41,12 +41,12 @@ class PandasLogger(CsvLogger):
 
 
 def _local(times: pd.Series[Any]) -> pd.Series[Any]:
-    """Times with a zone as local times; a column of the user's own that holds others stays as it is."""
+    """Times with a time zone as local times; a column with other values, which is the user's own, is unchanged."""
     import pandas as pd
 
     local: list[datetime | None] = []
     for value in times.tolist():
-        if value is None or value != value:  # a row without
+        if value is None or value != value:  # missing in this row
             local.append(None)
             continue
         try:

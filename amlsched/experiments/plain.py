@@ -1,4 +1,4 @@
-"""Plain values, which rows, records and configs hold: made of others, as JSON, copied, merged, and set at a path."""
+"""Plain values, as in rows, records and configs: convert other values to them, copy and merge them, and as JSON."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 
 def is_mapping(value: object) -> TypeGuard[dict[Any, Any]]:
-    """Whether it is a mapping."""
+    """Whether a value is a mapping."""
     return isinstance(value, dict)
 
 
 def nested(mapping: Mapping[Any, Any], above: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Any]]:
-    """The values of mappings in mappings, each with its keys; an empty mapping and a list are values."""
+    """The values in nested mappings, each with its path; an empty mapping and a list are values."""
     for key, value in mapping.items():
         if is_mapping(value) and value:
             yield from nested(value, (*above, key))
@@ -44,12 +44,12 @@ def nested(mapping: Mapping[Any, Any], above: tuple[Key, ...] = ()) -> Iterator[
 
 
 def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
-    """Whether it is a tuple, as `!!python/tuple` makes it."""
+    """Whether a value is a tuple, as from `!!python/tuple`."""
     return isinstance(value, tuple)
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Whether it is a list."""
+    """Whether a value is a list."""
     return isinstance(value, list)
 
 
@@ -65,9 +65,9 @@ def copied(value: T) -> T:
 
 
 def merge(base: dict[Any, Any], over: dict[Any, Any]) -> dict[Any, Any]:
-    """A new mapping with the entries of both: mappings merge key by key, anything else of `over` replaces.
+    """A new mapping with the entries of both: mappings are merged recursively, other values of `over` replace.
 
-    The keys of `base` come first, in their order. A mapping replaces what is no mapping, null too; and null replaces a
+    The keys of `base` come first, in their order. A mapping replaces other values, including null; and null replaces a
     mapping.
     """
     result = copied(base)
@@ -81,7 +81,7 @@ def merge(base: dict[Any, Any], over: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def set_at(mapping: dict[Any, Any], path: tuple[Key, ...], value: Any) -> None:
-    """Sets the value at a path, with new mappings on the way where there is none."""
+    """Set the value at a path, and create missing mappings on the way."""
     for key in path[:-1]:
         below = mapping.get(key)
         if not is_mapping(below):
@@ -91,7 +91,7 @@ def set_at(mapping: dict[Any, Any], path: tuple[Key, ...], value: Any) -> None:
 
 
 def as_float(number: float) -> float:
-    """The number as a float: infinity for a whole number that is beyond the largest."""
+    """The number as a float; infinity for a whole number larger than the largest float."""
     try:
         return float(number)
     except OverflowError:
@@ -99,7 +99,7 @@ def as_float(number: float) -> float:
 
 
 def identity(value: Any) -> Any:
-    """The same for plain values that are the same, and never for others: 1 and 1.0 are, and 1, True and "1" are not."""
+    """A hashable value that is equal for equal plain values: for 1 and 1.0, but not for 1, True and "1"."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -113,7 +113,7 @@ def identity(value: Any) -> Any:
     return value
 
 
-_MAX_BITS = 14_000  # Python makes no text of whole numbers with more than 4300 digits
+_MAX_BITS = 14_000  # Python does not convert whole numbers with more than 4300 digits to text
 _REMEDIES: dict[type, str] = {
     complex: "give its real and its imaginary part",
     Decimal: "give float(value), or str(value)",
@@ -125,21 +125,21 @@ _REMEDIES: dict[type, str] = {
     set: "give sorted(value)",
     frozenset: "give sorted(value)",
 }
-_ANY_REMEDY = "give a number, a text, a list or a mapping, such as str(value)"
+_ANY_REMEDY = "give a number, text, a list or a mapping, such as str(value)"
 
 
 def plain(value: Any, where: str) -> Any:
-    """The value in `None`, `bool`, `int`, `float`, `str`, lists and mappings.
+    """Convert a value to `None`, `bool`, `int`, `float`, `str`, lists and mappings.
 
-    Scalars of numpy, torch and the like become the numbers that they are equal to (a `longdouble` the nearest float),
-    arrays lists, members of an `IntEnum` or `StrEnum` their number or text, dates, times and paths texts.
+    Scalars of numpy, torch and similar libraries become equal numbers (a `longdouble` the nearest float), arrays become
+    lists, members of an `IntEnum` or `StrEnum` their number or text, and dates, times and paths become text.
 
     Args:
-        value: Anything.
+        value: Any value.
         where: What it is, for messages, such as `column loss`.
 
     Raises:
-        ExperimentError: It is, or holds, something else.
+        ExperimentError: It is, or contains, a value that cannot be converted.
     """
     if value is None or type(value) in (bool, float, str) or (type(value) is int and value.bit_length() <= _MAX_BITS):
         return value
@@ -182,16 +182,16 @@ class _Plain:
         for key, item in value.items():
             name = self.of(key, f"{path}, a key", depth + 1)
             if not isinstance(name, Key):
-                raise self._fault(path, f"{name!r} cannot be a key", "take texts or numbers as keys")
+                raise self._fault(path, f"{name!r} cannot be a key", "use text or numbers as keys")
             if name in made:
                 raise self._fault(path, f"two keys are {name!r}", "keep one of the two")
             made[name] = self.of(item, f"{path}[{name!r}]", depth + 1)
         return made
 
     def _foreign(self, value: Any, path: str, depth: int) -> Any:
-        """Of a value of a library for arrays, or of none that can be kept."""
+        """Convert a value of an array library; raise for other types."""
         kind = getattr(getattr(value, "dtype", None), "kind", "")
-        if kind == "M":  # tolist would make whole numbers of nanoseconds
+        if kind == "M":  # tolist would convert nanoseconds to whole numbers
             return self.of(value.astype(str).tolist(), path, depth + 1)
         if kind == "f" and not value.shape and value.dtype.itemsize > 8:
             number = float(value)
@@ -206,7 +206,7 @@ class _Plain:
         try:
             shown = " ".join(repr(value).split())  # a table has several lines
         except (Exception, SystemExit):
-            shown = "a value that cannot be shown"
+            shown = "a value without a repr"
         shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
         remedy = next((text for base, text in _REMEDIES.items() if isinstance(value, base)), _ANY_REMEDY)
         raise self._fault(path, f"{shown}, of type {type(value).__name__}, cannot be kept", remedy)
@@ -216,17 +216,17 @@ class _Plain:
 
 
 _FLOAT = "$float"  # JSON has no infinity and no NaN
-_MAP = "$map"  # and no mapping with other keys than texts
+_MAP = "$map"  # and only mappings whose keys are text
 _TUPLE = "$tuple"
 _OURS = (_FLOAT, _MAP, _TUPLE)
 
 
 def jsonable(value: Any, *, finite: bool = True) -> Any:
-    """The value as JSON has it, each another; `restored` makes it again. What is not plain becomes text.
+    """The value as JSON, without loss: `restored` is the inverse. Values that are not plain become text.
 
     Args:
         value: A plain value.
-        finite: Write infinity and NaN in a way that every reader of JSON takes; otherwise they stay floats.
+        finite: Represent infinity and NaN in standard JSON; otherwise they stay floats.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -236,7 +236,7 @@ def jsonable(value: Any, *, finite: bool = True) -> Any:
         if all(isinstance(key, str) for key in value) and not (len(value) == 1 and next(iter(value)) in _OURS):
             return {key: jsonable(item, finite=finite) for key, item in value.items()}
         pairs = [[jsonable(key, finite=finite), jsonable(item, finite=finite)] for key, item in value.items()]
-        return {_MAP: sorted(pairs, key=repr)}  # so that their order makes no difference
+        return {_MAP: sorted(pairs, key=repr)}  # so that the order of keys does not matter
     if isinstance(value, list | tuple):
         items = [jsonable(item, finite=finite) for item in cast("list[Any]", value)]
         return {_TUPLE: items} if isinstance(value, tuple) else items
@@ -244,7 +244,7 @@ def jsonable(value: Any, *, finite: bool = True) -> Any:
 
 
 def restored(raw: dict[str, Any]) -> Any:
-    """What `jsonable` made, back; an `object_hook` for `json.loads`."""
+    """The inverse of `jsonable`; an `object_hook` for `json.loads`."""
     if len(raw) != 1:
         return raw
     ((key, value),) = raw.items()
@@ -253,6 +253,6 @@ def restored(raw: dict[str, Any]) -> Any:
             return float(value)
         if key == _MAP:
             return dict(value)
-    except (TypeError, ValueError):  # by an earlier version, which kept such mappings of a user's as they were
+    except (TypeError, ValueError):  # a user's mapping, written by an earlier version that did not escape it
         return raw
     return tuple(value) if key == _TUPLE else raw

@@ -1,4 +1,4 @@
-"""What is to be done: the repetitions of a config, and what their records say of each."""
+"""The plan of a run: the repetitions of a config, with their records."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Planned:
         run: The run that it belongs to.
         index: Its index.
         folder: Its folder.
-        known: What its record says.
-        todo: Whether it is to be run now.
-        note: Why it is left alone, where that deserves a word.
-        changed: Whether it was run with other settings than those of the config now.
+        known: Its record.
+        todo: Whether to run it now.
+        note: Why it is skipped, if that is worth mentioning.
+        changed: Whether it was run with other settings than the current config's.
     """
 
     run: Run
@@ -62,24 +62,23 @@ def _prefixed(experiment: Experiment, prefix: str) -> Experiment:
 class Plan:
     """The repetitions of a config.
 
-    They are made one after the other, as they are asked for: a plan of 100,000 runs takes no more memory than one of
-    ten.
+    They are generated lazily: a plan of 100,000 runs takes no more memory than one of ten.
 
     Args:
-        config: The config file; or what would be in it: a mapping for its only document, or a list of mappings, also
-            those of OmegaConf. Paths in there start at the working folder.
+        config: The config file; or its content: a mapping for a single document, or a list of mappings, also those of
+            OmegaConf. Paths in it are then relative to the working folder.
         select: Name or names of experiments; none for all.
         debug: `""`, `"debug"` or `"debugall"`.
         results: The folder for the results, instead of the config's `path`.
-        rerun: What to run again though it ended: states, `all`, or names of experiments or runs.
+        rerun: What to run again although it has ended: states, `all`, or names of experiments or runs.
         job: The number of the only job to plan, from 0; `None` for all.
-        overrides: Values that win over those of the file, as `amlsched run --set` takes them: `params.lr=0.1`.
-        root: Where relative folders of results start; empty for the working folder.
-        prefix: Put before the names of the experiments.
+        overrides: Values that override those of the file, as for `amlsched run --set`: `params.lr=0.1`.
+        root: Relative folders of results are relative to it; empty for the working folder.
+        prefix: Prefix of the names of the experiments.
 
     Raises:
-        ConfigError: The config is wrong.
-        ExperimentError: A name in `rerun` is no state and no name, or there is no such job.
+        ConfigError: The config is invalid.
+        ExperimentError: A name in `rerun` is neither a state nor a name in the config, or there is no such job.
     """
 
     def __init__(
@@ -113,21 +112,21 @@ class Plan:
             self.bundle = jobs.bundle(self, self._job)
 
     def replace(self, experiments: Iterable[Experiment]) -> None:
-        """Have these experiments in the place of those of the same names; their runs must be the same."""
+        """Replace the experiments by others of the same names, which must have the same runs."""
         self.experiments = list(experiments)
         self._choose_job()
 
     def path(self, experiment: Experiment) -> Path:
-        """The folder for the results of an experiment, as the user wrote it."""
+        """The folder for the results of an experiment, as written by the user."""
         return self._root / (self._results or layout.output_folder(experiment))
 
     @property
     def paths(self) -> list[Path]:
-        """The folders for the results, each once."""
+        """The folders for the results, without duplicates."""
         return list(dict.fromkeys(self.path(experiment) for experiment in self.experiments))
 
     def runs(self) -> Iterator[tuple[Path, Run]]:
-        """The runs, each with the folder for the results, absolute."""
+        """The runs, each with the absolute folder for the results."""
         for experiment in self.experiments:
             if self.bundle is not None and self.bundle.experiment != experiment.name:
                 continue
@@ -136,7 +135,7 @@ class Plan:
                 yield path, run
 
     def indices(self, run: Run) -> Sequence[int]:
-        """The repetitions of a run that are planned, by their indices."""
+        """The indices of the planned repetitions of a run."""
         return range(run.repetitions) if self.bundle is None else self.bundle.indices(run)
 
     def count(self) -> tuple[int, int]:
@@ -151,7 +150,7 @@ class Plan:
         return n_runs, n_repetitions
 
     def repetitions(self, run: Run, path: Path) -> Iterator[Planned]:
-        """The repetitions of a run, with what their records say now."""
+        """The repetitions of a run, with their current records."""
         folder = layout.run_folder(path, run)
         begun, hash_at = folder.is_dir(), hashes(run)
         for index in self.indices(run):
@@ -160,27 +159,27 @@ class Plan:
             yield self._planned(run, index, place, known, hash_at(index) if known.config_hash else "")
 
     def repetition(self, run: Run, index: int, path: Path) -> Planned:
-        """One repetition of a run, with what its record says now."""
+        """One repetition of a run, with its current record."""
         place = layout.repetition_folder(path, run, index)
         return self._planned(run, index, place, self.known(run, index, place), hashes(run)(index))
 
     def known(self, run: Run, index: int, folder: Path) -> Record:
-        """The record in the folder of a repetition; an unknown one if it is the record of another repetition."""
+        """The record in the folder of a repetition; its state is `unknown` if it belongs to another repetition."""
         record = records.read(folder)
         if not record.attempts or (record.rep == index and record.run == run.name):
             return record
         if record.rep == index and jsonable(record.params) == jsonable(run.at(index).params):
             return record  # the experiment or its expansions were renamed, and the folder with them
-        problem = f"{folder / layout.RECORD}: is the record of {record.run} rep {record.rep}, copied or moved here"
+        problem = f"{folder / layout.RECORD}: the record of {record.run} rep {record.rep}, copied or moved here"
         problem += " (remove the folder, or run with --rerun unknown)"
         return Record(state=State.UNKNOWN, attempts=record.attempts, problem=problem)
 
     def asks_anew(self, planned: Planned) -> bool:
-        """Whether `rerun` asks for a repetition to begin anew, whatever it has saved."""
+        """Whether `rerun` makes a repetition start from scratch, even if it has saved a checkpoint."""
         return bool(self.rerun & {"all", planned.run.experiment_name, planned.run.name})
 
     def asks_for(self, run: Run, state: State) -> bool:
-        """Whether `rerun` asks for the repetitions of a run that are in this state."""
+        """Whether `rerun` includes the repetitions of a run that are in this state."""
         return bool(self.rerun & {"all", state.value, run.experiment_name, run.name})
 
     def _planned(self, run: Run, index: int, folder: Path, known: Record, made_of: str) -> Planned:
@@ -190,13 +189,13 @@ class Plan:
         if known.state is State.RUNNING:
             owner = claims.holder(folder)
             todo = owner is None
-            note = "" if owner is None else f"runs now, in process {owner.process.pid} of {owner.process.host}"
+            note = "" if owner is None else f"is running in process {owner.process.pid} on {owner.process.host}"
         elif known.state in (State.CANCELLED, State.PREEMPTED):
             todo = True
         elif known.state is State.UNKNOWN and not todo:
             note = known.problem
         if changed and known.state is not State.RUNNING and not asked:
-            todo = bool(self.debug)  # a trial is run again when the config changes
+            todo = bool(self.debug)  # a debug run runs again when the config has changed
         return Planned(run, index, folder, known, todo, note, changed)
 
     def _check_rerun(self) -> None:
@@ -212,4 +211,6 @@ class Plan:
         listed = f"an experiment ({', '.join(experiments)})"
         remedy = f"{', '.join(_KEYWORDS[:2])}, or {listed}, or a run (amlsched run … --dry-run lists them)"
         remedy = did_you_mean(min(missing), [*_KEYWORDS, *experiments]) + remedy
-        raise ExperimentError(f"--rerun {' '.join(sorted(missing))}", "is no state and no name in this config", remedy)
+        raise ExperimentError(
+            f"--rerun {' '.join(sorted(missing))}", "is neither a state nor a name in this config", remedy
+        )

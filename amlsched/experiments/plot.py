@@ -1,4 +1,4 @@
-"""Learning curves."""
+"""Draw learning curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Band", "plot_curves"]
 
 Band = Literal["std", "interval", "range", "none"]
-"""What a band shows: ± one standard deviation, the 95 % interval of the mean, from the least to the largest value."""
+"""What a band shows: ± one standard deviation, the 95 % interval of the mean, or the range of the values."""
 
 LEGEND_FITS = 24
 _GROUP = "\0group"
@@ -36,21 +36,21 @@ def plot_curves(
     by: str | Sequence[str] = "run",
     band: Band = "std",
 ) -> Path:
-    """Draw a metric over the iterations: the mean over the repetitions of each run or group, in a band.
+    """Draw a metric over the iterations: the mean over the repetitions of each run or group, with a band.
 
     Args:
-        results: The folder for the results, or some of what `load` gave.
+        results: The folder for the results, or results from `load`.
         metric: The column to draw.
-        out: The picture; its ending says which kind, `.png` is added where there is none. Its folder is made.
+        out: The image file. Its suffix gives the format, by default `.png`; its folder is created.
         x: The column of the x axis.
-        by: What makes a curve: `run`, or a parameter such as `params.lr`; several make one of each combination.
+        by: What has a curve each: `run`, or a parameter such as `params.lr`; or each combination of several.
         band: What the bands show.
 
     Returns:
-        The picture that was written.
+        The image file.
 
     Raises:
-        ExperimentError: There is nothing to draw, there is no such column, or matplotlib does not write such pictures.
+        ExperimentError: There is nothing to draw, there is no such column, or matplotlib does not write this format.
         MissingExtraError: pandas or matplotlib is not installed.
         ValueError: There is no such band.
     """
@@ -58,7 +58,7 @@ def plot_curves(
         raise ValueError(f"band={band!r}: must be one of {', '.join(get_args(Band))}")
     out = expanded(out, f"--out {out}")
     if out.name in ("", ".."):
-        raise ExperimentError(f"--out {out}", "names no file", "such as --out curves.png")
+        raise ExperimentError(f"--out {out}", "is not the name of a file", "such as --out curves.png")
     out = out if out.suffix else out.with_name(f"{out.name}.png")
     matplotlib = _matplotlib(out)
     found = load(results) if isinstance(results, str | Path) else results
@@ -70,9 +70,9 @@ def plot_curves(
     rows = rows.assign(**curves, **{_GROUP: [groups[place] for place in places]})
     rows = rows[_are_finite(rows[[metric, x]])]
     if not len(rows):
-        raise ExperimentError("results", f"{metric} has no finite value there, so there is nothing to draw")
+        raise ExperimentError("results", f"{metric} has no finite values, so there is nothing to draw")
     with matplotlib.rc_context(_PLAIN_TEXT), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # it is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box is drawn instead
         figure = _figure(rows, keys, labels, metric, x, band)
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=150)
@@ -80,16 +80,16 @@ def plot_curves(
 
 
 _PLAIN_TEXT = {"text.usetex": False, "text.parse_math": False, "axes.formatter.use_mathtext": False}
-"""Names and values are shown as they are, whatever the user's own style file says of `$` and `_`."""
+"""Show names and values unchanged, even if the user's style file gives `$` and `_` a meaning."""
 
 
 def _matplotlib(out: Path) -> Any:
-    """The module, which does not need a display and can write this picture."""
+    """Import matplotlib, without a display, and check that it can write this format."""
     matplotlib = import_extra("matplotlib", "plot", "matplotlib", "results")
     agg = import_extra("matplotlib.backends.backend_agg", "plot", "matplotlib", "results")
     kinds = agg.FigureCanvasAgg.get_supported_filetypes()
     if out.suffix[1:].lower() not in kinds:
-        problem = f"matplotlib writes no pictures that end in {out.suffix}"
+        problem = f"matplotlib cannot write {out.suffix} files"
         raise ExperimentError(f"--out {out}", problem, f"use one of .{', .'.join(sorted(kinds))}")
     return matplotlib
 
@@ -128,7 +128,7 @@ def _draw(axes: Any, curves: Any, label: str, band: Band) -> None:
     from amlsched.experiments.frame import half_interval
 
     mean = curves.mean()
-    label = f" {label}" if label.startswith("_") else label  # matplotlib leaves labels with a leading _ out
+    label = f" {label}" if label.startswith("_") else label  # matplotlib omits labels with a leading _
     (line,) = axes.plot(mean.index, mean, label=label, marker="." if len(mean) == 1 else "")
     if band == "none":
         return
@@ -144,11 +144,11 @@ def _draw(axes: Any, curves: Any, label: str, band: Band) -> None:
 
 
 def _numbers(rows: Any, name: str) -> Any:
-    """The numbers in a column, NaN in the place of what is none."""
+    """The numbers of a column, with NaN for other values."""
     from amlsched.experiments.frame import has_numbers, numbers_of
 
     if name not in rows.columns or not has_numbers(rows[name]):
         numbers = [str(column) for column in rows.columns if has_numbers(rows[column])]
         kept = [column for column in numbers if column not in ("r", "rep", "iter")]
-        raise ExperimentError("results", f"{name!r} is no column of numbers there", offered(name, kept))
+        raise ExperimentError("results", f"{name!r} is not a column of numbers there", offered(name, kept))
     return numbers_of(rows[name])

@@ -1,4 +1,4 @@
-"""What would go wrong in every repetition of a run, found before any starts."""
+"""Check, before a run starts, for errors that would occur in every repetition."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["check_run", "scheduler_for"]
 
 _IN_THIS_PROCESS = ("sequential", "threads")
-"""Executors whose calls do not travel."""
+"""Executors that run calls in this process, without pickling them."""
 
 
 def scheduler_for(executor: str, options: Mapping[str, Any]) -> Scheduler:
-    """The scheduler over the executor of this name. It has no workers yet.
+    """A scheduler with the executor of this name; it has no workers yet.
 
     Raises:
-        ExperimentError: There is no such executor, or an option is unknown or has a wrong value.
-        BatchSystemError: The batch system is not here.
+        ExperimentError: There is no such executor, or an option is unknown or has an invalid value.
+        BatchSystemError: The batch system is not installed here.
         MissingExtraError: A package is not installed.
     """
     try:
@@ -40,16 +40,16 @@ def scheduler_for(executor: str, options: Mapping[str, Any]) -> Scheduler:
 
 
 def check_run(target: Target, plan: Plan, executor: str, *, keep_changed: bool) -> None:
-    """Import the experiment, and see whether the plan can be run with it here.
+    """Import the experiment, and check that the plan can run with it here.
 
     Args:
         target: The experiment.
         plan: The repetitions.
         executor: Name of the executor.
-        keep_changed: Whether repetitions may have been run with other settings under the same name.
+        keep_changed: Whether to accept repetitions that were run with other settings under the same name.
 
     Raises:
-        CodeCopyError: A copy of the code was made for this job, and the experiment does not come from there.
+        CodeCopyError: A copy of the code was made for this job, but the experiment was not imported from it.
         ConfigError: The config does not suit the experiment.
         ExperimentError: The experiment cannot be imported or sent to workers, a results folder cannot be written, or
             repetitions were run with other settings.
@@ -70,10 +70,10 @@ def check_run(target: Target, plan: Plan, executor: str, *, keep_changed: bool) 
 
 
 def _check_writable(path: Path) -> None:
-    """Make the folder and try to write there.
+    """Create the folder, and try to write to it.
 
     Raises:
-        ExperimentError: It cannot be made or written.
+        ExperimentError: It cannot be created or written.
     """
     probe = path / f".amlsched-{os.getpid()}"
     try:

@@ -1,4 +1,4 @@
-"""Progress of a run of experiments: live on a terminal, plain lines elsewhere. Both only subscribe to its events."""
+"""Show the progress of a run by its events: live on a terminal, otherwise as plain lines."""
 
 from __future__ import annotations
 
@@ -28,50 +28,50 @@ __all__ = ["LiveProgress", "PlainProgress", "Progress", "Watched", "last_row", "
 
 _TAIL = 4096
 FEW = 100
-"""Up to so many repetitions, each gets its line."""
+"""Up to this many repetitions, each gets a line."""
 
 
 class Progress(Protocol):
-    """A display of a run: shown while the context is entered."""
+    """A display of a run, shown within its context."""
 
     def __enter__(self) -> object: ...
     def __exit__(self, *_: object) -> None: ...
 
 
 class Watched(Protocol):
-    """What a progress looks at: a run, here or elsewhere."""
+    """The part of a run, here or in arrays, that its progress is shown from."""
 
     @property
     def summary(self) -> Summary:
-        """What has ended so far."""
+        """The repetitions that have ended so far."""
         ...
 
     @property
     def running(self) -> Mapping[Any, Repetition]:
-        """What runs now."""
+        """The repetitions that are running."""
         ...
 
     @property
     def workers(self) -> WorkersNow | None:
-        """How many workers there are, where they come and go."""
+        """How many workers there are, if that number changes."""
         ...
 
     @property
     def capture(self) -> bool:
-        """Whether what repetitions print goes elsewhere."""
+        """Whether the output of repetitions is captured."""
         ...
 
     @property
     def on_repetition_done(self) -> Subscriber[[Repetition, Ended], Any]:
-        """A repetition ended."""
+        """Emitted when a repetition has ended."""
         ...
 
 
 def progress_for(run: Watched, total: int, metrics: list[str], *, quiet: bool = False) -> Progress:
-    """The display that suits where the output goes.
+    """The display for standard output: live if it is a terminal, otherwise plain lines.
 
     Args:
-        run: What to show.
+        run: The run to show.
         total: How many repetitions there are.
         metrics: The columns to show; none for the first few.
         quiet: Show nothing.
@@ -83,20 +83,20 @@ def progress_for(run: Watched, total: int, metrics: list[str], *, quiet: bool = 
     if lively:
         try:
             return LiveProgress(run, total, metrics, stream)
-        except ModuleNotFoundError:  # rich comes with an extra
+        except ModuleNotFoundError:  # rich is in an extra
             pass
     return PlainProgress(run, total, metrics, stream)
 
 
 def shown(last: dict[str, Any], metrics: list[str]) -> str:
-    """The metrics in one line."""
+    """The metrics on one line."""
     names = metrics or [name for name, value in last.items() if isinstance(value, int | float) and name != "iter"][:3]
     values = ((name, last.get(name)) for name in names)
     return "  ".join(f"{name} {number(value)}" for name, value in values if isinstance(value, int | float))
 
 
 class PlainProgress:
-    """A line for each repetition that ended; when there are many, a line a second, and one for each that failed."""
+    """Prints a line for each repetition that has ended; with many, one line per second, and each failure."""
 
     def __init__(self, run: Watched, total: int, metrics: list[str], stream: TextIO) -> None:
         self._run, self._total, self._metrics = run, total, metrics
@@ -130,12 +130,12 @@ class PlainProgress:
         try:
             self._stream.write(f"[{count:>{width}}/{self._total}] {text}\n")
             self._stream.flush()
-        except (OSError, ValueError):  # a pipe whose reader is gone, a full disk: no reason to end the run
+        except (OSError, ValueError):  # a broken pipe or a full disk must not stop the run
             self._stream = None
 
 
 class LiveProgress:
-    """A bar for all, and a line for each repetition that runs, with what it logged last."""
+    """A progress bar, and a line for each running repetition with what it logged last."""
 
     def __init__(self, run: Watched, total: int, metrics: list[str], stream: TextIO) -> None:
         from rich.console import Console
@@ -145,7 +145,7 @@ class LiveProgress:
         self._begun = time.monotonic()
         self._tails: dict[Path, tuple[int, str]] = {}
         self._console = Console(file=stream)
-        self._outside = outside(stream)  # a repetition in this thread takes the descriptors of the whole process
+        self._outside = outside(stream)  # a repetition in this thread redirects the descriptors of the process
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -201,7 +201,7 @@ class LiveProgress:
         return Group(head, *about, lines)
 
     def _tail(self, repetition: Repetition) -> str | None:
-        """What a repetition logged last, from its file; `None` if it has not begun."""
+        """What a repetition logged last, read from its file; `None` if it has not started."""
         path = repetition.folder / layout.csv_name(repetition.record.rep)
         try:
             size = path.stat().st_size
@@ -215,13 +215,13 @@ class LiveProgress:
 
 
 def last_row(path: Path, size: int, metrics: list[str], iterations: int | None) -> str:
-    """What the last row of a CSV file says: which iteration of how many, and the metrics; empty without a row."""
+    """The last row of a CSV file as text: the iteration, of how many, and the metrics; empty without a row."""
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
         header = next(cells.rows(file), b"")
         begin = file.seek(max(len(header), size - _TAIL))
         _, before, last = file.read().removesuffix(b"\n").rpartition(b"\n")
         if not last or last.count(b'"') % 2 or (not before and begin > len(header)):
-            return ""  # there is none, or its begin is not here
+            return ""  # there is none, or it starts before the part that was read
         row = dict(zip(cells.names(header), cells.values(last), strict=False))
         row.pop("rep", None)
         place = f"{int(row['iter']) + 1}" if isinstance(row.get("iter"), int | float) else ""

@@ -1,4 +1,4 @@
-"""What has become of submitted elements, as far as their batch system knows."""
+"""The state of submitted elements in their batch system's queue."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["FORGOTTEN", "UNSUBMITTED", "cancel", "explained", "in_queue", "live_
 CANCELLED = Element(Stage.ENDED, "cancelled")
 UNSUBMITTED = Element(Stage.PENDING, "not submitted yet")
 FORGOTTEN = Element(Stage.ENDED)
-"""It has left the queue, and the batch system says no more of it."""
+"""An element that has left the queue, without any information on how it ended."""
 
 
 def states(chosen: Sequence[Submission]) -> dict[str, dict[int, Element]]:
-    """The elements of submissions, by the folder of the submission and their number, all asked for at once.
+    """The elements of submissions, by the folder of the submission and their number, with one query per batch system.
 
     Raises:
-        BatchSystemError: A batch system could not be asked.
+        BatchSystemError: A batch system could not be queried.
     """
     found: dict[str, dict[int, Element]] = {}
     for name in dict.fromkeys(one.system for one in chosen):
@@ -43,7 +43,7 @@ def states(chosen: Sequence[Submission]) -> dict[str, dict[int, Element]]:
 
 
 def explained(one: Submission, elements: Iterable[int]) -> dict[int, Element]:
-    """How elements ended that the queue has forgotten, where the batch system keeps accounts."""
+    """How elements ended that the queue has forgotten, if the batch system keeps accounting records."""
     wanted = {one.place(part, number): number for part in one.parts for number in _of(part.first, part.count, elements)}
     past: Places = commands.ended(one.batch, sorted({job for job, _ in wanted}))
     return {wanted[place]: element for place, element in past.items() if place in wanted}
@@ -54,10 +54,10 @@ def _of(first: int, count: int, elements: Iterable[int]) -> list[int]:
 
 
 def in_queue(chosen: Sequence[Submission]) -> frozenset[Key]:
-    """The repetitions that some element will run, or runs.
+    """The repetitions that an element is running, or will run.
 
     Raises:
-        BatchSystemError: A batch system could not be asked.
+        BatchSystemError: A batch system could not be queried.
     """
     seen = states(chosen)
     return frozenset(
@@ -70,7 +70,7 @@ def in_queue(chosen: Sequence[Submission]) -> frozenset[Key]:
 
 
 def live_arrays(chosen: Sequence[Submission], system: str) -> tuple[str, ...]:
-    """The ids of arrays of a batch system with elements that have not ended."""
+    """The ids of a batch system's arrays that have elements that have not ended."""
     own = [one for one in chosen if one.system == system]
     seen = states(own)
     return tuple(
@@ -82,13 +82,13 @@ def live_arrays(chosen: Sequence[Submission], system: str) -> tuple[str, ...]:
 
 
 def cancel(one: Submission, elements: Iterable[int]) -> int:
-    """Cancel elements; those that are not submitted yet will not be.
+    """Cancel elements; those that are not submitted yet never will be.
 
     Returns:
         How many of them had not ended.
 
     Raises:
-        BatchSystemError: The batch system could not be asked, or refused.
+        BatchSystemError: The batch system could not be queried, or rejected the command.
     """
     seen = states([one])[str(one.folder)]
     live = [number for number in elements if seen[number].stage is not Stage.ENDED]

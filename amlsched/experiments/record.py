@@ -1,4 +1,4 @@
-"""What is known of a repetition, as values and as JSON."""
+"""The record of a repetition, as an object and as JSON."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ T = TypeVar("T")
 
 
 class State(StrEnum):
-    """What is known of a repetition."""
+    """The state of a repetition."""
 
     PENDING = "pending"
-    """Never begun: there is no record."""
+    """Not started yet: there is no record."""
     RUNNING = "running"
     COMPLETED = "completed"
     SURRENDERED = "surrendered"
-    """The experiment ended itself early and well."""
+    """The experiment finished early, by `ExperimentSurrender`."""
     FAILED = "failed"
     CANCELLED = "cancelled"
     PREEMPTED = "preempted"
-    """It was told to stop, and did; the next attempt goes on from its checkpoint."""
+    """Stopped when it was asked to; the next attempt resumes from its checkpoint."""
     UNKNOWN = "unknown"
-    """There is a record, and it cannot be read."""
+    """There is a record, but it cannot be read."""
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether nothing remains to do."""
         return self in (State.COMPLETED, State.SURRENDERED)
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of some host, told apart from a later one with the same id by when it was born.
+    """The identity of a process on a host; its start time distinguishes it from a later one with the same id.
 
     Attributes:
         host: Name of the host.
         pid: Process id.
-        born: When it was started, in the host's clock ticks since boot; 0 where that is unknown.
-        space: Where its id counts: the boot of the host and the container. Empty where that is unknown.
+        born: When it started, in clock ticks since the host booted; 0 if unknown.
+        space: Where its id is valid: the boot id of the host, and the pid namespace. Empty if unknown.
     """
 
     host: str
@@ -77,7 +77,7 @@ class Process:
         return _this(os.getpid())
 
     def alive(self) -> bool | None:
-        """Whether it lives; `None` where that cannot be told from here: on another host, or in another container."""
+        """Whether it is alive; `None` if that cannot be determined, on another host or in another container."""
         if self.host != socket.gethostname() or self.space not in ("", _space()):
             return None
         try:
@@ -96,7 +96,7 @@ def _this(pid: int) -> Process:
 
 @functools.cache
 def _space() -> str:
-    """Which numbers of processes these are.
+    """The boot id of the host, and the pid namespace of this process.
 
     Sources:
         proc(5): `/proc/sys/kernel/random/boot_id`; namespaces(7).
@@ -108,7 +108,7 @@ def _space() -> str:
 
 
 def _born(pid: int) -> int:
-    """When a process was started; 0 where that is not to be had, or for a zombie.
+    """When a process started, in clock ticks since boot; 0 if unknown, or for a zombie.
 
     Sources:
         proc(5): field 22 of `/proc/PID/stat`.
@@ -122,11 +122,11 @@ def _born(pid: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ErrorNote:
-    """An exception, in words.
+    """An exception as text.
 
     Attributes:
         type: Name of its class.
-        message: What it said, cut to a reasonable length.
+        message: Its message, truncated to a reasonable length.
     """
 
     type: str
@@ -134,11 +134,11 @@ class ErrorNote:
 
     @classmethod
     def of(cls, error: BaseException) -> ErrorNote:
-        """The note of an exception, also of one whose `str` fails."""
+        """The note of an exception, even if its `str` fails."""
         try:
             message = str(error)
-        except BaseException as problem:  # it may exit, too
-            message = f"<its message could not be made: {type(problem).__name__}>"
+        except BaseException as problem:  # user code may also exit
+            message = f"<str() of the exception raised {type(problem).__name__}>"
         return cls(type(error).__name__, message if len(message) <= 2000 else message[:2000] + " …")
 
     def __str__(self) -> str:
@@ -146,17 +146,17 @@ class ErrorNote:
 
     @property
     def line(self) -> str:
-        """The first line of it."""
+        """Its first line."""
         return next(iter(str(self).splitlines()), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What attempts used, as far as is known.
+    """The known resource usage of one or more attempts.
 
     Attributes:
-        cpu_s: CPU time, of all together.
-        peak_memory_bytes: The most resident memory that the process of one had.
+        cpu_s: CPU time; for several attempts, the sum.
+        peak_memory_bytes: Peak resident memory of the process; for several attempts, the maximum.
     """
 
     cpu_s: float = 0.0
@@ -168,21 +168,21 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One time that the repetition was begun.
+    """An attempt to run a repetition.
 
     Attributes:
         run_id: The run of the driver that it belongs to.
         driver: The process that submitted it.
-        worker: The process that ran it, `None` if it never came to run.
+        worker: The process that ran it; `None` if it never started.
         executor: Name of the executor.
-        started: UTC, ISO 8601.
-        ended: UTC, ISO 8601; `None` while it runs, or when nobody was left to say.
+        started: When it started: UTC, ISO 8601.
+        ended: When it ended: UTC, ISO 8601; `None` while it runs, or if its process died.
         outcome: The state in which it ended; `None` until then.
         error: Why it failed.
-        rows: Number of rows that were logged.
-        code: The version of the experiment's code, `None` where git knows none.
-        resumed: Whether it went on with what an earlier attempt had left.
-        used: CPU time and memory, `None` where nobody could say.
+        rows: Number of logged rows.
+        code: The version of the experiment's code; `None` if it is not in a git repository.
+        resumed: Whether it resumed from the checkpoint of an earlier attempt.
+        used: The CPU time and memory that it used; `None` if unknown.
     """
 
     run_id: str
@@ -201,7 +201,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a repetition.
+    """The record of a repetition.
 
     Attributes:
         name: Name of the experiment.
@@ -210,12 +210,12 @@ class Record:
         state: Its state.
         seed: Its seed.
         params: The parameters of its run.
-        config: What else of the config its numbers may depend on.
-        config_hash: Of the two; a repetition whose hash differs was run with other settings.
-        attempts: The times it was begun, oldest first.
-        last: The last value of each column that was logged, in the order of the columns.
-        version: Of amlsched.
-        problem: Why the record is `unknown`, with its place.
+        config: Other keys of the config that its results may depend on.
+        config_hash: Hash of `params` and `config`; if it differs, the repetition was run with other settings.
+        attempts: Its attempts, oldest first.
+        last: The last value of each logged column, in the order of the columns.
+        version: Version of amlsched.
+        problem: Why the state is `unknown`, with the place of the record.
     """
 
     name: str = ""
@@ -233,7 +233,7 @@ class Record:
 
     @property
     def seconds(self) -> float | None:
-        """How long the last attempt took, `None` if that is not known."""
+        """How long the last attempt took; `None` if unknown."""
         if not self.attempts or self.attempts[-1].ended is None:
             return None
         attempt = self.attempts[-1]
@@ -241,12 +241,12 @@ class Record:
 
     @property
     def used(self) -> Used:
-        """What its attempts used."""
+        """The resource usage of all attempts."""
         return sum((attempt.used for attempt in self.attempts if attempt.used is not None), Used())
 
     @property
     def reason(self) -> str:
-        """Why it is not done, in a line; empty if that is not known."""
+        """Why it is not done, on one line; empty if unknown."""
         return self.problem or (self.error.line if self.error else "")
 
     @property
@@ -256,12 +256,12 @@ class Record:
 
 
 def now() -> str:
-    """The time: UTC, ISO 8601."""
+    """The current time: UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def encoded(record: Record) -> dict[str, Any]:
-    """The record as JSON has it."""
+    """The record as JSON."""
     raw = asdict(record)
     del raw["problem"]
     for key in ("last", "params", "config"):
@@ -270,15 +270,15 @@ def encoded(record: Record) -> dict[str, Any]:
 
 
 def decoded(raw: dict[str, Any]) -> Record:
-    """The record that this JSON says.
+    """The record from JSON.
 
     Raises:
-        ValueError: It is of another format, or a value is none that a record has.
-        KeyError: It lacks something.
-        TypeError: It is no record at all.
+        ValueError: It has another format, or an invalid value.
+        KeyError: A key is missing.
+        TypeError: It is not a record, or a value has the wrong type.
     """
     if raw["format"] != FORMAT:
-        raise ValueError(f"format {raw['format']!r}, this version of amlsched reads {FORMAT}")
+        raise ValueError(f"it has format {raw['format']!r}, and this version of amlsched reads format {FORMAT}")
     record = Record(
         name=raw["name"],
         run=raw["run"],
@@ -298,7 +298,7 @@ def decoded(raw: dict[str, Any]) -> Record:
 def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
     for time in (raw["started"], raw["ended"]):
         if time is not None and datetime.fromisoformat(time).tzinfo is None:
-            raise ValueError(f"the time {time!r} has no zone")
+            raise ValueError(f"the time {time!r} has no time zone")
     attempt = Attempt(
         run_id=raw["run_id"],
         driver=checked(Process(**raw["driver"])),
@@ -317,12 +317,12 @@ def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
 
 
 def checked(read: T) -> T:
-    """An object that was made of JSON, if its attributes are what its class says.
+    """Check that the attributes of an object made from JSON have the types that its class declares.
 
     Raises:
-        TypeError: One is not.
+        TypeError: An attribute has another type.
     """
-    for name, kinds in _kinds(cast("Any", type(read))):  # mypy takes a class for unhashable
+    for name, kinds in _kinds(cast("Any", type(read))):  # mypy considers a class unhashable
         if not isinstance(value := getattr(read, name), kinds):
             raise TypeError(f"{name} is {value!r:.60}")
     return read

@@ -1,11 +1,10 @@
-"""The record of a repetition on disk: one small file in its folder that says what happened to it.
+"""The record of a repetition on disk: a small file in its folder with its state and its attempts.
 
-A record is replaced as a whole (written beside, synced, renamed), so that a reader finds the old one or the new one
-and never half of one. What cannot be read, or was not written by this version's format, is `unknown`: never taken for
-a good one.
+A record is replaced atomically (written to another file, synced, renamed), so that a reader finds either the old record
+or the new one. A record that cannot be read, or has another format, has the state `unknown`, and never counts as done.
 
-Whoever runs a repetition writes `running` when it begins and how it ended when it ends; where it could not end itself
-(its worker was killed, the run was interrupted), the driver writes that from the task's events, with `end`.
+The process that runs a repetition writes `running` when it starts, and the outcome when it ends. If it died before that
+(its worker was killed, the run was interrupted), the driver writes the outcome by the task's events, with `end`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ EARLIER = "earlier"
 
 
 def read(folder: Path) -> Record:
-    """The record in the folder of a repetition; a pending one if there is none, an unknown one if it cannot be read."""
+    """The record in a repetition's folder. Its state is `pending` if there is none, `unknown` if it cannot be read."""
     path = folder / layout.RECORD
     try:
         text = file_bytes(path, wait_s=0)
@@ -49,7 +48,7 @@ def read(folder: Path) -> Record:
 
 
 def rows_lost(folder: Path, record: Record) -> str:
-    """What to say of a repetition that is done and whose rows are not there any more; empty if they are."""
+    """A note if a repetition is done but its rows are missing; empty if they are there."""
     if not record.state.done or not record.attempts or not record.attempts[-1].rows:
         return ""
     path = folder / layout.csv_name(record.rep)
@@ -58,20 +57,20 @@ def rows_lost(folder: Path, record: Record) -> str:
             return ""
         problem = "is empty"
     except OSError:
-        problem = "is not there any more"
-    return f"{path} {problem}: its rows are in no plot (--rerun {record.run} runs it again)"
+        problem = "is missing"
+    return f"{path} {problem}: no plot shows its rows (--rerun {record.run} runs it again)"
 
 
 def write(folder: Path, record: Record) -> None:
-    """Replace the record in the folder by this one.
+    """Replace the record in the folder.
 
     Raises:
-        OSError: The folder cannot be written; the earlier record is untouched.
+        OSError: The folder cannot be written; the earlier record is unchanged.
     """
     replace_file(folder / layout.RECORD, json.dumps(encoded(record), allow_nan=False, indent=1))
 
 
-# A thread that could not be stopped may end its repetition while the driver writes that it was cancelled.
+# A thread that could not be stopped may finish its repetition while the driver writes that it was cancelled.
 _ending = threading.Lock()
 
 
@@ -80,16 +79,16 @@ def _new_lock() -> None:
     _ending = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it at the fork
+os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it during the fork
 
 
 class Begun(NamedTuple):
-    """What `begin` gave.
+    """The result of `begin`.
 
     Attributes:
-        record: The record as it stands now.
-        claim: To be released once the end is written; `None` if the repetition is to be left alone.
-        resumed: Whether an earlier attempt left a checkpoint to go on from.
+        record: The current record.
+        claim: The claim, to be released after the outcome is written; `None` if the repetition must not be run.
+        resumed: Whether an earlier attempt left a checkpoint to resume from.
     """
 
     record: Record
@@ -98,18 +97,18 @@ class Begun(NamedTuple):
 
 
 def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None, anew: bool = False) -> Begun:
-    """Claim the repetition, and write that it runs.
+    """Claim the repetition, and record that it is running.
 
-    Output of an earlier attempt is put aside, in `earlier/<its number>/`, unless this one goes on from its checkpoint:
-    it does so where there is one, of the same settings, and the earlier attempt did not complete.
+    The output of an earlier attempt is moved to `earlier/<its number>/`, unless this attempt resumes from its
+    checkpoint. It does if there is one with the same settings, and the repetition is not done.
 
     Args:
-        folder: The folder of the repetition; made if it is missing.
+        folder: The folder of the repetition; created if it is missing.
         fresh: Name, run, index, seed and config hash.
-        attempt: The attempt that begins.
-        seen: How many attempts the record had when it was decided to run it: if another run made one since that has
-            ended, the repetition is left alone. `None`: whatever was there.
-        anew: Whether it begins anew though there is a checkpoint of another run.
+        attempt: The new attempt.
+        seen: How many attempts the record had when the repetition was planned: if another run has since made one that
+            ended, the repetition is not run. `None` to skip this check.
+        anew: Whether to start from scratch even if there is a checkpoint of another run.
 
     Raises:
         OSError: The folder cannot be written.
@@ -117,7 +116,7 @@ def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None
     folder.mkdir(parents=True, exist_ok=True)
     claim = claims.take(folder, attempt.run_id)
     if not isinstance(claim, Claim):
-        known = read(folder)  # it may be about to write that it runs
+        known = read(folder)  # the owner may not have written yet that it is running
         return Begun(known if known.state is State.RUNNING else replace(fresh, state=State.RUNNING), None)
     try:
         known = read(folder)
@@ -144,12 +143,12 @@ def _ended_since(known: Record, seen: int, run_id: str) -> bool:
 
 
 def _begun(folder: Path, known: Record, fresh: Record, attempt: Attempt) -> Record:
-    for leftover in folder.glob(f".{layout.RECORD}.*"):  # of a worker that was killed while it wrote
+    for leftover in folder.glob(f".{layout.RECORD}.*"):  # from a worker that was killed while writing
         leftover.unlink(missing_ok=True)
     last = known.attempts[-1] if known.attempts else None
     attempts = known.attempts
     if last is not None and last.outcome is None:
-        lost = ErrorNote("WorkerLostError", "nobody was left to say how it ended")
+        lost = ErrorNote("WorkerLostError", "its process died without recording how it ended")
         attempts = (*attempts[:-1], replace(last, outcome=State.FAILED, error=lost))
     record = replace(fresh, state=State.RUNNING, attempts=(*attempts, attempt))
     write(folder, record)
@@ -157,12 +156,12 @@ def _begun(folder: Path, known: Record, fresh: Record, attempt: Attempt) -> Reco
 
 
 def put_aside(folder: Path, number: int, *, only_rows: bool = False) -> None:
-    """Move what an attempt left behind to `earlier/<its number>/`.
+    """Move the files of an attempt to `earlier/<its number>/`.
 
     Args:
         folder: The folder of the repetition.
-        number: The attempt's, from 1.
-        only_rows: Whether only its CSV file is moved.
+        number: The number of the attempt, from 1.
+        only_rows: Whether to move only its CSV file.
 
     Raises:
         OSError: The folder cannot be written.
@@ -191,21 +190,21 @@ def end(
     claim: Claim | None = None,
     used: Used | None = None,
 ) -> Record:
-    """Write how the attempt of this run ended; the first to say so is right, a later one changes nothing.
+    """Record how this run's attempt ended. The first writer wins; later calls do nothing.
 
     Args:
         folder: The folder of the repetition.
         run_id: The run that the attempt belongs to.
         outcome: The state in which it ended.
         error: Why it failed.
-        last: The last value of each column that was logged; `None` keeps what is there.
-        rows: Number of rows that were logged.
-        claim: That of the attempt; `None` for one that cannot speak for itself, whose claim is then taken.
-        used: CPU time and memory; `None` where nobody can say.
+        last: The last value of each logged column; `None` keeps the recorded values.
+        rows: Number of logged rows.
+        claim: The claim of the attempt; `None` if its process died, to take over its claim.
+        used: The CPU time and memory that it used; `None` if unknown.
 
     Returns:
-        The record as it stands now. It is as it was if it has no attempt of this run that is under way: the repetition
-        was never begun, it ended before, or another run took it over.
+        The current record. It is unchanged if it has no running attempt of this run: the repetition never started,
+        already ended, or was taken over by another run.
     """
     if not _under_way(read(folder), run_id):
         return read(folder)
@@ -214,7 +213,7 @@ def end(
         if not ours or not _under_way(record, run_id):
             return record
         attempt = record.attempts[-1]
-        if attempt.outcome is None:  # else it was lost, and never begun again
+        if attempt.outcome is None:  # otherwise it was lost, and never started again
             attempt = replace(attempt, ended=now(), outcome=outcome, error=error, rows=rows, used=used)
         last = record.last if last is None else last
         record = replace(record, state=outcome, attempts=(*record.attempts[:-1], attempt), last=last)
@@ -223,7 +222,7 @@ def end(
 
 
 def lose(folder: Path, run_id: str, error: ErrorNote, used: Used | None = None) -> None:
-    """Write of what the attempt of this run died, while the repetition is about to be begun again by the same run.
+    """Record why this run's attempt died, before the same run starts the repetition again.
 
     Raises:
         OSError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""Runs one repetition: what a worker does."""
+"""Run one repetition in a worker."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """All that a worker needs to run one repetition; it travels by pickle.
+    """All that a worker needs to run one repetition; pickled to get there.
 
     Attributes:
         target: The experiment.
         config: Its `cw_config`.
-        record: Its record, as it is before it begins.
+        record: Its record before it starts.
         folder: Its folder, absolute.
         run_id: The run of the driver that it belongs to.
         driver: The process that submits it.
         executor: Name of the executor.
-        capture: Whether what it prints is caught.
-        loggers: Told what it logs, beside the CSV file.
+        capture: Whether its output is captured.
+        loggers: Receive what it logs, in addition to the CSV file.
         job: Number of the job that it belongs to.
         reps_in_parallel: How many repetitions of that job run at a time.
-        seen: How many attempts it had when it was decided to run it; `None` to run it whatever others did since.
+        seen: How many attempts it had when it was planned; `None` to run it even if another run has finished it since.
         code: The version of its code.
-        anew: Whether it begins anew, though an earlier run left a checkpoint.
+        anew: Whether to start from scratch even if an earlier run left a checkpoint.
     """
 
     target: Target
@@ -83,15 +83,15 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a repetition ended, told to the driver.
+    """The outcome of a repetition, which the worker returns to the driver.
 
     Attributes:
-        state: Completed or surrendered; whatever another run made of it where it was left alone.
-        last: The last value of each column that it logged.
+        state: Its state; if it was skipped, that of its record.
+        last: The last value of each logged column.
         seconds: How long it took.
-        left: Whether it was left alone, since another run works on it, or has ended it meanwhile.
-        used: CPU time and memory.
-        drew: Whether global generators of random numbers were used that several repetitions share.
+        left: Whether it was skipped, because another run works on it or has just finished it.
+        used: The CPU time and memory that it used.
+        drew: Whether it drew from global random number generators that several repetitions share.
     """
 
     state: State
@@ -103,14 +103,14 @@ class Outcome:
 
 
 def run_repetition(repetition: Repetition) -> Outcome:
-    """Run a repetition in its folder, and say in its record that it runs and how it ended.
+    """Run a repetition in its folder, and record that it is running and how it ended.
 
     Raises:
-        Exception: What the experiment raised, once it is in `err.log` and in the record.
-        ResultsNotWritableError: The disk is full, or read-only.
-        ExperimentError: The experiment left by SystemExit: it ends its repetition so, not the whole run.
-        KeyboardInterrupt: Ctrl-C; the record says that it was cancelled.
-        SystemExit: A signal ends this process; likewise.
+        Exception: The experiment's own exception, after it was written to `err.log` and to the record.
+        ResultsNotWritableError: The disk is full or read-only.
+        ExperimentError: The experiment raised SystemExit, which ends only its repetition, not the run.
+        KeyboardInterrupt: Ctrl-C; the repetition is recorded as cancelled.
+        SystemExit: A signal stops this process; the repetition is recorded as cancelled.
     """
     try:
         return _run(repetition)
@@ -118,7 +118,7 @@ def run_repetition(repetition: Repetition) -> Outcome:
         if error.errno not in _DISK:
             raise
         place, problem = str(error.filename or repetition.folder), error.strerror or str(error)
-        raise ResultsNotWritableError(place, problem, "make room; the same command goes on from there") from error
+        raise ResultsNotWritableError(place, problem, "free some space; the same command then resumes") from error
 
 
 def _run(repetition: Repetition) -> Outcome:
@@ -130,29 +130,29 @@ def _run(repetition: Repetition) -> Outcome:
     known, claim, resumed = records.begin(folder, repetition.record, attempt, repetition.seen, repetition.anew)
     if claim is None:
         return Outcome(known.state, known.last, known.seconds or 0.0, left=True, used=known.used)
-    told = threading.Event()
+    asked = threading.Event()
     try:
-        with _listening(repetition, told):
-            record, drew = _run_claimed(repetition, claim, told, resumed)
+        with _listening(repetition, asked):
+            record, drew = _run_claimed(repetition, claim, asked, resumed)
     finally:
         claim.release()
         stopping.withdraw(folder)
     return Outcome(record.state, record.last, record.seconds or 0.0, used=record.used, drew=drew)
 
 
-def _listening(repetition: Repetition, told: threading.Event) -> AbstractContextManager[None]:
-    """In a worker process, signals are for its repetition; in the driver they are the driver's."""
+def _listening(repetition: Repetition, asked: threading.Event) -> AbstractContextManager[None]:
+    """In a worker process, signals stop its repetition; in the driver, the driver handles them."""
     if os.getpid() == repetition.driver.pid:
         return nullcontext()
-    return stopping.listening(told, repetition.folder)
+    return stopping.listening(asked, repetition.folder)
 
 
-def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, resumed: bool) -> tuple[Record, bool]:
-    """Run it, now that nobody else does; its record afterwards, and whether it used generators that it shares."""
+def _run_claimed(repetition: Repetition, claim: Claim, asked: threading.Event, resumed: bool) -> tuple[Record, bool]:
+    """Run a claimed repetition; its record afterwards, and whether it drew from shared generators."""
     folder = repetition.folder
     if VARIABLE in os.environ:
         repetition.config["cpu_cores"] = os.sched_getaffinity(0)
-    loggers = copy.deepcopy(repetition.loggers)  # in threads they would be shared
+    loggers = copy.deepcopy(repetition.loggers)  # otherwise threads would share them
     number = len(records.read(folder).attempts) - 1
     log = RepetitionLog(
         folder,
@@ -161,7 +161,7 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
         loggers,
         resumed=resumed,
         discard=lambda: records.put_aside(folder, number, only_rows=True),
-        asked_to_stop=lambda: told.is_set() or claim.lost or stopping.requested(folder, repetition.run_id),
+        asked_to_stop=lambda: asked.is_set() or claim.lost or stopping.requested(folder, repetition.run_id),
     )
     config = repetition.config | {"_checkpoint_dir": str(folder / layout.CHECKPOINT)}
     state, note, drew = State.FAILED, None, False
@@ -173,7 +173,7 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
         try:
             with forked_children_end(str(repetition.target)):
                 make = repetition.target.load()
-            seed = f"{repetition.record.seed} {number if resumed else 0}"  # another stream than before what it resumes
+            seed = f"{repetition.record.seed} {number if resumed else 0}"  # a resumed attempt gets another stream
             before = generators() if seeded and not alone else None
             with isolated(seed if seeded else None) if alone else nullcontext():
                 repetition.target.enter_folder(alone=alone)
@@ -186,7 +186,7 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
         except BaseException as error:
             disk_fails = isinstance(error, OSError) and error.errno in _DISK
             if disk_fails or raised_by_handler(error):
-                state = State.CANCELLED  # it is no fault of the experiment: the next run takes it up
+                state = State.CANCELLED  # it is not the experiment's fault: the next run resumes it
             note = ErrorNote.of(error)
             if not disk_fails:
                 _write_trace(error, repetition, err)
@@ -212,16 +212,16 @@ def _run_claimed(repetition: Repetition, claim: Claim, told: threading.Event, re
 def perform(
     experiment: Experiment, config: dict[str, Any], rep: int, logger: RepetitionLog, folder: Path
 ) -> ExperimentSurrender | None:
-    """Take an experiment through initialize, run and finalize.
+    """Call an experiment's `initialize`, `run` and `finalize`.
 
-    What `run` returns, or surrenders with, is logged as a row. The experiment's `finalize` is called and the loggers
-    are finalized in any case. Methods may be `async def`.
+    What `run` returns, or surrenders with, is logged as a row. The experiment's `finalize` is always called, and the
+    loggers are always finalized. Methods may be `async def`.
 
     Returns:
-        What the experiment raised to end itself early, `None` if it ran to its end.
+        The exception by which the experiment finished early; `None` if it did not.
 
     Raises:
-        BaseException: What `initialize` or `run` raised; else what `finalize` or a logger raised.
+        BaseException: What `initialize` or `run` raised; otherwise what `finalize` or a logger raised.
     """
     surrender: ExperimentSurrender | None = None
     problem: BaseException | None = None
@@ -261,7 +261,7 @@ def _finish(
     surrender: ExperimentSurrender | None,
     problem: BaseException | None,
 ) -> None:
-    """Finalize all; what fails here is added to what failed before, and does not hide it."""
+    """Finalize the experiment and the loggers; an error here is added to an earlier one as a note."""
     first = problem
     arguments = taken(experiment.finalize, surrender, problem is not None)
     finalize = partial(asynchronous.call, experiment.finalize, *arguments)
@@ -269,7 +269,7 @@ def _finish(
         try:
             with forked_children_end("the clean-up"):
                 step()
-        except BaseException as error:  # it may exit, too
+        except BaseException as error:  # user code may also exit
             if first is None:
                 first = error
             else:
@@ -286,7 +286,7 @@ def _capture(repetition: Repetition) -> Capture:
 
 
 def _alone(driver: int) -> bool:
-    """Whether no other repetition runs in this process meanwhile."""
+    """Whether no other repetition runs in this process at the same time."""
     if threading.current_thread() is threading.main_thread():
         return True
     dask = sys.modules.get("distributed")
@@ -294,12 +294,12 @@ def _alone(driver: int) -> bool:
         return False
     try:
         return bool(dask.get_worker().state.nthreads == 1)
-    except ValueError:  # this is no thread of a worker
+    except ValueError:  # not a thread of a worker
         return False
 
 
 def _worth_keeping(last: dict[str, Any], rep: int) -> dict[str, Any]:
-    """Without our own `ts` and `rep`; what the experiment logs itself under these names is kept."""
+    """The last values without our own `ts` and `rep`; values that the experiment logs under these names are kept."""
     return {key: value for key, value in last.items() if not _is_ours(key, value, rep)}
 
 
@@ -310,7 +310,7 @@ def _is_ours(key: str, value: Any, rep: int) -> bool:
 
 
 def _write_trace(error: BaseException, repetition: Repetition, err: TextIO) -> None:
-    """The trace of the experiment, without our own frames around it."""
+    """Write the experiment's traceback, without our own frames around it."""
     if isinstance(error, AmlschedError):
         lines = [f"{type(error).__name__}: {error}\n"]
     else:

@@ -1,4 +1,4 @@
-"""Documents to experiments: defaults and imports merged, selected by name, overridden, and checked as a whole."""
+"""Resolve documents to experiments: merge defaults and imports, select by name, apply overrides, and check."""
 
 import os
 import socket
@@ -32,8 +32,8 @@ class Experiment:
 
     Args:
         name: Its name, which is also the name of its folder.
-        config: All of its keys, merged; not to be changed.
-        layers: The documents that it was merged from; a later one wins over an earlier.
+        config: All keys, merged; not to be changed.
+        layers: The documents that it was merged from; a later one overrides an earlier one.
         axes: Its expansions; the runs are their product.
     """
 
@@ -48,24 +48,24 @@ class Experiment:
         return next(layer for layer in reversed(self.layers) if layer.kind != "override")
 
     def origin(self, *keys: Key) -> Document:
-        """The document that the value of this key path comes from (of a mapping: its last entry)."""
+        """The document that the value of a key path comes from (for a mapping: its last entry)."""
         return origin(self.layers, *keys) or self.document
 
     def place(self, *keys: Key) -> str:
-        """Where a key path got its value, such as `digits.yml:12 (document 2, key params.lr)`."""
+        """The place where a key path gets its value, such as `digits.yml:12 (document 2, key params.lr)`."""
         return place(self.layers, *keys)
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What an experiment file says for this host.
+    """A config, resolved for this host.
 
     Args:
         experiments: The selected experiments, in the order of the file; at least one.
         sections: The sections for batch systems.
         file: The file; `mappings.NO_FILE` if there is none.
-        notes: What works and deserves a look, such as a key that amlsched does not read; each once.
-        differences: What a reader of YAML 1.1, such as cw2, takes for another value: a text for each file.
+        notes: Hints about what works but may not be intended, such as a key that amlsched does not read.
+        differences: For each file, the values that YAML 1.1, and so cw2, reads differently.
     """
 
     experiments: list[Experiment]
@@ -76,7 +76,7 @@ class Resolved:
 
     @property
     def cluster(self) -> dict[str, Any] | None:
-        """The section for the batch system of this host, without values that are wrong; `None` if there is none."""
+        """The section for the batch system of this host, without invalid values; `None` if there is none."""
         return self.sections.cluster
 
     @property
@@ -85,10 +85,10 @@ class Resolved:
         return self.sections.chosen
 
     def checked_cluster(self) -> dict[str, Any] | None:
-        """The section for the batch system of this host, to be used; `None` if there is none.
+        """The valid section for the batch system of this host; `None` if there is none.
 
         Raises:
-            ConfigError: Something in it is wrong.
+            ConfigError: The section is invalid.
         """
         for fault in self.sections.faults:
             raise fault
@@ -103,19 +103,19 @@ def resolve(
     overrides: Sequence[str] = (),
     report: Report = refuse,
 ) -> Resolved:
-    """Reads an experiment file and the files that it imports from, and checks all that is selected.
+    """Read a config file and the files that it imports, and check everything that is selected.
 
     Args:
         source: The file; or its documents, as mappings.
-        select: Name or names of the experiments wanted, exactly as written; none: all of them.
-        host: Name of the host that a `SLURM_xxx` section has to fit; `None`: this one.
-        prefix: Put before the name of each experiment, with a `_` between.
-        overrides: Values that win over those of the files, such as `params.lr=0.1`, for each of the experiments.
-        report: Told of each fault. By default the first one is raised; if all are only noted, the experiments that
-            have one are missing from the result.
+        select: Name or names of experiments, exactly as written; none for all.
+        host: Name of the host that a `SLURM_xxx` section has to match; `None` for this one.
+        prefix: Prefix of the name of each experiment, joined by a `_`.
+        overrides: Values that override those of the files in each experiment, such as `params.lr=0.1`.
+        report: Called with each error. By default, the first error is raised. If it returns, experiments with errors
+            are missing from the result.
 
     Raises:
-        ConfigError: The file, or a file that it imports from, is wrong at a place that the message names.
+        ConfigError: The file, or a file that it imports, is invalid; the message names the place.
         MissingExtraError: PyYAML is not installed.
     """
     select = (select,) if isinstance(select, str) else select
@@ -127,7 +127,7 @@ def resolve(
     sections = sections_for(of_kind(documents, "cluster"), socket.gethostname() if host is None else host)
     groups = _selected(of_kind(documents, "experiment"), select, file, report)
     chosen = [group[0] for group in groups]
-    notes: dict[str, None] = {}  # what a DEFAULT says is noted once
+    notes: dict[str, None] = {}  # a note on a DEFAULT appears once
 
     def made(document: Document, note: Note) -> Experiment | None:
         return _experiment(document, files, prefix, given, report, note)
@@ -149,7 +149,7 @@ def resolve(
 
 
 def _refuse_misspelt_kinds(documents: Sequence[Document], report: Report) -> None:
-    """Refuses documents that were probably meant as `DEFAULT` or as a section for a batch system, and would be run."""
+    """Report experiments that were probably meant to be `DEFAULT` or a section for a batch system."""
     has_default = any(document.kind == "default" for document in documents)
     for document in of_kind(documents, "experiment"):
         guess = ""
@@ -164,9 +164,9 @@ def _refuse_misspelt_kinds(documents: Sequence[Document], report: Report) -> Non
 
 
 def _selected(documents: list[Document], select: Sequence[str], file: Path, report: Report) -> list[list[Document]]:
-    """The documents of the selected experiments; several where each is for one repetition."""
+    """The documents of the selected experiments; several for an experiment with one for each repetition."""
     if not documents:
-        fault = ConfigError(str(file), "there is no experiment in this config", "add a document with a name of its own")
+        fault = ConfigError(str(file), "there is no experiment in this config", "add a document with another name")
         report(fault)
     known = list(dict.fromkeys(document.name for document in documents))
     for name in select:
@@ -175,7 +175,7 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
     wanted = set(select)
     groups: dict[tuple[str, str], list[Document]] = {}
     for document in documents:
-        # A resolved config has one document a run, or, written by cw2, one a repetition.
+        # A resolved config has one document for each run or, if written by cw2, for each repetition.
         identity = (document.name, repr(document.data.get("_experiment_name")))
         group = groups.setdefault(identity, [document])
         if group[0] is document:
@@ -192,7 +192,7 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
 
 
 def _varied(first: Experiment, others: Sequence[Experiment]) -> Experiment:
-    """The experiment of documents that are for one repetition each, and may differ in more than that."""
+    """Combine the documents of single repetitions, whose keys may differ, to one experiment."""
     own = _own(first.config)
     if all(_own(one.config) == own for one in others):
         return first
@@ -208,7 +208,7 @@ def _own(config: dict[str, Any]) -> str:
 def _experiment(
     document: Document, files: Files, prefix: str, overrides: Sequence[Override], report: Report, tell: Note
 ) -> Experiment | None:
-    """The experiment of a document; `None` if it has a fault."""
+    """The experiment of a document; `None` if it has errors."""
     faults: list[ConfigError] = []
 
     def note(fault: ConfigError) -> None:
@@ -234,19 +234,19 @@ def _experiment(
 
 def _check(raw: Experiment, report: Report, note: Note) -> None:
     if problem := name_problem(raw.name):
-        remedy = "choose another; folders belong into path"
+        remedy = "choose another; folders belong in path"
         report(ConfigError(raw.place("name"), f"the name {raw.name!r} {problem}", remedy))
     check_keys(raw.config, raw.place, report, note)
     if "path" not in raw.config:
         report(ConfigError(raw.place(), "there is no path for the results", "add path: results, here or in DEFAULT"))
     given = raw.config.get("_experiment_name")
     if isinstance(given, str) and ("/" in given or given in (".", "..")):
-        problem = f"_experiment_name is {given!r}, which is no name of a folder"
+        problem = f"_experiment_name is {given!r}, which is not a valid name of a folder"
         report(ConfigError(raw.place("_experiment_name"), problem, "leave the key out"))
 
 
 def _refuse_shared_folders(experiments: Sequence[Experiment], report: Report) -> None:
-    """No experiment may lie where another one puts its runs; with one common path none can."""
+    """Report an experiment whose folder is where another one puts its runs; that needs several paths."""
     folders: dict[str, Experiment] = {}
     for experiment in experiments:
         base = str(experiment.config.get("_basic_path") or experiment.config["path"])
@@ -256,6 +256,6 @@ def _refuse_shared_folders(experiments: Sequence[Experiment], report: Report) ->
         while parent not in ("", "/"):
             other = folders.get(parent)
             if other is not None and (below == "log" or below.startswith(f"{other.name}_")):
-                problem = f"the folder {folder} is one that the runs of {other.name!r} may take"
+                problem = f"runs of {other.name!r} may need the same folder, {folder}"
                 report(ConfigError(experiment.place("path"), problem, "choose another path"))
             below, parent = os.path.basename(parent), os.path.dirname(parent)  # noqa: PTH119, PTH120

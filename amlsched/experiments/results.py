@@ -1,4 +1,4 @@
-"""What lies in a folder of results. Nothing here makes or changes a file."""
+"""Find and load the repetitions in a folder of results. Nothing here creates or changes a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 OWN: tuple[str, ...] = ("name", "r", "run", "state", "seconds", "seed", "folder")
-"""Columns of `load` that are always there."""
+"""Columns that `load` always returns."""
 _PATH = "it is the `path` key of the config"
 
 
@@ -52,12 +52,12 @@ class Found:
 
     Attributes:
         name: Name of the experiment; in a copied, moved or renamed folder, the path of that folder.
-        run: Name of the run; likewise with that path in front.
+        run: Name of the run; in such a folder, prefixed with that path.
         rep: Index of the repetition.
         folder: Its folder.
-        params: The settings of its run.
-        record: What its record says.
-        origin: Name of the experiment that wrote it, where its folder is not where that experiment puts it; else empty.
+        params: The parameters of its run.
+        record: Its record.
+        origin: Name of the experiment that wrote a copied, moved or renamed folder; otherwise empty.
     """
 
     name: str
@@ -70,10 +70,10 @@ class Found:
 
 
 def existing_folder(results: str | Path) -> Path:
-    """The folder of results, which is there.
+    """An existing folder of results.
 
     Raises:
-        ExperimentError: It is not.
+        ExperimentError: There is no such folder.
     """
     folder = expanded(results, f"results folder {results}")
     if not folder.is_dir():
@@ -83,23 +83,22 @@ def existing_folder(results: str | Path) -> Path:
 
 
 def survey(results: str | Path) -> Iterator[Found]:
-    """Every repetition of a folder of results: those of its configs, begun or not, then others that left a record.
+    """Yield every repetition in a folder of results: those of its configs, started or not, then others with a record.
 
-    A folder is what lies in it. One that is not where its experiment puts it, since it was copied, moved or renamed, is
-    listed under its own path and never counted with another; what such a folder lacks is not listed, as no run fills
-    it. A folder that several links lead to is listed once.
+    A folder that was copied, moved or renamed is listed under its own path, and never counted with the original. Its
+    missing repetitions are not listed, because no run will create them. A folder with several links is listed once.
 
     Args:
         results: The folder for the results, the `path` of a config; or the folder of one experiment in it.
 
     Raises:
-        ExperimentError: There is no such folder, or nothing of amlsched in it.
+        ExperimentError: There is no such folder, or it contains no results of amlsched.
     """
     folder = existing_folder(results)
     own = (folder / layout.RESOLVED_CONFIG).is_file()
     places = [folder] if own else sorted(file.parent for file in folder.glob(f"*/{layout.RESOLVED_CONFIG}"))
     places.sort(key=lambda place: place.is_symlink())  # the folder itself before the links to it
-    base = (folder.parent if own else folder).absolute()  # not resolved: a link goes by its own name
+    base = (folder.parent if own else folder).absolute()  # not resolved: a link has its own name
     listed: set[str] = set()
     seen: set[str] = set()
     for place in places:
@@ -117,7 +116,7 @@ def survey(results: str | Path) -> Iterator[Found]:
             if record.state is not State.PENDING:
                 yield _left_over(place.absolute(), record, base)
     if not seen:
-        raise ExperimentError(f"results folder {folder}", "has no repetition of amlsched in it", _PATH)
+        raise ExperimentError(f"results folder {folder}", "contains no repetitions of amlsched", _PATH)
 
 
 def _of_config(place: Path, base: Path) -> Iterator[Found]:
@@ -126,12 +125,12 @@ def _of_config(place: Path, base: Path) -> Iterator[Found]:
     try:
         plan = Plan(file)
         paths = {experiment.name: plan.path(experiment) for experiment in plan.experiments}
-    except ConfigError as error:  # not ours, or damaged; what it left is found by its records
+    except ConfigError as error:  # not ours, or damaged; its repetitions are found by their records
         if next(_repetition_folders(place), None) is not None:
-            logger.warning("%s\n  The repetitions in %s are listed by their records alone", error, place)
+            logger.warning("%s\n  The repetitions in %s are only listed by their records", error, place)
         return
     if any("_path_relative_to" not in experiment.config for experiment in plan.experiments):
-        return  # a config of the user's, which happens to lie here
+        return  # a config of the user, which happens to be here
     for experiment in plan.experiments:
         path = paths[experiment.name]
         written_for = layout.resolved_config_folder(path, experiment)
@@ -174,19 +173,19 @@ def _left_over(place: Path, record: Record, base: Path) -> Found:
 
 
 def _label(place: Path, base: Path) -> str:
-    """The path of a folder below that of the results."""
+    """The path of a folder, relative to that of the results."""
     return os.path.relpath(place, base)
 
 
 def _relabelled(run: str, name: str, label: str) -> str:
-    """The name of a run in a folder that may not be that of its experiment."""
+    """The name of a run, in a folder that may not be its experiment's."""
     if label == name:
         return run
     return label if run == name else f"{label}/{run}"
 
 
 def _repetition_folders(folder: Path) -> Iterator[Path]:
-    """Folders such as `log/rep_00`, below any other folder; nothing is looked for inside them."""
+    """The folders such as `log/rep_00` below a folder, at any depth, without descending into them."""
     for place, folders, _ in os.walk(folder):
         folders.sort()
         if Path(place).name == "log":
@@ -197,7 +196,7 @@ def _repetition_folders(folder: Path) -> Iterator[Path]:
 
 
 def tallied(found: Iterable[Found]) -> Summary:
-    """The numbers of repetitions, by run and by state."""
+    """Count repetitions by run and by state."""
     summary = Summary()
     elsewhere: dict[str, str] = {}
     for one in found:
@@ -209,7 +208,7 @@ def tallied(found: Iterable[Found]) -> Summary:
         summary.expect(one.run, 1)
         summary.count(one.run, one.record.state, one.record.last, one.record.seconds, one.record.used)
         if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
-            summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run takes it up")
+            summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run resumes it")
         if lost := records.rows_lost(one.folder, one.record):
             summary.notes.append(f"{one.run} rep {one.rep}: {lost}")
         if one.record.state in (State.FAILED, State.UNKNOWN):
@@ -218,16 +217,16 @@ def tallied(found: Iterable[Found]) -> Summary:
 
 
 def load(results: str | Path) -> Results:
-    """The repetitions of a folder of results, one a row.
+    """Load the repetitions in a folder of results, one per row.
 
     Returns:
         A `pandas.DataFrame` with the index `(name, r)`: name of the experiment and index of the repetition. Columns:
-        `run`, `state`; the parameters, nested ones joined by `_` as in `opt_lr` (by a dot where that name is taken);
-        the last value of each metric (`metric_last` where a parameter of any run has that name); `seconds`, `seed`,
-        `folder`. What a repetition lacks is NaN or None. See `Results` for what it can do beyond pandas.
+        `run`, `state`; the parameters, nested ones joined by `_` as in `opt_lr` (by a dot if that name is taken); the
+        last value of each metric (`metric_last` if a parameter of any run has that name); `seconds`, `seed`, `folder`.
+        Missing values are NaN or None. See `Results` for methods beyond those of pandas.
 
     Raises:
-        ExperimentError: There is no such folder, or nothing of amlsched in it.
+        ExperimentError: There is no such folder, or it contains no results of amlsched.
         MissingExtraError: pandas is not installed.
     """
     pandas_for("experiments.load")
@@ -237,7 +236,7 @@ def load(results: str | Path) -> Results:
 
 
 def _without_problems(found: Iterable[Found]) -> Iterator[Found]:
-    """The same; records that cannot be read are said on the way."""
+    """Pass repetitions on, with a warning for each record that cannot be read."""
     for one in found:
         if one.record.problem:
             logger.warning("%s", one.record.problem)
@@ -245,24 +244,24 @@ def _without_problems(found: Iterable[Found]) -> Iterator[Found]:
 
 
 def iterations(results: str | Path) -> pd.DataFrame:
-    """All rows that the repetitions of a folder of results logged; the same as `load(results).iterations()`.
+    """Load all rows that the repetitions in a folder of results logged; the same as `load(results).iterations()`.
 
     Raises:
-        ExperimentError: There is no such folder, or nothing of amlsched in it, or nothing was logged.
+        ExperimentError: There is no such folder, it contains no results of amlsched, or nothing was logged.
         MissingExtraError: pandas is not installed.
     """
     return load(results).iterations()
 
 
 def about(found: Found) -> dict[str, Any]:
-    """What `load` tells of any repetition: the columns `OWN`."""
+    """The values of a repetition in the columns `OWN`."""
     seed = None if found.record.state is State.PENDING else found.record.seed
     values = (found.name, found.rep, found.run, found.record.state.value, found.record.seconds, seed, str(found.folder))
     return dict(zip(OWN, values, strict=True))
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The leaves of nested mappings and lists, each with the keys that lead there; what is empty is a leaf."""
+    """The leaves of nested mappings and lists, each with its path; an empty mapping or list is a leaf."""
     below: Iterable[tuple[Any, Any]] = ()
     if is_mapping(value):
         below = value.items()
@@ -276,5 +275,5 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def pandas_for(what: str) -> Any:
-    """The module pandas, for what needs it."""
+    """Import pandas for `what`, which is named if it is missing."""
     return import_extra("pandas", what, "pandas", "results")

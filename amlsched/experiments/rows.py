@@ -1,4 +1,4 @@
-"""What an experiment returns, as a row."""
+"""Convert what an experiment returns to a row."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _ROW = "a mapping such as {'loss': 0.5}, or a number"
 
 
 def row_of(result: Any, name: Callable[[], str], *, needed: bool = False) -> Mapping[str, Any] | None:
-    """The row that a result stands for: a mapping or a dataclass as it is, a number as `value`, `None` for no row.
+    """The row for a result: the entries of a mapping or dataclass, a number as `value`, `None` for no row.
 
     Args:
-        result: What was returned.
-        name: Gives the name of what returned it.
-        needed: Whether it has to be a row.
+        result: The returned value.
+        name: Returns the name of the function, for messages.
+        needed: Whether `None` is an error.
 
     Raises:
-        ExperimentError: No row can hold it.
+        ExperimentError: The result cannot be a row.
     """
     row = _as_row(result)
     if row is not None or (result is None and not needed):
         return row
     what = "None" if result is None else f"a {type(result).__name__}"
-    raise ExperimentError(f"{name()} returned {what}, and must return a row", _ROW + ("" if needed else ", or nothing"))
+    raise ExperimentError(f"{name()} returned {what}, but must return a row", _ROW + ("" if needed else ", or nothing"))
 
 
 def payload_row(payload: Any) -> Mapping[str, Any] | None:
-    """The row that the payload of a surrender stands for; `None` if it is no row, which is said in `err.log`."""
+    """The row for the payload of a surrender; `None` if it cannot be a row, with a message in `err.log`."""
     row = _as_row(payload)
     if row is None and payload is not None:
-        print(f"surrendered with a {type(payload).__name__}, which is no row: it is not logged", file=sys.stderr)  # noqa: T201
+        print(f"surrendered with a {type(payload).__name__}, which cannot be a row: it is not logged", file=sys.stderr)  # noqa: T201
     return row
 
 

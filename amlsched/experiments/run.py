@@ -1,4 +1,4 @@
-"""Runs experiments: each repetition is one call of one task. The only file here that knows the scheduler."""
+"""Run experiments: each repetition is a call of one task. The only module here that uses the scheduler."""
 
 from __future__ import annotations
 
@@ -61,50 +61,50 @@ logger = logging.getLogger(__name__)
 __all__ = ["ExperimentRun"]
 
 _ORPHANS_END_S = 10.0
-"""Workers whose driver was killed are gone by then."""
+"""By this time, workers whose driver was killed have exited."""
 _UNCAUGHT = (
-    "there were child processes: on threads, what they print goes to the console, unless they were given "
-    "sys.stdout and sys.stderr; --executor processes catches it"
+    "there were child processes: with threads, their output goes to the console, unless they were passed "
+    "sys.stdout and sys.stderr; --executor processes captures it"
 )
 _SHARED = (
-    "global random numbers (of random, numpy or torch) were used in threads, which share them: they are not seeded "
-    "there; use log.seed or config['_seed'], or --executor processes"
+    "global random number generators (of random, numpy or torch) were used in threads, which share them, so they are "
+    "not seeded; use log.seed or config['_seed'], or --executor processes"
 )
 
 
 class ExperimentRun(Emitter):
-    """Runs the repetitions of a plan that are left to run, on any executor.
+    """Runs the remaining repetitions of a plan, with any executor.
 
     Args:
-        target: The experiment: a class, a function, or their place as in `train.py:Digits`.
-        plan: The repetitions, or the config that they come from, as of `Plan`.
+        target: The experiment: a class, a function, or its place as in `train.py:Digits`.
+        plan: The repetitions, or the config that they come from, as for `Plan`.
         executor: Name of the executor: `processes`, `threads`, `sequential` or `loky`.
-        capture: Whether what a repetition prints goes to its `out.log` and `err.log`, or to the console.
-        keep_changed: Whether repetitions that were run with other settings under the same name are left as they are.
-            Otherwise nothing is run where there are such.
-        grace_s: After a signal, seconds for repetitions that can stop to save what they have.
-        loggers: Told what the experiment logs, beside the CSV file; each repetition gets a copy.
-        initial: Whether the runs of the plan are run. With `False`, only what `submit` adds is run, such as in a
+        capture: Whether the output of a repetition goes to its `out.log` and `err.log`, or to the console.
+        keep_changed: Whether to keep repetitions that were run with other settings under the same name. Otherwise, they
+            are an error, and nothing is run.
+        grace_s: After a signal, the seconds that repetitions which support stopping have to save their state.
+        loggers: Receive what the experiment logs, in addition to the CSV file; each repetition gets a copy.
+        initial: Whether to run the runs of the plan. With `False`, only what `submit` adds is run, for example in a
             callback of `on_start`: for a search that chooses all parameters itself.
-        **options: For the executor, such as `max_workers`.
+        **options: Options of the executor, such as `max_workers`.
 
     Raises:
-        ConfigError: The config is wrong.
+        ConfigError: The config is invalid.
         ExperimentError: The target cannot be found.
     """
 
     STARTED: ClassVar[Event[[], Any]] = Event("on-start", ())
-    """Everything was checked, and the first repetitions are about to be submitted."""
+    """Emitted after all checks, before the first repetitions are submitted."""
     SUBMITTED: ClassVar[Event[[Repetition], Any]] = Event("on-repetition-submitted", ("repetition",))
-    """A repetition was submitted."""
+    """Emitted when a repetition was submitted."""
     DONE: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
-    """A repetition ended, in whatever way; its record says so already."""
+    """Emitted when a repetition has ended in any state, after its record was written."""
     RESULT: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-result", ("repetition", "ended"))
-    """A repetition is done: it completed or surrendered, in this run or, as `ended.left` says, before."""
+    """Emitted when a repetition is done: it completed or surrendered, in this run or (if `ended.left`) before."""
     RESULTS: ClassVar[Event[[list[tuple[Repetition, Ended]]], Any]] = Event("on-results", ("results",), gathers=True)
-    """Repetitions are done; those since its callbacks were called last, each with how it ended."""
+    """Emitted with all repetitions that are done since its callbacks were last called, each with its outcome."""
     EXCEPTION: ClassVar[Event[[Repetition, BaseException], Any]] = Event("on-exception", ("repetition", "error"))
-    """A repetition failed."""
+    """Emitted when a repetition has failed."""
 
     on_start: Subscriber[[], Any]
     on_result: Subscriber[[Repetition, Ended], Any]
@@ -154,42 +154,43 @@ class ExperimentRun(Emitter):
         self._runs_on: Executor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._faults: list[Exception] = []
-        self._gathered: list[tuple[Repetition, Ended]] = []  # done, and not told to `on_results`
-        self._more: deque[Repetition] = deque()  # submitted by the user, not yet handed out
-        self._stopping = False  # by a signal
+        self._gathered: list[tuple[Repetition, Ended]] = []  # done, but not yet passed to `on_results`
+        self._more: deque[Repetition] = deque()  # submitted by the user, but not yet to the executor
+        self._stopping = False  # because of a signal
         self._in_flight = 0
         self._enough = 1
         self._n_submitted = 0
         self._names = Names(self.plan, initial)
-        self._twins: dict[Path, list[Planned]] = {}  # submitted and not ended: what was submitted once more meanwhile
+        self._twins: dict[Path, list[Planned]] = {}  # for those in flight: the same repetitions, submitted again
         self._bindings: dict[str, Binding] = {}
-        self._busy: dict[Planned, tuple[Path, int]] = {}  # run now by others: folder for the results, and job
+        self._busy: dict[Planned, tuple[Path, int]] = {}  # running in another run: folder for the results, and job
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.summary.table())}</pre>"
 
     @property
     def workers(self) -> WorkersNow | None:
-        """How many workers there are, and what there is in place of others, where they come and go."""
+        """How many workers there are, and why others are missing, if their number changes."""
         return workers_now(self._runs_on) if self._runs_on is not None else None
 
     def run(self) -> Summary:
-        """Run what is left to run.
+        """Run the remaining repetitions.
 
         Returns:
-            What there is now, and what was done.
+            The state of all repetitions, and what this run did.
 
         Raises:
             ExperimentError: The experiment cannot be imported or sent to workers, a results folder cannot be written,
                 or repetitions were run with other settings under the same name; nothing was run.
-            CodeCopyError: A copy of the code was made for this job, and the experiment does not come from there.
-            ResourcesError: A repetition asks for more GPUs or CPUs than there are.
-            ResultsNotWritableError: The disk is full, or read-only; the same again goes on from there.
-            KeyboardInterrupt: Ctrl-C: what ran is cancelled by its record.
+            CodeCopyError: A copy of the code was made for this job, but the experiment was not imported from it.
+            ResourcesError: A repetition requests more GPUs or CPUs than there are.
+            ResultsNotWritableError: The disk is full or read-only; running again resumes.
+            KeyboardInterrupt: Ctrl-C; running repetitions are recorded as cancelled.
         """
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(
-                "ExperimentRun.run() cannot be used where an asyncio loop runs, as in a notebook: await run.async_run()"
+                "ExperimentRun.run() cannot be called while an asyncio loop is running here, as in a notebook: use "
+                "await run.async_run()"
             )
         with contextlib.closing(self._schedulers()) as schedulers:
             for scheduler in schedulers:
@@ -201,11 +202,11 @@ class ExperimentRun(Emitter):
         return self.summary
 
     async def async_run(self) -> Summary:
-        """The same as `run`, in a loop that runs already, as in a notebook: `await run.async_run()`.
+        """Like `run`, in an asyncio loop that is already running, as in a notebook: `await run.async_run()`.
 
-        The loop goes on meanwhile, but for the executor `sequential`, which runs repetitions in it. If it is cancelled,
-        as by an interrupt of the kernel, repetitions that can stop get their grace; a second time, all are cancelled.
-        Signals are left to the loop's owner.
+        The loop is not blocked, except by the executor `sequential`, which runs repetitions in the loop's thread. If it
+        is cancelled, for example by interrupting the kernel, repetitions that support stopping get the grace period; if
+        it is cancelled again, all are cancelled. Handling signals is left to the loop's owner.
         """
         with contextlib.closing(self._schedulers()) as schedulers:
             for scheduler in schedulers:
@@ -229,9 +230,9 @@ class ExperimentRun(Emitter):
             raise
 
     def _schedulers(self) -> Generator[Scheduler | float]:
-        """The schedulers to run, one after the other; between them, seconds to wait for."""
+        """Yield the schedulers to run one after the other, or seconds to wait before the next."""
         with per_thread() if self.capture else contextlib.nullcontext():
-            with contextlib.suppress(BatchSystemError, MissingExtraError):  # told when they are needed
+            with contextlib.suppress(BatchSystemError, MissingExtraError):  # raised when the executor is needed
                 scheduler_for(self.executor, self.options)
             self._bindings = bindings(self.plan, self.executor, self.options.get("max_workers"))
             with next(iter(self._bindings.values())).here(self.executor):  # before the experiment is imported
@@ -270,38 +271,38 @@ class ExperimentRun(Emitter):
         repetitions: Iterable[int] | None = None,
         iterations: int | None = None,
     ) -> str:
-        """Have an experiment run with these parameters too, as in a search that adapts. For callbacks of `on_result`.
+        """Add a run of an experiment with these parameters, as in an adaptive search. For callbacks of `on_result`.
 
-        What is done already, by its record, is not run again: it is told of by `on_result` at once. So a search that
-        was stopped comes to where it was when it is started again.
+        Repetitions that are done, by their record, are not run again: `on_result` is emitted for them immediately. So a
+        search that was stopped resumes where it was when it is started again.
 
         Args:
-            params: What differs from the experiment's own parameters, nested as in a config. Numbers and arrays of
-                numpy and the like become those of Python, and lists.
-            experiment: Its name; `None` for the only one.
-            repetitions: Their indices; `None` for as many as the config says.
-            iterations: Instead of those of the config; then they are part of the run's name.
+            params: Parameters that differ from the experiment's own, nested as in a config. Scalars and arrays of numpy
+                and similar libraries are converted to numbers and lists.
+            experiment: Name of the experiment; `None` for the only one.
+            repetitions: Indices of repetitions; `None` for as many as in the config.
+            iterations: Replaces that of the config, and becomes part of the run's name.
 
         Returns:
             The name of the run.
 
         Raises:
             ExperimentError: There is no such experiment, or it was run with other settings under the same name.
-            ConfigError: A value is none that a config can hold.
+            ConfigError: A config cannot hold a value.
         """
         known = {one.name: one for one in self.plan.experiments}
         if experiment is None and len(known) == 1:
             experiment = next(iter(known))
         if experiment not in known:
-            raise ExperimentError(f"experiment {experiment}", "is not known", offered(str(experiment), known))
+            raise ExperimentError(f"experiment {experiment}", "is unknown", offered(str(experiment), known))
         path = self.plan.path(known[experiment]).resolve()
         indices = None if repetitions is None else list(repetitions)
         run = self._names.run_with(known[experiment], params, iterations, path, indices)
         for index in range(run.repetitions) if indices is None else indices:
             planned = self.plan.repetition(run, index, path)
             if planned.changed and not planned.todo and not self.keep_changed:
-                told = "; ".join(differences(planned.known, run.at(index)))
-                raise ExperimentError(run.name, f"was run with other settings under the same name: {told}", "use -o")
+                changes = "; ".join(differences(planned.known, run.at(index)))
+                raise ExperimentError(run.name, f"was run with other settings under the same name: {changes}", "use -o")
             self._n_submitted += 1
             self.summary.expect(run.name, 1)
             if planned.folder in self._twins or any(one.folder == planned.folder for one in self.running.values()):
@@ -316,17 +317,17 @@ class ExperimentRun(Emitter):
         return run.name
 
     def run_by(self, scheduler: AbstractScheduler, overwrite: bool = False) -> Summary:
-        """Have a scheduler of your own run the jobs.
+        """Run the jobs with a custom scheduler.
 
         Args:
-            scheduler: Gets all jobs of the plan, with the repetitions that are done too.
-            overwrite: Handed to it.
+            scheduler: Gets all jobs of the plan, including repetitions that are done.
+            overwrite: Passed to the scheduler.
 
         Returns:
-            What there is now.
+            The state of all repetitions.
 
         Raises:
-            ExperimentError: As of `run`.
+            ExperimentError: As for `run`.
         """
         with per_thread() if self.capture else contextlib.nullcontext():
             self.prepare()
@@ -339,7 +340,7 @@ class ExperimentRun(Emitter):
         """The jobs of the plan.
 
         Args:
-            executor: What the records shall name as the executor.
+            executor: Name of the executor, for the records.
         """
         paths = {experiment.name: self.plan.path(experiment).resolve() for experiment in self.plan.experiments}
         for bundle in bundles(self.plan) if self.plan.bundle is None else [self.plan.bundle]:
@@ -354,7 +355,7 @@ class ExperimentRun(Emitter):
             )
 
     def _survey(self) -> None:
-        """Count what the records say."""
+        """Count the repetitions by their records."""
         for path, run in self.plan.runs():
             self.summary.tallies[run.name] = Tally(run.name, len(self.plan.indices(run)))
             for planned in self.plan.repetitions(run, path):
@@ -366,7 +367,7 @@ class ExperimentRun(Emitter):
     # ------------------------------------------------------------------------------------------------ before it starts
 
     def prepare(self) -> None:
-        """Find out what would go wrong in every repetition, and write the configs beside the runs.
+        """Check for errors that would occur in every repetition, and write the resolved configs.
 
         Raises:
             ConfigError: The config does not suit the experiment.
@@ -377,12 +378,12 @@ class ExperimentRun(Emitter):
         self._write_configs()
 
     def check(self) -> None:
-        """Find out what would go wrong in every repetition, before any starts."""
+        """Check for errors that would occur in every repetition, before any starts."""
         check_run(self.target, self.plan, self.executor, keep_changed=self.keep_changed)
         self._code = code_version(self.target.folder)
 
     def _write_configs(self) -> None:
-        """Beside the runs, so that the folder says what belongs to it."""
+        """Write the resolved configs next to the runs, so that the folder is complete by itself."""
         for experiment in self.plan.experiments:
             path = self.plan.path(experiment).resolve()
             layout.write_resolved(path, experiment, self.plan.config, self.plan.debug)
@@ -399,19 +400,19 @@ class ExperimentRun(Emitter):
             try:
                 while repetition := repetition or self._next():
                     future = task.submit(repetition)
-                    assert future is not None  # there is no plugin to refuse it
+                    assert future is not None  # there is no plugin that could reject it
                     self.running[future] = repetition
                     self._in_flight += 1
                     self.on_repetition_submitted.emit(repetition)
                     repetition = None
             except SchedulerNotRunningError:
-                pass  # it is ending
+                pass  # the scheduler is stopping
             except BrokenExecutor as fault:
-                problem = f"broke while it was in use: {str(fault).splitlines()[0]}"
-                remedy = "the same command takes up what is left; --executor processes outlives a worker that dies"
+                problem = f"broke: {str(fault).splitlines()[0]}"
+                remedy = "run the same command again to resume; --executor processes survives the death of a worker"
                 faults.append(ExperimentError(f"executor {self.executor}", problem, remedy))
                 scheduler.stop()
-            except Exception as fault:  # not of a repetition, so it does not fall under on_exception
+            except Exception as fault:  # not a repetition's, so `on_exception` does not handle it
                 faults.append(fault)
                 scheduler.stop(stop_msg=str(fault))
 
@@ -436,12 +437,12 @@ class ExperimentRun(Emitter):
         @task.on_exception
         def failed(future: Future[Outcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]
             repetition = self._landed(future)
-            if isinstance(error, ResultsNotWritableError):  # it would go the same way with all others
+            if isinstance(error, ResultsNotWritableError):  # all others would fail in the same way
                 self.running[future] = repetition
                 faults.append(error)
                 scheduler.stop(stop_msg=str(error))
                 return
-            if self._stopping and isinstance(error, WorkerLostError):  # who ends us ended it: no fault of its own
+            if self._stopping and isinstance(error, WorkerLostError):  # killed together with us, not by its own fault
                 self.running[future] = repetition
                 return
             self._ended(repetition, self._close(repetition, error))
@@ -458,13 +459,13 @@ class ExperimentRun(Emitter):
 
         @task.on_cancelled
         def cancelled(future: Future[Outcome]) -> None:  # pyright: ignore[reportUnusedFunction]
-            # Its record is written in the end, when no worker can write there any more.
+            # Its record is written at the end, when no worker can write there any more.
             self.running[future] = self._landed(future)
             submit()
 
         before = children_ended()
 
-        @scheduler.on_finishing  # while the executor still has its own child processes
+        @scheduler.on_finishing  # before the executor's own child processes exit
         def look() -> None:  # pyright: ignore[reportUnusedFunction]
             uncaught = self.executor == "threads" and self.capture and children_ended() != before
             if uncaught and _UNCAUGHT not in self.summary.notes:
@@ -479,7 +480,7 @@ class ExperimentRun(Emitter):
             raise faults[0]
 
     def _tell_to_stop(self) -> int:
-        """On a signal: let those that can stop do so, and begin no others."""
+        """On a signal: ask repetitions to stop, and start no others; returns how many are able to stop."""
         loop, scheduler = self._loop, self._scheduler
         able = sum(stopping.can_stop(repetition.folder) for repetition in self.running.values())
         if loop is None or scheduler is None or not able:
@@ -491,7 +492,7 @@ class ExperimentRun(Emitter):
         return able
 
     def _next(self) -> Repetition | None:
-        """The next to submit; `None` if there are enough for now, or no job has room."""
+        """The next repetition to submit; `None` if enough are in flight, or no job has a free slot."""
         return self._taken() if self._in_flight < self._enough else None
 
     def _taken(self) -> Repetition | None:
@@ -500,26 +501,26 @@ class ExperimentRun(Emitter):
         return self._turns.take()
 
     def _landed(self, future: Future[Outcome]) -> Repetition:
-        """The repetition of a call that has ended."""
+        """The repetition of a call that has ended, which is no longer in flight."""
         repetition = self.running.pop(future)
         self._in_flight -= 1
         self._turns.give_back(repetition)
         return repetition
 
     def _calls_ahead(self, options: Mapping[str, Any]) -> int:
-        """How many calls to hand to the executor at a time: enough that no worker waits for the next."""
+        """How many calls to submit to the executor at a time: enough that no worker waits for the next."""
         if self.executor == "sequential":
             return 1
         workers = options.get("max_workers") or options.get("n_workers") or len(cpus())
         return 2 * int(workers) + 2
 
     def _settle(self) -> None:
-        """Write what became of those that were cancelled, now that no worker is left that could write it."""
+        """Record cancelled repetitions, now that no worker remains that could write to their folders."""
         for repetition in self.running.values():
             stopping.withdraw(repetition.folder)
             try:
                 record = records.end(repetition.folder, self.run_id, State.CANCELLED)
-            except OSError as problem:  # the record says that it runs, and nobody holds its claim: it is taken up
+            except OSError as problem:  # it is still recorded as running, but without a claim: the next run resumes it
                 self._not_written(repetition, problem)
                 record = repetition.record
             begun = bool(record.attempts) and record.attempts[-1].run_id == self.run_id
@@ -549,7 +550,7 @@ class ExperimentRun(Emitter):
             self.summary.failed.append((str(repetition), repetition.folder, line))
             logger.error("%s failed: %s (see %s)", repetition, line, repetition.folder)
         elif ended.state is State.RUNNING:
-            self.summary.notes.append(f"{repetition}: is run by another run now")
+            self.summary.notes.append(f"{repetition}: is running in another run")
         self._tell(self.on_repetition_done, repetition, ended)
         if ended.state.done:
             self._done(repetition, ended)
@@ -567,7 +568,7 @@ class ExperimentRun(Emitter):
             self._tell(self.on_results, results)
 
     def _tell(self, subscriber: Subscriber[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call the user's callbacks; if one raises, the run ends and raises it."""
+        """Emit an event to the user's callbacks; if one raises, the run stops and raises the error."""
         try:
             subscriber.emit(*args, **kwargs)
         except Exception as fault:
@@ -576,7 +577,7 @@ class ExperimentRun(Emitter):
                 self._scheduler.stop(stop_msg="a callback failed")
 
     def _repetitions(self) -> Iterator[Repetition]:
-        """What is to be run, found as it is asked for; what is not is counted on the way."""
+        """Yield, lazily, the repetitions to run, and count the others on the way."""
         changed = 0
         numbers = Numbers(self.plan.bundle)
         for path, run in self.plan.runs():
@@ -592,12 +593,12 @@ class ExperimentRun(Emitter):
                     changed += planned.changed
         if changed:
             self.summary.notes.append(
-                f"{counted(changed, 'repetition', 'were')} run with other settings under the same name, and are left: "
+                f"{counted(changed, 'repetition', 'were')} run with other settings under the same name, and are kept: "
                 "-o runs them again"
             )
 
     def _until_orphans_end(self) -> Iterator[float]:
-        """Seconds to wait, while workers run whose driver was killed: they end soon."""
+        """Yield seconds to wait while workers are running whose driver was killed: they exit soon."""
         deadline = time.monotonic() + _ORPHANS_END_S
         while any(map(self._is_orphaned, self._busy.items())) and time.monotonic() < deadline:
             yield _ORPHANS_END_S / 50
@@ -609,7 +610,7 @@ class ExperimentRun(Emitter):
         return again.known.state is State.RUNNING and not again.todo and driver.alive() is False
 
     def _orphans(self) -> Iterator[Repetition]:
-        """Those that others ran when this run began, and that nobody runs now."""
+        """Yield repetitions that were running in another run when this one started, and no longer are."""
         for planned, (path, job) in list(self._busy.items()):
             again = self.plan.repetition(planned.run, planned.index, path)
             if again.known.state is State.RUNNING and not again.todo:

@@ -1,4 +1,4 @@
-"""Schedulers of your own, as in cw2: they see the jobs, and decide how their repetitions are run."""
+"""Custom schedulers, as in cw2: they get the jobs, and decide how their repetitions run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["AbstractScheduler", "Job", "LocalScheduler"]
 
 
 class Job:
-    """Some repetitions that are run as one job; see `reps_per_job`. It can be pickled.
+    """Repetitions that run as one job; see `reps_per_job`. It can be pickled.
 
     Args:
         index: Number of the job, from 0.
         repetitions: Its repetitions.
-        todo: Which of them are to be run, by their folders; the others are done.
-        n_parallel: How many of them shall run at a time.
+        todo: The folders of those to run; the others are done.
+        n_parallel: How many of them run at a time.
 
     Attributes:
         tasks: The `cw_config` of each repetition, in order.
@@ -48,22 +48,24 @@ class Job:
     def run_task(self, task: dict[str, Any], overwrite: bool = False) -> Outcome | None:
         """Run one repetition in this process.
 
-        What the experiment raises is in its `err.log` and in its record, and goes no further, so that the next
-        repetition can be run. Ctrl-C does go further.
+        An exception of the experiment is written to its `err.log` and its record, and not raised, so that the next
+        repetition can run. Ctrl-C is raised.
 
         Args:
-            task: One of `tasks`; what was changed in it is what the experiment gets.
-            overwrite: Whether it is run though it is done.
+            task: One of `tasks`; the experiment gets it with all changes that were made to it.
+            overwrite: Whether to run it even if it is done.
 
         Returns:
-            How it ended; `None` if it failed, or was left alone since it is done.
+            The outcome; `None` if it failed, or was skipped because it is done.
 
         Raises:
-            ExperimentError: The task is none of this job.
+            ExperimentError: The task does not belong to this job.
         """
         repetition = self._repetitions.get(task.get("_rep_log_path", ""))
         if repetition is None:
-            raise ExperimentError(f"job {self.index}", "this task is none of it", "take the tasks from job.tasks")
+            raise ExperimentError(
+                f"job {self.index}", "the task does not belong to this job", "use tasks from job.tasks"
+            )
         if repetition.folder not in self._todo and not overwrite:
             return None
         repetition = replace(repetition, config=task, seen=None if overwrite else repetition.seen)
@@ -71,16 +73,16 @@ class Job:
             return run_repetition(repetition)
         except Exception as error:
             with contextlib.suppress(OSError):
-                close(repetition, error)  # if it could not, as where its folder is gone
+                close(repetition, error)  # in case it could not record that itself
             print(f"{repetition} failed: {error}", file=sys.stderr)  # noqa: T201  (the trace is in err.log)
             return None
 
 
 class AbstractScheduler(ABC):
-    """Runs jobs in its own way. Write `run`, which finds them in `self.joblist`.
+    """Base class of custom schedulers. Implement `run`, which gets the jobs from `self.joblist`.
 
     Args:
-        conf: For your own use.
+        conf: Kept as `config`, for your own use.
     """
 
     def __init__(self, conf: Any = None) -> None:
@@ -88,7 +90,7 @@ class AbstractScheduler(ABC):
         self.joblist: Sequence[Job] = ()
 
     def assign(self, joblist: Sequence[Job]) -> None:
-        """Take the jobs; called before `run`."""
+        """Set the jobs; called before `run`."""
         self.joblist = joblist
 
     @abstractmethod
@@ -96,12 +98,12 @@ class AbstractScheduler(ABC):
         """Run the jobs.
 
         Args:
-            overwrite: To be handed to `job.run_task`.
+            overwrite: To be passed to `job.run_task`.
         """
 
 
 class LocalScheduler(AbstractScheduler):
-    """One job after the other in this process, `reps_in_parallel` of its repetitions at a time in threads."""
+    """Runs one job at a time in this process, with `reps_in_parallel` of its repetitions at a time in threads."""
 
     def run(self, overwrite: bool = False) -> None:
         """Run the jobs."""

@@ -1,4 +1,4 @@
-"""A JSON schema of experiment files, for editors."""
+"""A JSON schema of configs, for editors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,13 @@ _ASKS = {"type": "string", "pattern": r"\$\{env:"}
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of one document of an experiment file: a DEFAULT, a section for a batch system, or an experiment.
+    """The schema of one document of a config: a DEFAULT, a section for a batch system, or an experiment.
 
-    An editor checks each document by itself, so what only the whole file tells is left out: whether there is a `path`
-    at last, and which further keys the `extra_keys` of a DEFAULT allow. Of the misspelt
-    keys it knows those with one wrong letter.
+    An editor checks each document separately, so the schema omits rules about the whole file: whether there is a
+    `path`, and which keys the `extra_keys` of a DEFAULT allow. It recognizes misspelled keys with one wrong letter.
 
     Sources:
-        JSON Schema, draft 2020-12. Its keywords here mean the same in draft 7, which editors read too.
+        JSON Schema, draft 2020-12. The keywords used here mean the same in draft 7, which editors also support.
     """
     section = {"type": "string", "pattern": "^[Ss][Ll][Uu][Rr][Mm](_.+)?$"}
     nested = {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/lists"}}
@@ -71,7 +70,7 @@ def _section() -> dict[str, Any]:
 
 
 def _closed(rules: Mapping[str, keys.Rule]) -> dict[str, Any]:
-    """Other keys are the user's own: not one that is misspelt, nor a mapping of lists, unless the document names it."""
+    """Other keys are the user's own, except misspelled ones and mappings of lists, unless the document names them."""
     known = {
         "properties": dict.fromkeys(rules, True),
         "patternProperties": {"^(grid|list|ablative|_|x-)": True, misspellings(keys.MISSPELT): False},

@@ -1,4 +1,4 @@
-"""Runs that no config lists: those that a search asks for while it goes on."""
+"""Runs that are not in the config: those that a search adds while it is running."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ __all__ = ["Names"]
 
 
 class Names:
-    """The runs of a search, each with a name of its own: where names drop what tells two settings apart, such as "1"
-    from 1, the later one has a suffix that is made of its settings.
+    """Creates the runs of a search with unique names.
+
+    Names do not distinguish all settings, such as "1" from 1; then the later run has a suffix made from its settings.
 
     Args:
-        plan: What is run beside it.
-        initial: Whether the runs of the config are run, too.
+        plan: The plan that the search belongs to.
+        initial: Whether the runs of the config run too.
     """
 
     def __init__(self, plan: Plan, initial: bool) -> None:
@@ -45,19 +46,19 @@ class Names:
         path: Path,
         indices: Sequence[int] | None = None,
     ) -> Run:
-        """The run of an experiment with these parameters; the same parameters always give the same run, and folder.
+        """The run of an experiment with these parameters; the same parameters always give the same run and folder.
 
         Args:
-            experiment: The experiment, whose own parameters hold for all that is not given.
-            params: Parameters, nested as in a config; scalars and arrays of numpy and the like are numbers and lists
-                in it.
-            iterations: Instead of those of the config; they become part of the name.
+            experiment: The experiment, whose own parameters are the defaults.
+            params: Parameters, nested as in a config; scalars and arrays of numpy and similar libraries are converted
+                to numbers and lists.
+            iterations: Replaces that of the config, and becomes part of the name.
             path: The folder for the results.
-            indices: The repetitions that are asked for; `None` for all.
+            indices: The requested repetitions; `None` for all.
 
         Raises:
-            ConfigError: A value is none that a config can hold.
-            ExperimentError: Two keys read alike.
+            ConfigError: A config cannot hold a value.
+            ExperimentError: Two keys have the same text.
         """
         given: dict[Any, Any] = as_config(params, f"{experiment.name}: params")
         choices = tuple(Alternative(((place, value),), setting_label(place, value)) for place, value in nested(given))
@@ -75,13 +76,13 @@ class Names:
 
     @property
     def _names(self) -> dict[str, Any]:
-        """What the runs of this driver have as parameters."""
+        """The parameters of the runs of this driver, by name."""
         if self._known is None:
             self._known = {run.name: identity(run.params) for _, run in self._plan.runs()}
         return self._known
 
     def _is_of_another(self, run: Run, path: Path, indices: Sequence[int]) -> bool:
-        """Whether the name is that of a run with other parameters, of this driver or an earlier one."""
+        """Whether a run with other parameters, of this driver or an earlier one, has this name."""
         if run.name in self._names:
             return bool(self._names[run.name] != identity(run.params))
         for index in indices:
@@ -103,11 +104,13 @@ def _at(params: Any, place: KeyPath) -> Any:
 
 
 def _refuse_twins(params: dict[Any, Any], where: str) -> None:
-    """As a config does, which would not be the same when it is read again."""
+    """Raise if two keys have the same text, as in a config, which could not be read again."""
     texts: dict[str, Any] = {}
     for key, value in params.items():
         if str(key) in texts:
-            raise ExperimentError(where, f"the keys {texts[str(key)]!r} and {key!r} read alike", "rename one of them")
+            raise ExperimentError(
+                where, f"the keys {texts[str(key)]!r} and {key!r} have the same text", "rename one of them"
+            )
         texts[str(key)] = key
         if is_mapping(value):
             _refuse_twins(value, f"{where}[{key!r}]")

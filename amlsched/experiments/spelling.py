@@ -1,4 +1,4 @@
-"""Misspellings: whether a key was probably meant to be one that is known."""
+"""Misspellings: find the known word that was probably meant."""
 
 import re
 from collections.abc import Iterable
@@ -12,19 +12,19 @@ _LONG = 8
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
-    """The known word that this one is a misspelling of; `None` if it is none of them.
+    """The known word that a word is a misspelling of; `None` if there is none.
 
     Args:
-        word: A word that is not known.
-        known: The known ones; of several that fit, the nearest counts.
+        word: An unknown word.
+        known: The known words; of several matches, the closest one is returned.
     """
     near = [(distance(_plain(word), _plain(one)), one) for one in known if is_misspelling(word, one)]
     return min(near, key=lambda found: found[0])[1] if near else None
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that comes nearest to this one, where a wrong guess does no harm; `None` if none comes near."""
-    from difflib import get_close_matches  # only where something is wrong
+    """The closest known word, for hints where a wrong guess does no harm; `None` if none is close."""
+    from difflib import get_close_matches  # only needed for errors
 
     names = list(known)
     if guess := meant(word, names):
@@ -37,18 +37,18 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word as a question, with a blank after it; empty if none is near."""
+    """The closest known word as a question, followed by a space; empty if none is close."""
     guess = closest(word, known)
     return f"did you mean {guess}? " if guess else ""
 
 
 def offered(word: str, known: Iterable[str], there: str = "there are") -> str:
-    """What to say of a word that is not among the known ones: which was probably meant, and those there are.
+    """The hint for an unknown word: which word was probably meant, and the list of known words.
 
     Args:
         word: The word.
-        known: The known ones.
-        there: How the list of them begins.
+        known: The known words.
+        there: The text before the list.
     """
     names = list(known)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -56,11 +56,11 @@ def offered(word: str, known: Iterable[str], there: str = "there are") -> str:
 
 
 def meant_file(path: Path, *suffixes: str) -> str:
-    """Which file beside one that is not there was probably meant, as a question; empty if none comes near.
+    """The file next to a missing one that was probably meant, as a question; empty if none is close.
 
     Args:
-        path: The file that is not there.
-        suffixes: What the name of the other ends with; none for a folder.
+        path: The missing file.
+        suffixes: Suffixes of the files to consider; none for folders.
     """
     try:
         others = [one.name for one in path.parent.iterdir() if (one.suffix in suffixes if suffixes else one.is_dir())]
@@ -71,11 +71,11 @@ def meant_file(path: Path, *suffixes: str) -> str:
 
 
 def is_misspelling(word: str, known: str) -> bool:
-    """Whether one word is so near to the other that it is taken for a misspelling of it.
+    """Whether a word is close enough to a known one to count as a misspelling of it.
 
-    That is a word that differs in case, in dashes and underscores or in a plural s alone, or by one letter that is
-    wrong, missing, added or swapped with its neighbour; in words of eight letters and more, by two. Words that differ
-    in their digits are different words, and so are short ones that begin with different letters.
+    It is if they only differ in case, in dashes and underscores, in a plural s, or in one letter that is wrong,
+    missing, added or swapped with its neighbour; for words of eight or more letters, in two. Words with different
+    digits are different words, and so are short words with different first letters.
     """
     one, other = _plain(word), _plain(known)
     if one == other:
@@ -91,7 +91,7 @@ def is_misspelling(word: str, known: str) -> bool:
 
 
 def distance(one: str, other: str) -> int:
-    """How many letters are wrong, missing, added or swapped with their neighbour.
+    """The number of letters that are wrong, missing, added or swapped with their neighbour.
 
     Sources:
         The optimal string alignment distance, a form of that of Damerau and Levenshtein.
@@ -110,7 +110,7 @@ def distance(one: str, other: str) -> int:
 
 
 def misspellings(words: Iterable[str]) -> str:
-    """A regular expression, also of JavaScript, for most of what `meant` takes for misspellings of these words."""
+    """A regular expression, valid in JavaScript too, for most words that `meant` considers misspellings of these."""
     known = sorted(set(words))
     found: set[str] = set()
     for word in known:

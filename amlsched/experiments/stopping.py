@@ -1,10 +1,10 @@
-"""Telling repetitions to stop, so that they can save what they have, and go on from there the next time.
+"""Graceful stop: repetitions are asked to stop, so that they can save their state and resume from it later.
 
-A repetition is told by a file in its folder, `stop`, which works on every executor and on other hosts, or by a signal
-to its own process. It hears of it when it asks, with `log.should_stop()`; that it asks is known by its checkpoint
-folder.
+A repetition is asked to stop by a file `stop` in its folder, which works with every executor and on other hosts, or by
+a signal to its own process. It finds out by calling `log.should_stop()`. A repetition that calls that has a checkpoint
+folder, which shows that it is able to stop.
 
-A driver that gets a signal tells its repetitions; those that can stop get a grace.
+A driver that receives a signal asks its repetitions to stop; those that are able to get a grace period.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["GRACE_S", "can_stop", "graceful", "listening", "request", "requested", "withdraw"]
 
 GRACE_S = 20.0
-"""Seconds that repetitions get by default; Slurm gives 30 between SIGTERM and SIGKILL (`KillWait`)."""
+"""The default grace period in seconds; Slurm waits 30 between SIGTERM and SIGKILL (`KillWait`)."""
 TERM_GRACE = "AMLSCHED_TERM_GRACE_S"
-"""Where the keepers of worker processes read how long they wait when they get SIGTERM themselves."""
+"""Environment variable with the seconds that supervisors of worker processes wait after they receive SIGTERM."""
 _END_TIMES = ("AMLSCHED_END_TIME", "SLURM_JOB_END_TIME")
-"""Environment variables with the time at which the batch job is ended, in seconds since the epoch."""
+"""Environment variables with the end of the batch job's time limit, in seconds since the epoch."""
 _LOOK_AGAIN_S = 1.0
 _STOP = "stop"
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
@@ -41,26 +41,26 @@ _WARNING = getattr(signal, "SIGUSR1", None)
 _TO_WORKERS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
-# ------------------------------------------------------------------------------------------ what is told, and who
+# -------------------------------------------------------------------------------------------- stopping a repetition
 
 
 def request(folder: Path, run_id: str) -> None:
-    """Tell the repetition in this folder to stop, as far as it belongs to this run."""
-    with contextlib.suppress(OSError):  # a disk that fails is told of elsewhere
-        folder.mkdir(parents=True, exist_ok=True)  # it may be about to begin
+    """Ask the repetition in this folder to stop, if it belongs to this run."""
+    with contextlib.suppress(OSError):  # other writes report a failing disk
+        folder.mkdir(parents=True, exist_ok=True)  # it may be about to start
         (folder / _STOP).write_text(run_id)
 
 
 def withdraw(folder: Path) -> None:
-    """Nobody is to be told any more."""
+    """Withdraw the request to stop."""
     with contextlib.suppress(OSError):
         (folder / _STOP).unlink(missing_ok=True)
 
 
 def requested(folder: Path, run_id: str) -> bool:
-    """Whether the repetition of this run is to stop."""
+    """Whether the repetition of this run is asked to stop."""
     try:
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # NFS then looks at the folder anew
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # makes NFS refresh the folder
         try:
             stop = os.open(_STOP, os.O_RDONLY, dir_fd=opened)
         finally:
@@ -72,33 +72,33 @@ def requested(folder: Path, run_id: str) -> bool:
 
 
 def can_stop(folder: Path) -> bool:
-    """Whether the repetition in this folder asks if it should stop."""
+    """Whether the repetition in this folder calls `should_stop`."""
     return (folder / layout.CHECKPOINT).is_dir()
 
 
 @contextmanager
-def listening(told: threading.Event, folder: Path) -> Generator[None]:
-    """While in here, SIGTERM and SIGUSR1 to this worker process tell its repetition, if it can stop."""
+def listening(asked: threading.Event, folder: Path) -> Generator[None]:
+    """Within this context, SIGTERM and SIGUSR1 ask this worker process's repetition to stop, if it is able to."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handler(number: int, _: Any) -> None:
         if can_stop(folder):
-            told.set()  # who wants more than that uses SIGKILL
+            asked.set()  # only SIGKILL does more than that
             return
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
     ours = [number for number in _TO_WORKERS if _is_default(number)]
     for number in ours:
-        signal.signal(number, signal.SIG_DFL)  # what a fork of the driver has inherited is not to come back
+        signal.signal(number, signal.SIG_DFL)  # do not restore a handler that was inherited from the driver by fork
     with installed(handler, ours):
         yield
 
 
 def _is_default(number: int) -> bool:
-    """Whether nobody handles the signal, but for a driver that this worker was forked from."""
+    """Whether the signal is not handled, except by a handler of the driver that this worker was forked from."""
     handler = signal.getsignal(number)
     return handler in (signal.SIG_DFL, signal.default_int_handler) or getattr(handler, "__module__", "") == __name__
 
@@ -110,21 +110,21 @@ def _is_default(number: int) -> bool:
 def graceful(
     tell: Callable[[], int], interrupt: Callable[[BaseException], bool], kill: Callable[[], None], grace_s: float
 ) -> Generator[None]:
-    """While in here, a signal, or a batch job that is near its end, tells repetitions to stop.
+    """Within this context, a signal, or the end of the batch job's time limit, asks repetitions to stop.
 
-    The first signal tells them; once the grace is over, or with the second one, the run is interrupted; the third
-    kills. Where nobody can stop, the first one interrupts, unless it is only the warning that a batch job is near
-    its end (SIGUSR1), which comes again each second until somebody can or the job is ended. A handler that the program
-    set itself is left alone.
+    The first signal asks them to stop. The run is interrupted after the grace period, or by the second signal; the
+    third signal kills the workers. If no repetition is able to stop, the first signal interrupts, except for the
+    warning that the batch job is near its time limit (SIGUSR1): that is repeated each second until one is able to, or
+    until the job ends. Signal handlers that the program set itself are not replaced.
 
     Args:
-        tell: Tells them; returns how many can stop.
-        interrupt: Ends the run; returns whether it takes care of raising what it is given.
-        kill: Ends the workers at once.
-        grace_s: Seconds that those get who can stop.
+        tell: Asks them to stop; returns how many are able to.
+        interrupt: Interrupts the run; returns whether the run will raise the error it is given.
+        kill: Kills the workers.
+        grace_s: The grace period in seconds.
 
     Raises:
-        KeyboardInterrupt: After SIGINT, once the run has ended.
+        KeyboardInterrupt: After SIGINT, when the run has ended.
         SystemExit: After another signal, with 128 plus its number.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -148,14 +148,14 @@ def graceful(
         count = 0 if stage else tell()
         if number == _WARNING and not stage and not count:
             if (_left_s() or 0) > 0:
-                later(_LOOK_AGAIN_S, number)  # one that has just begun can stop once it has its checkpoint folder
-            return  # they may still end in time
+                later(_LOOK_AGAIN_S, number)  # one that has just started is able to after it calls should_stop
+            return  # they may still finish in time
         stage += 1
         if error is None:
             error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         if count:
-            text = f"{counted(count, 'repetition', 'are')} told to stop, within {grace_s:g} s\n"
-            with contextlib.suppress(OSError):  # not by way of a stream, which this may have interrupted
+            text = f"Stopping: {counted(count, 'repetition', 'have')} {grace_s:g} s to save and stop\n"
+            with contextlib.suppress(OSError):  # not through a stream, as this handler may have interrupted it
                 os.write(capture.console(2), text.encode())
             later(grace_s, number)
             return
@@ -186,7 +186,7 @@ def graceful(
 
 
 def _left_s() -> float | None:
-    """Seconds until the batch job is ended; `None` where nobody says."""
+    """Seconds until the batch job's time limit; `None` if unknown."""
     for name in _END_TIMES:
         with contextlib.suppress(KeyError, ValueError):
             left_s = float(os.environ[name]) - time.time()

@@ -1,15 +1,15 @@
-"""What was submitted as arrays, on disk: who comes back days later, and every element, finds it there.
+"""Submissions of arrays on disk, for elements and for later commands.
 
     OUTPUT/_arrays/0001/        one submission
-        submission.json         what its elements are: jobs of the plan, and their repetitions
-        config.yml              the config as it was then: it may be changed while elements wait
-        part_0.json             an array that was submitted: its id, and which elements it has
-        part_0.sh               its script (and part_0.sub, for systems that want a file beside it)
-        carried.pkl             loggers and a scheduler of the user's own
-        dropped.json            elements that were cancelled
-        logs/                   what elements print, outside of repetitions
+        submission.json         its elements: jobs of the plan, and their repetitions
+        config.yml              the config at that time, as it may be changed while elements wait
+        part_0.json             a submitted array: its id, and its elements
+        part_0.sh               its script (and part_0.sub, for systems with a separate submit description)
+        carried.pkl             the user's own loggers and scheduler
+        dropped.json            cancelled elements
+        logs/                   output of elements outside of repetitions
 
-A submission is one array, or several parts where the batch system does not take all elements at once.
+A submission is one array, or several parts if the batch system does not accept all elements at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Part", "Submission", "Work", "create", "next_folder", "submissions"]
 
 _FORMAT = 1
 _FILE, _DROPPED, _LOCK = "submission.json", "dropped.json", "feeding"
-_STALE_S = 300.0  # who feeds takes seconds
+_STALE_S = 300.0  # feeding takes seconds
 
 Key = tuple[str, str, int]
 """A repetition: experiment, run, index."""
@@ -47,14 +47,14 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an element does: a job of the plan.
+    """The work of an element: a job of the plan.
 
     Attributes:
         job: Number of the job.
         experiment: Name of the experiment.
-        repetitions: What is to be run: indices of repetitions, by run.
-        again: Those of them that had ended before, and are run again: how many attempts each had.
-        anew: The runs whose repetitions begin anew then, whatever they have saved.
+        repetitions: The repetitions to run: their indices, by run.
+        again: Those of them that had ended before and run again: how many attempts each had.
+        anew: The runs whose repetitions then start from scratch, even if they have saved a checkpoint.
     """
 
     job: int
@@ -69,20 +69,20 @@ class Work:
         return ((self.experiment, run, index) for run, indices in self.repetitions.items() for index in indices)
 
     def is_run_again(self, run: str, index: int, attempts: int) -> bool:
-        """Whether a repetition that has had so many attempts is still to be run again."""
+        """Whether a repetition with this many attempts still has to run again."""
         return attempts <= self.again.get(run, {}).get(str(index), -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An array that was submitted.
+    """A submitted array.
 
     Attributes:
-        number: Which part of its submission it is.
-        first: Its first element, of those of the submission.
-        count: How many it has.
-        job: The batch system's id of it.
-        submitted: UTC, ISO 8601.
+        number: The number of the part in its submission.
+        first: The number of its first element in the submission.
+        count: How many elements it has.
+        job: Its id in the batch system.
+        submitted: When it was submitted: UTC, ISO 8601.
     """
 
     number: int
@@ -94,24 +94,24 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Elements that were handed to a batch system.
+    """Elements that were submitted to a batch system.
 
     Attributes:
-        folder: Where it is kept.
+        folder: Its folder.
         system: Name of the batch system.
-        target: The experiment, as `Target.parse` reads it.
+        target: The experiment, as for `Target.parse`.
         command: The command line that submitted it.
-        created: UTC, ISO 8601.
-        user: Who submitted it.
-        host: Where.
+        created: When it was created: UTC, ISO 8601.
+        user: The user who submitted it.
+        host: The host on which it was submitted.
         debug: Whether its runs are debug runs.
-        capture: Whether what repetitions print is caught.
-        logs: The folder with what elements print.
-        at_once: How many elements may run at a time; `None` for any number.
-        work: What each element does.
-        array: All else that the batch system is told, as `ArrayJob` has it.
+        capture: Whether the output of repetitions is captured.
+        logs: The folder with the output of elements.
+        at_once: How many elements may run at a time; `None` for no limit.
+        work: The work of each element.
+        array: The other attributes of its `ArrayJob`.
         copies: Folders of copies of the code: none, one for all elements, or one for each.
-        grace_s: As of `ExperimentRun`.
+        grace_s: As for `ExperimentRun`.
     """
 
     folder: Path
@@ -142,17 +142,17 @@ class Submission:
 
     @property
     def config(self) -> Path:
-        """The config as it was."""
+        """The config at the time of the submission."""
         return self.folder / layout.RESOLVED_CONFIG
 
     @property
     def carried(self) -> Path:
-        """Loggers and a scheduler that elements need, pickled; missing if there are none."""
+        """The pickled loggers and scheduler for elements; missing if there are none."""
         return self.folder / "carried.pkl"
 
     @property
     def parts(self) -> list[Part]:
-        """The arrays that were submitted so far, in order."""
+        """The arrays submitted so far, in order."""
         found: list[Part] = []
         while True:
             try:
@@ -162,11 +162,11 @@ class Submission:
             found.append(Part(**json.loads(text)))
 
     def add(self, part: Part) -> None:
-        """Note that a part was submitted."""
+        """Record that a part was submitted."""
         replace_file(self.folder / f"part_{part.number}.json", json.dumps(asdict(part)))
 
     def place(self, part: Part, element: int) -> tuple[str, int]:
-        """How the batch system calls an element: the id of its array, and its index there."""
+        """An element in the batch system: the id of its array, and its index there."""
         return part.job, element - part.first + self.batch.first
 
     @property
@@ -178,18 +178,18 @@ class Submission:
             return frozenset()
 
     def drop(self, elements: Iterable[int]) -> None:
-        """Note that elements were cancelled: they do nothing if they start all the same."""
+        """Record that elements were cancelled: if they start nevertheless, they do nothing."""
         replace_file(self.folder / _DROPPED, json.dumps(sorted(self.dropped | set(elements))))
 
     @contextlib.contextmanager
     def feeding(self, patience_s: float = 0.0) -> Generator[bool]:
-        """Keep others from submitting parts at the same time.
+        """Lock the submission, so that only one process at a time submits parts.
 
         Args:
-            patience_s: How long to wait for somebody who does.
+            patience_s: How long to wait for the lock.
 
         Yields:
-            Whether nobody else does.
+            Whether this process has the lock.
         """
         lock = self.folder / _LOCK
         deadline = time.monotonic() + patience_s
@@ -206,28 +206,28 @@ def _made(lock: Path) -> bool:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         return True
-    with contextlib.suppress(FileNotFoundError):  # who made it may have been killed
+    with contextlib.suppress(FileNotFoundError):  # its owner may have been killed
         if time.time() - lock.stat().st_mtime > _STALE_S:
             lock.unlink(missing_ok=True)
     return False
 
 
-def create(results: Path, config: str, **said: Any) -> Submission:
-    """Make the folder of a new submission, with all that is known before anything is submitted.
+def create(results: Path, config: str, **more: Any) -> Submission:
+    """Create the folder of a new submission, before anything is submitted.
 
     Args:
         results: The folder for the results.
-        config: The config as it is now.
-        **said: The other attributes of the submission.
+        config: The current config.
+        **more: The other attributes of the submission.
 
     Raises:
         ExperimentError: The folder cannot be written.
     """
     try:
         folder = _numbered(results)
-        said["logs"] = said["logs"] or folder / "logs"
-        said["logs"].mkdir(parents=True, exist_ok=True)
-        one = Submission(folder=folder, created=now(), user=user_name(), host=socket.gethostname(), **said)
+        more["logs"] = more["logs"] or folder / "logs"
+        more["logs"].mkdir(parents=True, exist_ok=True)
+        one = Submission(folder=folder, created=now(), user=user_name(), host=socket.gethostname(), **more)
         replace_file(one.config, config)
         raw = asdict(one)
         del raw["folder"]
@@ -239,7 +239,7 @@ def create(results: Path, config: str, **said: Any) -> Submission:
 
 
 def next_folder(results: Path) -> Path:
-    """The folder that the next submission gets; it is not made."""
+    """The folder of the next submission, which is not created."""
     base = results / ARRAYS_FOLDER
     there = base.iterdir() if base.is_dir() else ()
     return _folder(base, max((int(path.name) for path in there if path.name.isdecimal()), default=0) + 1)
@@ -265,26 +265,26 @@ def read(folder: Path) -> Submission:
     """The submission in a folder.
 
     Raises:
-        ExperimentError: There is none, or it cannot be read.
+        ExperimentError: There is none, or it is invalid.
     """
     try:
         raw = json.loads((folder / _FILE).read_text("utf-8"))
         if raw.pop("format") != _FORMAT:
-            raise ValueError("it is of another version of amlsched")
+            raise ValueError("it was written by another version of amlsched")
         work = [Work(**one) for one in raw.pop("work")]
         logs = Path(raw.pop("logs"))
         one = Submission(folder=folder, work=work, logs=logs, **raw)
         _check(one)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problem = f"is no submission of arrays: {type(error).__name__}: {error}"
+        problem = f"is not a submission of arrays: {type(error).__name__}: {error}"
         raise ExperimentError(
-            str(folder / _FILE), problem, "remove the folder if nothing of it is in the queue"
+            str(folder / _FILE), problem, "remove the folder if none of its elements are in the queue"
         ) from error
     return one
 
 
 def _check(one: Submission) -> None:
-    """Raise one of many errors if the files do not hold what is read from them later."""
+    """Raise one of various errors if the files are damaged."""
     if one.system not in SYSTEMS:
         raise ValueError(f"there is no batch system {one.system!r}")
     numbers = {index + 0 for work in one.work for *_, index in work.keys}
@@ -295,7 +295,7 @@ def _check(one: Submission) -> None:
 
 
 def submissions(results: str | Path) -> list[Submission]:
-    """What was submitted for a folder of results, oldest first.
+    """The submissions for a folder of results, oldest first.
 
     Args:
         results: The folder, or the folder of debug runs or of an experiment in it.

@@ -1,4 +1,4 @@
-"""Hands the repetitions of a plan to a batch system, as arrays, and leaves them to it."""
+"""Submit the repetitions of a plan to a batch system as arrays."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ _PATIENCE_S = 30.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of an attempt to submit.
+    """The outcome of submitting the repetitions in a folder.
 
     Attributes:
         results: The folder for the results.
-        submission: What was submitted; `None` if nothing was left to submit.
-        queued: How many repetitions were left out because they are in the queue already.
-        refused: In the words of the batch system, why it did not take all elements now; empty if it did.
+        submission: The new submission; `None` if there was nothing to submit.
+        queued: How many repetitions were skipped because they are already in the queue.
+        refused: The batch system's message, if it did not accept all elements now; empty if it did.
     """
 
     results: Path
@@ -77,34 +77,34 @@ def submit(
     loggers: Iterable[AbstractLogger] = (),
     scheduler: object = None,
 ) -> list[Submitted]:
-    """Submit what is left of a plan: what is neither done nor in the queue.
+    """Submit the remaining repetitions of a plan: those that are neither done nor in the queue.
 
     Args:
         target: The experiment.
         plan: The repetitions.
-        system: Name of the batch system; `None` for the one that the section of the config says.
-        capture: Whether what repetitions print is caught.
-        command: The command line that asked for this, to be noted.
-        copy: Which copy of the code is asked for beside the config: the flags of `CopyPlan.of`.
-        replace_copy: Whether a copy of other code that is there is put aside.
-        keep_changed: As of `ExperimentRun`.
-        grace_s: Likewise.
-        loggers: Told what the experiment logs, beside the CSV file.
-        scheduler: Runs the repetitions of an element in its own way; `None` for an executor.
+        system: Name of the batch system; `None` for that of the config's section.
+        capture: Whether to capture the output of repetitions.
+        command: The command line, to be recorded.
+        copy: The flags for the copy of the code; see `CopyPlan.of`.
+        replace_copy: Whether an existing copy of other code is renamed.
+        keep_changed: As for `ExperimentRun`.
+        grace_s: As for `ExperimentRun`.
+        loggers: Receive what the experiment logs, in addition to the CSV file.
+        scheduler: Runs the repetitions of an element; `None` for an executor.
 
     Returns:
-        One for each folder for the results.
+        The outcome for each folder for the results.
 
     Raises:
-        ConfigError: The config is wrong, or has no section for the batch system of this host.
+        ConfigError: The config is invalid, or has no section for the batch system of this host.
         ExperimentError: The experiment cannot be imported, or the folder for the results cannot be written.
-        BatchSystemError: The batch system is not here, or refused.
+        BatchSystemError: The batch system is not installed here, or rejected the array.
     """
     if target.held is not None:
-        problem = "was defined in a function or typed into a notebook, so that a job cannot import it"
+        problem = "was defined in a function or in a notebook, so a job cannot import it"
         raise ExperimentError(str(target), problem, "define it at the top level of a file")
     section, batch, array = _section(plan, system)
-    commands.largest(batch)  # fails at once where there is none
+    commands.largest(batch)  # raises early if there is no batch system
     run = ExperimentRun(target, plan, capture=capture, loggers=loggers, keep_changed=keep_changed)
     run.prepare()
     done: list[Submitted] = []
@@ -155,8 +155,8 @@ def asked(section: Mapping[str, Any], batch: System | Queue, resolved: Resolved)
     """
     where = str(resolved.file)
     if section.get("sbatch_args") and batch.name != "slurm":
-        remedy = f"write options of {batch} as they stand in a script, below directives"
-        raise ConfigError(where, f"sbatch_args are options of Slurm, and this is for {batch}", remedy)
+        remedy = f"write options of {batch} as in a script, below directives"
+        raise ConfigError(where, f"sbatch_args are options of Slurm, but this is for {batch}", remedy)
     time = section.get("time")
     if time is not None:
         time = slurm_seconds(time) or math.inf
@@ -198,7 +198,7 @@ def _template(place: str | None, batch: System | Queue, where: str) -> str:
     if place is None:
         return ""
     if batch.name != "slurm":
-        raise ConfigError(where, f"path_to_template is for Slurm, and this is for {batch}", "leave it out")
+        raise ConfigError(where, f"path_to_template is for Slurm, but this is for {batch}", "leave it out")
     try:
         return file_bytes(expanded(place, "path_to_template")).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -214,12 +214,12 @@ def _bytes(value: int | str, where: str) -> int:
     """Bytes of an amount of memory as Slurm reads it: a bare number is MiB, units are powers of 1024."""
     found = _MEMORY.fullmatch(str(value).strip())
     if found is None:
-        raise ConfigError(where, f"mem-per-cpu is {value!r}, which is no amount of memory to Slurm", "such as 2G")
+        raise ConfigError(where, f"mem-per-cpu is {value!r}, which is not an amount of memory", "such as 2G")
     return int(found[1]) * _UNITS[found[2].upper()]
 
 
 def _activation(venv: str | None, where: str) -> str:
-    """The line that activates an environment: a folder, its `bin/activate`, or one that conda knows by name."""
+    """The line that activates an environment, given by its folder, its `bin/activate`, or its name in conda."""
     if venv is None:
         return ""
     folder = expanded(venv.removesuffix("/bin/activate"), "venv").resolve()
@@ -229,13 +229,13 @@ def _activation(venv: str | None, where: str) -> str:
     if (folder / "conda-meta").is_dir():
         return f"source activate {shlex.quote(str(folder))}"
     if "/" in venv or venv.startswith("~"):
-        remedy = "make the environment first, or name the folder that it is in (${env:HOME}, not $HOME)"
-        raise ConfigError(where, f"venv is {venv!r}, and there is no file {script}", remedy)
+        remedy = "create the environment first, or give its folder (with ${env:HOME}, not $HOME)"
+        raise ConfigError(where, f"venv is {venv!r}, but there is no file {script}", remedy)
     return f"source activate {shlex.quote(venv)}"
 
 
 def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
-    """What is to be done in a folder for the results, by jobs; what is in the queue is left out."""
+    """The remaining work in a folder for the results, by jobs, without what is in the queue."""
     numbers = Numbers()
     found: dict[int, dict[str, Any]] = {}
     for path, run in plan.runs():
@@ -257,27 +257,27 @@ def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
 
 
 def frozen(plan: Plan, results: Path) -> str:
-    """The config as it is now, for the folder of a submission."""
+    """The current config, for the folder of a submission."""
     up = {"path": "../.."}
     chosen = [one for one in plan.experiments if plan.path(one).resolve() == results]
-    section = plan.resolved.cluster or {}  # it does not come along
+    section = plan.resolved.cluster or {}  # the section itself is not part of that config
     shares = {key: section[key] for key in ("gpus_per_rep", "cpus_per_rep") if section.get(key) is not None}
     return yaml12.write([shares | layout.resolved_config(one, plan.debug) | up for one in chosen])
 
 
 def feed(one: Submission, after: Sequence[str] = (), patience_s: float = 0.0) -> str:
-    """Submit those elements of a submission that the batch system has not taken yet, as far as it takes them now.
+    """Submit as many of a submission's remaining elements as the batch system accepts now.
 
     Args:
         one: The submission.
-        after: Ids of arrays that have to end before.
-        patience_s: How long to wait for somebody else who does the same.
+        after: Ids of arrays that have to finish first.
+        patience_s: How long to wait for another process that is submitting elements.
 
     Returns:
-        In the words of the batch system, why it did not take all of them; empty if it did.
+        The batch system's message, if it did not accept all of them; empty if it did.
 
     Raises:
-        BatchSystemError: It refused for another reason than their number, or it could not be asked.
+        BatchSystemError: It rejected them for another reason than their number, or a command failed.
     """
     with one.feeding(patience_s) as ours:
         return _fed(one, tuple(after)) if ours else ""
@@ -328,12 +328,12 @@ def _script_path(one: Submission, number: int) -> Path:
 
 
 def _scripts(one: Submission, number: int, first: int, count: int, after: tuple[str, ...]) -> tuple[str, str]:
-    """The script of a part, and the file of its own that says what is asked for, where the system has one."""
+    """The script of a part, and its submit description, if the system has one."""
     said = dict(one.array)
     template = said.pop("template")
     command = (*said.pop("command"), "element", str(one.folder), str(first), str(count))
     folder, directives, lines = Path(said.pop("folder")), tuple(said.pop("directives")), tuple(said.pop("lines"))
-    if len(one.copies) == 1:  # with a copy for each, an element goes to its own
+    if len(one.copies) == 1:  # with a copy for each element, it enters its own
         folder = CodeCopy.read(one.copies[0]).place(folder)
     job = ArrayJob(
         command=command,
@@ -354,21 +354,21 @@ def _scripts(one: Submission, number: int, first: int, count: int, after: tuple[
 
 
 def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Iterator[tuple[Path, int, str, str]]:
-    """What `submit` would hand to the batch system; nothing is submitted, asked or written.
+    """The scripts that `submit` would submit; nothing is submitted, queried or written.
 
-    What is in the queue already, limits on the size of an array and copies of the code are not looked at.
+    Repetitions in the queue, limits on the size of an array, and copies of the code are not considered.
 
     Args:
         target: The experiment.
         plan: The repetitions.
-        system: As of `submit`.
+        system: As for `submit`.
 
     Yields:
-        For each folder for the results where something is left to run: that folder, the number of elements, the script,
-        and the description of the job where that is a file of its own (HTCondor), else an empty text.
+        For each folder for the results with remaining repetitions: the folder, the number of elements, the script, and
+        the submit description (HTCondor), which is otherwise empty.
 
     Raises:
-        ConfigError: The config is wrong, or has no section for the batch system of this host.
+        ConfigError: The config is invalid, or has no section for the batch system of this host.
     """
     section, batch, array = _section(plan, system)
     for path in plan.paths:
@@ -396,7 +396,7 @@ def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Ite
 
 
 def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System, dict[str, Any]]:
-    """The config's section, the batch system that it is for, and what it asks for."""
+    """The config's section, its batch system, and what it requests."""
     section = plan.resolved.checked_cluster()
     if section is None:
         where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
@@ -410,18 +410,18 @@ def _logs(section: Mapping[str, Any]) -> Path | None:
 
 
 def _carry(one: Submission, loggers: Sequence[AbstractLogger], scheduler: object) -> None:
-    """Keep what elements need beside the config."""
+    """Save the loggers and the scheduler for elements."""
     if not loggers and scheduler is None:
         return
     cloudpickle: Any = importlib.import_module("cloudpickle")  # it has no types
     try:
         one.carried.write_bytes(cloudpickle.dumps((tuple(loggers), scheduler)))
     except Exception as error:
-        raise ExperimentError("loggers and scheduler", f"cannot be handed to elements: {error}") from error
+        raise ExperimentError("loggers and scheduler", f"cannot be pickled for elements: {error}") from error
 
 
 def feed_from_element(one: Submission, element: int) -> None:
-    """Submit more, if there is more and the queue has run low: by an element, at its end."""
+    """Called by an element when it has finished: submit remaining elements if few are left in the queue."""
     if sum(part.count for part in one.parts) >= len(one.work):
         return
     marks = one.folder / "ended"

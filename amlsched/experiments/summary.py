@@ -1,4 +1,4 @@
-"""Numbers of repetitions, by run and by state."""
+"""Counts of repetitions, by run and by state."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Summary", "Tally"]
 
 @dataclass(slots=True)
 class Tally:
-    """What is known of the repetitions of one run.
+    """The repetitions of one run.
 
     Attributes:
         name: Name of the run.
         total: How many repetitions it has.
-        states: How many of them are in which state.
+        states: How many of them are in each state.
         last: The last values of each metric, one for each repetition that is done.
-        seconds: How long those took together.
+        seconds: How long these took in total.
     """
 
     name: str
@@ -54,16 +54,16 @@ class Tally:
 
 @dataclass(slots=True)
 class Summary:
-    """What there is, and what a run of experiments did.
+    """The state of all repetitions, and what a run of experiments did.
 
     Attributes:
         total: How many repetitions there are.
         ran: How many of them ended in this run.
-        tallies: One for each run, by its name, in the order of the config.
-        states: How many repetitions are in which state.
+        tallies: The tally of each run, by its name, in the order of the config.
+        states: How many repetitions are in each state.
         failed: The repetitions that failed, or whose record cannot be read: name, folder and reason.
-        notes: What deserves a word about the others.
-        used: CPU time of all attempts, and the most memory of one.
+        notes: Notes on other repetitions.
+        used: CPU time of all attempts, and the peak memory of one.
     """
 
     total: int = 0
@@ -89,7 +89,7 @@ class Summary:
         return f"{counted(self.total, 'repetition')}: {states or 'none has run'}; {self.ran} run now"
 
     def table(self) -> str:
-        """The same, with a line for each run."""
+        """The summary as text, with a line for each run."""
         states = [state for state in State if self.states[state]]
         columns = ("run", "repetitions", *(state.value for state in states))
         rows = [
@@ -101,7 +101,7 @@ class Summary:
         return f"<pre>{html.escape(self.table())}</pre>"
 
     def expect(self, run: str, repetitions: int) -> None:
-        """There are so many more repetitions, of this run."""
+        """Add repetitions of a run to the totals."""
         self.total += repetitions
         self.tallies.setdefault(run, Tally(run)).total += repetitions
 

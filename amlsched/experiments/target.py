@@ -1,4 +1,4 @@
-"""The target: which experiment to run, named so that every worker can import it too."""
+"""The target: the experiment to run, by a name from which every worker can import it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["FunctionExperiment", "Target", "being_imported", "check_config_picklable", "is_iterative"]
 
 being_imported: set[str] = set()
-"""Names of the modules of files whose import has not ended yet."""
+"""Names of the modules of files that are still being imported."""
 _MAIN = "__main__"
 _METHODS = ("initialize", "run", "finalize")
 _ARGUMENTS = {
@@ -43,16 +43,16 @@ _ARGUMENTS = {
     "load_state": ("cw_config", "rep"),
 }
 _entered: dict[str, str] = {}
-"""The working directories that modules entered when they were imported, by their places."""
+"""The working directories that modules changed to when they were imported, by their places."""
 _LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
 
 
 class FunctionExperiment(Experiment):
-    """Makes an experiment of a plain function `experiment(params, rep, log)`.
+    """An experiment that calls a function `experiment(params, rep, log)`.
 
     Args:
-        function: Gets the settings under `params`, the index of the repetition, and a `RepetitionLog`. What it returns
-            is logged as a row; so is the payload of an `ExperimentSurrender`.
+        function: Its arguments are the settings under `params`, the index of the repetition, and a `RepetitionLog`.
+            What it returns is logged as a row; so is the payload of an `ExperimentSurrender`.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -70,13 +70,13 @@ class FunctionExperiment(Experiment):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An experiment by its place.
+    """The experiment to run, by its place.
 
     Attributes:
-        place: Path of a Python file, absolute, or name of a module.
-        name: Name of the class or the function there, dots for a nested one.
-        held: The class or the function itself, if it cannot be found by its place: it was defined in a function, in a
-            notebook, or in code that is in no file. It travels by value.
+        place: Absolute path of a Python file, or name of a module.
+        name: Name of the class or function there, with dots for a nested one.
+        held: The class or function itself, if it cannot be imported: it was defined in a function, in a notebook, or in
+            code that is not in a file. It is pickled by value.
     """
 
     place: str
@@ -88,7 +88,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """The target that a user wrote, such as `train.py:Digits`.
+        """Parse a target such as `train.py:Digits`.
 
         Raises:
             ExperimentError: There is no `:name`, or no such file.
@@ -96,24 +96,24 @@ class Target:
         place, colon, name = text.rpartition(":")
         if not colon or not place or not name:
             if text.endswith((".yml", ".yaml")):
-                raise ExperimentError(text, "is a YAML file, and no experiment", _LINE_TO_WRITE)
-            problem = "does not say which class or function of the file to run"
+                raise ExperimentError(text, "is a YAML file, not an experiment", _LINE_TO_WRITE)
+            problem = "does not name the class or function to run"
             raise ExperimentError(text, problem, _names_in(text.rstrip(":")) or _LINE_TO_WRITE)
         if not place.endswith(".py") and "/" not in place:
             if not all(place.split(".")):
-                raise ExperimentError(text, f"{place!r} is no name of a module", _LINE_TO_WRITE)
+                raise ExperimentError(text, f"{place!r} is not a valid name of a module", _LINE_TO_WRITE)
             return cls(place, name)
         path = expanded(place, text)
         if not path.is_file():
             problem = "is a folder, not a Python file" if path.is_dir() else "there is no such file"
             if os.path.lexists(path) and not path.is_dir():
-                problem = "is no regular file, or a link to none"
+                problem = "is not a regular file, or a link to a missing one"
             raise ExperimentError(text, f"{problem}: {path}", meant_file(path, ".py") or f"from {Path.cwd()}")
         return cls(str(path.resolve()), name)
 
     @classmethod
     def of(cls, experiment: Any) -> Target:
-        """The target of a class or a function that is at hand.
+        """The target of a class or function.
 
         Raises:
             ExperimentError: It is neither a class nor a function.
@@ -123,7 +123,7 @@ class Target:
             return cls(getattr(type(experiment), "__module__", _MAIN), called(experiment), experiment)
         if not name:
             raise ExperimentError(repr(experiment), "is neither a class nor a function")
-        place = getattr(experiment, "__module__", None) or _MAIN  # none where exec() was given no __name__
+        place = getattr(experiment, "__module__", None) or _MAIN  # missing if exec() was called without a __name__
         module = sys.modules.get(place)
         file = None if module is None else _source_file(module)
         if module is None or file is None or _lookup(module, name) is not experiment:
@@ -137,25 +137,25 @@ class Target:
 
     @property
     def folder(self) -> Path:
-        """The folder of its file; the working folder where it is in no file, as in a notebook."""
+        """The folder of its file; the working folder if it is not in a file, as in a notebook."""
         file = Path(self.place) if self.place.endswith(".py") else _source_file(self.module())
         return Path.cwd() if file is None else file.parent
 
     def enter_folder(self, *, alone: bool) -> None:
-        """Enter the working directory that the module entered when it was imported, unless others run here too."""
+        """If `alone` in the process, change to the working directory that the module changed to in its import."""
         if alone and self.place in _entered:
             os.chdir(_entered[self.place])
 
     def load(self) -> Callable[[], Experiment]:
-        """What makes a new experiment when it is called.
+        """Import it as a callable that creates a new experiment.
 
         Raises:
-            ExperimentError: The import fails, or what is there is no experiment.
+            ExperimentError: The import fails, or it is not an experiment.
         """
         return _factory(self, self.found())
 
     def check_picklable(self) -> None:
-        """Make sure that a worker process can take it.
+        """Check that it can be sent to a worker process.
 
         Raises:
             ExperimentError: It cannot be pickled.
@@ -171,22 +171,22 @@ class Target:
             raise ExperimentError(str(self), f"cannot be pickled for another process: {reason}", _TOP_LEVEL) from error
 
     def found(self) -> Any:
-        """What is there, an experiment or not.
+        """The imported object, an experiment or not.
 
         Raises:
-            ExperimentError: The import fails, or there is nothing of this name.
+            ExperimentError: The import fails, or the module has no such name.
         """
         return _found(self, self.module()) if self.held is None else self.held
 
     def module(self) -> ModuleType:
-        """The module that it is in, imported; that of the program where it is in none."""
+        """Its imported module; that of the program if it is not in a module."""
         if self.held is not None:
             return sys.modules.get(self.place) or sys.modules[_MAIN]
         return _imported_file(self.place) if self.place.endswith(".py") else _imported_module(self)
 
 
 def _names_in(place: str) -> str:
-    """The classes and functions at the top level of a Python file, which is not imported; empty if there are none."""
+    """The top-level classes and functions of a Python file, without importing it; empty if there are none."""
     try:
         body = ast.parse(Path(place).read_bytes()).body
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -197,7 +197,7 @@ def _names_in(place: str) -> str:
 
 
 def _source_file(module: ModuleType) -> Path | None:
-    """The Python file of a module that other processes can import too; `None` for a notebook, `python -c` and stdin."""
+    """The Python file of a module, if other processes can import it; `None` for a notebook, `python -c` and stdin."""
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or (module.__name__ == _MAIN and not (file.endswith(".py") and Path(file).is_file())):
         return None
@@ -205,7 +205,7 @@ def _source_file(module: ModuleType) -> Path | None:
 
 
 def _lookup(module: ModuleType | None, name: str) -> Any:
-    """What is at this dotted name of a module; `None` if nothing is."""
+    """The object with this dotted name in a module; `None` if there is none."""
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -243,7 +243,7 @@ def _imported_module(target: Target) -> ModuleType:
 
 @contextmanager
 def _folder_kept(place: str) -> Generator[None]:
-    """A module that changes the working directory when it is imported does so for its repetitions alone."""
+    """Restore the working directory after an import that changes it; it is changed again for its repetitions only."""
     before = os.getcwd()  # noqa: PTH109
     try:
         yield
@@ -255,13 +255,13 @@ def _folder_kept(place: str) -> Generator[None]:
 
 
 def _mains() -> list[ModuleType]:
-    """The module of the program, also in a worker that has imported it under its other name."""
+    """The module of the program, also in a worker, which imports it under another name."""
     return [sys.modules[name] for name in (_MAIN, "__mp_main__") if name in sys.modules]
 
 
 @functools.cache
 def _imported_file(place: str) -> ModuleType:
-    """The module of a file, imported once per process; as with a script, its folder comes first on `sys.path`."""
+    """The module of a file, imported once per process; as for a script, its folder is put first in `sys.path`."""
     path = Path(place)
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
@@ -271,12 +271,12 @@ def _imported_file(place: str) -> ModuleType:
     for module in _mains():  # a script that runs its own experiment is not imported a second time
         if _is_file_of(module, path):
             return module
-    # A file called like a module that is already there (random.py) gets a name of its own, and hides nothing; so does
-    # one whose name has a dot (train_v1.2.py), which would be that of a module in a package.
+    # A file with the name of an imported module (random.py) gets another name, so that it does not hide that module. So
+    # does a file with a dot in its name (train_v1.2.py), which would be the name of a module in a package.
     own = known is None and "." not in path.stem
     name = path.stem if own else f"_amlsched_target_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, "it ends in .py"
+    assert spec is not None, "its suffix is .py"
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -319,13 +319,13 @@ def _is_own(value: Any, module: ModuleType) -> bool:
 
 
 def _complaint(found: Any) -> str | None:
-    """Why this is no experiment, `None` if it is one."""
+    """Why this is not an experiment; `None` if it is one."""
     if isinstance(found, type):
         missing = [name for name in _METHODS if not callable(getattr(cast("Any", found), name, None))]
         if missing:
-            return f"is no experiment: it has no {', '.join(missing)}"
+            return f"is not an experiment: it has no {', '.join(missing)}"
         if inspect.isabstract(found):
-            return f"is not complete: {', '.join(sorted(_abstract(found)))} must be written"
+            return f"is abstract: {', '.join(sorted(_abstract(found)))} must be implemented"
         for name in _ARGUMENTS:
             method = getattr(cast("Any", found), name, None)
             if method is not None and (why := generator_complaint(method) or _misfit(found, name, method)):
@@ -337,7 +337,7 @@ def _complaint(found: Any) -> str | None:
         return complaint
     try:
         inspect.signature(found).bind({}, 0, None)
-    except ValueError:  # of a function in C
+    except ValueError:  # a function in C
         return None
     except TypeError as error:
         return f"cannot be called as experiment(params, rep, log): {error}"
@@ -345,13 +345,13 @@ def _complaint(found: Any) -> str | None:
 
 
 def _misfit(found: type[Any], name: str, method: Any) -> str | None:
-    """Why a method cannot be called with what it gets; `initialize`, `run` and `finalize` may take less."""
+    """Why a method cannot be called with its arguments; `initialize`, `run` and `finalize` may take fewer."""
     if isinstance(inspect.getattr_static(found, name), staticmethod | classmethod):
         return None
     given = _ARGUMENTS[name]
     try:
         inspect.signature(method).bind(*(taken(method, None, *given) if name in _METHODS else (None, *given)))
-    except ValueError:  # of a function in C
+    except ValueError:  # a function in C
         return None
     except TypeError as error:
         return f"cannot be called as {name}({', '.join(given)}): {error}"
@@ -374,15 +374,15 @@ def _factory(target: Target, found: Any) -> Callable[[], Experiment]:
 
 
 def is_iterative(made: Callable[[], Experiment]) -> bool:
-    """Whether what `Target.load` gave makes experiments that iterate as often as the config says."""
+    """Whether `made`, from `Target.load`, is an IterativeExperiment that uses the config's `iterations`."""
     return isinstance(made, type) and issubclass(made, IterativeExperiment) and made.run is IterativeExperiment.run
 
 
 def check_config_picklable(where: str, config: dict[str, Any]) -> None:
-    """Make sure that the config of a repetition can travel.
+    """Check that the config of a repetition can be pickled.
 
     Raises:
-        NotPicklableError: A value cannot be pickled; names its key.
+        NotPicklableError: A value cannot be pickled; the error names its key.
     """
     import pickle
 

@@ -1,4 +1,4 @@
-"""Rows of repetitions in runs of Weights & Biases, configured as in cw2."""
+"""Log repetitions to Weights & Biases, configured as in cw2."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 __all__ = ["WandBLogger"]
 
-_NAME_LENGTH = 63  # job types and names are cut to this, as in cw2
+_NAME_LENGTH = 63  # job types and names are truncated to this length, as in cw2
 _log = logging.getLogger("amlsched")
 
 
 class WandBLogger(AbstractLogger):
-    """Each repetition is a run of Weights & Biases.
+    """Logs each repetition as a run of Weights & Biases.
 
-    It is configured by the mapping `wandb` of the experiment; without one, nothing is logged there. Its keys:
+    It is configured by the mapping `wandb` of the experiment; without it, nothing is logged. Its keys:
 
     - `project`; `entity`, `group`, `job_type`, `tags`, `notes`;
-    - `enabled`: false to have none; `mode`: `online`, `offline` or `disabled`;
-    - `log_interval`: only each so many iterations are logged; `histogram`: names of columns that hold a histogram, as
-      numpy makes it;
-    - `log_model`: keep the files of the folder `model` in the repetition's folder (which `cw_config["save_model_dir"]`
+    - `enabled`: false to log nothing; `mode`: `online`, `offline` or `disabled`;
+    - `log_interval`: log only every n-th iteration; `histogram`: names of columns with a histogram as returned by
+      numpy;
+    - `log_model`: save the files of the folder `model` in the repetition's folder (which `cw_config["save_model_dir"]`
       names) as the artifact `model_name`;
-    - `disable_stats`: no measurements of the machine.
+    - `disable_stats`: do not measure the machine.
 
-    The name of a run is that of the experiment's run and the repetition, its settings are the `params`.
+    The name of a run of Weights & Biases consists of the run's name and the repetition; its config is the `params`.
 
     Args:
         ignore_keys: Columns to leave out.
@@ -55,7 +55,7 @@ class WandBLogger(AbstractLogger):
         self._models: Path | None = None
 
     def initialize(self, config: dict[str, Any], rep: int, rep_log_path: str) -> None:
-        """Begin a run.
+        """Start a run.
 
         Raises:
             ConfigError: `wandb` names no project.
@@ -63,7 +63,7 @@ class WandBLogger(AbstractLogger):
         self.run, self._rep, self._models = None, rep, None
         section = config.get("wandb")
         if section is None:
-            _log.warning("the config has no wandb: nothing is logged there")
+            _log.warning("the config has no key wandb: nothing is logged to Weights & Biases")
             return
         if not section.get("project"):
             raise ConfigError(config.get("_experiment_name", "wandb"), "wandb has no project", "add wandb.project")
@@ -77,7 +77,7 @@ class WandBLogger(AbstractLogger):
         )
 
     def process(self, data: dict[str, Any]) -> None:
-        """Log a row, at the step that its column `iter` names."""
+        """Log a row, with its column `iter` as the step."""
         step = _step(data.get("iter"))
         interval = self.config.get("log_interval")
         if self.run is None or (interval and step is not None and step % interval):
@@ -89,7 +89,7 @@ class WandBLogger(AbstractLogger):
         self.run.log(row, step=step)
 
     def finalize(self) -> None:
-        """End the run, with the model if that is to be kept."""
+        """Finish the run; first log the model, if requested."""
         run, self.run = self.run, None
         if run is None:
             return
@@ -103,7 +103,7 @@ class WandBLogger(AbstractLogger):
             return
         files = sorted(path for path in self._models.glob("*") if path.is_file())
         if not files:
-            _log.warning("%s: there is no model to keep", self._models)
+            _log.warning("%s: there is no model to save", self._models)
             return
         artifact = import_module("wandb").Artifact(name=self.config.get("model_name", "model"), type="model")
         for path in files:
@@ -112,7 +112,7 @@ class WandBLogger(AbstractLogger):
 
 
 def _step(iteration: Any) -> int | None:
-    """The number of an iteration; `None` if the experiment logs something else as `iter`."""
+    """The number of an iteration; `None` if the experiment logs another value as `iter`."""
     try:
         return operator.index(iteration)
     except TypeError:

@@ -1,4 +1,4 @@
-"""From the SLURM section of a config to the options of an executor whose workers are jobs of a batch system."""
+"""The options of an executor whose workers are batch jobs, from the SLURM section of a config."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["BATCH_SYSTEMS", "worker_options"]
 
 BATCH_SYSTEMS = ("htcondor", "lsf", "moab", "oar", "pbs", "sge", "slurm")
-"""Executors whose workers are jobs."""
+"""Executors whose workers are batch jobs."""
 _MEMORY_BYTES = 2 * 2**30
-"""For each CPU, where the section says nothing: dask has to know it."""
+"""Memory for each CPU if the section does not set it: dask needs a value."""
 _ACCOUNT = {"lsf": "project", "oar": "project", "sge": "project"}
 
 
 def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the executor: those that are given, then what the config's section says.
+    """The options of the executor: the given ones, and those of the config's section.
 
     Args:
         plan: The plan, with the section for this host.
         executor: Name of the batch system.
-        given: Options of the command line.
+        given: Options from the command line.
 
     Raises:
-        ConfigError: The section asks for what the batch system does not have.
-        ExperimentError: Nothing says how many workers there are to be.
+        ConfigError: A key of the section does not apply to the batch system.
+        ExperimentError: The number of workers is not given.
     """
     section = plan.resolved.checked_cluster() or {}
     found = asked(section, QUEUES[executor], plan.resolved)
@@ -57,14 +57,14 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         "n_workers": section["num_parallel_jobs"] * tasks if "num_parallel_jobs" in section else None,
     }
     if executor == "htcondor":
-        for name in ("queue", "account", "walltime"):  # it has none
+        for name in ("queue", "account", "walltime"):  # HTCondor has none of them
             options.pop(name)
         options["job_extra_directives"] = None
         options["disk"] = "1 GB"
     options = {**{name: value for name, value in options.items() if value is not None}, **given}
     if "n_workers" not in options:
         remedy = "--max-workers N, or num_parallel_jobs in the SLURM section"
-        raise ExperimentError(f"--executor {executor}", "nothing says how many workers there are to be", remedy)
+        raise ExperimentError(f"--executor {executor}", "the number of workers is missing", remedy)
     return options
 
 

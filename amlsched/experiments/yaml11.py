@@ -1,4 +1,4 @@
-"""What a reader of YAML 1.1, such as that of cw2, takes for another value than amlsched does."""
+"""Values that YAML 1.1, and so cw2, reads differently than amlsched."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,10 +13,10 @@ _SHOWN = 8
 
 
 def differences(documents: Iterable[Document]) -> Iterator[str]:
-    """One text for each file that has such values, with line and both values.
+    """A text for each file with such values, with their lines and both readings.
 
     Args:
-        documents: The documents whose values are used; one may be there several times.
+        documents: The documents whose values are used; they may be repeated.
     """
     by_file: dict[str, dict[tuple[int, str], str]] = {}
     for document in documents:
@@ -28,7 +28,7 @@ def differences(documents: Iterable[Document]) -> Iterator[str]:
         lines = [shown for _, shown in sorted(found.items())]
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
         count = f"{len(lines)} value is" if len(lines) == 1 else f"{len(lines)} values are"
-        yield f"{file}: {count} read differently by YAML 1.1, as of cw2: {'; '.join(lines[:_SHOWN])}{more}"
+        yield f"{file}: {count} read differently by YAML 1.1, as in cw2: {'; '.join(lines[:_SHOWN])}{more}"
 
 
 def _is_time_of_slurm(document: Document, one: Difference) -> bool:

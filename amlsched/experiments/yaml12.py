@@ -1,8 +1,8 @@
-"""YAML text to plain values with their places, and back.
+"""Read YAML as plain values with their places, and write it.
 
-YAML is read from the parser's events: no object is ever constructed from a tag but plain values of Python, nothing is
-resolved but the scalars of YAML 1.2's core schema, and the depth and the size that aliases can reach are bounded. So a
-config can be read without being trusted, and each key keeps its line.
+YAML is read from the parser's events: tags only construct plain values of Python, only the scalars of YAML 1.2's core
+schema are resolved, and depth and the size that aliases can expand to are bounded. So it is safe to read a config that
+is not trusted, and each key keeps its line.
 """
 
 import math
@@ -31,7 +31,7 @@ _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9][0-9_]*|0o_*[0-7][0-7_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?")
 _PLAIN_TEXT = re.compile(r"(?!(?:y|n|on|off|yes|no|true|false|null)\b)[A-Za-z]", re.IGNORECASE)
-"""How a scalar begins that is a text in every YAML."""
+"""The start of a scalar that is text in every version of YAML."""
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -47,10 +47,10 @@ class Tree:
     """One document of a YAML file.
 
     Args:
-        value: What it says, in `None`, `bool`, `int`, `float`, `str`, `list` and `dict`; shared with nothing.
+        value: Its content, as `None`, `bool`, `int`, `float`, `str`, `list` and `dict`, which are not shared.
         places: The line, from 1, of each key and of each item of a list, by its path.
         line: The line, from 1, on which the document's content starts.
-        differences: What a reader of YAML 1.1 takes for another value.
+        differences: The values that YAML 1.1 reads differently.
     """
 
     value: Any
@@ -61,7 +61,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A scalar that means another value in YAML 1.1 than in YAML 1.2.
+    """A scalar whose value in YAML 1.1 differs from that in YAML 1.2.
 
     Args:
         path: The path of the value; of a key, the path that ends with it.
@@ -77,14 +77,14 @@ class Difference:
 
 
 class Unread(str):
-    """A scalar that asks for an environment variable, as the file has it; `environment.filled` puts the value there.
+    """A scalar with an environment variable, as written in the file; `environment.filled` replaces it by its value.
 
-    It is left for later because a value that is not used (of another host's section, or overridden) may ask for what
-    this machine lacks.
+    That happens later because a value that is not used (in another host's section, or overridden) may name a variable
+    that is not set on this machine.
 
     Args:
         text: The scalar.
-        read: What makes a value of the text once it is complete.
+        read: Converts the text to a value after variables are filled in.
     """
 
     read: Callable[[str], Any]
@@ -103,21 +103,21 @@ class _Node:
     children: list["_Node"] = field(default_factory=list["_Node"])  # of a mapping: key, value, key, value, …
     is_merge: bool = False
     is_open: bool = True
-    other: Any = _SAME  # a scalar's value in YAML 1.1, where that is another
+    other: Any = _SAME  # a scalar's value in YAML 1.1, if it differs
     is_tuple: bool = False
 
 
 def read(text: str, file: str, report: Report = refuse) -> list[Tree]:
-    """The documents of a YAML text, in order, empty ones included (their value is `None`).
+    """The documents of a YAML text, in order, including empty ones (whose value is `None`).
 
     Args:
-        text: The whole file.
+        text: The content of the file.
         file: Its name, for messages.
-        report: Told of each fault after which reading can go on; others are raised.
+        report: Called with each error after which reading can continue; others are raised.
 
     Raises:
-        ConfigError: It is not YAML, a key is written twice, a tag asks for an object, or it is nested or aliased beyond
-            all reason.
+        ConfigError: It is not YAML, a key is duplicated, a tag constructs an object, or nesting or aliases exceed the
+            limits.
         MissingExtraError: PyYAML is not installed.
 
     Sources:
@@ -129,14 +129,14 @@ def read(text: str, file: str, report: Report = refuse) -> list[Tree]:
 
 def _events(text: str, file: str) -> Iterator[Any]:
     yaml = _yaml("reading a config")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is some 10 times faster; both give events
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is about 10 times faster; both yield events
     try:
         yield from yaml.parse(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
         problem = ", ".join(part for part in (error.context, error.problem) if part)
-        if "nesting depth" in problem:  # the C parser's own bound, of PyYAML 6.0.4
+        if "nesting depth" in problem:  # the C parser's own limit, in PyYAML 6.0.4
             raise ConfigError(where, _TOO_DEEP) from None
         source = text.splitlines()[mark.line : mark.line + 1] if mark else []
         remedy = "indent with spaces, not tabs" if source and source[0].lstrip(" ").startswith("\t") else ""
@@ -147,7 +147,7 @@ def _events(text: str, file: str) -> Iterator[Any]:
 
 
 def _compose(events: Iterable[Any], file: str, report: Report) -> Iterator[_Node]:
-    """The root node of each document; iterative, so that no nesting can exhaust the stack."""
+    """The root node of each document; iterative, so that deep nesting cannot overflow the stack."""
     anchors: dict[str, _Node] = {}
     stack: list[_Node] = []
     for event in events:
@@ -177,7 +177,7 @@ def _aliased(anchors: dict[str, _Node], name: str, where: str) -> _Node:
     if node is None:
         raise ConfigError(where, f"*{name} refers to an anchor that is not defined above it", f"define &{name} first")
     if node.is_open:
-        raise ConfigError(where, f"*{name} stands inside the value that it refers to", "write the value out")
+        raise ConfigError(where, f"*{name} is inside the value that it refers to", "write the value out")
     return node
 
 
@@ -188,7 +188,9 @@ def _node(event: Any, line: int, file: str, report: Report) -> _Node:
     if tag not in (None, "!") and tag not in known:
         short = str(tag).replace(_TAG, "!!")
         remedy = "write plain text, numbers, lists and mappings"
-        report(ConfigError(f"{file}:{line}", f"the tag {short} is not supported: a config holds data only", remedy))
+        report(
+            ConfigError(f"{file}:{line}", f"the tag {short} is not supported: a config may only contain data", remedy)
+        )
     if kind != "scalar":
         return _Node(kind, line, is_tuple=tag == _TUPLE)
     node = _Node(kind, line, is_open=False)
@@ -207,10 +209,10 @@ def _node(event: Any, line: int, file: str, report: Report) -> _Node:
 
 
 def resolve_scalar(text: str) -> Any:
-    """What an unquoted scalar means in YAML 1.2's core schema.
+    """The value of an unquoted scalar in YAML 1.2's core schema.
 
     Raises:
-        ValueError: A whole number of more digits than Python reads.
+        ValueError: It is a whole number with more digits than Python reads.
     """
     if text in _WORDS:
         return _WORDS[text]
@@ -223,7 +225,7 @@ def resolve_scalar(text: str) -> Any:
 
 @lru_cache(maxsize=4096)
 def _other(text: str) -> Any:
-    """The value of an unquoted scalar in YAML 1.1, if that is another; `_SAME` if not."""
+    """The value of an unquoted scalar in YAML 1.1, if it differs; `_SAME` if not."""
     if _PLAIN_TEXT.match(text):
         return _SAME
     yaml = _yaml("reading a config")
@@ -231,7 +233,7 @@ def _other(text: str) -> Any:
     try:
         tag = loader.resolve(yaml.ScalarNode, text, (True, False))
         other = loader.construct_object(yaml.ScalarNode(tag, text))
-    except (yaml.YAMLError, ValueError, IndexError):  # a reader of YAML 1.1 stops there
+    except (yaml.YAMLError, ValueError, IndexError):  # YAML 1.1 cannot read it
         return _SAME
     value = resolve_scalar(text)
     return _SAME if type(value) is type(other) and repr(value) == repr(other) else other
@@ -272,7 +274,7 @@ _MAPPINGS = (_TAG + "map", f"{_TAG}python/dict")
 
 
 class _Values:
-    """Turns nodes into values of their own, and notes their places."""
+    """Converts nodes to values, and records their places."""
 
     def __init__(self, file: str, report: Report) -> None:
         self._file = file
@@ -318,7 +320,7 @@ class _Values:
         self._seen.add(id(node))
 
     def _pairs(self, node: _Node) -> dict[Key, tuple[int, _Node, _Node]]:
-        """The entries of a mapping: its own keys win over merged ones, and an earlier merged mapping over a later."""
+        """The entries of a mapping: its own keys override merged ones, and earlier merged mappings later ones."""
         own: dict[Key, tuple[int, _Node, _Node]] = {}
         lines: dict[str, int] = {}
         merged: list[_Node] = []
@@ -329,7 +331,7 @@ class _Values:
             key = self._key(key_node)
             if str(key) in lines:
                 where = f"{self._file}:{key_node.line}"
-                problem = f"the key {key!s} is written twice, first on line {lines[str(key)]}"
+                problem = f"the key {key!s} is given twice, first on line {lines[str(key)]}"
                 self._report(ConfigError(where, problem, "keep one of the two"))
                 continue
             lines[str(key)] = key_node.line
@@ -340,7 +342,7 @@ class _Values:
         for source in merged:
             for mapping in source.children if source.kind == "list" else [source]:
                 if mapping.kind != "mapping":
-                    raise ConfigError(f"{self._file}:{mapping.line}", "<< merges a mapping or a list of mappings only")
+                    raise ConfigError(f"{self._file}:{mapping.line}", "<< only merges a mapping or a list of mappings")
                 for key, entry in self._pairs(mapping).items():
                     pairs.setdefault(key, entry)
         return {**pairs, **own}
@@ -355,10 +357,10 @@ class _Values:
 
 
 def write(documents: Iterable[Any]) -> str:
-    """YAML text of these documents; `read` gives the same values back, with the keys in the same order.
+    """These documents as YAML; `read` returns the same values, with the keys in the same order.
 
-    What a reader of YAML 1.1 would take for a number, a boolean or a time stands in quotes, so that such a reader
-    gets the same values too.
+    Text that YAML 1.1 would read as a number, a boolean or a time is quoted, so that a reader of YAML 1.1 gets the same
+    values too.
 
     Raises:
         MissingExtraError: PyYAML is not installed.
@@ -381,7 +383,7 @@ def _dumper() -> Any:
     yaml = _yaml("writing a config")
     base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-    class Dumper(base):  # type: ignore[misc]  # its stubs are the user's affair
+    class Dumper(base):  # type: ignore[misc]  # its stubs are optional
         def ignore_aliases(self, data: object) -> bool:
             return True
 
@@ -389,7 +391,7 @@ def _dumper() -> Any:
         return dumper.represent_sequence(_TUPLE, value)
 
     Dumper.add_representer(tuple, represent_tuple)
-    # Beside what YAML 1.1 reads as numbers: what only YAML 1.2 does, such as 1e-3, so that such a text is quoted.
+    # Besides text that YAML 1.1 reads as a number, quote text that only YAML 1.2 does, such as 1e-3.
     Dumper.add_implicit_resolver(_TAG + "float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
     Dumper.add_implicit_resolver(_TAG + "int", re.compile(f"(?:{_INT.pattern})$"), list("-+0123456789"))
     return Dumper

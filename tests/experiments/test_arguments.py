@@ -61,14 +61,14 @@ MISTAKES = [
         "no option --resutls (did you mean --results?)",
     ),
     ("run --resutls x train.py:train", "no option --resutls (did you mean --results?)"),
-    ("run train.py:train train.yml more", "more: there is no such argument here"),
-    ("run train.py:train train.yml more words", "more words: there are no such arguments here"),
+    ("run train.py:train train.yml more", "unexpected argument: more"),
+    ("run train.py:train train.yml more words", "unexpected arguments: more words"),
     (
         "run -e digits train.py:train train.yml",
         "-e took all of these: digits train.py:train train.yml. Write TARGET and",
     ),
     ("run train.py:train train.yml -e digts", "no experiment 'digts' (did you mean digits?"),
-    ("run train.py:train train.yml --rerun fialed", "--rerun fialed: is no state", "(did you mean failed?"),
+    ("run train.py:train train.yml --rerun fialed", "--rerun fialed: is neither a state", "(did you mean failed?"),
     ("run train.py:train train.yml --logger wandbb", "no such logger (did you mean wandb?"),
     ("run train.py:train train.yml --submit slrum", "argument --submit: there is no 'slrum' (did you mean slurm?"),
     (
@@ -91,21 +91,21 @@ MISTAKES = [
     ("run train.py:train train.yml --executor-option nonsense", "--executor-option nonsense: is not KEY=VALUE"),
     ("run train.yml train.py:train", "swapped? Write train.py:train train.yml"),
     ("config check train.py:train train.yml", "swapped? Write train.yml train.py:train"),
-    ("run train.yml train.yml", "train.yml: is a YAML file, and no experiment"),
-    ("run train.py train.yml", "does not say which class or function", "write train.py:NAME; it has: train, Model"),
+    ("run train.yml train.yml", "train.yml: is a YAML file, not an experiment"),
+    ("run train.py train.yml", "does not name the class or function", "write train.py:NAME; it has: train, Model"),
     ("run trian.py:train train.yml", "no such file: trian.py (did you mean train.py?)"),
     ("run trian:train train.yml", "no module trian (did you mean train.py?)"),
     ("run train.py:trian train.yml", "has no 'trian' (did you mean train?"),
     ("run train.py:train trian.yml", "trian.yml: there is no such file (did you mean train.yml?)"),
     ("status resuts", "results folder resuts: there is no such folder (did you mean results?)"),
     ("status train.yml", "results folder train.yml: is a file"),
-    ("results results --metric acuracy", "acuracy: is no column of these results (did you mean accuracy?"),
-    ("results results --by params.lrr", "params.lrr: is no column of these results (did you mean lr?"),
-    ("results results --by lr --metric acuracy", "is no column of numbers that was logged (did you mean accuracy?"),
-    ("results results --sort los", "--sort los: is no column (did you mean loss?"),
+    ("results results --metric acuracy", "acuracy: is not a column of these results (did you mean accuracy?"),
+    ("results results --by params.lrr", "params.lrr: is not a column of these results (did you mean lr?"),
+    ("results results --by lr --metric acuracy", "is not a logged column of numbers (did you mean accuracy?"),
+    ("results results --sort los", "--sort los: is not a column (did you mean loss?"),
     ("results results -e digts", "-e digts: there is no such experiment (did you mean digits?"),
-    ("results results --where params.lrr=1", "params.lrr: is no column of these results (did you mean lr?"),
-    ("plot results --metric acuracy --out x.png", "'acuracy' is no column of numbers there (did you mean accuracy?"),
+    ("results results --where params.lrr=1", "params.lrr: is not a column of these results (did you mean lr?"),
+    ("plot results --metric acuracy --out x.png", "'acuracy' is not a column of numbers there (did you mean accuracy?"),
     ("plot results --metric loss --out x.png --band intervall", "there is no 'intervall' (did you mean interval?"),
     ("doctor --executor proceses", "no executor 'proceses' (did you mean processes?"),
     ("doctor --executor threads --timeout -1", "argument --timeout: must be a number of seconds, 0 or more, not '-1'"),
@@ -132,7 +132,7 @@ def test_nothing_is_done_after_a_mistake(folder: Path, capsys: pytest.CaptureFix
 def test_names_may_come_before_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--dry-run", "-e", "digits", "--", "train.py:train", "train.yml"]) == 0
     assert "4 repetitions, 0 to run" in capsys.readouterr().out
-    assert "--dry-run must stand before --" in told(capsys, "run", "--", "train.py:train", "train.yml", "--dry-run")
+    assert "--dry-run must come before --" in told(capsys, "run", "--", "train.py:train", "train.yml", "--dry-run")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_nonsense_in_variables_that_say_more_about_a_job_is_left_alone(
 @pytest.mark.parametrize(
     ("name", "value", "words", "message"),
     [
-        ("AMLSCHED_CODE_COPY", "a:/nowhere", (), "/nowhere: is no complete code copy"),
+        ("AMLSCHED_CODE_COPY", "a:/nowhere", (), "/nowhere: is not a complete code copy"),
         ("SLURM_NTASKS", "x", ("--executor", "slurm_allocation"), "SLURM_NTASKS is 'x', and Slurm sets it to a whole"),
         ("SLURM_CPUS_PER_TASK", "9" * 99, ("--executor", "slurm_allocation"), "SLURM_CPUS_PER_TASK is '9999"),
     ],

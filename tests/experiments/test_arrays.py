@@ -156,7 +156,7 @@ def test_an_environment_that_is_not_there_is_told_before_anything_is_submitted(
     project.config(f"venv: {venv}")
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
     assert done.returncode == 2
-    assert f"key venv): venv is '{venv}', and there is no file" in done.stderr
+    assert f"key venv): venv is '{venv}', but there is no file" in done.stderr
     assert slurm.sizes() == []
 
 
@@ -175,7 +175,7 @@ def test_a_section_that_is_wrong_stops_who_submits_and_not_a_run_here(project: P
     assert "note: config.yml" in checked.stdout
     explained = project.call("config", "explain", "config.yml")
     assert explained.returncode == 0
-    assert "left out, as it is wrong: config.yml" in explained.stdout
+    assert "left out, because it is invalid: config.yml" in explained.stdout
 
 
 def test_the_number_of_parallel_jobs_holds_over_all_arrays(project: Project, slurm: Slurm) -> None:
@@ -204,7 +204,7 @@ def test_the_same_command_again_submits_what_was_refused_before(project: Project
     slurm.set(limit=1)
     project.submit()
     slurm.set(limit=100)
-    assert "4 repetitions are in the queue already" in project.submit()
+    assert "4 repetitions are already in the queue" in project.submit()
     assert sum(slurm.sizes()) == 4
 
 
@@ -230,7 +230,7 @@ def test_without_slurm_it_is_said_at_once(project: Project) -> None:
 @pytest.mark.parametrize("flag", ["-j=1", "--max-workers=2", "--executor-option=a=1"])
 def test_flags_of_a_run_here_do_not_go_with_arrays(project: Project, slurm: Slurm, flag: str) -> None:
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s", *flag.split("=", 1))
-    assert (done.returncode, "goes with neither -s" in done.stderr) == (2, True)
+    assert (done.returncode, "does not go with -s" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("flags", [(), ("--multicopy",)])
@@ -371,7 +371,7 @@ def test_the_script_that_is_printed_is_the_one_that_is_submitted_and_printing_do
     for flags in (("-s",), ("--submit", "slurm"), ("-s", "--wait")):
         shown = project.call("run", "experiment.py:experiment", "config.yml", *flags, "--print-job-script")
         assert shown.returncode == 0
-        assert shown.stderr == f"The script of an array of 4 elements in {project.results}; not submitted\n"
+        assert shown.stderr == f"The script of an array of 4 elements in {project.results} (not submitted):\n"
         assert slurm.state["jobs"] == {}
         assert not project.results.exists()
     project.submit()
@@ -396,7 +396,7 @@ def test_printing_the_script_of_nothing_says_so(project: Project, slurm: Slurm) 
     assert project.call("run", "experiment.py:experiment", "config.yml", "-q").returncode == 0
     shown = project.call("run", "experiment.py:experiment", "config.yml", "-s", "--print-job-script")
     assert (shown.returncode, shown.stdout) == (0, "")
-    assert shown.stderr == "Nothing is left to run in results: there is no array to show.\n"
+    assert shown.stderr == "Nothing remains to run in results, so there is no script to print.\n"
     waiting = project.call("run", "experiment.py:experiment", "config.yml", "--wait", "--print-job-script")
     assert waiting.returncode == 2
     assert "--print-job-script: does not go with --wait" in waiting.stderr

@@ -111,7 +111,7 @@ def test_after_a_signal_it_goes_on_where_it_was(project: Project, target: str, e
         out, err = process.communicate(timeout=30)
         assert process.returncode == (130 if number == signal.SIGINT else 128 + number), err
         assert project.states() == ["preempted"], err
-        assert "1 repetition is told to stop" in err
+        assert "Stopping: 1 repetition has" in err
     assert project.call(*command).returncode == 0
     complete(project)
     repeated = len(steps(project)) - COUNT

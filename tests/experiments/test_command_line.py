@@ -153,7 +153,7 @@ def test_nothing_is_run_again_once_all_is_done(project: Project) -> None:
     before = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*")}
     second = project.run()
     assert "Ran 4 in" in first.stdout
-    assert (second.returncode, "Nothing to run: all is done" in second.stdout) == (0, True)
+    assert (second.returncode, "Nothing to run: all repetitions are done" in second.stdout) == (0, True)
     after = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*") if path.is_file()}
     assert after.items() <= before.items()
 
@@ -373,7 +373,7 @@ def test_an_experiment_that_surrenders_is_done(project: Project) -> None:
 BAD = (
     (("experiment.py:Nothing", "config.yml"), "has no 'Nothing' (it has: Sums"),
     (("experiment.py:not_an_experiment", "config.yml"), "cannot be called as experiment(params, rep, log)"),
-    (("experiment.py:Incomplete", "config.yml"), "iterate must be written"),
+    (("experiment.py:Incomplete", "config.yml"), "iterate must be implemented"),
     (("experiment.py:Local", "config.yml"), "cannot be pickled for another process: it is defined inside a function"),
     (("experiment.py", "config.yml"), "write experiment.py:NAME; it has: Sums, "),
     (("nowhere.py:Sums", "config.yml"), "there is no such file"),
@@ -386,7 +386,7 @@ BAD = (
     (("experiment.py:Sums", "typo.yml"), "did you mean"),
     (("experiment.py:Sums", "endless.yml"), "iterations"),
     (("experiment.py:Sums", "config.yml", "-e", "other"), "sums"),
-    (("experiment.py:Sums", "config.yml", "--rerun", "sometimes"), "--rerun sometimes: is no state and no name"),
+    (("experiment.py:Sums", "config.yml", "--rerun", "sometimes"), "--rerun sometimes: is neither a state nor a name"),
     (("experiment.py:Sums", "config.yml", "--executor", "magic"), "magic"),
     (("experiment.py:Sums", "config.yml", "--executor-option", "fast=1"), "fast"),
     (("experiment.py:Sums", "config.yml", "--executor-option", "fast"), "is not KEY=VALUE"),
@@ -416,7 +416,7 @@ def test_a_folder_that_cannot_be_read_as_results_is_one_message(project: Project
         missing = project.call(command[0], "nowhere", *command[1:])
         assert (missing.returncode, "there is no such folder" in missing.stderr) == (2, True)
         empty = project.call(command[0], ".", *command[1:])
-        assert (empty.returncode, "no repetition of amlsched" in empty.stderr) == (2, True)
+        assert (empty.returncode, "no repetitions of amlsched" in empty.stderr) == (2, True)
 
 
 def test_a_torn_record_is_not_taken_for_a_good_one(project: Project) -> None:
@@ -447,7 +447,7 @@ def test_after_ctrl_c_the_same_command_takes_up_what_is_left(project: Project, e
     out, err = process.communicate(timeout=45)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "The same command takes up what is left" in err
+    assert "Run the same command again to resume" in err
     assert set(project.states()) == {"completed", "cancelled"}
     wait_until(lambda: not members(process.pid))
     assert project.call(*words).returncode == 0
@@ -483,7 +483,7 @@ def test_what_ran_when_the_driver_was_killed_is_run_again(project: Project) -> N
     process.communicate(timeout=10)
     assert "running" in project.states()
     wait_until(lambda: not members(process.pid))
-    assert "its worker is gone; the next run takes it up" in project.call("status", "results").stderr
+    assert "its worker is gone; the next run resumes it" in project.call("status", "results").stderr
     assert project.call(*words).returncode == 0
     assert project.completions() == [1] * 6
 
@@ -596,7 +596,7 @@ def test_no_more_of_a_job_run_at_a_time_than_it_says(project: Project) -> None:
 def test_a_job_that_is_not_there_is_bad_input(project: Project) -> None:
     done = project.run("-j", "9")
     assert done.returncode == 2
-    assert "job 9: there is no such job (there are the jobs 0 to 3)" in done.stderr
+    assert "job 9: there is no such job (there are jobs 0 to 3)" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------ loggers
@@ -625,15 +625,15 @@ def test_a_logger_that_cannot_be_made_says_where(project: Project, raised: str, 
     place.write_text(f"class Mine:\n    def __init__(self):\n        raise {raised}\n")
     done = project.run("--logger", "mine.py:Mine")
     assert done.returncode == 2
-    assert done.stderr == f"amlsched: error: --logger mine.py:Mine: cannot be made: {words} ({place}, line 3)\n"
+    assert done.stderr == f"amlsched: error: --logger mine.py:Mine: cannot be created: {words} ({place}, line 3)\n"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("nonsense", "--logger nonsense: there is no such logger (there are: print, wandb, or path/to/file.py:Class)"),
-        ("experiment.py:Sums", "--logger experiment.py:Sums: gives a Sums, which is no logger"),
-        ("experiment.py:function", "--logger experiment.py:function: cannot be made without arguments"),
+        ("experiment.py:Sums", "--logger experiment.py:Sums: gives a Sums, which is not a logger"),
+        ("experiment.py:function", "--logger experiment.py:function: cannot be created without arguments"),
         ("experiment.py:Nothing", "has no 'Nothing'"),
     ],
 )

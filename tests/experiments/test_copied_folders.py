@@ -141,7 +141,7 @@ def test_a_copied_run_does_not_pass_for_another(capsys: pytest.CaptureFixture[st
     shutil.copytree(RESULTS / "train/train__l0.1", RESULTS / "train/train__l0.2")
     states = [(one.run, one.record.state.value) for one in survey(RESULTS)]
     assert states[2:] == [("train__l0.2", "unknown")] * 2
-    assert "is the record of train__l0.1 rep 0, copied or moved here" in tallied(survey(RESULTS)).failed[0][2]
+    assert "the record of train__l0.1 rep 0, copied or moved here" in tallied(survey(RESULTS)).failed[0][2]
     assert list(load(RESULTS).summary("params.lr", ["loss"])["n"]) == [2]
 
 

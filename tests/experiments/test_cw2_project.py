@@ -321,7 +321,7 @@ def test_a_task_of_another_job_is_refused(config: Path) -> None:
         def run(self, overwrite=False):
             self.joblist[0].run_task(self.joblist[1].tasks[0], overwrite)
 
-    with pytest.raises(ExperimentError, match=r"job 0: this task is none of it"):
+    with pytest.raises(ExperimentError, match=r"job 0: the task does not belong to this job"):
         cluster_work.ClusterWork(Steps).run(sch=Confused(), argv=[str(config), "-q"])
 
 

@@ -74,7 +74,7 @@ def test_what_a_script_changes_in_args_holds(config: Path) -> None:
     cw = work()
     cw.args["experiments"], cw.args["job"], cw.args["noconsolelog"], cw.args["debug"] = ["e"], 1, True, True
     assert [one["_experiment_name"] for one in cw.config.exp_configs or ()] == ["e__a1"]
-    with pytest.raises(ExperimentError, match="there are the jobs 0 to 0"):
+    with pytest.raises(ExperimentError, match="there are jobs 0 to 0"):
         cw.run()
     cw.args["job"] = 0
     assert cw.run() is not None
@@ -160,7 +160,11 @@ def test_jobs_stay_the_same_and_a_scheduler_sees_the_changes(config: Path) -> No
         ("_rep_log_path", "elsewhere", r"exp_configs\[1\]: the key _rep_log_path was changed"),
         ("_seed", 1, r"exp_configs\[1\]: the key _seed was changed"),
         ("iterations", "many", r"exp_configs\[1\], key iterations: iterations is 'many', and must be"),
-        ("params", {"model": Told()}, r"exp_configs\[1\], key params.model: a value of the type Told is no data"),
+        (
+            "params",
+            {"model": Told()},
+            r"exp_configs\[1\], key params.model: a config cannot hold a value of the type Told",
+        ),
     ],
 )
 def test_what_cannot_be_changed_is_an_error_before_anything_runs(config, key, value, problem) -> None:
@@ -179,7 +183,7 @@ def test_a_config_that_is_gone_or_of_another_command_line_is_an_error(config: Pa
     with pytest.raises(ExperimentError, match="give argv to the constructor"):
         cw.run(argv=["c.yml", "-q"])
     del cw.config.exp_configs[0]
-    with pytest.raises(ExperimentError, match="4 configs were read, and 3 are there now"):
+    with pytest.raises(ExperimentError, match="it had 4 configs when it was loaded, and now has 3"):
         cw.run()
 
 

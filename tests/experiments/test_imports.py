@@ -101,4 +101,4 @@ def test_a_relative_path_starts_where_the_command_was_given(files: Project, exec
     assert files.states() == ["completed"]
     assert "0 to run. Results: results" in run(files, "code/train.py:f", "--dry-run", code=0)
     checked = files.call("config", "check", "config.yml", "code/train.py:f")
-    assert (checked.returncode, checked.stdout) == (0, "No problem: 1 experiment, 1 repetition, 1 job.\n"), checked
+    assert (checked.returncode, checked.stdout) == (0, "No problems: 1 experiment, 1 repetition, 1 job.\n"), checked

@@ -274,7 +274,7 @@ def test_what_is_no_exception_fails_its_repetition_alone(ways: Project, executor
 
 def test_what_repetitions_leave_behind_does_not_hold_up_the_command(ways: Project) -> None:
     said = run(ways, "stays", "sequential")
-    assert "threads that were left behind: the one that stays" in said
+    assert "threads that are still running: the one that stays" in said
     assert ways.states() == ["completed"] * 3
 
 
@@ -324,10 +324,10 @@ def test_generator_functions_are_bad_input(ways: Project, name: str, told: str) 
     [
         (
             "text",
-            "text returned a str, and must return a row: a mapping such as {'loss': 0.5}, or a number, or nothing",
+            "text returned a str, but must return a row: a mapping such as {'loss': 0.5}, or a number, or nothing",
         ),
         ("forgets", "forgets: returned a coroutine, which did not run"),
-        ("Forgets", "iterate of Forgets returned None, and must return a row: a mapping"),
+        ("Forgets", "iterate of Forgets returned None, but must return a row: a mapping"),
     ],
 )
 def test_a_result_that_is_no_row_fails_with_its_name_and_type(ways: Project, name: str, told: str) -> None:

@@ -162,7 +162,7 @@ def test_bytes_in_the_environment_that_are_no_text_are_no_value_of_a_config(proj
     (project / "c.yml").write_text('{name: e, path: results, params: {x: "${env:ODD}"}}')
     code, _, err = call(*RUN, env=odd)
     assert code == 2
-    assert "the environment variable ODD holds bytes that are no text: b'a\\xff' (set it to a text in UTF-8)" in err
+    assert "the environment variable ODD is not valid UTF-8: b'a\\xff' (set it to text in UTF-8)" in err
 
 
 # -------------------------------------------------------------------------------------------------------------- plots
@@ -205,10 +205,10 @@ def test_the_picture_that_is_named_is_the_one_that_was_written(project: Path, ou
     [
         (
             ("--metric", "a", "--out", "x.xyz"),
-            "--out x.xyz: matplotlib writes no pictures that end in .xyz (use one of",
+            "--out x.xyz: matplotlib cannot write .xyz files (use one of",
         ),
         (("--metric", "a", "--out", "folder.png"), "folder.png"),
-        (("--metric", "empty", "--out", "x.png"), "empty has no finite value there, so there is nothing to draw"),
+        (("--metric", "empty", "--out", "x.png"), "empty has no finite values, so there is nothing to draw"),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_is_refused_in_a_line(words: tuple[str, ...], message: str) -> None:

@@ -70,7 +70,7 @@ def test_a_full_disk_stops_the_run_and_once_there_is_room_it_goes_on(project: Pa
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr
     assert str(project / "results/disk") in done.stderr
-    assert "the same command goes on from there" in done.stderr
+    assert "the same command then resumes" in done.stderr
     assert "Traceback" not in done.stderr
     completed = states(project).count("completed")
     assert 0 < completed < count

@@ -25,29 +25,29 @@ if TYPE_CHECKING:
 __all__ = ["Config"]
 
 _OURS = frozenset({"name", "path", "log_path", "cpu_cores", "_seed"}) | keys.WRITTEN_KEYS
-"""Keys that a repetition is found by, or that are made when it runs."""
+"""Keys that identify a repetition, or are set when it runs."""
 _OF_JOBS = ("reps_per_job", "reps_in_parallel")
 
 
 class Config:
-    """What a config file says, repetition by repetition.
+    """A config file, expanded to its repetitions.
 
     Args:
         config_path: The file; `None` for an empty config, to be filled by `load_config`.
-        experiment_selections: Names of experiments, or one; none for all.
+        experiment_selections: Names of experiments, or one name; none for all.
         debug: Only a short trial of the first run of each experiment.
         debug_all: Only a short trial of each run.
 
     Attributes:
         config_path: The file.
         f_name: Its name without the folder.
-        exp_selections: The names of experiments that were asked for.
-        exp_configs: The `cw_config` of each repetition. What a script changes in those of `ClusterWork.config` is what
-            the repetitions get.
-        slurm_config: The section for the batch system of this host, `None` if there is none.
+        exp_selections: The names of the selected experiments.
+        exp_configs: The `cw_config` of each repetition. Repetitions get what a script changes in those of
+            `ClusterWork.config`.
+        slurm_config: The section for the batch system of this host; `None` if there is none.
 
     Raises:
-        ConfigError: The file is wrong.
+        ConfigError: The file is invalid.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Config:
         debug: bool = False,
         debug_all: bool = False,
     ) -> None:
-        """Read another file; as of the constructor."""
+        """Load another file; arguments as for the constructor."""
         mode: Debug = "debugall" if debug_all else "debug" if debug else ""
         self.use(Plan(config_path, select=experiment_selections or (), debug=mode))
         self.exp_selections = experiment_selections
 
     def use(self, plan: Plan) -> None:
-        """Be the config of a plan."""
+        """Load the config of a plan."""
         self._plan = plan
         self.config_path, self.f_name = str(plan.config), plan.config.name
         self.exp_configs = [
@@ -91,7 +91,7 @@ class Config:
 
     @property
     def is_changed(self) -> bool:
-        """Whether a script has changed something in here since it was read."""
+        """Whether a script has changed the config since it was loaded."""
         return self._plan is not None and (
             repr(self._now()) != repr(self._before) or self.slurm_config != self._plan.resolved.cluster
         )
@@ -100,10 +100,10 @@ class Config:
         return [as_config(config, f"exp_configs[{number}]") for number, config in enumerate(self.exp_configs or ())]
 
     def apply(self, plan: Plan) -> Plan:
-        """Put what was changed in here into a plan of the same config.
+        """Apply the changes of a script to a plan of the same config.
 
         Raises:
-            ConfigError: A value is none that a config can hold.
+            ConfigError: A config cannot hold a value.
             ExperimentError: A repetition was removed or added, or its folder was changed.
         """
         if not self.is_changed:
@@ -112,8 +112,8 @@ class Config:
         jobs: dict[str, dict[str, Any]] = {}
         now = self._now()
         if len(now) != len(self._before):
-            problem = f"{len(self._before)} configs were read, and {len(now)} are there now"
-            raise ExperimentError("exp_configs", problem, "choose experiments with -e, one job with -j")
+            problem = f"it had {len(self._before)} configs when it was loaded, and now has {len(now)}"
+            raise ExperimentError("exp_configs", problem, "select experiments with -e, or one job with -j")
         for number, (config, before) in enumerate(zip(now, self._before, strict=True)):
             _check(number, config, before)
             jobs.setdefault(before["name"], {key: config[key] for key in _OF_JOBS if key in config})
@@ -131,17 +131,17 @@ class Config:
         return plan
 
     def to_yaml(self, dir_path: str | Path = "", relpath: bool = True) -> None:
-        """Write all of it, with what was changed, to files that can be loaded again, and give the same repetitions.
+        """Write the config, with all changes, to files that can be loaded again and give the same repetitions.
 
-        The names are those of cw2: `relative_NAME.yml`, with the names of the experiments that were chosen, and
-        `EXPERIMENT/relative_NAME_EXPERIMENT.yml` for each.
+        The names are those of cw2: `relative_NAME.yml`, with the names of the selected experiments, and
+        `EXPERIMENT/relative_NAME_EXPERIMENT.yml` for each experiment.
 
         Args:
-            dir_path: The folder for them; empty for that of the results.
-            relpath: Whether the folder for the results is noted relative to the file, so that both can be moved.
+            dir_path: The folder for the files; empty for that of the results.
+            relpath: Whether the folder for the results is written relative to the file, so that both can be moved.
 
         Raises:
-            ExperimentError: There is nothing to write.
+            ExperimentError: No config was loaded.
             OSError: A file cannot be written.
         """
         if self._plan is None or not self._plan.experiments:
@@ -174,12 +174,12 @@ def _with(
 
 
 def _check(number: int, config: dict[str, Any], before: dict[str, Any]) -> None:
-    """Refuses what cannot be changed for a repetition, and values of the wrong kind."""
+    """Reject changes of keys that a script cannot change, and values of the wrong type."""
     where = f"exp_configs[{number}]"
     for key in sorted(_OURS):
         if config.get(key) != before.get(key):
-            problem = f"the key {key} was changed from {before.get(key)!r} to {config.get(key)!r}; amlsched makes it"
-            remedy = "-t or --results give new folders, seed gives other seeds: see the page on migrating from cw2"
+            problem = f"the key {key} was changed from {before.get(key)!r} to {config.get(key)!r}; amlsched sets it"
+            remedy = "use -t or --results for new folders, seed for other seeds: see the page on migrating from cw2"
             raise ExperimentError(where, problem, remedy)
     keys.check_rules(config, keys.RULES, (*keys.NULLABLE, "repetitions"), _place(where), refuse)
 

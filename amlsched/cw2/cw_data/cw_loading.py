@@ -19,11 +19,11 @@ __all__ = ["Cw2Accessor", "with_columns"]
 
 
 def with_columns(found: Sequence[Found], more: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The table of these repetitions, with further columns.
+    """The table of these repetitions, with more columns.
 
     Args:
         found: The repetitions.
-        more: What each has in the further columns.
+        more: The values of each repetition in these columns.
     """
     frame = table_of(found)
     for name in dict.fromkeys(name for row in more for name in row):
@@ -33,7 +33,7 @@ def with_columns(found: Sequence[Found], more: Sequence[dict[str, Any]]) -> pd.D
 
 @pd.api.extensions.register_dataframe_accessor("cw2")
 class Cw2Accessor:
-    """Picks rows and columns of what `ClusterWork.load` returns.
+    """Select rows and columns of what `ClusterWork.load` returns.
 
     Args:
         frame: The DataFrame.
@@ -56,7 +56,7 @@ class Cw2Accessor:
         return cast("pd.DataFrame", frame)
 
     def repetition(self, r: int) -> pd.DataFrame:
-        """The repetitions of this index."""
+        """The repetitions with this index."""
         return self._frame[self._frame.index.get_level_values("r") == r]
 
     def name(self, name: str) -> pd.DataFrame:
@@ -66,21 +66,21 @@ class Cw2Accessor:
     def logger(
         self, l_name: str = "", l_obj: AbstractLogger | None = None, l_cls: type[AbstractLogger] | None = None
     ) -> pd.Series[Any]:
-        """The column with what a logger read back.
+        """The column of what a logger loaded.
 
         Args:
-            l_name: Name of its class.
-            l_obj: Or the logger.
-            l_cls: Or its class.
+            l_name: The name of its class.
+            l_obj: The logger, instead of a name.
+            l_cls: Its class, instead of a name.
         """
         kind = type(l_obj) if l_obj is not None else l_cls
         return self._frame[kind.__name__ if kind is not None else l_name]
 
     def flatten_pd_log(self) -> pd.DataFrame:
-        """All rows that were logged, each with what is known of its repetition.
+        """All logged rows, each with the other columns of its repetition.
 
         Returns:
-            Index `(name, r, iter)`.
+            A DataFrame with the index `(name, r, iter)`.
         """
         column = "PandasLogger"
         if column not in self._frame.columns:

@@ -171,7 +171,7 @@ def test_a_template_of_cw2_is_filled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "problem"), [("#!/bin/sh\n", "no line with"), (f"{TEMPLATE}%%nodes%%\n", "not known: %%nodes%%")]
+    ("template", "problem"), [("#!/bin/sh\n", "no line with"), (f"{TEMPLATE}%%nodes%%\n", "unknown placeholder")]
 )
 def test_a_template_that_cannot_be_filled_is_refused(template: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
@@ -497,7 +497,7 @@ def test_jobs_that_the_queue_has_forgotten_are_no_error(monkeypatch: pytest.Monk
 def test_an_answer_that_makes_no_sense_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     fake(tmp_path, "squeue", "echo 'what?'")
-    with pytest.raises(BatchSystemError, match="its answer cannot be read"):
+    with pytest.raises(BatchSystemError, match="its output cannot be parsed"):
         commands.query(SYSTEMS["slurm"], ["1"])
 
 
@@ -521,5 +521,5 @@ def test_two_keys_that_do_not_go_together(tmp_path: Path) -> None:
     config.write_text("{name: SLURM, sbatch_args: {gres: gpu:1}}\n---\n{name: x, path: results}\n")
     plan = Plan(config)
     assert plan.resolved.cluster is not None
-    with pytest.raises(ConfigError, match="sbatch_args are options of Slurm, and this is for Grid Engine"):
+    with pytest.raises(ConfigError, match="sbatch_args are options of Slurm, but this is for Grid Engine"):
         asked(plan.resolved.cluster, SYSTEMS["sge"], plan.resolved)

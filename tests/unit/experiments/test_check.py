@@ -56,7 +56,7 @@ just a text
 """
 
 EXPECTED = [
-    "f.yml:15: the key a is written twice, first on line 14",
+    "f.yml:15: the key a is given twice, first on line 14",
     "f.yml:38: the tag !object is not supported",
     "f.yml:6 (document 2): this document has no name",
     "f.yml:42 (document 13): a document must be a mapping",
@@ -68,11 +68,11 @@ EXPECTED = [
     "f.yml:9 (document 3, key grid.bs): the list is empty",
     "f.yml:12 (document 4, key list): the lists of list have unequal lengths",
     "f.yml:19 (document 5, key reps_per_job): reps_per_job is 0",
-    "f.yml:18 (document 5, key grid.a): a = 1 stands twice",
-    "f.yml:18 (document 5, key grid.opt.lr): opt is 'adam' by params",
-    "f.yml:21 (document 6, key name): the name '../up' begins with a dot",
+    "f.yml:18 (document 5, key grid.a): a = 1 is given twice",
+    "f.yml:18 (document 5, key grid.opt.lr): params sets opt to 'adam'",
+    "f.yml:21 (document 6, key name): the name '../up' starts with a dot",
     "f.yml:28 (document 8, key import_exp): there is no nobody",
-    "f.yml:31 (document 9, key import_exp): these import each other in a circle",
+    "f.yml:31 (document 9, key import_exp): these import each other in a cycle",
     "f.yml:34 (document 10, key gridsize): gridsize is 3, not a mapping",
     "f.yml:37 (document 11, key path): the environment variable AMLSCHED_ABSENT is not set",
 ]
@@ -109,7 +109,7 @@ def test_the_command_tells_all_and_exits_with_2(capsys: pytest.CaptureFixture[st
     assert "f.yml:4 (document 1, key iterations): iterations is 'x'" in told
     assert told.endswith("2 problems.\n")
     assert main(["config", "check", written("name: a\npath: out\nrepetitions: 3\nreps_per_job: 2\n")]) == 0
-    assert capsys.readouterr().out == "No problem: 1 experiment, 3 repetitions, 2 jobs.\n"
+    assert capsys.readouterr().out == "No problems: 1 experiment, 3 repetitions, 2 jobs.\n"
     assert not Path("out").exists()
 
 
@@ -118,7 +118,7 @@ def test_the_target_is_looked_at_too() -> None:
     file = written("name: a\npath: out\n---\nname: b\npath: out\niterations: 3\n---\nname: c\npath: out\n")
     faults = [str(fault) for fault in check(file, "steps_to_check.py:Steps").faults]
     assert len(faults) == 2
-    assert "f.yml:1 (document 1): Steps is an IterativeExperiment, and there is no iterations" in faults[0]
+    assert "f.yml:1 (document 1): Steps is an IterativeExperiment, but the key iterations is missing" in faults[0]
     [fault] = check(file, "steps_to_check.py:wrong").faults
     assert "cannot be called as experiment(params, rep, log)" in str(fault)
     [fault] = check(file, "absent.py:Steps", select=["a"]).faults
@@ -128,7 +128,7 @@ def test_the_target_is_looked_at_too() -> None:
 def test_a_folder_that_cannot_be_written_is_found_and_none_is_made() -> None:
     Path("taken").write_text("")
     [fault] = check(written("name: a\npath: taken/results\n")).faults
-    assert "cannot be made" in str(fault)
+    assert "cannot be created" in str(fault)
     assert check(written("name: a\npath: some/where/new\n")).faults == []
     assert not Path("some").exists()
 
@@ -137,13 +137,13 @@ def test_a_folder_without_the_right_to_write_is_found(monkeypatch: pytest.Monkey
     Path("locked").mkdir()
     monkeypatch.setattr(os, "access", lambda place, _: Path(place).name != "locked")  # root may write anywhere
     [fault] = check(written("name: a\npath: locked/results\n")).faults
-    assert "no right to write" in str(fault)
+    assert "no permission to write" in str(fault)
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("venv: nowhere/env", "venv is 'nowhere/env', and there is no file"),
+        ("venv: nowhere/env", "venv is 'nowhere/env', but there is no file"),
         ("path_to_template: nowhere.sh", "path_to_template nowhere.sh cannot be read: No such file or directory"),
         ("path_to_template: .", "path_to_template . cannot be read: Is a directory"),
         ("path_to_template: bytes.sh", "path_to_template bytes.sh cannot be read: it is not UTF-8"),
@@ -173,7 +173,7 @@ def test_an_array_that_is_too_large_is_noted_where_slurm_is(folder: Path, monkey
     text = "name: a\npath: out\nrepetitions: {}\n---\nname: SLURM\n"
     assert check(written(text.format(4))).notes == []
     [note] = check(written(text.format(6))).notes
-    assert "6 jobs are more than one array may have here (" in note
+    assert "6 jobs do not fit in one array, which may have " in note
 
 
 def test_faults_of_the_command_line_are_found_too() -> None:

@@ -98,7 +98,7 @@ def test_a_copy_can_be_made_again_with_the_same_code(source: Path, tmp_path: Pat
 def test_a_copy_of_other_code_is_replaced_only_when_asked_and_kept_beside(source: Path, tmp_path: Path) -> None:
     first = copy_code(source, tmp_path / "copy")
     put(source, train_dot_py="print(2)")
-    with pytest.raises(CodeCopyError, match=r"copy of other code.*-o replaces it"):
+    with pytest.raises(CodeCopyError, match=r"copy of other code.*use -o to replace it"):
         copy_code(source, tmp_path / "copy")
     second = copy_code(source, tmp_path / "copy", replace=True)
     assert second.digest != first.digest
@@ -108,7 +108,7 @@ def test_a_copy_of_other_code_is_replaced_only_when_asked_and_kept_beside(source
 
 def test_a_folder_that_is_no_copy_is_not_touched(source: Path, tmp_path: Path) -> None:
     put(tmp_path, copy__mine_dot_txt="mine")
-    with pytest.raises(CodeCopyError, match="is no code copy"):
+    with pytest.raises(CodeCopyError, match="is not a code copy"):
         copy_code(source, tmp_path / "copy", replace=True)
     assert files(tmp_path / "copy") == ["mine.txt"]
 

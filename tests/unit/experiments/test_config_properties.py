@@ -71,7 +71,7 @@ def made(config: dict[str, Any]) -> Experiment:
     try:
         axes = axes_of(config, document.place)
     except ConfigError as error:
-        assume("nothing can be set below it" not in error.problem and " is set by " not in error.problem)
+        assume("no key can be set below it" not in error.problem and " is set by " not in error.problem)
         raise
     return Experiment(config["name"], config, (document,), axes)
 

@@ -31,8 +31,8 @@ ACCEPTED: list[tuple[str, str, str, list[str]]] = [
     ("a list of the user's own", E + "datasets: [a, b]\n", "the key datasets", ["e"]),
     ("a long text of the user's own", E + "description: |\n  two\n  lines\n", "the key description", ["e"]),
     ("wandb", E + "enable_wandb: true\nwandb: {project: p, log_interval: 5}\n", "the key enable_wandb", ["e"]),
-    ("an empty account", SLURM + "account: ''\n---\n" + E, "account is '': that says nothing", ["e"]),
-    ("no bound of jobs", SLURM.replace("120", "0") + "---\n" + E, "num_parallel_jobs is 0: that says no limit", ["e"]),
+    ("an empty account", SLURM + "account: ''\n---\n" + E, "account is '', which means nothing", ["e"]),
+    ("no bound", SLURM.replace("120", "0") + "---\n" + E, "num_parallel_jobs is 0, which means no limit", ["e"]),
     ("nodes", SLURM + "nodes: 1\n---\n" + E, "the key nodes of a SLURM section", ["e"]),
     ("counts in quotes", SLURM.replace("ntasks: 1", "ntasks: '1'") + "---\n" + E, "", ["e"]),
     (
@@ -44,7 +44,7 @@ ACCEPTED: list[tuple[str, str, str, list[str]]] = [
     (
         "folders of another machine",
         SLURM + "venv: /home/u/venv/bin/activate\npath_to_template: /home/u/t.sh\nslurm_log: /home/u/log\n---\n" + E,
-        "venv is '/home/u/venv/bin/activate', and there is no file",
+        "venv is '/home/u/venv/bin/activate', but there is no file",
         ["e"],
     ),
     (
@@ -76,23 +76,23 @@ ACCEPTED: list[tuple[str, str, str, list[str]]] = [
 
 #: Name, text, what the error says, what the page on migrating says of it.
 REFUSED: list[tuple[str, str, str, str]] = [
-    ("near to a known key", E + "repetition: 5\n", "did you mean repetitions", "one that is near to a known key"),
-    ("a misspelt expansion", E + "gird: {a: [1]}\n", "did you mean grid", "one that is near to a known key"),
+    ("near to a known key", E + "repetition: 5\n", "did you mean repetitions", "one that is similar to a known key"),
+    ("a misspelt expansion", E + "gird: {a: [1]}\n", "did you mean grid", "one that is similar to a known key"),
     ("a mapping of lists", E + "sweep: {a: [1, 2]}\n", "looks like an expansion", "a mapping of lists"),
     ("a grid below params", E + "params: {grid: {a: [1]}}\n", "did you mean a top-level grid", "a mapping of lists"),
     ("a key that begins with list", E + "list_of_envs: [a]\n", "not a mapping of names to lists", "that begins with"),
     ("two expansions", E + "grid: {a: [1]}\nlist: {a: [2]}\n", "is set by grid and by list", "two expansions set"),
-    ("a value twice", E + "grid: {a: [1, 1]}\n", "as value 1 and as value 2", "a value that stands twice"),
+    ("a value twice", E + "grid: {a: [1, 1]}\n", "as value 1 and as value 2", "a value that appears twice"),
     ("scalars", E + "grid: {a: 1}\n", "write a list: a: [1]", "scalars in a `grid`"),
     ("an empty list", E + "grid: {a: []}\n", "the list is empty", "empty lists"),
     ("unequal lists", E + "list: {a: [1], b: [1, 2]}\n", "a has 1, b has 2", "`list` of unequal lengths"),
-    ("below a scalar", E + "params: {o: x}\ngrid: {o: {n: [1]}}\n", "nothing can be set below it", "below a parameter"),
-    ("one name", f"{E}grid: {{a: [1]}}\n---\n{E}grid: {{a: [2]}}\n", "a second experiment 'e'", "two documents of one"),
+    ("below a scalar", E + "params: {o: x}\ngrid: {o: {n: [1]}}\n", "no key can be set below it", "below a parameter"),
+    ("one name", f"{E}grid: {{a: [1]}}\n---\n{E}grid: {{a: [2]}}\n", "a second experiment 'e'", "two documents with"),
     ("two DEFAULT", f"name: DEFAULT\n---\nname: default\n---\n{E}", "a second DEFAULT", "several `DEFAULT`"),
-    ("a key twice", E + "params: {a: 1, a: 2}\n", "is written twice, first on line 3", "a key that stands twice"),
+    ("a key twice", E + "params: {a: 1, a: 2}\n", "is given twice, first on line 3", "a key that appears twice"),
     ("no repetitions", E + "repetitions: 0\n", "at least 1", "zero repetitions"),
     ("no bundle", E + "reps_per_job: -1\n", "at least 1", "zero repetitions"),
-    ("an object", E + "params: {a: !!python/object:os.x {}}\n", "holds data only", "those of plain values are"),
+    ("an object", E + "params: {a: !!python/object:os.x {}}\n", "may only contain data", "those of plain values are"),
 ]  # fmt: skip
 
 

@@ -101,9 +101,9 @@ def test_only_what_is_used_has_to_be_set(write_file: Write) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("x: ${env:}", "'${env:}' asks for no environment variable (write ${env:NAME} or ${env:NAME:default}"),
-        ("x: a ${env:A-B}", "'${env:A-B}' asks for no environment variable"),
-        ("x: ${env:A", "'${env:A' asks for no environment variable"),
+        ("x: ${env:}", "'${env:}' names no environment variable (write ${env:NAME} or ${env:NAME:default}"),
+        ("x: a ${env:A-B}", "'${env:A-B}' names no environment variable"),
+        ("x: ${env:A", "'${env:A' names no environment variable"),
         ("x: !!int ${env:WHO}", "'me', which cannot be read: it is not a whole number"),
         ("[${env:WHO}]: 1", "this is not YAML"),
         ("${env:WHO}: 1", "a key cannot come from the environment"),

@@ -105,8 +105,8 @@ def test_conditions_of_the_command_line(
 def test_a_condition_that_finds_nothing_says_what_there_is(values: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", str(values), "--where", "params.x=2"]) == 2
     error = capsys.readouterr().err
-    assert "has no repetition that is asked for by --where params.x=2" in error
-    assert "(params.x is null, 1, true, '1', .nan, nan, 'null', 0.5, … there)" in error
+    assert "has no repetition that matches --where params.x=2" in error
+    assert "(values of params.x there: null, 1, true, '1', .nan, nan, 'null', 0.5, …)" in error
 
 
 def test_groups_are_of_what_is_equal(values: Path, logged: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_text_in_one_row_hides_no_metric(logged: Path, tmp_path: Path) -> None
     assert [type(one) for one in rows["loss"][:3]] == [float, str, float]
     assert main(["status", str(logged)]) == 0
     for nothing in ("text", "name"):
-        with pytest.raises(ExperimentError, match="is no column of numbers"):
+        with pytest.raises(ExperimentError, match="is not a logged column of numbers"):
             found.summary("run", [nothing])
 
 

@@ -216,20 +216,20 @@ BAD: dict[str, tuple[str, str, str]] = {
     "same value twice": (
         "grid: {a: [1, 2, 1]}",
         "key grid.a)",
-        "a = 1 stands twice: as value 1 and as value 3 (remove one; to run it several times",
+        "a = 1 is given twice: as value 1 and as value 3 (remove one; to run it several times",
     ),
-    "same value twice, written otherwise": ("grid: {a: [0.1, 1e-1]}", "key grid.a)", "a = 0.1 stands twice"),
-    "same row twice": ("list: {a: [1, 2, 1], b: [3, 4, 3]}", "key list)", "a = 1, b = 3 stands twice"),
-    "same ablation twice": ("ablative: {a: [1], b: [1, 1]}", "key ablative.b)", "b = 1 stands twice"),
+    "same value twice, written otherwise": ("grid: {a: [0.1, 1e-1]}", "key grid.a)", "a = 0.1 is given twice"),
+    "same row twice": ("list: {a: [1, 2, 1], b: [3, 4, 3]}", "key list)", "a = 1, b = 3 is given twice"),
+    "same ablation twice": ("ablative: {a: [1], b: [1, 1]}", "key ablative.b)", "b = 1 is given twice"),
     "below a number": (
         "params: {opt: 3}\ngrid: {opt: {lr: [1]}}",
         "f.yml:4 (document 1, key grid.opt.lr)",
-        "opt is 3 by params, so that nothing can be set below it (make opt a mapping, or expand opt itself)",
+        "params sets opt to 3, so no key can be set below it (make opt a mapping, or expand opt itself)",
     ),
     "below the value of another axis": (
         "grid: {opt: [adam]}\ngrid2: {opt: {lr: [1]}}",
         "key grid2.opt.lr)",
-        "opt is 'adam' by grid",
+        "grid sets opt to 'adam'",
     ),
 }
 

@@ -301,6 +301,9 @@ def test_an_iteration_that_is_counted_otherwise_is_an_error(tmp_path: Path, colu
     log = RepetitionLog(tmp_path, 0, 99)
     log.initialize({}, 0, str(tmp_path))
     Counts(column, 0).run({"iterations": 2}, 0, log)
-    with pytest.raises(ExperimentError, match=f"the row of iterate of Counts: has a column {column}, which is 0 here"):
+    with pytest.raises(
+        ExperimentError,
+        match=f"the row of iterate of Counts: has a column {column}, which amlsched sets itself .here to 0",
+    ):
         Counts(column, 10).run({"iterations": 2}, 0, log)
     log.finalize()

@@ -94,7 +94,7 @@ def test_a_line_that_is_half_written_is_left_out(out: Path) -> None:
         assert len(some.iterations()) == 2
         for damage in (lambda: file.write_bytes(b"a,b\n1,2\n1,2,3,4\n"), file.unlink):
             damage()
-            with pytest.raises(ExperimentError, match="nothing was logged there yet"):
+            with pytest.raises(ExperimentError, match="nothing has been logged yet"):
                 some.iterations()
     finally:
         file.write_bytes(whole)
@@ -134,10 +134,13 @@ def test_one_value_has_no_spread(out: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda found: found.summary("params.opt.lrr"), "params.opt.lrr: is no column of these results .did you mean"),
+        (
+            lambda found: found.summary("params.opt.lrr"),
+            "params.opt.lrr: is not a column of these results .did you mean",
+        ),
         (lambda found: found.summary("nothing_like_it"), "opt_name, opt_lr, text, bs"),
-        (lambda found: found.summary("run", ["note"]), "note: is no column of numbers that was logged"),
-        (lambda found: found.with_params(x=1), "params.x: is no column"),
+        (lambda found: found.summary("run", ["note"]), "note: is not a logged column of numbers"),
+        (lambda found: found.with_params(x=1), "params.x: is not a column"),
     ],
 )
 def test_a_column_that_is_not_there_is_named(out: Path, call: Any, message: str) -> None:
@@ -160,7 +163,7 @@ def test_results_by_a_parameter(out: Path, capsys: pytest.CaptureFixture[str]) -
     lines = [line.split() for line in shown.out.splitlines()]
     assert lines[0] == ["opt_lr", "metric", "n", "mean", "std", "median", "min", "max", "low", "high"]
     assert [line[:3] for line in lines[2:]] == [["0.2", "loss_last", "7"], ["0.1", "loss_last", "7"]]
-    assert "2 repetitions that are not done: left out" in shown.err
+    assert "Left out 2 repetitions that are not done" in shown.err
 
 
 def test_results_are_exported(out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -185,10 +188,10 @@ def test_results_are_exported(out: Path, capsys: pytest.CaptureFixture[str], tmp
     [
         (["--where", "params.bs"], "command line (--where params.bs): this is not KEY=VALUE"),
         (["--where", "params.bs=[1"], "this is not YAML"),
-        (["--where", "params.bs=77"], "has no repetition that is asked for"),
-        (["--by", "params.bb"], "params.bb: is no column"),
-        (["--metric", "losss"], "losss: is no column"),
-        (["--sort", "lozz"], "--sort lozz: is no column (there are:"),
+        (["--where", "params.bs=77"], "has no repetition that matches"),
+        (["--by", "params.bb"], "params.bb: is not a column"),
+        (["--metric", "losss"], "losss: is not a column"),
+        (["--sort", "lozz"], "--sort lozz: is not a column (there are:"),
     ],
 )
 def test_what_cannot_be_shown_is_an_error(

@@ -58,13 +58,13 @@ def test_debug_runs_have_a_folder_of_their_own(tmp_path: Path, debug: Debug) -> 
 def test_no_name_leads_out_of_the_output_folder(tmp_path: Path, name: str) -> None:
     """Trap 5: the last check, of a run that was made by other means than `expand`."""
     run = Run(experiment(tmp_path), name)
-    with pytest.raises(ConfigError, match="is no name of a folder"):
+    with pytest.raises(ConfigError, match="is not a valid name of a folder"):
         layout.run_folder("out", run)
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "/etc"])
 def test_a_given_name_of_a_run_may_not_lead_out_either(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="_experiment_name is .*, which is no name of a folder"):
+    with pytest.raises(ConfigError, match="_experiment_name is .*, which is not a valid name of a folder"):
         experiment(tmp_path, f"_experiment_name: {name}\n")
 
 

@@ -92,9 +92,9 @@ def test_merge_keys_and_aliases_give_values_that_are_not_shared() -> None:
 
 
 BROKEN = {
-    "duplicate key": ("a: 1\nb: 2\na: 3", "f.yml:3: the key a is written twice, first on line 1"),
-    "duplicate nested key": ("p:\n  a: 1\n  a: 2", "f.yml:3: the key a is written twice, first on line 2"),
-    "duplicate but for its type": ("1: a\n'1': b", "f.yml:2: the key 1 is written twice"),
+    "duplicate key": ("a: 1\nb: 2\na: 3", "f.yml:3: the key a is given twice, first on line 1"),
+    "duplicate nested key": ("p:\n  a: 1\n  a: 2", "f.yml:3: the key a is given twice, first on line 2"),
+    "duplicate but for its type": ("1: a\n'1': b", "f.yml:2: the key 1 is given twice"),
     "tab": ("a: 1\n\tb: 2", "f.yml:2: this is not YAML: .*(indent with spaces, not tabs)"),
     "unclosed list": ("a: [1", "f.yml:[12]: this is not YAML"),
     "two keys on a line": ("a: 1\n b: 2", "f.yml:2: this is not YAML"),
@@ -103,17 +103,17 @@ BROKEN = {
     "python tuple of a mapping": ("a: !!python/tuple {x: 1}", "f.yml:1: the tag !!python/tuple is not supported"),
     "python tuple of a text": ("a:\n  !!python/tuple x", "f.yml:2: the tag !!python/tuple is not supported"),
     "python complex": ("a: !!python/complex 1j", "f.yml:1: the tag !!python/complex is not supported"),
-    "python name": ("a: !!python/name:os.system ''", "is not supported: a config holds data only"),
+    "python name": ("a: !!python/name:os.system ''", "is not supported: a config may only contain data"),
     "python float of a text": ("a: !!python/float x", "f.yml:1: 'x' cannot be read as !!python/float: it is not a num"),
     "own tag": ("a: !secret x", "f.yml:1: the tag !secret is not supported"),
     "date tag": ("a: !!timestamp 2020-01-01", "f.yml:1: the tag !!timestamp is not supported"),
     "wrong tag": ("a: !!int x", "f.yml:1: 'x' cannot be read as !!int"),
     "unknown alias": ("a: *x", r"f.yml:1: \*x refers to an anchor .*\(define &x first\)"),
     "alias of another document": ("a: &x 1\n---\na: *x", r"f.yml:3: \*x refers to an anchor"),
-    "recursive alias": ("a: &x [1, *x]", r"f.yml:1: \*x stands inside the value"),
+    "recursive alias": ("a: &x [1, *x]", r"f.yml:1: \*x is inside the value"),
     "list as key": ("? [a]\n: 1", "f.yml:1: a list cannot be a key"),
     "null as key": ("~: 1", "f.yml:1: null cannot be a key"),
-    "merge of a text": ("<<: x", "f.yml:1: << merges a mapping"),
+    "merge of a text": ("<<: x", "f.yml:1: << only merges a mapping"),
     "deep nesting": ("a: " + "[" * 5000 + "]" * 5000, "f.yml:1: values are nested deeper than 64 levels"),
     "deep block nesting": ("\n".join(" " * i + "a:" for i in range(200)), "values are nested deeper than 64 levels"),
     "deep through aliases": (

@@ -100,8 +100,8 @@ BAD = {
     "empty part": ("params..lr=1", "this is not KEY=VALUE"),
     "space": ("params lr=1", "this is not KEY=VALUE"),
     "open list": ("grid.lr=[1", "this is not YAML"),
-    "duplicate": ("params.x={a: 1, a: 2}", "the key a is written twice"),
-    "tag": ("params.x=!!python/object:os.system x", "is not supported: a config holds data only"),
+    "duplicate": ("params.x={a: 1, a: 2}", "the key a is given twice"),
+    "tag": ("params.x=!!python/object:os.system x", "is not supported: a config may only contain data"),
     "several documents": ("params.x=1\n---\n2", "more than one YAML document"),
     "name": ("name=x", "name can only be set in the file"),
     "import": ("import_path=x.yml", "import_path can only be set in the file"),
@@ -111,15 +111,18 @@ BAD = {
     "misspelt section": ("parms.lr=2", "the key parms is not known (did you mean params?"),
     "wrong kind": ("repetitions=many", "repetitions is 'many', and must be a whole number"),
     "scalar in a grid": ("grid.lr=0.1", "0.1 in a grid is not a list (write a list: lr: [0.1])"),
-    "below a list": ("params.hidden.0=1", "params.hidden is [64], so that nothing can be set below it (set all of it"),
-    "below a text": ("params.opt.name.x=1", "params.opt.name is 'adam', so that nothing can be set below it"),
+    "below a list": ("params.hidden.0=1", "params.hidden is [64], so no key can be set below it (set all of it"),
+    "below a text": ("params.opt.name.x=1", "params.opt.name is 'adam', so no key can be set below it"),
 }
 
 
 BAD |= {
     "misspelt": ("params.opt.nmae=x", "no experiment has a parameter params.opt.nmae (did you mean params.opt.name?"),
     "misspelt in a mapping": ("params={hiden: [1]}", "a parameter params.hiden (did you mean params.hidden?"),
-    "misspelt in a grid": ("grid.hiden=[1]", "(did you mean params.hidden? If not, --set '+grid.hiden=[1]' adds it)"),
+    "misspelt in a grid": (
+        "grid.hiden=[1]",
+        "(did you mean params.hidden? If not, use --set '+grid.hiden=[1]' to add it)",
+    ),
     "forgotten params": ("hidden=[1]", "the key hidden is not known (did you mean params.hidden?)"),
 }
 
@@ -155,7 +158,7 @@ def test_what_cannot_be_set_is_refused_and_named(given: With, text: str, message
 )
 def test_a_parameter_that_every_run_sets_itself_is_refused(given: With, text: str, expansion: str) -> None:
     one = f"name: e\npath: out\n{expansion}\n"
-    with pytest.raises(ConfigError, match="it changes nothing, because (grid|list1).* sets this parameter"):
+    with pytest.raises(ConfigError, match="it has no effect, because (grid|list1).* sets this parameter"):
         given(text, text=one)
     [_, other] = given(text, text=one + "---\nname: f\npath: out\n")
     assert other.config["params"]

@@ -257,5 +257,5 @@ def test_an_error_is_noted_in_words() -> None:
     assert str(ErrorNote.of(ValueError("bad"))) == "ValueError: bad"
     assert str(ErrorNote.of(KeyError())) == "KeyError"
     assert ErrorNote.of(ValueError("one\ntwo")).line == "ValueError: one"
-    assert ErrorNote.of(Rude()).message == "<its message could not be made: RuntimeError>"
+    assert ErrorNote.of(Rude()).message == "<str() of the exception raised RuntimeError>"
     assert len(ErrorNote.of(ValueError("x" * 10_000)).message) < 2100

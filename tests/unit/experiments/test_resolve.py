@@ -173,12 +173,12 @@ def test_a_cycle_is_shown(write: Write) -> None:
     with pytest.raises(ConfigError) as error:
         resolve(file)
     b = file.with_name("b.yml")
-    assert error.value.problem == f"these import each other in a circle: a ({file}) → b ({b}) → a ({file})"
+    assert error.value.problem == f"these import each other in a cycle: a ({file}) → b ({b}) → a ({file})"
     assert error.value.where == f"{b}:2 (document 1, key import_path)"
 
 
 def test_an_experiment_that_imports_itself_is_a_cycle(write: Write) -> None:
-    with pytest.raises(ConfigError, match="a circle: a .* → a "):
+    with pytest.raises(ConfigError, match="a cycle: a .* → a "):
         resolve(write("name: a\npath: out\nimport_exp: a\n"))
 
 
@@ -206,7 +206,7 @@ def test_an_import_of_nothing_is_refused(write: Write, keys: str, message: str) 
 
 def test_a_long_chain_of_imports_ends_with_a_message(write: Write) -> None:
     chain = "".join(f"name: e{i}\npath: out\nimport_exp: e{i + 1}\n---\n" for i in range(1500))
-    with pytest.raises(ConfigError, match="it imports through more than 100 others"):
+    with pytest.raises(ConfigError, match="its chain of imports is longer than 100"):
         resolve(write(chain + "name: e1500\npath: out\n"), ["e0"])
 
 
@@ -346,7 +346,7 @@ def test_values_that_yaml_1_1_reads_differently_are_told_once_for_each_file(writ
     text = "name: a\nimport_path: base.yml\nrender: off\n---\nname: b\nimport_path: base.yml\nparams: {n: 010, s: 'no'}"
     resolved = resolve(write(text + "\n---\nname: SLURM\ntime: 1:30:00\n---\nname: unused\npath: no\n"), ["a", "b"])
     base, own = resolved.differences
-    assert "base.yml: 1 value is read differently by YAML 1.1, as of cw2: " in base
+    assert "base.yml: 1 value is read differently by YAML 1.1, as in cw2: " in base
     assert base.endswith('line 3: params.lr is 0.001 (YAML 1.1: "1e-3")')
     assert 'line 3: render is "off" (YAML 1.1: false); line 7: params.n is 10 (YAML 1.1: 8)' in own
     assert "time" not in own
@@ -411,7 +411,7 @@ def test_a_name_is_given_once(write: Write, kind: str) -> None:
 def test_an_experiment_inside_the_runs_of_another_is_refused(write: Write) -> None:
     text = "name: a\npath: out\ngrid: {lr: [1]}\n---\nname: a__lr1\npath: {}\n"
     assert len(resolve(write(text.replace("{}", "out"))).experiments) == 2
-    with pytest.raises(ConfigError, match="out/a/a__lr1 is one that the runs of 'a' may take"):
+    with pytest.raises(ConfigError, match="runs of 'a' may need the same folder, out/a/a__lr1"):
         resolve(write(text.replace("{}", "./out//a")))
 
 
@@ -478,9 +478,9 @@ def test_what_is_wrong_with_a_section_stops_only_those_who_use_it(write: Write, 
     ("line", "said"),
     [
         ("nodes: 1", "amlsched does not read the key nodes of a SLURM section"),
-        ("gres: gpu:1", "options of sbatch stand below sbatch_args"),
-        ('account: ""', "account is '': that says nothing"),
-        ("num_parallel_jobs: 0", "num_parallel_jobs is 0: that says no limit"),
+        ("gres: gpu:1", "options of sbatch go below sbatch_args"),
+        ('account: ""', "account is '', which means nothing"),
+        ("num_parallel_jobs: 0", "num_parallel_jobs is 0, which means no limit"),
         ("ntasks:", ""),
     ],
 )

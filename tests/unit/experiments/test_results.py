@@ -93,7 +93,7 @@ def planned(plan: Plan) -> list[str]:
 
 
 def test_a_name_that_is_not_there_cannot_be_run_again(folder: Path) -> None:
-    with pytest.raises(ExperimentError, match="--rerun frist: is no state and no name"):
+    with pytest.raises(ExperimentError, match="--rerun frist: is neither a state nor a name"):
         Plan("config.yml", rerun=["frist"])
 
 

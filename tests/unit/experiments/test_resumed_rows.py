@@ -80,7 +80,7 @@ def test_what_cannot_be_restored_is_an_error_that_says_where(tmp_path: Path, dam
     log = resumed(tmp_path, WHOLE)
     log.save(1)
     damage(tmp_path / "checkpoint/state.pkl")
-    with pytest.raises(ExperimentError, match=r"checkpoint/state\.pkl: cannot be read back"):
+    with pytest.raises(ExperimentError, match=r"checkpoint/state\.pkl: cannot be loaded"):
         log.restore()
     log.finalize()
 
