@@ -131,7 +131,7 @@ def test_threads_cannot_be_bound(bound: Project) -> None:
     bound.config("{name: e, path: results, gpus_per_rep: 1}")
     done = run(bound, "--executor", "threads")
     assert done.returncode == 2
-    assert "executor threads: cannot bind its workers, and e asks for 1 GPUs a repetition" in done.stderr
+    assert "executor threads: cannot bind its workers, and e requests 1 GPUs for each repetition" in done.stderr
 
 
 SECTION = "name: SLURM\ngpus_per_rep: 1\n---\nname: e\npath: results"
