@@ -77,7 +77,10 @@ class _Popen(popen_forkserver.Popen):
                 if "SemLock" in str(error):
                     raise RuntimeError(_OTHERS_LOCK) from error
                 raise
-            self.pid, self.sentinel, theirs = _forked(buffer.getbuffer(), self._fds)
+            # Released also where it fails: a traceback that is part of a cycle would keep it, at which Python 3.12.1
+            # crashes as it collects garbage.
+            with buffer.getbuffer() as data:
+                self.pid, self.sentinel, theirs = _forked(data, self._fds)
         finally:
             multiprocessing.context.set_spawning_popen(None)
             os.close(folder)

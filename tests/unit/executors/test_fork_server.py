@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -101,6 +102,9 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
             error = pool.submit(double, 1).exception(LIMIT_S)
         assert f"process {stopped}, from which workers are forked, did not answer within 0.2 s" in str(error)
         assert "it was stopped by a signal" in str(error)
+        error.context = error
+        del error
+        gc.collect()  # with a buffer in the traceback, Python 3.12.1 crashed here
     finally:
         os.kill(stopped, signal.SIGKILL)
 
