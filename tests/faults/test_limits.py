@@ -38,6 +38,10 @@ ROOT = Path(__file__).parents[2]
 GRACE_S = 0.5
 LATE_S = 20.0
 LOCAL = [backend.parameter() for backend in BACKENDS if not backend.capabilities.remote]
+IN_DRIVER_OR_WORKER = pytest.mark.parametrize(
+    "local", [backend.parameter() for backend in BACKENDS if backend.name in ("threads", "processes")], indirect=True
+)
+"""For what does not depend on the executor: once where the limited call is a child of the driver, once of a worker."""
 
 
 def marked(marker: str) -> list[int]:
@@ -132,6 +136,7 @@ def resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
+@IN_DRIVER_OR_WORKER
 def test_pages_of_files_do_not_count_and_all_others_do(scheduler: Scheduler, tmp_path: Path) -> None:
     path = tmp_path / "data"
     files, shared, (counted, _) = resident("RssFile"), resident("RssShmem"), sizes(os.getpid())
@@ -247,12 +252,14 @@ def test_a_call_that_takes_too_much_memory_is_ended_before_it_has_a_fifth_more(
     pytest.fail(f"used and peak, in bytes, each time above 1.2 of {limit}: {seen}")
 
 
+@IN_DRIVER_OR_WORKER
 def test_memory_that_processes_share_counts_once(scheduler: Scheduler) -> None:
     outcome = Outcome(scheduler, Limits(memory="256 MiB"), greedy.share_with_children, 200, 6)
     assert outcome.error is None
     assert outcome.result == 200 * MiB
 
 
+@IN_DRIVER_OR_WORKER
 def test_what_a_worker_had_before_does_not_count(local: Backend) -> None:
     scheduler = Scheduler.from_name(local.name, **dict.fromkeys(local.options, 1))
     plain = scheduler.task(greedy.keep)
@@ -298,12 +305,14 @@ class Growing:
         self.results.sort()
 
 
+@IN_DRIVER_OR_WORKER
 def test_a_call_that_takes_too_much_memory_runs_again_with_more(scheduler: Scheduler) -> None:
     seen = Growing(scheduler, Retry(4, memory_growth=2.0, memory_cap="2 GiB"), 50, 300, 150)
     assert seen.results == [50, 150, 300]
     assert seen.limits == {50: [], 300: [100, 200], 150: [100]}
 
 
+@IN_DRIVER_OR_WORKER
 @pytest.mark.parametrize(
     ("retry", "limits", "note"),
     [
@@ -396,11 +405,13 @@ def test_a_call_that_uses_too_much_cpu_time_is_ended(scheduler: Scheduler, funct
     assert outcome.innocent == INNOCENT
 
 
+@IN_DRIVER_OR_WORKER
 def test_a_call_that_waits_uses_no_cpu_time(scheduler: Scheduler) -> None:
     outcome = Outcome(scheduler, Limits(cputime="0.3 s"), greedy.sleep, 1.0)
     assert outcome.error is None
 
 
+@IN_DRIVER_OR_WORKER
 def test_the_cpu_time_of_former_calls_of_the_worker_does_not_count(local: Backend) -> None:
     scheduler = Scheduler.from_name(local.name, **dict.fromkeys(local.options, 1))
     task = scheduler.task(greedy.burn, plugins=Limits(cputime="0.5 s"))

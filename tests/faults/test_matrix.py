@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 CALLS = 50
-GUILTY = (7, 23)
+GUILTY = (7, 23, 31)
+"""The calls that may be guilty: those of the first faults of a cell."""
 LIMIT_S = 200
 """Far more than the 20 s that a run may take: other tests may have the cores."""
 
@@ -48,6 +49,8 @@ class Place:
     in_child: bool = False
     """The function shares a process with the scheduler, unless `Limits` gives it one of its own."""
     needs: str = ""
+    gives_up_late: bool = False
+    """It gives a call to four workers before it gives it up, and each takes a second to start."""
 
     def scheduler(self) -> Scheduler:
         if self.needs:
@@ -60,7 +63,7 @@ PLACES = (
     Place("threads", in_child=True),
     Place("processes"),
     Place("loky", needs="loky"),
-    Place("dask", {"n_workers": 2}, needs="distributed"),
+    Place("dask", {"n_workers": 2}, needs="distributed", gives_up_late=True),
 )
 DEATHS: dict[str, type[BaseException]] = {
     "SIGKILL": WorkerKilledError,
@@ -106,8 +109,9 @@ def _death(way: str, moment: str) -> Fault:
     return Fault(f"{way} {where}", (moment, way), DEATHS[way], may_return=moment == "on its way")
 
 
+_DEATHS = {(way, moment): _death(way, moment) for way in WAYS for moment in MOMENTS}
 FAULTS = (
-    *(_death(way, moment) for way in WAYS for moment in MOMENTS),
+    *_DEATHS.values(),
     Fault("more memory than its limit", ("memory",), MemoryLimitError, limits={"memory": "64 MiB"}),
     Fault("never returns, under a limit", ("sleeps",), WalltimeLimitError, limits={"walltime": "0.5 s"}),
     Fault("the result does not pickle", ("result",), NotPicklableError, pickles=True),
@@ -120,11 +124,19 @@ FAULTS = (
 
 
 def cells() -> list[Any]:
+    """Places, each with faults that are committed in one run of it: by a call each, or by two calls of one fault.
+
+    A worker dies in all three ways in one run, where that takes no longer than three runs.
+    """
+    deaths = [[_DEATHS[way, moment] for way in WAYS] for moment in MOMENTS]
+    others = [fault for fault in FAULTS if not fault.lost]
     found: list[Any] = []
-    for fault in FAULTS:
-        for place in PLACES:
-            if not (fault.pickles and place.in_child):
-                found.append(pytest.param(fault, place, id=f"{fault.name}-{place.name}".replace(" ", "_")))
+    for place in PLACES:
+        groups = [[death] for together in deaths for death in together] if place.gives_up_late else deaths
+        for faults in (*groups, *([fault, fault] for fault in others if not (fault.pickles and place.in_child))):
+            first, last = faults[0].name, faults[-1].name
+            name = first if first == last else f"dies {first.partition(' ')[2]}"
+            found.append(pytest.param(place, faults, id=f"{name}-{place.name}".replace(" ", "_")))
     return found
 
 
@@ -137,20 +149,18 @@ def _descendants() -> list[psutil.Process]:
     return found
 
 
-def _guilty(place: Place, fault: Fault) -> tuple[int, ...]:
-    """dask gives a call to four workers before it gives it up, and each takes a second to start: there it is one."""
-    return GUILTY[:1] if place.name == "dask" and fault.lost else GUILTY
-
-
-def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any]]:
-    """What the guilty ended with, and what was returned."""
+def _run(place: Place, faults: Mapping[int, Fault]) -> tuple[dict[int, BaseException], list[Any]]:
+    """What the guilty ended with, by their numbers, and what was returned."""
     scheduler = place.scheduler()
-    limits = dict(fault.limits)
-    if place.in_child and not limits and not fault.shares:
-        limits = {"walltime": "10 min"}
     good = scheduler.task(innocent)
-    bad = scheduler.task(fault.function, plugins=[Limits(**limits)] if limits else [])
-    guilty_ones = _guilty(place, fault)
+
+    def bad(fault: Fault) -> Any:
+        limits = dict(fault.limits)
+        if place.in_child and not limits and not fault.shares:
+            limits = {"walltime": "10 min"}
+        return scheduler.task(fault.function, plugins=[Limits(**limits)] if limits else [])
+
+    guilty = {number: bad(fault) for number, fault in faults.items()}
     numbers: dict[Any, int] = {}
     errors: dict[int, BaseException] = {}
     results: list[Any] = []
@@ -159,7 +169,8 @@ def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any
     @scheduler.on_start
     def start() -> None:
         for number in range(CALLS):
-            future = bad.submit(*fault.arguments) if number in guilty_ones else good.submit(number)
+            fault = faults.get(number)
+            future = guilty[number].submit(*fault.arguments) if fault else good.submit(number)
             numbers[future] = number
 
     @scheduler.on_future_exception
@@ -174,20 +185,21 @@ def _run(place: Place, fault: Fault) -> tuple[dict[int, BaseException], list[Any
     return errors, results
 
 
-@pytest.mark.parametrize(("fault", "place"), cells())
-def test_the_guilty_alone_fail_and_nothing_is_left(fault: Fault, place: Place) -> None:
+@pytest.mark.parametrize(("place", "faults"), cells())
+def test_the_guilty_alone_fail_and_nothing_is_left(place: Place, faults: list[Fault]) -> None:
     before = {process.pid for process in _descendants()}
-    errors, results = _run(place, fault)
-    numbers = set(_guilty(place, fault))
-    assert set(errors) <= numbers
-    if fault.error is None:
-        assert (errors, len(results)) == ({}, CALLS)
-    elif not fault.may_return:
-        assert set(errors) == numbers
-    # dask knows that a worker is gone, and not of what: its nanny started another before it told.
-    wanted = WorkerLostError if place.name == "dask" and fault.lost else fault.error
-    assert {type(error) for error in errors.values() if wanted is None or not isinstance(error, wanted)} == set()
-    assert sum(result for result in results if isinstance(result, int)) == sum(range(CALLS)) - sum(numbers)
+    guilty = dict(zip(GUILTY, faults, strict=False))
+    errors, results = _run(place, guilty)
+    assert set(errors) <= set(guilty)
+    assert {number for number, fault in guilty.items() if fault.error and not fault.may_return} <= set(errors)
+    for number, error in errors.items():
+        # dask knows that a worker is gone, and not of what: its nanny started another before it told.
+        wanted = WorkerLostError if place.name == "dask" and guilty[number].lost else guilty[number].error
+        assert wanted is not None
+        assert isinstance(error, wanted), (number, error)
+    if all(fault.error is None for fault in faults):
+        assert len(results) == CALLS
+    assert sum(result for result in results if isinstance(result, int)) == sum(range(CALLS)) - sum(guilty)
     until(lambda: {process.pid for process in _descendants()} <= before, 30)
 
 

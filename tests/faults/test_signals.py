@@ -276,15 +276,15 @@ def test_threads_that_cannot_be_ended_are_named_and_do_not_keep_the_program(star
     assert "these calls continue until they return: announce_and_sleep (thread amlsched-0)" in driver.errors
 
 
-@pytest.mark.parametrize("function", ["announce_and_sleep", "announce_with_family"])
 @pytest.mark.parametrize(
-    ("send", "code"),
+    ("send", "code", "function"),
     [
-        pytest.param(_kill, -signal.SIGKILL, id="SIGKILL"),
-        pytest.param(_have_exit_at_once, 9, id="os._exit"),
-        pytest.param(_terminate, 128 + signal.SIGTERM, id="SIGTERM"),
-        pytest.param(_hang_up, 128 + signal.SIGHUP, id="SIGHUP to the driver"),
-        pytest.param(_close_the_terminal, 128 + signal.SIGHUP, id="SIGHUP to the group"),
+        pytest.param(_kill, -signal.SIGKILL, "announce_with_family", id="SIGKILL"),
+        pytest.param(_kill, -signal.SIGKILL, "announce_and_sleep", id="SIGKILL, workers without children"),
+        pytest.param(_have_exit_at_once, 9, "announce_with_family", id="os._exit"),
+        pytest.param(_terminate, 128 + signal.SIGTERM, "announce_with_family", id="SIGTERM"),
+        pytest.param(_hang_up, 128 + signal.SIGHUP, "announce_with_family", id="SIGHUP to the driver"),
+        pytest.param(_close_the_terminal, 128 + signal.SIGHUP, "announce_with_family", id="SIGHUP to the group"),
     ],
 )
 def test_however_the_driver_ends_nothing_is_left(
