@@ -5,7 +5,7 @@ import sys
 try:
     from amlsched.cli import main
 except (ImportError, AttributeError) as error:  # the working folder comes first on sys.path here
-    from amlsched.extras import hidden
+    from amlsched._surroundings import hidden
 
     if not (hint := hidden(error)):
         raise

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched._checks import check_whole
+from amlsched._surroundings import import_extra
 from amlsched.executors.capabilities import capabilities_of, worker_count
-from amlsched.extras import import_extra
 from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched.errors import WorkerLostError, WorkerOutOfMemoryError
-from amlsched.executors._user_function import drop_frame
+from amlsched.executors.user_function import drop_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,7 +193,7 @@ class Measured:
         usage = meter.stop()
         if error is not None:
             if self.travels:
-                from amlsched.executors._pickling import exception_parts
+                from amlsched.executors.pickling import exception_parts
 
                 return _Receipt(usage, None, exception_parts(error))  # without this frame
             drop_frame(error)
@@ -211,7 +211,7 @@ def take(future: Future[Any], result: Any, error: BaseException | None) -> tuple
     future.receipt = replace(future.receipt, attempt=future.attempt, **result.usage._asdict())
     failure = result.error
     if failure is not None and not isinstance(failure, BaseException):
-        from amlsched.executors._pickling import call_name, load_exception
+        from amlsched.executors.pickling import call_name, load_exception
 
         failure = load_exception(failure, call_name(future.function))
     return result.result, failure

@@ -12,28 +12,28 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from amlsched._checks import check_flag, check_seconds
+from amlsched._mapping import gather, gather_in_own_run, until_own_run_ended
+from amlsched._signals import event_loop, handled
 from amlsched._surroundings import open_descriptors
-from amlsched.bounded import gather, gather_in_own_run, until_own_run_ended
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
-from amlsched.executors._user_function import check_function
 from amlsched.executors.capabilities import kill_workers
-from amlsched.executors.shared import Shared, is_shared, with_shared
+from amlsched.executors.scatter import Shared, is_shared, with_shared
+from amlsched.executors.user_function import check_function
 from amlsched.exit_state import ExitState, Policy, check_mode
 from amlsched.receipts import Outcome, outcome
-from amlsched.signals import event_loop, handled
 from amlsched.task import Plugin, Task, checked_retries
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from amlsched._run.loop import RunLoop
     from amlsched._task_types import CommFirst, CommKeyword, CommSecond, CommThird, Plugins, TaskOptions
     from amlsched.exit_state import CancelledMode, ExceptionMode
     from amlsched.future import Future
     from amlsched.plugins.comm import CommPlugin
-    from amlsched.run_loop import RunLoop
 
 __all__ = ["Scheduler", "check_executor"]
 
@@ -337,7 +337,7 @@ class Scheduler(Emitter):
             check_seconds("timeout", timeout, " or None")
         check_flag("end_on_empty", end_on_empty)
         check_flag("wait", wait)
-        from amlsched.run_loop import RunLoop  # here: a fifth of the time of `import amlsched`
+        from amlsched._run.loop import RunLoop  # here: a fifth of the time of `import amlsched`
 
         run = RunLoop(
             self,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
-from amlsched.bounded import MapResults
+from amlsched._mapping import MapResults
 from amlsched.errors import CallRefusedError
 from amlsched.events import Emitter, Event
-from amlsched.executors._user_function import check_function
+from amlsched.executors.user_function import check_function
 
 if TYPE_CHECKING:
     from amlsched.events import Subscriber

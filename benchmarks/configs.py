@@ -58,7 +58,7 @@ def dry_run() -> Numbers:
 
 def our_repetitions(file: Path) -> int:
     """The list of the repetitions, as runs and indices; how many there are."""
-    from amlsched.experiments import expand, resolve
+    from amlsched.experiments._config import expand, resolve
 
     runs = (run for experiment in resolve.resolve(file).experiments for run in expand.expand(experiment))
     return len([(run, index) for run in runs for index in range(run.repetitions)])

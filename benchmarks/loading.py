@@ -23,8 +23,9 @@ LOGGED = "loss,accuracy,ts,rep,iter\n" + "".join(
 
 def fill(folder: Path) -> None:
     """Write records and rows of all repetitions."""
-    from amlsched.experiments import Plan, layout
-    from amlsched.experiments.record import Attempt, Process, Record, State, encoded, now
+    from amlsched.experiments import Plan
+    from amlsched.experiments._storage import layout
+    from amlsched.experiments._storage.record import Attempt, Process, Record, State, encoded, now
 
     (folder / "config.yml").write_text(CONFIG)
     plan = Plan(folder / "config.yml", results=folder / "results")

@@ -35,9 +35,10 @@ grid: {{a: {list(range(COUNT // 100))}}}
 
 def fill(folder: Path) -> None:
     """Write the records of all repetitions but the last ones."""
-    from amlsched.experiments import Plan, layout
-    from amlsched.experiments.changes import config_hash, settings
-    from amlsched.experiments.record import Attempt, Process, Record, State, encoded, now
+    from amlsched.experiments import Plan
+    from amlsched.experiments._planning.config_changes import config_hash, settings
+    from amlsched.experiments._storage import layout
+    from amlsched.experiments._storage.record import Attempt, Process, Record, State, encoded, now
 
     plan = Plan(folder / "config.yml", results=folder / "results")
     layout.write_resolved(folder / "results", plan.experiments[0], plan.config)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from amlsched import __version__
 from amlsched._surroundings import open_streams, restart_in_utf8_mode, working_folder_problem
 from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
+from amlsched.cli._output import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say, shortened
 from amlsched.cli.parser import Parser
-from amlsched.cli.told import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say, shortened
 from amlsched.errors import AmlschedError, MissingExtraError, ResultsNotWritableError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _exit_code(command: Callable[[], int]) -> int:
         say(shortened(f"amlsched: error: {problem or message}"))
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
     except (ImportError, AttributeError) as error:
-        from amlsched.extras import hidden
+        from amlsched._surroundings import hidden
 
         if not (hint := hidden(error)):
             raise

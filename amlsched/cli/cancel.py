@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amlsched.cli.told import OK, folder
+from amlsched.cli._output import OK, folder
 from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
 
-    from amlsched.cli.told import Commands
+    from amlsched.cli._output import Commands
 
 __all__ = ["add_to"]
 
@@ -27,11 +27,11 @@ def add_to(commands: Commands) -> None:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Cancel elements of arrays, pending or running. Their repetitions are cancelled; `run -s` submits them again."""
+    from amlsched._spelling import offered
     from amlsched.errors import ExperimentError
-    from amlsched.experiments import queue
-    from amlsched.experiments.results import existing_folder
-    from amlsched.experiments.spelling import offered
-    from amlsched.experiments.submission import submissions
+    from amlsched.experiments._arrays import status
+    from amlsched.experiments._arrays.submission import submissions
+    from amlsched.experiments.results.survey import existing_folder
 
     existing_folder(arguments.results)
     chosen = submissions(arguments.results)
@@ -50,6 +50,6 @@ def cancel(arguments: argparse.Namespace) -> int:
             for number, work in enumerate(one.work)
             if not wanted or work.experiment in wanted or wanted & work.repetitions.keys()
         ]
-        count += queue.cancel(one, elements)
+        count += status.cancel(one, elements)
     print(f"Cancelled {counted(count, 'element')}." if count else "Nothing to cancel: all elements have finished.")
     return OK

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from amlsched.cli._output import OK, SOME_FAILED
 from amlsched.cli.parser import seconds
-from amlsched.cli.told import OK, SOME_FAILED
 
 if TYPE_CHECKING:
     import argparse
 
-    from amlsched.cli.told import Commands
+    from amlsched.cli._output import Commands
 
 __all__ = ["add_to"]
 
@@ -53,8 +53,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = check_executor_arguments(arguments)
     if arguments.config is None:
         return options
+    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_options
     from amlsched.experiments.plan import Plan
-    from amlsched.experiments.workers import BATCH_SYSTEMS, worker_options
 
     plan = Plan(arguments.config)
     if arguments.executor not in BATCH_SYSTEMS:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amlsched.cli.told import OK, SOME_FAILED, counts, tell_failures, tell_notes
+from amlsched.cli._output import OK, SOME_FAILED, counts, tell_failures, tell_notes
 
 if TYPE_CHECKING:
     import argparse
 
-    from amlsched.cli.told import Commands
+    from amlsched.cli._output import Commands
 
 __all__ = ["add_to"]
 
@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
 
 def element(arguments: argparse.Namespace) -> int:
     """Run one element of an array that was submitted by `amlsched run -s`."""
-    from amlsched.experiments.element import run_element
+    from amlsched.experiments._arrays.run_element import run_element
 
     print(f"amlsched: element {arguments.index} of {arguments.folder}", flush=True)
     summary = run_element(arguments.folder, arguments.first, arguments.count, arguments.index)

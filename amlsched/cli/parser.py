@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from amlsched.cli.told import shortened
+from amlsched.cli._output import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        from amlsched.experiments.spelling import offered
+        from amlsched._spelling import offered
 
         hint = offered(str(value), [str(choice) for choice in action.choices if choice != _NOT_FOR_PEOPLE])
         if action.nargs == argparse.PARSER:
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"there is no {value!r} ({hint})")
 
     def _unknown(self, word: str) -> str:
-        from amlsched.experiments.spelling import did_you_mean
+        from amlsched._spelling import did_you_mean
 
         name = word.partition("=")[0]
         known = [option for option in self._option_string_actions if option.startswith("--")]

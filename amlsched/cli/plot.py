@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from amlsched.cli._output import OK, folder
 from amlsched.cli.results import add_picking, picked
-from amlsched.cli.told import OK, folder
 
 if TYPE_CHECKING:
     import argparse
 
-    from amlsched.cli.told import Commands
+    from amlsched.cli._output import Commands
 
 __all__ = ["add_to"]
 
@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
 def plot(arguments: argparse.Namespace) -> int:
     """Draw a metric over the iterations: the mean over repetitions of each run, or of each value of a parameter."""
     os.environ["MPLBACKEND"] = "agg"  # the backend of a notebook may not be installed here, and no window is needed
-    from amlsched.experiments.plot import plot_curves
+    from amlsched.experiments.results.plot import plot_curves
 
     out = plot_curves(
         picked(arguments),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amlsched.cli.told import OK, folder, say
+from amlsched.cli._output import OK, folder, say
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from amlsched.cli.told import Commands
-    from amlsched.experiments.frame import Results
+    from amlsched.cli._output import Commands
+    from amlsched.experiments.results.table import Results
 
     Frame = TypeVar("Frame", bound=pd.DataFrame)
 
@@ -62,10 +62,10 @@ def picked(arguments: argparse.Namespace) -> Results:
         ExperimentError: They select none.
         ConfigError: A condition is not `KEY=VALUE`.
     """
+    from amlsched._spelling import offered
     from amlsched.errors import ExperimentError
-    from amlsched.experiments.overrides import condition
-    from amlsched.experiments.results import load
-    from amlsched.experiments.spelling import offered
+    from amlsched.experiments._config.overrides import condition
+    from amlsched.experiments.results.survey import load
 
     where = f"results folder {arguments.results}"
     found = load(arguments.results)
@@ -91,7 +91,7 @@ def picked(arguments: argparse.Namespace) -> Results:
 
 def _shown(value: Any) -> str:
     """A value as it is written for `--where`."""
-    from amlsched.experiments.yaml12 import write
+    from amlsched.experiments._config.yaml import write
 
     return write([value]).removeprefix("--- ").removesuffix("\n").removesuffix("\n...")
 
@@ -103,7 +103,7 @@ def _offer(key: str, there: Iterable[str]) -> str:
 
 def results(arguments: argparse.Namespace) -> int:
     """Show the parameters, the last value of each metric and the state of each repetition, or statistics (--by)."""
-    from amlsched.experiments.frame import STATISTICS
+    from amlsched.experiments.results.table import STATISTICS
 
     found = picked(arguments)
     if arguments.by:
@@ -130,8 +130,8 @@ def _is_asked(name: str, metrics: list[str]) -> bool:
 
 
 def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
+    from amlsched._spelling import offered
     from amlsched.errors import ExperimentError
-    from amlsched.experiments.spelling import offered
 
     if arguments.sort is None:
         return table
@@ -158,8 +158,8 @@ def _exported(columns: dict[str, list[Any]], arguments: argparse.Namespace) -> b
 
 
 def _as(kind: str, columns: dict[str, list[Any]]) -> str:
-    from amlsched.experiments import cells
-    from amlsched.experiments.plain import jsonable, plain
+    from amlsched.experiments._config.values import jsonable, plain
+    from amlsched.experiments._storage import cells
 
     rows = [plain(list(row), "results") for row in zip(*columns.values(), strict=True)]
     if kind == "csv":

@@ -1,4 +1,7 @@
-"""`amlsched run`: run the remaining repetitions of a config."""
+"""`amlsched run`: run the remaining repetitions of a config.
+
+Loggers by their names on the command line.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import json
 import logging
 import sys
 import time
+import traceback
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched.cli.parser import at_least_one, seconds
-from amlsched.cli.told import (
+from amlsched._signals import raised_by_handler
+from amlsched._spelling import offered
+from amlsched._surroundings import is_installed
+from amlsched.cli._output import (
     OK,
     SOME_FAILED,
     add_debug,
@@ -24,23 +30,74 @@ from amlsched.cli.told import (
     tell,
     tell_interrupted,
 )
+from amlsched.cli.parser import at_least_one, seconds
+from amlsched.errors import AmlschedError, ExperimentError
+from amlsched.executors.pickling import describe
+from amlsched.experiments.loggers.base import AbstractLogger
+from amlsched.experiments.loggers.console import Printer
+from amlsched.experiments.loggers.wandb import WandBLogger
+from amlsched.experiments.target import Target
 from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from amlsched.cli.told import Commands
-    from amlsched.experiments.expand import Debug
-    from amlsched.experiments.loggers import AbstractLogger
+    from amlsched.cli._output import Commands
+    from amlsched.experiments._config.expand import Debug
+    from amlsched.experiments._running.custom_schedulers import AbstractScheduler
+    from amlsched.experiments._running.experiment_run import ExperimentRun
+    from amlsched.experiments._running.summary import Summary
+    from amlsched.experiments.loggers.base import AbstractLogger
     from amlsched.experiments.plan import Plan
-    from amlsched.experiments.run import ExperimentRun
-    from amlsched.experiments.scheduling import AbstractScheduler
-    from amlsched.experiments.summary import Summary
     from amlsched.experiments.target import Target
 
-__all__ = ["Executed", "add_arguments", "add_to", "check_executor_arguments", "execute", "plan_of"]
+__all__ = [
+    "Executed",
+    "KNOWN",
+    "add_arguments",
+    "add_to",
+    "check_executor_arguments",
+    "chosen_logger",
+    "execute",
+    "plan_of",
+]
+
+KNOWN: dict[str, Callable[[], AbstractLogger]] = {"print": Printer, "wandb": WandBLogger}
+
+
+def chosen_logger(text: str) -> AbstractLogger:
+    """The logger of a `--logger` option.
+
+    Args:
+        text: `print`, `wandb`, or the place of a class or function that creates one, as in `my_loggers.py:MyLogger`.
+
+    Raises:
+        ExperimentError: There is no logger of this name, it cannot be created, or it is not a logger.
+    """
+    where = f"--logger {text}"
+    if ":" not in text and text not in KNOWN:
+        remedy = f"{offered(text, KNOWN)}, or path/to/file.py:Class"
+        raise ExperimentError(where, "there is no such logger", remedy)
+    make: Callable[[], object] = KNOWN[text] if text in KNOWN else Target.parse(text).found()
+    try:
+        logger = make()
+    except TypeError as error:
+        raise ExperimentError(
+            where, f"cannot be created without arguments: {error}", "name a function that creates it"
+        ) from error
+    except BaseException as error:  # user code may also exit
+        if isinstance(error, AmlschedError) or raised_by_handler(error):
+            raise
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not is_installed(frame.filename)]
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise ExperimentError(where, f"cannot be created: {describe(error)}{place}") from error
+    if not isinstance(logger, AbstractLogger):
+        problem = f"gives a {type(logger).__name__}, which is not a logger"
+        raise ExperimentError(where, problem, "derive it from amlsched.experiments.AbstractLogger")
+    return logger
+
 
 _SHOWN_NOTES = 10
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
@@ -126,7 +183,7 @@ def check_executor_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
         ExperimentError: There is no such executor, or it has no such option.
     """
     from amlsched.errors import ExperimentError
-    from amlsched.experiments.workers import BATCH_SYSTEMS
+    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS
     from amlsched.scheduler import check_executor
 
     options = dict(map(_option, arguments.executor_option))
@@ -172,14 +229,13 @@ def execute(
         one_job_at_a_time: Whether at most `reps_in_parallel` repetitions run at a time, unless the arguments give a
             number.
     """
-    from amlsched.experiments.chosen import chosen_logger
-    from amlsched.experiments.expand import expand
+    from amlsched.experiments._config.expand import expand
+    from amlsched.experiments._running.experiment_run import ExperimentRun
     from amlsched.experiments.progress import progress_for
-    from amlsched.experiments.run import ExperimentRun
 
     on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
     if on_array:
-        from amlsched.cli.arrays import refuse_others
+        from amlsched.cli._submit import refuse_others
 
         refuse_others(arguments)
     given = check_executor_arguments(arguments)
@@ -191,7 +247,7 @@ def execute(
         return Executed(OK)
     loggers = [*loggers, *map(chosen_logger, arguments.logger)]
     if on_array:
-        from amlsched.cli.arrays import submit_or_wait
+        from amlsched.cli._submit import submit_or_wait
 
         return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
     options = _executor_options(arguments, plan, given)
@@ -251,8 +307,8 @@ def _run(experiments: ExperimentRun) -> Summary:
 
 def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
     """Print notes on the config. Differences from YAML 1.1 are only shown the first time that it is run."""
-    from amlsched.experiments import layout
-    from amlsched.experiments.workers import BATCH_SYSTEMS
+    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS
+    from amlsched.experiments._storage import layout
 
     resolved = plan.resolved
     notes = [*resolved.notes]
@@ -272,7 +328,7 @@ def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
 
 def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
     """Options from the command line and, for a batch system, from the config's section."""
-    from amlsched.experiments.workers import BATCH_SYSTEMS, worker_options
+    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_options
 
     on_cluster = arguments.executor in BATCH_SYSTEMS
     if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
@@ -284,7 +340,7 @@ def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[s
 def _print_job_script(executor: str, options: Mapping[str, Any]) -> int:
     from amlsched.errors import ExperimentError
     from amlsched.executors.jobqueue import job_script
-    from amlsched.experiments.workers import BATCH_SYSTEMS
+    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS
 
     if executor not in BATCH_SYSTEMS:
         remedy = f"--executor {', '.join(BATCH_SYSTEMS)}"

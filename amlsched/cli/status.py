@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from amlsched.cli.told import OK, counts, folder, say, tell_failures, tell_notes, tell_table
+from amlsched.cli._output import OK, counts, folder, say, tell_failures, tell_notes, tell_table
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from amlsched.cli.told import Commands
-    from amlsched.experiments.overview import Overview, Submitted
-    from amlsched.experiments.results import Found
+    from amlsched.cli._output import Commands
+    from amlsched.experiments._arrays.status import Overview, Submitted
+    from amlsched.experiments.results.survey import Found
 
 __all__ = ["add_to", "tell_queue"]
 
@@ -33,8 +33,8 @@ def add_to(commands: Commands) -> None:
 
 def status(arguments: argparse.Namespace) -> int:
     """Show the state of each repetition in a folder of results, by its record and the batch system's queue."""
-    from amlsched.experiments.overview import Overview
-    from amlsched.experiments.results import survey, tallied
+    from amlsched.experiments._arrays.status import Overview
+    from amlsched.experiments.results.survey import survey, tallied
 
     unfinished: list[Found] = []
 

@@ -13,9 +13,9 @@ from amlsched.cli import run as command
 from amlsched.cli.parser import Parser
 from amlsched.cw2.cw_config.cw_config import Config
 from amlsched.errors import ExperimentError
-from amlsched.experiments import results
-from amlsched.experiments.loggers import AbstractLogger, LoggerArray
-from amlsched.experiments.pandas_logger import PandasLogger
+from amlsched.experiments.loggers.base import AbstractLogger, LoggerArray
+from amlsched.experiments.loggers.csv import PandasLogger
+from amlsched.experiments.results import survey
 from amlsched.experiments.target import Target, being_imported
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from amlsched.experiments._running.custom_schedulers import AbstractScheduler
+    from amlsched.experiments._running.summary import Summary
     from amlsched.experiments.plan import Plan
-    from amlsched.experiments.scheduling import AbstractScheduler
-    from amlsched.experiments.summary import Summary
 
 __all__ = ["ClusterWork"]
 
@@ -172,16 +172,16 @@ class ClusterWork:
             ConfigError: The config is invalid.
             MissingExtraError: pandas is not installed.
         """
-        results.pandas_for("ClusterWork.load")
+        survey.pandas_for("ClusterWork.load")
         from amlsched.cw2.cw_data.cw_loading import with_columns  # importing it adds the accessor
 
         plan = self._plan(self._arguments(argv), root_dir, argv)
-        found: list[results.Found] = []
+        found: list[survey.Found] = []
         more: list[dict[str, Any]] = []
         for path, run in plan.runs():
             for one in plan.repetitions(run, path):
                 own = run.at(one.index)
-                found.append(results.Found(run.experiment_name, run.name, one.index, one.folder, own.params, one.known))
+                found.append(survey.Found(run.experiment_name, run.name, one.index, one.folder, own.params, one.known))
                 read_back = self._read_back(own.config, one.index, one.folder)
                 more.append({"rep_path": str(one.folder), "params": own.params} | read_back)
         return with_columns(found, more)

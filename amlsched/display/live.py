@@ -2,6 +2,8 @@
 
 It looks at the scheduler by a timer of the run's own loop, between two turns. So it needs no thread and no lock, costs
 the same however many calls there are, and nothing where it is off.
+
+What a display tells of a scheduler in numbers: its calls, its workers, and how fast they are.
 """
 
 from __future__ import annotations
@@ -11,26 +13,135 @@ import io
 import logging
 import os
 import sys
+import time
+from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeGuard, cast
 
-from amlsched._surroundings import printable
-from amlsched.display.counts import Clock, Counts, Workers, are_missing
+from amlsched._surroundings import import_extra, printable
 from amlsched.events import Stopwatch
-from amlsched.extras import import_extra
+from amlsched.executors.capabilities import WorkersNow, capabilities_of, worker_count, workers_now
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from rich.console import RenderableType
     from rich.table import Table
 
     from amlsched.scheduler import Scheduler
     from amlsched.task import Plugin, Task
 
-__all__ = ["LiveView", "PlainLines", "as_html", "live", "scheduler_view", "task_view"]
+__all__ = [
+    "Clock",
+    "Counts",
+    "LiveView",
+    "PlainLines",
+    "Workers",
+    "are_missing",
+    "as_html",
+    "live",
+    "scheduler_view",
+    "task_view",
+]
+
+_RATE_OVER_S = 10.0
+
+
+class Counts(NamedTuple):
+    """What became of the calls of a run."""
+
+    submitted: int
+    running: int
+    queued: int
+    results: int
+    exceptions: int
+    cancelled: int
+
+    @classmethod
+    def of(cls, scheduler: Scheduler, workers: int | None) -> Counts:
+        """Those of a scheduler with so many workers; `None` where that is not known."""
+        results, exceptions = scheduler.on_future_result.count, scheduler.on_future_exception.count
+        cancelled = scheduler.on_future_cancelled.count
+        submitted = scheduler.on_future_submitted.count
+        left = submitted - scheduler.on_future_done.count - cancelled
+        running = left if workers is None else min(left, workers)
+        return cls(submitted, running, left - running, results, exceptions, cancelled)
+
+    @property
+    def ended(self) -> int:
+        """How many ended, in whatever way."""
+        return self.results + self.exceptions + self.cancelled
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
+
+
+class Workers:
+    """Where calls run.
+
+    Args:
+        executor: What has them; `None` where there are none.
+    """
+
+    def __init__(self, executor: Executor | None) -> None:
+        self._executor = executor
+
+    @property
+    def now(self) -> WorkersNow | None:
+        """How many there are, of an executor that tells."""
+        return workers_now(self._executor) if self._executor is not None else None
+
+    @property
+    def number(self) -> int | None:
+        """How many calls can run now, where that is known."""
+        if self._executor is None:
+            return None
+        if (now := self.now) is not None:
+            return now.here
+        return 1 if capabilities_of(self._executor).inline else worker_count(self._executor)
+
+    def __str__(self) -> str:
+        if self._executor is None:
+            return "no workers"
+        name, now, number = type(self._executor).__name__, self.now, self.number
+        if now is not None:
+            return f"{name}, {now._replace(instead=())}"
+        return name if number is None else f"{name}, {number} worker{'s' * (number != 1)}"
+
+
+def are_missing(now: WorkersNow | None, counts: Counts) -> TypeGuard[WorkersNow]:
+    """Whether calls wait for workers that are not there."""
+    return now is not None and now.here < now.wanted and counts.submitted > counts.ended
+
+
+class Clock:
+    """How long the run goes on, and how many calls end in a second."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._begun = time.monotonic()
+        self._seen = deque([(self._begun, 0)])
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._begun
+
+    def rate(self, ended: int) -> float:
+        """Calls a second, over the last ten seconds."""
+        now = time.monotonic()
+        while len(self._seen) > 1 and now - self._seen[0][0] > _RATE_OVER_S:
+            self._seen.popleft()
+        then, had_ended = self._seen[0]
+        self._seen.append((now, ended))
+        return (ended - had_ended) / max(now - then, 1e-9)
+
 
 logger = logging.getLogger(__name__)
-
 REFRESH_S = 0.25
 LINE_S = 5.0
 _HTML_WIDTH = 100

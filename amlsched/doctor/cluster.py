@@ -1,29 +1,326 @@
-"""Examines a batch system, from its commands to a call on a worker; each check needs those before it."""
+"""Examines a batch system, from its commands to a call on a worker; each check needs those before it.
+
+What to ask each batch system about itself and about one job, and how to read what it says.
+
+Sources:
+    The manuals of Slurm 22.05, Grid Engine 8.1, Torque 6, HTCondor 23, LSF 10, Moab 9 and OAR 2.5.
+
+A job that the doctor submits: with the header of a worker's job, and the probe in the worker's place.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
+import inspect
+import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.doctor.compare import compare
-from amlsched.doctor.finding import Finding, Verdict
-from amlsched.doctor.first_call import first_call
-from amlsched.doctor.line import Line, addresses
-from amlsched.doctor.site import SITES, Site, said
-from amlsched.doctor.trial import Trial
+from amlsched._surroundings import user_name
+from amlsched.batch_systems import Stage
+from amlsched.batch_systems.queues import QUEUES
+from amlsched.doctor import probe
+from amlsched.doctor.examination import Finding, Line, Verdict, addresses, first_call
+from amlsched.doctor.host import compare
 from amlsched.errors import BatchSystemError
-from amlsched.executors._queues import QUEUES
+from amlsched.executors._jobqueue.dask_classes import call, job_class
+from amlsched.executors._jobqueue.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from amlsched.executors._queues import Queue
+    from amlsched.batch_systems.queues import Queue
+    from amlsched.doctor.examination import Line
 
-__all__ = ["ClusterExamination"]
+
+__all__ = ["ClusterExamination", "SITES", "Site", "Trial", "said"]
+
+_ANSWER_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """How to ask a batch system.
+
+    Attributes:
+        commands: What has to be there besides the commands that submit and cancel.
+        version: The command that tells the version.
+        quiet: Options of the submit command that keep a job from writing files of output.
+        queues: The queues and what there is to say of each; `None` if it has none.
+        accounts: The accounts that this user may name; `None` where it keeps no list.
+        limits: Limits on jobs, by their names.
+    """
+
+    commands: tuple[str, ...]
+    version: tuple[str, ...]
+    quiet: tuple[str, ...]
+    queues: Callable[[], dict[str, str]] | None = None
+    accounts: Callable[[], list[str] | None] = lambda: None
+    limits: Callable[[], dict[str, str]] = dict
+
+
+def said(*words: str, complaints: bool = False) -> str:
+    """What a command says; empty where it cannot be asked, does not answer in time, or fails.
+
+    Args:
+        words: The command.
+        complaints: What it says counts even if it fails, and so does its standard error.
+    """
+    if shutil.which(words[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ANSWER_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if complaints:
+        return done.stdout + done.stderr
+    return "" if done.returncode else done.stdout
+
+
+def _columns(text: str, separator: str | None = None) -> list[list[str]]:
+    return [row for line in text.splitlines() if (row := [part.strip() for part in line.split(separator)])]
+
+
+# ------------------------------------------------------------------------------------------------------------ Slurm
+def _slurm_queues() -> dict[str, str]:
+    rows = _columns(said("sinfo", "--noheader", "--format=%R|%a|%D|%t|%l"), "|")
+    found: dict[str, list[str]] = {}
+    for name, available, nodes, state, limit in rows:
+        found.setdefault(name, []).append(f"{available}, {nodes} nodes {state}, time limit {limit}")
+    return {name: "; ".join(told) for name, told in found.items()}
+
+
+def _slurm_settings() -> dict[str, str]:
+    text = said("scontrol", "show", "config")
+    found: list[tuple[str, str]] = re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE)
+    return dict(found)
+
+
+def _slurm_accounts() -> list[str] | None:
+    if "slurmdbd" not in _slurm_settings().get("AccountingStorageType", ""):
+        return None
+    text = said("sacctmgr", "-nP", "show", "associations", f"user={user_name()}", "format=account")
+    return sorted(set(text.split()))
+
+
+def _slurm_limits() -> dict[str, str]:
+    settings = _slurm_settings()
+    found: dict[str, str] = {name: settings[name] for name in ("MaxArraySize", "MaxJobCount") if name in settings}
+    if "slurmdbd" in settings.get("AccountingStorageType", ""):
+        asked = ("-nP", "show", "associations", f"user={user_name()}", "format=account,maxjobs,maxsubmit")
+        for account, running, submitted in _columns(said("sacctmgr", *asked), "|"):
+            found[f"jobs of yours in {account}"] = f"{running or 'any'} running, {submitted or 'any'} submitted"
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ others' questions
+def _sge_limits() -> dict[str, str]:
+    settings = {row[0]: row[1] for row in _columns(said("qconf", "-sconf", "global")) if len(row) == 2}
+    return {name: settings[name] for name in ("max_jobs", "max_u_jobs", "max_aj_tasks") if name in settings}
+
+
+def _condor_pool() -> dict[str, str]:
+    rows = _columns(said("condor_status", "-af", "Machine", "Cpus", "Memory"))
+    machines = [(row[0], int(row[1])) for row in rows if len(row) == 3]
+    if not machines:
+        return {}
+    return {"the pool": f"{len(dict(machines))} hosts with {sum(cpus for _, cpus in machines)} free CPUs"}
+
+
+def _condor_limits() -> dict[str, str]:
+    names = ("MAX_JOBS_PER_OWNER", "MAX_JOBS_PER_SUBMISSION", "MAX_JOBS_SUBMITTED")
+    return {name: value for name in names if (value := said("condor_config_val", name).strip())}
+
+
+def _first_column(*words: str, header: int) -> Callable[[], dict[str, str]]:
+    def queues() -> dict[str, str]:
+        rows = _columns(said(*words))[header:]
+        return {row[0]: "" for row in rows if not row[0].startswith("-")}
+
+    return queues
+
+
+_NO_OUTPUT = ("-o /dev/null", "-e /dev/null")
+SITES: dict[str, Site] = {
+    "slurm": Site(
+        ("squeue", "sinfo", "scontrol"),
+        ("sbatch", "--version"),
+        ("--output=/dev/null", "--error=/dev/null"),
+        _slurm_queues,
+        _slurm_accounts,
+        _slurm_limits,
+    ),
+    "sge": Site(
+        ("qstat", "qconf"),
+        ("qstat", "-help"),
+        _NO_OUTPUT,
+        _first_column("qconf", "-sql", header=0),
+        limits=_sge_limits,
+    ),
+    "pbs": Site(("qstat",), ("qstat", "--version"), _NO_OUTPUT, _first_column("qstat", "-Q", header=1)),
+    "htcondor": Site(("condor_q", "condor_status"), ("condor_version",), (), _condor_pool, limits=_condor_limits),
+    "lsf": Site(("bjobs", "bqueues"), ("bsub", "-V"), _NO_OUTPUT, _first_column("bqueues", "-w", header=1)),
+    "moab": Site(("checkjob",), ("msub", "--version"), _NO_OUTPUT),
+    "oar": Site(("oarstat",), ("oarstat", "--version"), ()),
+}
+"""The batch systems, by the names of their executors."""
+_OURS = ("n_workers", "adaptive", "start_timeout", "security", "native_threads", "submit_command", "cancel_command")
+_OF_CLUSTERS = ("asynchronous", "loop", "name", "scheduler_cls", "scheduler_options", "shared_temp_directory")
+_NOT_OF_JOBS = frozenset((*_OURS, *_OF_CLUSTERS, "silence_logs"))
+_WITH = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv.pop(1))))"
+_FAILED = "the probe failed"
+_LOG_END = 1500
+
+
+class Trial:
+    """One probe job.
+
+    Args:
+        queue: The batch system.
+        quiet: Options of its submit command that keep a job from writing files of output.
+        options: What `with_slurm` or its sister would be given.
+        line: Where the probe reports to.
+
+    Attributes:
+        id: Of the job; `None` before it is submitted.
+        submitted: When it was, in seconds since the epoch.
+        shared: The folder that jobs should see: that of their logs and keys.
+        folder: One of its own in there.
+
+    Raises:
+        TypeError: An option is unknown or wrong; so for a `ValueError`.
+        OSError: There can be no such folder.
+    """
+
+    def __init__(self, queue: Queue, quiet: Sequence[str], options: Mapping[str, Any], line: Line) -> None:
+        self._queue = queue
+        self._line = line
+        self.id: str | None = None
+        self.submitted = 0.0
+        of_jobs = {key: value for key, value in options.items() if key not in _NOT_OF_JOBS}
+        given = settings(queue, of_jobs, options.get("native_threads", "auto"))
+        self.shared = Path(given["log_directory"])
+        self._made_shared = not self.shared.exists()
+        self.shared.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=".amlsched-doctor-", dir=self.shared))
+        try:
+            (self.folder / "token").write_text(line.token)
+            commands = options.get("submit_command") or queue.submit, options.get("cancel_command") or queue.cancel
+            kept = {key: value for key, value in given.items() if key not in _NOT_OF_JOBS and value is not None}
+            self._job: Any = job_class(queue, *commands)("tcp://127.0.0.1:0", "doctor", **kept)
+        except BaseException:
+            self.close()
+            raise
+        self._job.set_command(self._command(given["python"]))
+        # What it prints is kept by the probe; the folder for logs may be the very thing that is wrong.
+        self._job.submit_command = " ".join([self._job.submit_command, *quiet])
+
+    def _command(self, python: str) -> str:
+        asked = {
+            "token": self._line.token,
+            "addresses": self._line.offered,
+            "folder": str(self.folder),
+            "project": str(Path.cwd()),
+        }
+        text = zlib.compress(inspect.getsource(probe).encode(), 9)
+        words = [_WITH, _coded(text), _coded(json.dumps(asked).encode())]
+        log = shlex.quote(str(self.folder / "log"))
+        run = " ".join([python, "-c", *(f'"{word}"' for word in words)])
+        return f"test -w {shlex.quote(str(self.folder))} && exec > {log} 2>&1; {run} || echo {_FAILED}"
+
+    @property
+    def script(self) -> str:
+        """The script, or the description, of the job."""
+        return str(self._job.job_script())
+
+    @property
+    def head(self) -> str:
+        """The script up to the probe."""
+        return self.script.partition("test -w ")[0].strip()
+
+    def submit(self) -> str:
+        """Submit it.
+
+        Returns:
+            Its id.
+
+        Raises:
+            BatchSystemError: It was refused.
+        """
+        with self._job.job_file() as path:  # as those of workers
+            said = asyncio.run(self._job._submit_job(path))
+        try:
+            self.id = str(self._job._job_id_from_submit_output(said))
+        except ValueError as error:
+            raise BatchSystemError(self._queue.title, str(self._job.submit_command), str(error)) from error
+        self.submitted = time.time()
+        return self.id
+
+    def state(self) -> tuple[bool, str]:
+        """Whether it has ended, and its state and the reason for that in the batch system's words."""
+        assert self.id is not None
+        words = self._queue.query([self.id])
+        try:
+            said = asyncio.run(call(self._queue.title, words, self._queue.environment()))
+            found = self._queue.read(said).get(self.id)
+        except (BatchSystemError, ValueError, SyntaxError):  # as some say of a job that they have forgotten
+            found = None
+        return (
+            (True, "no longer in the queue")
+            if found is None
+            else (found.stage is Stage.ENDED, str(found.reason or found.stage))
+        )
+
+    def report(self) -> dict[str, Any] | None:
+        """What the probe has reported so far, over the network or else in the folder."""
+        if self._line.report is not None:
+            return self._line.report
+        try:
+            report: dict[str, Any] = json.loads((self.folder / "report").read_text())
+        except (OSError, ValueError):
+            return None
+        return report
+
+    def log(self) -> str:
+        """The end of what the job printed."""
+        try:
+            return (self.folder / "log").read_text(errors="replace")[-_LOG_END:].strip()
+        except OSError:
+            return ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether its Python is known to have failed."""
+        return self.log().endswith(_FAILED)
+
+    def close(self) -> None:
+        """Cancel it and remove its folder."""
+        if self.id is not None:
+            with contextlib.suppress(BatchSystemError):  # it has ended
+                asyncio.run(self._job._close_job(self.id, self._job.cancel_command))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._made_shared:
+            with contextlib.suppress(OSError):  # somebody else uses it by now
+                self.shared.rmdir()
+
+
+def _coded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
 
 OK, WARNING, FAULT, SKIPPED = Verdict.OK, Verdict.WARNING, Verdict.FAULT, Verdict.SKIPPED
 _POLL_S = 0.3
@@ -114,8 +411,6 @@ class ClusterExamination:
 
 
 # -------------------------------------------------------------------------------------------- without any job so far
-
-
 def _commands(queue: Queue, site: Site, options: Mapping[str, Any]) -> Finding:
     own = options.get("submit_command") or queue.submit, options.get("cancel_command") or queue.cancel
     wanted = [*(shlex.split(command)[0] for command in own), *site.commands]
@@ -172,8 +467,6 @@ def _limits(queue: Queue, site: Site) -> Finding:
 
 
 # -------------------------------------------------------------------------------------------------- with a small job
-
-
 def _awaited(trial: Trial, timeout_s: float) -> tuple[dict[str, Any] | None, str]:
     """The report, and what the batch system said last."""
     deadline = time.monotonic() + timeout_s

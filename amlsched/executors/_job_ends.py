@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amlsched.arrays.job import Element, Stage
+from amlsched.batch_systems.system import Element, Stage
 from amlsched.errors import (
     BatchSystemError,
     JobCancelledError,
@@ -27,13 +27,13 @@ from amlsched.errors import (
     WorkerLostError,
     WorkerOutOfMemoryError,
 )
-from amlsched.executors._jobqueue_cluster import call
+from amlsched.executors._jobqueue.dask_classes import call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from amlsched.executors._jobqueue_lives import Life
-    from amlsched.executors._queues import Queue
+    from amlsched.batch_systems.queues import Queue
+    from amlsched.executors._jobqueue.worker_history import Life
 
 __all__ = ["JobEnd", "JobEnds", "how_ended", "read_end"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
 
-from amlsched.executors._keeper import QUIT_S, signal_below
-from amlsched.executors._watch import watched
+from amlsched.executors._orphans import watched
+from amlsched.executors._processes.supervisor import QUIT_S, signal_below
 
 __all__ = ["LokyPool", "bound_exit"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from amlsched._surroundings import import_extra
 from amlsched.executors.capabilities import kinds_of
-from amlsched.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-    from amlsched.executors._dask_executor import DaskExecutor
-    from amlsched.resources.threads import WorkerThreads
+    from amlsched.executors._dask.executor import DaskExecutor
+    from amlsched.resources.binding import WorkerThreads
 
 __all__ = ["dask", "in_place_of"]
 
@@ -39,9 +39,9 @@ def dask(
         ValueError: `n_workers` is less than 1, or is given together with a cluster; or the client is asynchronous.
     """
     distributed = import_extra("distributed", "with_dask", "distributed", "dask")
-    from amlsched.executors._dask_executor import DaskExecutor  # here: not for `import amlsched`
-    from amlsched.executors._dask_sites import Elsewhere, Given, Local
-    from amlsched.resources.threads import worker_threads
+    from amlsched.executors._dask.clusters import Elsewhere, Given, Local
+    from amlsched.executors._dask.executor import DaskExecutor  # here: not for `import amlsched`
+    from amlsched.resources.binding import worker_threads
 
     if client is None:
         return DaskExecutor(Local(n_workers, worker_threads(native_threads, "native_threads"), options))
@@ -70,7 +70,7 @@ def in_place_of(executor: Executor) -> Callable[[], DaskExecutor] | None:
     _refuse_asynchronous(given._client)
 
     def make() -> DaskExecutor:
-        from amlsched.executors._dask_executor import InPlaceOf
+        from amlsched.executors._dask.executor import InPlaceOf
 
         return InPlaceOf(given)
 

@@ -11,9 +11,9 @@ from amlsched.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from amlsched.executors._dask_executor import DaskExecutor
-    from amlsched.executors._jobqueue_executor import JobQueueExecutor
-    from amlsched.resources.threads import WorkerThreads
+    from amlsched.executors._dask.executor import DaskExecutor
+    from amlsched.executors._jobqueue.executor import JobQueueExecutor
+    from amlsched.resources.binding import WorkerThreads
 
 __all__ = [
     "htcondor",
@@ -75,8 +75,10 @@ def jobqueue(
         TypeError: An argument has a type that it cannot have.
         ValueError: An option is missing, unknown or wrong.
     """
-    from amlsched.executors._jobqueue_executor import JobQueueExecutor  # here and below: not for `import amlsched`
-    from amlsched.executors._jobqueue_site import Jobs
+    from amlsched.executors._jobqueue.executor import (
+        JobQueueExecutor,  # here and below: not for `import amlsched`
+        Jobs,
+    )
 
     site = Jobs(
         name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, native_threads, options
@@ -87,7 +89,7 @@ def jobqueue(
 
 def job_script(name: str, /, **options: Any) -> str:
     """The script of a job, as `jobqueue` with these arguments would submit it; it needs no batch system here."""
-    from amlsched.executors._jobqueue_site import Jobs
+    from amlsched.executors._jobqueue.executor import Jobs
 
     bound = inspect.signature(jobqueue).bind(name, **options)
     bound.apply_defaults()
@@ -155,8 +157,8 @@ def slurm_allocation(
 
     if importlib.util.find_spec("distributed") is None:
         raise MissingExtraError("with_slurm_allocation", "distributed", "dask")
-    from amlsched.executors._allocation import Allocation
-    from amlsched.executors._dask_executor import DaskExecutor
+    from amlsched.executors._dask.executor import DaskExecutor
+    from amlsched.executors._jobqueue.slurm_allocation import Allocation
 
     return DaskExecutor(
         Allocation(n_workers, cpus, memory, start_timeout, security, log_directory, srun, native_threads)

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_seconds, whole_number
-from amlsched.executors._user_function import call_function, check_initializer
+from amlsched._surroundings import import_extra
 from amlsched.executors.sequential import SequentialExecutor
-from amlsched.extras import import_extra
+from amlsched.executors.user_function import call_function, check_initializer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from amlsched.executors.processes import ProcessPool
     from amlsched.executors.threads import ThreadPool
-    from amlsched.resources.threads import WorkerThreads
+    from amlsched.resources.binding import WorkerThreads
 
 __all__ = ["loky", "processes", "sequential", "threads"]
 
@@ -118,10 +118,10 @@ def loky(
         ValueError: A number is too small.
     """
     pool: Any = import_extra("loky", "with_loky", "loky", "loky")
-    from amlsched.executors._hash_seed import VARIABLE, hash_seed
     from amlsched.executors._loky import LokyPool
+    from amlsched.executors.worker_setup import VARIABLE, hash_seed
     from amlsched.resources import cpus
-    from amlsched.resources.threads import cpu_share, worker_environment, worker_threads
+    from amlsched.resources.binding import cpu_share, worker_environment, worker_threads
 
     for name in ("reuse", "kill_workers"):
         options.pop(name, None)
@@ -143,7 +143,7 @@ def loky(
 
 def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None:
     from amlsched.executors._loky import bound_exit  # here, to keep `import amlsched` light
-    from amlsched.executors._worker_setup import prepare_worker
+    from amlsched.executors.worker_setup import prepare_worker
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers, too, but the driver handles it
     prepare_worker()
@@ -152,6 +152,6 @@ def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None
         try:
             call_function(initializer, args, {})
         except BaseException as error:  # even SystemExit: loky would break without reporting why
-            from amlsched.executors.pickled import refuse_calls
+            from amlsched.executors.pickled_calls import refuse_calls
 
             refuse_calls(error)

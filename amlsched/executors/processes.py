@@ -11,17 +11,17 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from amlsched._checks import whole_number
-from amlsched.executors._user_function import check_initializer
 from amlsched.executors.capabilities import Capabilities
+from amlsched.executors.user_function import check_initializer
 from amlsched.resources import cpus
-from amlsched.resources.threads import cpu_share, worker_environment, worker_threads
+from amlsched.resources.binding import cpu_share, worker_environment, worker_threads
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Mapping
 
-    from amlsched.executors._calls import CallFuture
-    from amlsched.resources.threads import WorkerThreads
+    from amlsched.executors._processes.call_future import CallFuture
+    from amlsched.resources.binding import WorkerThreads
 
 __all__ = ["ProcessPool"]
 
@@ -95,18 +95,19 @@ class ProcessPool(Executor):
             remedy = "must be a context, such as multiprocessing.get_context('spawn')"
             raise TypeError(f"mp_context={mp_context!r}: {remedy}")
         # Here, as `import amlsched` must not import ctypes, cloudpickle and the internals of multiprocessing.
-        from amlsched.executors import _calls, _crew, _main_module, _pickling
+        from amlsched.executors import pickling
+        from amlsched.executors._processes import call_future, main_module, manager
 
         self.max_workers = max_workers
         context = mp_context or _default_context()
         environment = partial(worker_environment, worker_threads(threads_per_worker), cpu_share(max_workers))
-        self._crew = _crew.Crew(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
-        self._new_call = _calls.CallFuture
+        self._crew = manager.Crew(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
+        self._new_call = call_future.CallFuture
         # In an interactive session, functions can be redefined after the workers have started, even forked ones.
         interactive = not hasattr(sys.modules["__main__"], "__file__")
         forks = context.get_start_method() == "fork"
-        self.main_travels = travels = interactive or not (forks or _main_module.imported_by_workers())
-        self._call_name, self._dump_call = _pickling.call_name, partial(_pickling.dump_call, main_travels=travels)
+        self.main_travels = travels = interactive or not (forks or main_module.imported_by_workers())
+        self._call_name, self._dump_call = pickling.call_name, partial(pickling.dump_call, main_travels=travels)
         self._guarded = False
         weakref.finalize(self, self._crew.forget).atexit = False
 
@@ -239,7 +240,7 @@ def _default_context() -> BaseContext:
     """
     if multiprocessing.get_start_method(allow_none=True) == "spawn":
         return multiprocessing.get_context("spawn")
-    from amlsched.executors._fork_server import ForkServerContext
+    from amlsched.executors._processes.fork_server import ForkServerContext
 
     return ForkServerContext()
 

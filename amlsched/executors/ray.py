@@ -9,7 +9,7 @@ from amlsched._checks import check_number, check_text, whole_number
 from amlsched.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from amlsched.executors._ray_tasks import RayExecutor
+    from amlsched.executors._ray_executor import RayExecutor
 
 __all__ = ["ray"]
 
@@ -58,6 +58,6 @@ def ray(
         for name, amount in resources.items():
             check_number(f"resources[{name!r}]", amount)
         request["resources"] = dict(resources)
-    from amlsched.executors._ray_tasks import RayExecutor
+    from amlsched.executors._ray_executor import RayExecutor
 
     return RayExecutor(address, max_workers, request, options)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from amlsched.executors._user_function import AlarmsEnd, call_function
-from amlsched.executors._watch import watched
+from amlsched.executors._orphans import watched
 from amlsched.executors.capabilities import Capabilities
+from amlsched.executors.user_function import AlarmsEnd, call_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

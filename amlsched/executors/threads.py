@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from amlsched._checks import whole_number
 from amlsched.errors import WorkerStartError
-from amlsched.executors._user_function import AlarmsEnd, call_function, check_initializer
-from amlsched.executors._watch import watched
+from amlsched.executors._orphans import watched
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
+from amlsched.executors.user_function import AlarmsEnd, call_function, check_initializer
 from amlsched.resources import cpus
 
 if TYPE_CHECKING:

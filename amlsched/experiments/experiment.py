@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from amlsched.errors import ExperimentError, ExperimentSurrender
-from amlsched.experiments.asynchronous import call
-from amlsched.experiments.loggers import RepetitionLog, stamped
-from amlsched.experiments.rows import payload_row, row_of
+from amlsched.experiments._running.asynchronous import call
+from amlsched.experiments._storage.cells import payload_row, row_of
+from amlsched.experiments.loggers.repetition_log import RepetitionLog, stamped
 
 __all__ = ["AbstractExperiment", "AbstractIterativeExperiment", "Experiment", "IterativeExperiment"]
 

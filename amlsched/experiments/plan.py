@@ -6,21 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amlsched._spelling import did_you_mean
 from amlsched._surroundings import expanded
 from amlsched.errors import ExperimentError
-from amlsched.experiments import claims, expand, jobs, layout, records
-from amlsched.experiments.changes import hashes
-from amlsched.experiments.plain import jsonable
-from amlsched.experiments.record import Record, State
-from amlsched.experiments.resolve import resolve
-from amlsched.experiments.spelling import did_you_mean
+from amlsched.experiments._config import expand
+from amlsched.experiments._config.resolve import resolve
+from amlsched.experiments._config.values import jsonable
+from amlsched.experiments._planning import jobs
+from amlsched.experiments._planning.config_changes import hashes
+from amlsched.experiments._storage import claims, layout, record_file
+from amlsched.experiments._storage.record import Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from amlsched.experiments.expand import Debug, Run
-    from amlsched.experiments.mappings import Source
-    from amlsched.experiments.resolve import Experiment
+    from amlsched.experiments._config.document import Source
+    from amlsched.experiments._config.expand import Debug, Run
+    from amlsched.experiments._config.resolve import Experiment
 
 __all__ = ["Plan", "Planned"]
 
@@ -165,7 +167,7 @@ class Plan:
 
     def known(self, run: Run, index: int, folder: Path) -> Record:
         """The record in the folder of a repetition; its state is `unknown` if it belongs to another repetition."""
-        record = records.read(folder)
+        record = record_file.read(folder)
         if not record.attempts or (record.rep == index and record.run == run.name):
             return record
         if record.rep == index and jsonable(record.params) == jsonable(run.at(index).params):

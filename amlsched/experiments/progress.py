@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from amlsched.display.table import duration, number
-from amlsched.experiments import cells, layout
-from amlsched.experiments.capture import outside
+from amlsched.experiments._running.output_capture import outside
+from amlsched.experiments._storage import cells, layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from amlsched.events import Subscriber
     from amlsched.executors.capabilities import WorkersNow
-    from amlsched.experiments.endings import Ended
-    from amlsched.experiments.repetition import Repetition
-    from amlsched.experiments.summary import Summary
+    from amlsched.experiments._running.repetition import Repetition
+    from amlsched.experiments._running.summary import Ended, Summary
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "Watched", "last_row", "progress_for"]
 

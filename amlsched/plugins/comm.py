@@ -38,13 +38,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from amlsched._context import contextmanager
 from amlsched.errors import CommError
 from amlsched.events import Event
-from amlsched.executors._user_function import call_function
 from amlsched.executors.capabilities import capabilities_of
-from amlsched.plugins._comm_channel import CLOSE, MESSAGE, OPEN, REQUEST, Channel
-from amlsched.plugins._comm_channel import Msg as Message
-from amlsched.plugins._comm_hub import LOOPBACK, Hub, outward_address
-from amlsched.plugins._comm_link import InlineLink, SocketLink
-from amlsched.plugins._comm_wire import Frame, Kind, dump, shown
+from amlsched.executors.user_function import call_function
+from amlsched.plugins._comm.channel import CLOSE, MESSAGE, OPEN, REQUEST, Channel
+from amlsched.plugins._comm.channel import Msg as Message
+from amlsched.plugins._comm.client import InlineLink, SocketLink
+from amlsched.plugins._comm.server import LOOPBACK, Hub, outward_address
+from amlsched.plugins._comm.wire import Frame, Kind, dump, shown
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeAliasType
 
     from amlsched.future import Future
-    from amlsched.plugins._comm_channel import T
-    from amlsched.plugins._comm_link import Link
+    from amlsched.plugins._comm.channel import T
+    from amlsched.plugins._comm.client import Link
     from amlsched.task import Task
 
 __all__ = ["Comm", "CommPlugin"]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched.errors import MissingExtraError
-from amlsched.executors._user_function import call_function
+from amlsched.executors.user_function import call_function
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:

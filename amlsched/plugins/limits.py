@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from amlsched.future import Future
-    from amlsched.plugins._limits_call import Watched
-    from amlsched.plugins._limits_host import InChild, Listener
+    from amlsched.plugins._limits.limited_call import Watched
+    from amlsched.plugins._limits.watchdog_client import InChild, Listener
     from amlsched.task import Task
 
 __all__ = ["Limits", "PynisherPlugin"]
@@ -84,7 +84,7 @@ class Limits(Plugin):
     ) -> None:
         if sys.platform != "linux":
             raise NotImplementedError("Limits needs Linux: it reads what processes use from /proc")
-        from amlsched.plugins._limits_call import Bounds
+        from amlsched.plugins._limits.limited_call import Bounds
 
         wait_s = _amount("grace", grace, "grace_s", grace_s, parse_seconds, least=0)
         memory_limit = _amount("memory", memory, "memory_bytes", memory_bytes, parse_memory)
@@ -113,7 +113,7 @@ class Limits(Plugin):
         bounds = self._bounds
         if not bounds.watched and bounds.address_space_bytes is None:
             return fn, args, kwargs
-        from amlsched.plugins import _limits_call, _limits_host
+        from amlsched.plugins._limits import limited_call, watchdog_client
 
         if self._in_worker is None:
             self._executor = self.task.scheduler.executor
@@ -123,11 +123,11 @@ class Limits(Plugin):
         number = self.task.n_submitted
         limited: InChild | Watched
         if not self._in_worker:
-            limited = _limits_host.InChild(fn, bounds, self._run, self._n_workers)
+            limited = watchdog_client.InChild(fn, bounds, self._run, self._n_workers)
         else:
             if self._listener is None or not self._listener.up:
-                self._listener = _limits_host.listen(self._passed)
-            limited = _limits_call.Watched(fn, bounds, self._listener.base + number, self._listener.address)
+                self._listener = watchdog_client.listen(self._passed)
+            limited = limited_call.Watched(fn, bounds, self._listener.base + number, self._listener.address)
         self._submitting[number] = limited
         return limited, args, kwargs
 
@@ -198,7 +198,7 @@ class Limits(Plugin):
         if self._listener is not None:
             self._listener.close()
         if self._in_worker is False:
-            from amlsched.plugins._limits_host import end_children
+            from amlsched.plugins._limits.watchdog_client import end_children
 
             end_children(self._run)
         self._forget()

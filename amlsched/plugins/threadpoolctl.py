@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched._checks import check_whole
 from amlsched._context import contextmanager
-from amlsched.executors._user_function import call_function
-from amlsched.extras import import_extra
+from amlsched._surroundings import import_extra
+from amlsched.executors.user_function import call_function
 from amlsched.resources import cpus
-from amlsched.resources.threads import thread_environment
+from amlsched.resources.binding import thread_environment
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from amlsched.errors import MissingExtraError
-from amlsched.executors._user_function import call_function
+from amlsched.executors.user_function import call_function
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from amlsched._context import contextmanager
-from amlsched.executors._user_function import call_function
+from amlsched.executors.user_function import call_function
 from amlsched.task import Plugin
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amlsched.errors import ResourcesError
-from amlsched.resources.threads import thread_environment
+from amlsched.resources.binding import thread_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

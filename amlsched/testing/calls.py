@@ -10,20 +10,22 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from amlsched.testing.check import check
-from amlsched.testing.samples import (
+from amlsched.testing.stage import (
     Blocked,
     ExampleError,
     arguments,
+    check,
     digest,
     echo,
+    expect,
+    expect_equal,
+    expect_raises,
     invert,
     raise_example,
     sleep_and_return,
     something_new,
     unpicklable,
 )
-from amlsched.testing.stage import expect, expect_equal, expect_raises
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,16 @@ import logging
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING
 
-from amlsched.testing.check import check
-from amlsched.testing.samples import echo, sleep_and_return, something_new, touch
-from amlsched.testing.stage import expect, expect_equal, expect_raises
+from amlsched.testing.stage import (
+    check,
+    echo,
+    expect,
+    expect_equal,
+    expect_raises,
+    sleep_and_return,
+    something_new,
+    touch,
+)
 
 if TYPE_CHECKING:
     from amlsched.testing.stage import Stage

@@ -1,27 +1,131 @@
-"""What the checks of an executor work with."""
+"""What a check of an executor is.
+
+What the calls of the checks run: here, so that a worker finds it by name.
+
+What the checks of an executor work with.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
+import os
 import reprlib
+import tempfile
 import threading
 import time
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amlsched.executors.capabilities import worker_count
-from amlsched.testing.samples import wait_for
+from amlsched.executors.capabilities import capabilities_of, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from concurrent.futures import Executor
     from pathlib import Path
 
-__all__ = ["Stage", "expect", "expect_equal", "expect_raises"]
+__all__ = [
+    "Blocked",
+    "ExampleError",
+    "ExecutorCheck",
+    "Stage",
+    "arguments",
+    "check",
+    "digest",
+    "echo",
+    "expect",
+    "expect_equal",
+    "expect_raises",
+    "invert",
+    "raise_example",
+    "sleep_and_return",
+    "something_new",
+    "touch",
+    "unpicklable",
+    "wait_for",
+]
 
 T = TypeVar("T")
+
+
+class ExampleError(Exception):
+    """Has a constructor of its own, as many exceptions have."""
+
+    def __init__(self, text: str, number: int = 0) -> None:
+        super().__init__(text, number)
+        self.number = number
+
+
+def raise_example(text: str, number: int) -> None:
+    """Raise an exception of a class of its own."""
+    raise ExampleError(text, number)
+
+
+def echo(value: T) -> T:
+    """The argument."""
+    return value
+
+
+def arguments(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """All arguments."""
+    return args, kwargs
+
+
+def digest(data: bytes) -> tuple[str, bytes]:
+    """What tells whether the data arrived, and the data the other way round."""
+    return hashlib.sha256(data).hexdigest(), data[::-1]
+
+
+def something_new() -> bytes:
+    """Something else at each call."""
+    return os.urandom(16)
+
+
+def sleep_and_return(seconds: float, value: int) -> int:
+    """The value, after a while."""
+    time.sleep(seconds)
+    return value
+
+
+def unpicklable() -> Any:
+    """Something that cannot be sent back."""
+    return threading.Lock()
+
+
+def invert(number: int) -> float:
+    """One divided by the number."""
+    return 1 / number
+
+
+class Blocked:
+    """Runs until the gate is opened."""
+
+    def __init__(self, gate: str, timeout_s: float) -> None:
+        self.gate, self.timeout_s = gate, timeout_s
+
+    def run(self) -> bool:
+        """Whether the gate was opened in time."""
+        return wait_for(self.gate, self.timeout_s)
+
+
+def touch(path: str) -> None:
+    """Leave a trace."""
+    Path(path).touch()
+
+
+def wait_for(gate: str, timeout_s: float) -> bool:
+    """Whether the file was there in time: what a blocked call does."""
+    end = time.monotonic() + timeout_s
+    while not Path(gate).exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
 
 _SHORT = reprlib.Repr()
 _SHORT.maxother = _SHORT.maxstring = 200
@@ -113,3 +217,56 @@ def expect_raises(kinds: type[BaseException], function: Callable[[], object], wh
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__} was raised, and not {kinds.__name__}") from error
     raise AssertionError(f"{what}: {kinds.__name__} was not raised")
+
+
+@dataclass(frozen=True)
+class ExecutorCheck:
+    """Something that holds of every executor.
+
+    Attributes:
+        name: What holds.
+        background: Whether it is about calls that go on while the caller does something else, so that it does not
+            apply to an executor that runs a call in the thread that submits it.
+        pickles: Whether it applies only to executors that send calls to other processes.
+    """
+
+    name: str
+    function: Callable[[Stage], None]
+    background: bool = False
+    pickles: bool = False
+
+    def applies_to(self, executor: Executor) -> bool:
+        """Whether the check makes sense for this executor, by what it declares as its `capabilities`."""
+        capabilities = capabilities_of(executor)
+        return not (self.background and capabilities.inline) and (not self.pickles or capabilities.pickles)
+
+    def run(
+        self, make_executor: Callable[[], Executor], *, timeout_s: float = 30.0, folder: Path | str | None = None
+    ) -> None:
+        """Check an executor.
+
+        Args:
+            make_executor: Makes it; the check shuts it down.
+            timeout_s: How long to wait for what should happen soon, in seconds.
+            folder: A folder that the workers see too, for files of the check; `None` for one of the temporary ones of
+                this machine.
+
+        Raises:
+            AssertionError: It does not hold.
+        """
+        try:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                self.function(Stage(make_executor, Path(scratch), timeout_s))
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(f"the executor raised {type(error).__name__}: {error}") from error
+
+
+def check(*, background: bool = False, pickles: bool = False) -> Callable[[Callable[[Stage], None]], ExecutorCheck]:
+    """A decorator that makes a function a check of the same name."""
+
+    def make(function: Callable[[Stage], None]) -> ExecutorCheck:
+        return ExecutorCheck(function.__name__.replace("_", " "), function, background, pickles)
+
+    return make

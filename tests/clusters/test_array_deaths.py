@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from amlsched.experiments import claims
+from amlsched.experiments._storage import claims
 from tests.clusters.project import ITERATIVE, Project
 from tests.processes import alive, until
 

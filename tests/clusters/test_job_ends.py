@@ -18,7 +18,7 @@ from amlsched import (
     PreemptedError,
     WorkerLostError,
 )
-from amlsched.executors._dask_sites import SETTINGS
+from amlsched.executors._dask.clusters import SETTINGS
 from tests import calls
 from tests.clusters.site import Site, said
 from tests.processes import until

@@ -152,7 +152,7 @@ def test_a_node_that_fails_costs_no_result(slurm: Site) -> None:
 
 
 def test_jobs_that_die_soon_after_their_worker_came_end_the_run(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amlsched.executors._jobqueue_lives._PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("amlsched.executors._jobqueue.worker_history._PAUSES_S", (0.0, 0.0))
     scheduler = slurm.scheduler(1, worker_extra_args=["--preload", "tests.mortal"])
     task = scheduler.task(time.sleep)
     lost: list[BaseException] = []
@@ -167,7 +167,7 @@ def test_jobs_that_die_soon_after_their_worker_came_end_the_run(slurm: Site, mon
 
 
 def test_workers_that_die_with_nothing_to_do_end_the_run_sooner(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amlsched.executors._jobqueue_lives._PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("amlsched.executors._jobqueue.worker_history._PAUSES_S", (0.0, 0.0))
     failures: list[BaseException] = []
     with slurm.scheduler(2, worker_extra_args=["--preload", "tests.mortal"]).executor as executor:
         executor.on_failure = failures.append

@@ -9,7 +9,7 @@ import pytest
 
 from amlsched.cli import main
 from amlsched.errors import ExperimentError
-from amlsched.experiments.run import ExperimentRun
+from amlsched.experiments._running.experiment_run import ExperimentRun
 from amlsched.scheduler import Scheduler
 
 EXPERIMENT = """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from amlsched.experiments.claims import Owner
-from amlsched.experiments.record import Process
+from amlsched.experiments._storage.claims import Owner
+from amlsched.experiments._storage.record import Process
 from tests.clusters.project import EXPERIMENT, Project
 
 FAKE = f"""#!{sys.executable}

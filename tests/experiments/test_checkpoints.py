@@ -162,7 +162,7 @@ def test_every_process_of_a_job_may_get_the_signal(project: Project) -> None:
 
 
 def descendants(root: int) -> list[int]:
-    from amlsched.executors._keeper import descendants
+    from amlsched.executors._processes.supervisor import descendants
 
     return [*descendants(root), root]
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from amlsched.cli import main
-from amlsched.experiments import ExperimentRun, Plan, load, plot
-from amlsched.experiments.record import State
-from amlsched.experiments.results import survey, tallied
+from amlsched.experiments import ExperimentRun, Plan, load
+from amlsched.experiments._storage.record import State
+from amlsched.experiments.results import plot
+from amlsched.experiments.results.survey import survey, tallied
 
 CONFIG = "{name: train, path: results, repetitions: 2, grid: {lr: [0.1, 0.2]}}"
 RESULTS = Path("results")

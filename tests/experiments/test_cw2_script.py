@@ -23,7 +23,7 @@ from amlsched.cw2.cw_config.cw_config import Config
 from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import Plan
-from amlsched.experiments.summary import Summary
+from amlsched.experiments._running.summary import Summary
 from tests.experiments.test_arrays import Slurm
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from amlsched.cli import main
 from amlsched.experiments import iterations
-from amlsched.experiments.atomic import file_bytes
-from amlsched.experiments.submission import Part, Work, create
+from amlsched.experiments._arrays.submission import Part, Work, create
+from amlsched.experiments._storage.atomic import file_bytes
 
 EXPERIMENT = """
 def train(params, rep, log):

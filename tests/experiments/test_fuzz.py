@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from amlsched.cli import main
-from amlsched.experiments import atomic
+from amlsched.experiments._storage import atomic
 
 SEED, COUNT = map(int, os.environ.get("AMLSCHED_FUZZ", "1:40").split(":"))
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from amlsched.experiments import ExperimentRun, Plan
-from amlsched.experiments.record import State
+from amlsched.experiments._storage.record import State
 
 PROGRAM = """
 import sys

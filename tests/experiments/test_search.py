@@ -11,8 +11,8 @@ import pytest
 
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import ExperimentRun, load
-from amlsched.experiments.endings import Ended
-from amlsched.experiments.repetition import Repetition
+from amlsched.experiments._running.repetition import Repetition
+from amlsched.experiments._running.summary import Ended
 
 HALVING = Path(__file__).parents[2] / "examples/halving/halving.py"
 CONFIG = "{name: search, path: results, params: {x: 1, deep: {y: 2}}}"
@@ -101,7 +101,8 @@ def test_a_search_without_initial_runs_begins_in_on_start(project: Path) -> None
 def test_failures_are_logged(project: Path, executor: str, caplog: pytest.LogCaptureFixture) -> None:
     (project / "config.yml").write_text(CONFIG.replace("x: 1", "x: 13"))
     ExperimentRun(squared, "config.yml", executor=executor).run()
-    logged = [record.getMessage() for record in caplog.records if record.name == "amlsched.experiments.run"]
+    run_logger = "amlsched.experiments._running.experiment_run"
+    logged = [record.getMessage() for record in caplog.records if record.name == run_logger]
     folder = project / "results/search/log/rep_00"
     assert logged == [f"search rep 0 failed: ValueError: thirteen (see {folder})"]
 

@@ -22,7 +22,7 @@ import pytest
 
 from amlsched import CpuTimeLimitError, LimitError, MemoryLimitError, Scheduler, WalltimeLimitError
 from amlsched.plugins import Limits, Retry
-from amlsched.plugins._limits_warden import sizes
+from amlsched.plugins._limits.watchdog import sizes
 from tests.backends import BACKENDS, Backend, MakesScheduler
 from tests.faults import greedy
 from tests.faults.greedy import MiB

@@ -24,7 +24,7 @@ from uuid import uuid4
 import pytest
 
 from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerKilledError, WorkerLostError, WorkerStartError
-from amlsched.executors._stalled import Stall
+from amlsched.executors._processes.worker_handle import Stall
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, until_released
 from tests.processes import METHODS, alive, context_of, run_python, until
@@ -363,7 +363,7 @@ def never_comes_up(*_: object) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amlsched.executors._driven._LATE_S", 0.3)
+    monkeypatch.setattr("amlsched.executors._processes.worker_handle._LATE_S", 0.3)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -372,7 +372,7 @@ def test_workers_can_be_ended_whatever_their_keepers_do(
     mode: str, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if how == "stuck before it is one":
-        monkeypatch.setattr("amlsched.executors._driven.main", never_comes_up)
+        monkeypatch.setattr("amlsched.executors._processes.worker_handle.main", never_comes_up)
     others = set(keepers())
     wait_in = start_family if how == "stopped while the initializer runs" else None
     with pool_of(mode, 1, "fork", initializer=wait_in, initargs=(tmp_path,) if wait_in else ()) as pool:
@@ -401,8 +401,8 @@ def test_a_call_is_ended_though_its_keeper_is_stopped(mode: str, tmp_path: Path)
 
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_whose_process_is_stuck_before_it_is_one_is_told(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amlsched.executors._driven._START_S", 0.2)
-    monkeypatch.setattr("amlsched.executors._driven.main", never_comes_up)
+    monkeypatch.setattr("amlsched.executors._processes.worker_handle._START_S", 0.2)
+    monkeypatch.setattr("amlsched.executors._processes.worker_handle.main", never_comes_up)
     with pool_of(mode, 1, "fork") as pool:
         future = pool.submit(double, 1)
         assert isinstance(future.exception(LIMIT_S), WorkerStartError)
@@ -422,7 +422,7 @@ def test_what_nothing_can_end_is_left_with_a_warning(
         os.kill(keeper, signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr("multiprocessing.process.BaseProcess.kill", lambda _: None)
-            patch.setattr("amlsched.executors._keeper.descendants", lambda _: ())
+            patch.setattr("amlsched.executors._processes.supervisor.descendants", lambda _: ())
             pool.kill_workers()
         assert future.cancelled()
         assert (
@@ -457,7 +457,7 @@ def test_a_call_that_waits_for_a_lock_in_a_forked_process_is_named_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("amlsched.executors._stalled._LOOK_S", 0.05)
+    monkeypatch.setattr("amlsched.executors._processes.worker_handle._LOOK_S", 0.05)
     looks: list[object] = []
     look = Stall.look
 
@@ -647,7 +647,7 @@ def test_a_pool_beside_the_main_guard_is_told_what_to_write(method: str, tmp_pat
 
 
 def test_a_worker_that_will_not_leave_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("amlsched.executors._keeper.QUIT_S", 0.2)
+    monkeypatch.setattr("amlsched.executors._processes.supervisor.QUIT_S", 0.2)
     with pool_of("standalone", 1) as pool:
         pid = pool.submit(leave_a_thread, tmp_path / "never").result(LIMIT_S)
         begun = time.monotonic()

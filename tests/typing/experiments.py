@@ -13,8 +13,8 @@ from amlsched.experiments import (
     Plan,
     RepetitionLog,
 )
-from amlsched.experiments.endings import Ended
-from amlsched.experiments.repetition import Repetition
+from amlsched.experiments._running.repetition import Repetition
+from amlsched.experiments._running.summary import Ended
 
 
 class WithLog(Experiment):

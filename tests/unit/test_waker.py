@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from amlsched.waker import Waker
+from amlsched._run.loop import Waker
 
 
 def _in_a_thread(function: object) -> None:

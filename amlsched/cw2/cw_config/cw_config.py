@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import cluster, keys, layout
-from amlsched.experiments.atomic import replace_file
-from amlsched.experiments.faults import refuse
-from amlsched.experiments.mappings import as_config
-from amlsched.experiments.plain import copied
+from amlsched.experiments._config import cluster_section, keys
+from amlsched.experiments._config.document import as_config
+from amlsched.experiments._config.reporting import refuse
+from amlsched.experiments._config.values import copied
+from amlsched.experiments._config.yaml import write
+from amlsched.experiments._storage import layout
+from amlsched.experiments._storage.atomic import replace_file
 from amlsched.experiments.plan import Plan
-from amlsched.experiments.yaml12 import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from amlsched.experiments.expand import Debug
-    from amlsched.experiments.resolve import Experiment
+    from amlsched.experiments._config.expand import Debug
+    from amlsched.experiments._config.resolve import Experiment
 
 __all__ = ["Config"]
 
@@ -126,7 +127,7 @@ class Config:
         plan.replace([_with(one, varied.get(one.name), jobs.get(one.name, {})) for one in plan.experiments])
         if self.slurm_config != plan.resolved.cluster:
             section = as_config(self.slurm_config, "slurm_config")
-            keys.check_rules(section or {}, cluster.RULES, (), _place("slurm_config"), refuse)
+            keys.check_rules(section or {}, cluster_section.RULES, (), _place("slurm_config"), refuse)
             plan.resolved = replace(plan.resolved, sections=replace(plan.resolved.sections, cluster=section))
         return plan
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from amlsched.experiments.frame import Results, objects, table_of
-from amlsched.experiments.results import leaves
+from amlsched.experiments.results.survey import leaves
+from amlsched.experiments.results.table import Results, objects, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from amlsched.experiments.loggers import AbstractLogger
-    from amlsched.experiments.results import Found
+    from amlsched.experiments.loggers.base import AbstractLogger
+    from amlsched.experiments.results.survey import Found
 
 __all__ = ["Cw2Accessor", "with_columns"]
 

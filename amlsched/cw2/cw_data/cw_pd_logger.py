@@ -1,5 +1,5 @@
 """`cw2.cw_data.cw_pd_logger`."""
 
-from amlsched.experiments.pandas_logger import PandasLogger
+from amlsched.experiments.loggers.csv import PandasLogger
 
 __all__ = ["PandasLogger"]

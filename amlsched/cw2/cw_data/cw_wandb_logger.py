@@ -1,5 +1,5 @@
 """`cw2.cw_data.cw_wandb_logger`."""
 
-from amlsched.experiments.wandb_logger import WandBLogger
+from amlsched.experiments.loggers.wandb import WandBLogger
 
 __all__ = ["WandBLogger"]

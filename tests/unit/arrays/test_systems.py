@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from amlsched import BatchSystemError, ConfigError
-from amlsched.arrays import SYSTEMS, ArrayJob, Element, Stage, commands
-from amlsched.arrays.job import clock, ranges
-from amlsched.arrays.template import filled
+from amlsched.batch_systems import SYSTEMS, ArrayJob, Element, Stage, commands
+from amlsched.batch_systems.system import clock, filled, ranges
 from tests.readers import directives, submit_file
 
 JOB = ArrayJob(
@@ -238,7 +237,7 @@ SPACED = """
 def test_the_name_of_a_config_and_options_of_sbatch_are_quoted_for_workers_too(tmp_path: Path) -> None:
     from amlsched.executors.jobqueue import job_script
     from amlsched.experiments import Plan
-    from amlsched.experiments.workers import worker_options
+    from amlsched.experiments._arrays.cluster_options import worker_options
 
     config = tmp_path / "my sweep.yml"
     config.write_text(SPACED)
@@ -515,7 +514,7 @@ def test_variables_of_a_job_do_not_reach_the_jobs_that_it_submits(monkeypatch: p
 
 def test_two_keys_that_do_not_go_together(tmp_path: Path) -> None:
     from amlsched.experiments import Plan
-    from amlsched.experiments.submit import asked
+    from amlsched.experiments._arrays.cluster_options import asked
 
     config = tmp_path / "c.yml"
     config.write_text("{name: SLURM, sbatch_args: {gres: gpu:1}}\n---\n{name: x, path: results}\n")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from amlsched.doctor.compare import compare
-from amlsched.doctor.finding import Finding, Verdict
+from amlsched.doctor.examination import Finding, Verdict
+from amlsched.doctor.host import compare
 from amlsched.doctor.probe import packages
 
 OFFERED = [("eth0", "192.0.2.1", 4000), ("lo", "127.0.0.1", 4001)]

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("psutil", reason="distributed brings psutil")
 
-from amlsched.doctor.line import Line, addresses
+from amlsched.doctor.examination import Line, addresses
 from amlsched.doctor.probe import main
 
 

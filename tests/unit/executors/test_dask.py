@@ -19,8 +19,8 @@ from tests.processes import alive, until
 
 distributed = pytest.importorskip("distributed")
 
-from amlsched.executors import _dask_sites  # noqa: E402  (not where dask is missing)
-from amlsched.executors._dask_executor import DaskExecutor  # noqa: E402
+from amlsched.executors._dask import clusters  # noqa: E402  (not where dask is missing)
+from amlsched.executors._dask.executor import DaskExecutor  # noqa: E402
 from amlsched.executors.dask import dask  # noqa: E402
 
 
@@ -146,7 +146,7 @@ def test_wrong_arguments_are_refused(arguments: Any, problem: str) -> None:
 
 
 def test_calls_do_not_wait_for_workers_that_never_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_dask_sites, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(clusters, "_PATIENCE_S", 1.0)
     with dask(n_workers=1) as executor:
         future = executor.submit(calls.until_released, tmp_path / "started", tmp_path / "never")
         until((tmp_path / "started").exists, 60)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from amlsched.executors import _fork_server
+from amlsched.executors._processes import fork_server
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, until_released
 from tests.processes import alive, until
@@ -44,8 +44,8 @@ def surroundings() -> tuple[str | None, str | None, set[int], int, tuple[int, in
 
 
 def server() -> int:
-    assert _fork_server._server is not None
-    return _fork_server._server.pid
+    assert fork_server._server is not None
+    return fork_server._server.pid
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
     stopped = server()
     os.kill(stopped, signal.SIGSTOP)
     try:
-        monkeypatch.setattr(_fork_server, "_START_S", 0.2)
+        monkeypatch.setattr(fork_server, "_START_S", 0.2)
         with ProcessPool(1) as pool:
             error = pool.submit(double, 1).exception(LIMIT_S)
         assert f"process {stopped}, from which workers are forked, did not answer within 0.2 s" in str(error)
@@ -166,8 +166,8 @@ def test_modules_are_preloaded_and_no_file_is_made(tmp_path: Path) -> None:
 def test_the_server_holds_nothing_that_this_process_has_open(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
         os.set_inheritable(file.fileno(), True)
-        if _fork_server._server is not None:
-            _fork_server._drop(_fork_server._server)
+        if fork_server._server is not None:
+            fork_server._drop(fork_server._server)
         with ProcessPool(1) as pool:
             pool.submit(double, 1).result(LIMIT_S)
             assert psutil.Process(server()).open_files() == []

@@ -21,10 +21,10 @@ from amlsched import (
     WorkerLostError,
     WorkerOutOfMemoryError,
 )
+from amlsched.batch_systems.queues import QUEUES
 from amlsched.executors import _job_ends
 from amlsched.executors._job_ends import JobEnd, JobEnds, how_ended, read_end
-from amlsched.executors._jobqueue_lives import Life
-from amlsched.executors._queues import QUEUES
+from amlsched.executors._jobqueue.worker_history import Life
 
 QACCT = """\
 ==============================================================

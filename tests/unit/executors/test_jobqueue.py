@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from amlsched import BatchSystemError, Scheduler
-from amlsched.arrays import Stage
+from amlsched.batch_systems import Stage
+from amlsched.batch_systems.queues import QUEUES
 from amlsched.executors import jobqueue
-from amlsched.executors._jobqueue_settings import lifetime, walltime_s
-from amlsched.executors._queues import QUEUES
+from amlsched.executors._jobqueue.settings import lifetime, walltime_s
 from tests import calls
 from tests.backends import needs
 from tests.processes import until
@@ -112,7 +112,7 @@ def test_workers_have_the_hash_seed_of_the_driver(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("PYTHONHASHSEED", given)
         script = jobqueue.job_script("slurm", **OPTIONS)
         assert f"export PYTHONHASHSEED={expected}\n" in script
-        assert "--preload-nanny amlsched.executors._dask_nanny" in script
+        assert "--preload-nanny amlsched.executors._dask.nanny" in script
     assert "--preload-nanny" not in jobqueue.job_script("slurm", **OPTIONS, worker_extra_args=["--no-nanny"])
 
 
@@ -251,7 +251,7 @@ def test_what_the_batch_system_cannot_hold_is_an_error(name: str, option: str, v
 
 
 def test_the_doctor_runs_the_prologue_on_htcondor_too(tmp_path: Path) -> None:
-    from amlsched.doctor.trial import Trial
+    from amlsched.doctor.cluster import Trial
 
     options = {**options_for("htcondor"), "job_script_prologue": ["export N=$(nproc)"], "log_directory": str(tmp_path)}
     line: Any = SimpleNamespace(token="x", offered=[])
@@ -426,13 +426,15 @@ def test_an_allocation_needs_a_job() -> None:
     "line",
     [
         "jobqueue.job_script('slurm', n_workers=1, cores=1, memory='1 GB')",
-        "_jobqueue_cluster.job_class(_queues.QUEUES['slurm'], 'sbatch', 'scancel')",  # as the doctor does
+        "dask_classes.job_class(queues.QUEUES['slurm'], 'sbatch', 'scancel')",  # as the doctor does
     ],
 )
 def test_ctrl_c_stays_what_it_was(line: str) -> None:
     program = f"""
 import signal
-from amlsched.executors import _jobqueue_cluster, _queues, jobqueue
+from amlsched.batch_systems import queues
+from amlsched.executors import jobqueue
+from amlsched.executors._jobqueue import dask_classes
 {line}
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """

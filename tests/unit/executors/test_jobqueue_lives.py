@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from amlsched import BatchSystemError, JobLostError
-from amlsched.executors import _jobqueue_lives, jobqueue
-from amlsched.executors._jobqueue_lives import EARLY_ENDS, SOON_S, End, Fruitless, Life, Lives
+from amlsched.executors import jobqueue
+from amlsched.executors._jobqueue import worker_history
+from amlsched.executors._jobqueue.worker_history import EARLY_ENDS, SOON_S, End, Fruitless, Life, Lives
 from tests import calls
 from tests.backends import needs
 from tests.processes import until
@@ -161,8 +162,8 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]), prepend=os.pathsep)
-    monkeypatch.setattr(_jobqueue_lives, "_PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(_jobqueue_lives, "EARLY_ENDS", 1)  # each takes seconds
+    monkeypatch.setattr(worker_history, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(worker_history, "EARLY_ENDS", 1)  # each takes seconds
     return tmp_path / "jobs"
 
 

@@ -475,7 +475,7 @@ def use_a_pool_of_its_own(end: bool) -> tuple[int, list[int]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_call_may_have_a_pool_of_its_own(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amlsched.executors._keeper.QUIT_S", 2 * LIMIT_S)
+    monkeypatch.setattr("amlsched.executors._processes.supervisor.QUIT_S", 2 * LIMIT_S)
     with ProcessPool(1, context_of(method)) as pool:
         for end in (True, False):
             result, pids = pool.submit(use_a_pool_of_its_own, end).result(LIMIT_S)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from amlsched import Scheduler, WorkerLostError
-from amlsched.executors._ray_tasks import left_as_it_is
+from amlsched.executors._ray_executor import left_as_it_is
 from tests.backends import start_ray
 from tests.processes import alive, until
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amlsched.cli import main
-from amlsched.experiments.check import check
+from amlsched.experiments._planning.checks import check
 
 pytestmark = pytest.mark.usefixtures("folder")
 

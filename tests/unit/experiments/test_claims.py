@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from amlsched.experiments import claims
-from amlsched.experiments.claims import Claim, Owner, holder, take
-from amlsched.experiments.record import Process
+from amlsched.experiments._storage import claims
+from amlsched.experiments._storage.claims import Claim, Owner, holder, take
+from amlsched.experiments._storage.record import Process
 from tests.processes import until
 
 ELSEWHERE = Process("nowhere.invalid", 1)
@@ -184,7 +184,7 @@ def test_what_killed_ones_left_beside_it_is_removed_when_it_is_old(tmp_path: Pat
 CONTENDER = """
 import os, sys, time
 from pathlib import Path
-from amlsched.experiments.claims import Claim, take
+from amlsched.experiments._storage.claims import Claim, take
 
 folders, name = Path(sys.argv[1]), sys.argv[2]
 (folders / f"ready-{name}").touch()

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from amlsched.errors import CodeCopyError, ConfigError
-from amlsched.experiments import codecopy, codefiles
-from amlsched.experiments.codecopy import MARKER, CodeCopy, check_runs_from, copy_code, zip_code
-from amlsched.experiments.copyplan import CopyPlan
+from amlsched.experiments._code import copy as codecopy
+from amlsched.experiments._code import files as codefiles
+from amlsched.experiments._code.copy import MARKER, CodeCopy, CopyPlan, check_runs_from, copy_code, zip_code
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

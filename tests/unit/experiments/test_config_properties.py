@@ -12,15 +12,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from amlsched.errors import ConfigError
-from amlsched.experiments import layout
-from amlsched.experiments.axes import axes_of
-from amlsched.experiments.check import check
-from amlsched.experiments.environment import escaped, filled
-from amlsched.experiments.expand import count, expand
-from amlsched.experiments.load import Document, parse
-from amlsched.experiments.plain import merge
-from amlsched.experiments.resolve import Experiment, resolve
-from amlsched.experiments.yaml12 import read, write
+from amlsched.experiments._config.axes import axes_of
+from amlsched.experiments._config.document import Document, parse
+from amlsched.experiments._config.expand import count, expand
+from amlsched.experiments._config.resolve import Experiment, resolve
+from amlsched.experiments._config.values import escaped, filled, merge
+from amlsched.experiments._config.yaml import read, write
+from amlsched.experiments._planning.checks import check
+from amlsched.experiments._storage import layout
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

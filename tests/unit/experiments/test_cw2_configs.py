@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from amlsched.experiments.check import check
-from amlsched.experiments.expand import expand
-from amlsched.experiments.resolve import resolve
+from amlsched.experiments._config.expand import expand
+from amlsched.experiments._config.resolve import resolve
+from amlsched.experiments._planning.checks import check
 
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.errors import ConfigError
-from amlsched.experiments import layout
-from amlsched.experiments.environment import escaped, filled
-from amlsched.experiments.expand import expand
-from amlsched.experiments.resolve import resolve
-from amlsched.experiments.yaml12 import read, write
+from amlsched.experiments._config.expand import expand
+from amlsched.experiments._config.resolve import resolve
+from amlsched.experiments._config.values import escaped, filled
+from amlsched.experiments._config.yaml import read, write
+from amlsched.experiments._storage import layout
 
 Write = Callable[[str], Path]
 

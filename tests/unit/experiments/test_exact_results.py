@@ -14,8 +14,8 @@ import pytest
 from amlsched.cli import main
 from amlsched.errors import ExperimentError
 from amlsched.experiments import ExperimentRun, load
-from amlsched.experiments.frame import Results
-from amlsched.experiments.plot import plot_curves
+from amlsched.experiments.results.plot import plot_curves
+from amlsched.experiments.results.table import Results
 
 VALUES = [
     1,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from amlsched.errors import ConfigError
-from amlsched.experiments.expand import Debug, Run, count, expand
-from amlsched.experiments.resolve import Experiment, resolve
+from amlsched.experiments._config.expand import Debug, Run, count, expand
+from amlsched.experiments._config.resolve import Experiment, resolve
 from amlsched.resources import cpus
 
 

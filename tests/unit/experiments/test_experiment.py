@@ -20,8 +20,9 @@ from amlsched.experiments import (
     IterativeExperiment,
     LoggerArray,
 )
-from amlsched.experiments.loggers import CsvLogger, RepetitionLog
-from amlsched.experiments.repetition import perform
+from amlsched.experiments._running.repetition import perform
+from amlsched.experiments.loggers.csv import CsvLogger
+from amlsched.experiments.loggers.repetition_log import RepetitionLog
 
 
 class Rows(AbstractLogger):

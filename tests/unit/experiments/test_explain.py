@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from amlsched.cli import main
-from amlsched.experiments.expand import expand
-from amlsched.experiments.explain import explained, settings
-from amlsched.experiments.resolve import resolve
+from amlsched.experiments._config.expand import expand
+from amlsched.experiments._config.explain import explained, settings
+from amlsched.experiments._config.resolve import resolve
 
 BASE = """\
 name: DEFAULT

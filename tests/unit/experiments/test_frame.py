@@ -16,8 +16,8 @@ from scipy import stats
 from amlsched.cli import main
 from amlsched.errors import ExperimentError
 from amlsched.experiments import ExperimentRun, load
-from amlsched.experiments.frame import Results, half_interval
-from amlsched.experiments.plot import plot_curves
+from amlsched.experiments.results.plot import plot_curves
+from amlsched.experiments.results.table import Results, half_interval
 
 CONFIG = """
 name: DEFAULT

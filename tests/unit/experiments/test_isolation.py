@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from amlsched.experiments.isolation import generators, isolated, set_generators
+from amlsched.experiments._running.isolation import generators, isolated, set_generators
 
 
 def draw() -> tuple[float, float]:

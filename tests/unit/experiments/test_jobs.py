@@ -9,7 +9,7 @@ import pytest
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import Plan
-from amlsched.experiments.jobs import Bundle, Numbers, Turns, bundle, bundles, count
+from amlsched.experiments._planning.jobs import Bundle, Numbers, Turns, bundle, bundles, count
 
 CONFIG = """
 name: DEFAULT

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from amlsched.errors import ConfigError, MissingExtraError
-from amlsched.experiments import layout
-from amlsched.experiments.expand import Debug, Run, expand
-from amlsched.experiments.resolve import Experiment, resolve
+from amlsched.experiments._config.expand import Debug, Run, expand
+from amlsched.experiments._config.resolve import Experiment, resolve
+from amlsched.experiments._storage import layout
 
 GRID = "repetitions: 2\niterations: 3\nparams: {a: 0}\ngrid: {lr: [0.1, 0.2]}\n"
 
@@ -218,7 +218,7 @@ def test_a_single_run_can_be_written_and_taken_up_alone(tmp_path: Path, debug: D
 
 
 def test_many_runs_in_one_file_are_each_found_again(tmp_path: Path) -> None:
-    from amlsched.experiments.yaml12 import write
+    from amlsched.experiments._config.yaml import write
 
     runs = list(expand(experiment(tmp_path)))
     file = tmp_path / "all.yml"

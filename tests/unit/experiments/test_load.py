@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from amlsched.errors import ConfigError, MissingExtraError
-from amlsched.experiments.load import Document, load, parse
-from amlsched.experiments.yaml12 import read, write
+from amlsched.experiments._config.document import Document, load, parse
+from amlsched.experiments._config.yaml import read, write
 
 
 def value_of(text: str) -> Any:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import ExperimentRun, Plan, load
-from amlsched.experiments.check import check
+from amlsched.experiments._planning.checks import check
 
 
 class Mode(enum.StrEnum):

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from amlsched.errors import ConfigError
-from amlsched.experiments import layout
-from amlsched.experiments.expand import expand
+from amlsched.experiments._config.expand import expand
+from amlsched.experiments._config.resolve import Experiment, Resolved, resolve
+from amlsched.experiments._storage import layout
 from amlsched.experiments.plan import Plan
-from amlsched.experiments.resolve import Experiment, Resolved, resolve
 
 FILE = """
 name: DEFAULT

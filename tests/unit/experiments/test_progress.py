@@ -14,7 +14,7 @@ from amlsched.display import table
 from amlsched.display.table import duration, mean_and_deviation, number
 from amlsched.executors.capabilities import WorkersNow
 from amlsched.experiments import ExperimentRun, progress
-from amlsched.experiments.loggers import CsvLogger
+from amlsched.experiments.loggers.csv import CsvLogger
 from amlsched.experiments.progress import LiveProgress, PlainProgress, last_row, progress_for
 
 CONFIG = "{name: a, path: out, repetitions: 3, iterations: 7, params: {b: 1}}"

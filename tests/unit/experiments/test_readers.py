@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.cli import main
-from amlsched.experiments import ExperimentRun, Plan, cells, load, records
-from amlsched.experiments.plain import plain, restored
-from amlsched.experiments.results import leaves
+from amlsched.experiments import ExperimentRun, Plan, load
+from amlsched.experiments._config.values import plain, restored
+from amlsched.experiments._storage import cells, record_file
+from amlsched.experiments.results.survey import leaves
 from tests.values import examples, same, same_in_pandas, values
 
 
@@ -60,7 +61,7 @@ def test_every_reader_gives_what_was_logged_and_set(
     found = [dict(zip(cells.names(header), cells.values(row), strict=True)) for row in raw]
     assert all(same(row[name], wanted.get(name)) for row, wanted in zip(found, expected, strict=True) for name in last)
 
-    record = records.read(folder)
+    record = record_file.read(folder)
     assert same({name: record.last[name] for name in last}, last)
     assert same(record.params, params)
     assert same(Plan(tmp_path / "out/e/config.yml").experiments[0].config["params"], params)

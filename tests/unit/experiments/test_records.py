@@ -12,20 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amlsched.experiments import records
-from amlsched.experiments.plain import restored
-from amlsched.experiments.record import (
-    Attempt,
-    ErrorNote,
-    Process,
-    Record,
-    State,
-    Used,
-    decoded,
-    encoded,
-    now,
-)
-from amlsched.experiments.records import end, read
+from amlsched.experiments._config.values import restored
+from amlsched.experiments._storage import record_file
+from amlsched.experiments._storage.record import Attempt, ErrorNote, Process, Record, State, Used, decoded, encoded, now
+from amlsched.experiments._storage.record_file import end, read
 
 FRESH = Record("mlp", "mlp__lr0.1", 3, seed=7, params={"lr": 0.1, "opt": {"name": "sgd"}}, config_hash="abc")
 GONE = Process("nowhere.invalid", 1)
@@ -42,7 +32,7 @@ def dead() -> Process:
 
 def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None) -> Record | None:
     """As a worker that dies at once, and that the driver sees die; `None` where it was not begun."""
-    record, claim, _ = records.begin(folder, fresh, attempt, seen)
+    record, claim, _ = record_file.begin(folder, fresh, attempt, seen)
     if claim is not None:
         claim.release()
     return record if claim is not None else None
@@ -151,9 +141,9 @@ def test_another_run_cannot_end_it(tmp_path: Path) -> None:
 
 
 def test_one_that_runs_is_left_alone(tmp_path: Path) -> None:
-    claim = records.begin(tmp_path, FRESH, attempt("one")).claim
+    claim = record_file.begin(tmp_path, FRESH, attempt("one")).claim
     assert claim is not None
-    known, other, _ = records.begin(tmp_path, FRESH, attempt("two"))
+    known, other, _ = record_file.begin(tmp_path, FRESH, attempt("two"))
     assert (other, known.attempts[-1].run_id) == (None, "one")
     claim.release()
     assert begin(tmp_path, FRESH, attempt("two")) is not None
@@ -185,7 +175,7 @@ def test_one_whose_worker_died_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_one_that_lost_its_claim_does_not_end_what_is_another_s_now(tmp_path: Path) -> None:
-    claim = records.begin(tmp_path, FRESH, attempt("one")).claim
+    claim = record_file.begin(tmp_path, FRESH, attempt("one")).claim
     assert claim is not None
     (tmp_path / "claim.1").unlink()  # as who takes over does
     begin(tmp_path, FRESH, attempt("two"))
@@ -205,7 +195,7 @@ def test_the_same_run_may_begin_it_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("again", [True, False], ids=["begun again", "never begun again"])
 def test_one_that_was_lost_keeps_what_its_attempts_died_of(tmp_path: Path, again: bool) -> None:
     begin(tmp_path, FRESH, attempt("one", worker=dead()))
-    records.lose(tmp_path, "one", ErrorNote("WorkerKilledError", "by SIGKILL"), Used(peak_memory_bytes=5))
+    record_file.lose(tmp_path, "one", ErrorNote("WorkerKilledError", "by SIGKILL"), Used(peak_memory_bytes=5))
     assert read(tmp_path).state is State.RUNNING, "its run has not given it up"
     if again:
         begin(tmp_path, FRESH, attempt("one"))

@@ -13,10 +13,11 @@ import cloudpickle
 import pytest
 
 from amlsched.errors import ExperimentError, ExperimentSurrender
-from amlsched.experiments import AbstractLogger, IterativeExperiment, LoggerArray, capture
-from amlsched.experiments.record import Process, Record, State
-from amlsched.experiments.records import read
-from amlsched.experiments.repetition import Repetition, run_repetition
+from amlsched.experiments import AbstractLogger, IterativeExperiment, LoggerArray
+from amlsched.experiments._running import output_capture
+from amlsched.experiments._running.repetition import Repetition, run_repetition
+from amlsched.experiments._storage.record import Process, Record, State
+from amlsched.experiments._storage.record_file import read
 from amlsched.experiments.target import Target
 
 
@@ -99,7 +100,7 @@ def test_an_exception_is_recorded_traced_and_raised(tmp_path: Path) -> None:
     assert "exp__a1 rep 0 failed" in trace
     assert trace.rstrip().endswith("ValueError: bad luck")
     assert "in iterate" in trace
-    assert "amlsched/experiments/repetition.py" not in trace
+    assert "amlsched/experiments/_running/repetition.py" not in trace
 
 
 def test_ctrl_c_cancels_and_is_not_swallowed(tmp_path: Path) -> None:
@@ -145,8 +146,8 @@ def test_a_function_logs_what_it_says_and_what_it_returns(
 
 
 def test_one_that_another_run_works_on_is_left_alone(tmp_path: Path) -> None:
-    from amlsched.experiments.record import Attempt, now
-    from amlsched.experiments.records import begin
+    from amlsched.experiments._storage.record import Attempt, now
+    from amlsched.experiments._storage.record_file import begin
 
     one = repetition(tmp_path)
     begun = begin(one.folder, one.record, Attempt("other", Process.this(), Process.this(), "threads", now()))
@@ -191,7 +192,7 @@ def test_each_repetition_gets_loggers_of_its_own(tmp_path: Path) -> None:
 def test_threads_have_output_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = {"barrier": threading.Barrier(3), "alone": False}
     ones = [repetition(tmp_path, chatty, params=params, rep=rep) for rep in range(3)]
-    with capture.per_thread():
+    with output_capture.per_thread():
         threads = [threading.Thread(target=run_repetition, args=(one,)) for one in ones]
         for thread in threads:
             thread.start()
@@ -206,14 +207,14 @@ def test_threads_have_output_of_their_own(tmp_path: Path, capsys: pytest.Capture
 def test_a_thread_of_the_only_repetition_prints_where_it_does(tmp_path: Path) -> None:
     params = {"barrier": threading.Barrier(1), "alone": True}
     one = repetition(tmp_path, chatty, params=params)
-    with capture.per_thread():
+    with output_capture.per_thread():
         run_repetition(one)
     assert (one.folder / "out.log").read_text().splitlines()[-1] == "child of 0"
 
 
 def test_the_streams_are_back_afterwards(tmp_path: Path) -> None:
     before = sys.stdout, sys.stderr
-    with capture.per_thread():
+    with output_capture.per_thread():
         assert sys.stdout is not before[0]
         with pytest.raises(ValueError, match="no"):
             run_repetition(repetition(tmp_path, params={"raises": ValueError("no")}))
@@ -233,7 +234,7 @@ def test_without_capture_all_goes_to_the_console(tmp_path: Path, capsys: pytest.
 
 def test_what_a_stream_can_do_its_stand_in_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
-    with capture.per_thread():
+    with output_capture.per_thread():
         assert sys.stdout.encoding == "latin-1"
         assert not sys.stdout.isatty()
         print("x", flush=True)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from amlsched.errors import ConfigError, ExperimentError
-from amlsched.experiments import ExperimentRun, Plan, iterations, load, results
-from amlsched.experiments.changes import config_hash, settings
-from amlsched.experiments.record import Attempt, Process, Record, State, now
-from amlsched.experiments.records import begin, end
-from amlsched.experiments.summary import Summary
+from amlsched.experiments import ExperimentRun, Plan, iterations, load
+from amlsched.experiments._planning.config_changes import config_hash, settings
+from amlsched.experiments._running.summary import Summary
+from amlsched.experiments._storage.record import Attempt, Process, Record, State, now
+from amlsched.experiments._storage.record_file import begin, end
+from amlsched.experiments.results import survey
 
 CONFIG = """
 name: DEFAULT
@@ -187,7 +188,7 @@ def test_what_the_config_no_longer_has_is_found_by_its_record(folder: Path) -> N
     run()
     (folder / "config.yml").write_text(CONFIG.replace("[0.1, 0.2]", "[0.3]"))
     run()
-    found = [(one.run, one.rep, one.record.state.value) for one in results.survey("out") if one.name == "first"]
+    found = [(one.run, one.rep, one.record.state.value) for one in survey.survey("out") if one.name == "first"]
     assert found[:2] == [("first__l0.3", 0, "completed"), ("first__l0.3", 1, "completed")]
     assert sorted(found[2:]) == [(f"first__l0.{n}", rep, "completed") for n in (1, 2) for rep in (0, 1)]
     assert sorted(set(load("out")["lr"])) == [0.1, 0.2, 0.3, 1.0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments.loggers import RepetitionLog
+from amlsched.experiments.loggers.repetition_log import RepetitionLog
 
 WHOLE = b'a,text,iter\n1,"x, ""y""\nz",0\n0.5,,1\nnan,last,2\n'
 

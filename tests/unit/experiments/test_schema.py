@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from amlsched.cli import main
-from amlsched.experiments.schema import json_schema
-from amlsched.experiments.yaml12 import read
+from amlsched.experiments._config.explain import json_schema
+from amlsched.experiments._config.yaml import read
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted([*ROOT.glob("examples/**/*.yml"), *ROOT.glob("examples/**/*.yaml")])

@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments import cells
-from amlsched.experiments.frame import logged
-from amlsched.experiments.loggers import CsvLogger, RepetitionLog
-from amlsched.experiments.plain import jsonable, plain, restored
+from amlsched.experiments._config.values import jsonable, plain, restored
+from amlsched.experiments._storage import cells
+from amlsched.experiments.loggers.csv import CsvLogger
+from amlsched.experiments.loggers.repetition_log import RepetitionLog
+from amlsched.experiments.results.table import logged
 from tests.values import NUMPY, TEXTS, examples, plains, same, same_in_pandas, texts, values
 
 

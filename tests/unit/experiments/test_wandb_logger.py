@@ -138,7 +138,7 @@ def test_without_a_project_it_is_an_error(fakes: Fakes, tmp_path: Path) -> None:
 def test_without_wandb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("amlsched.experiments.wandb_logger.find_spec", lambda name: None)
+    monkeypatch.setattr("amlsched.experiments.loggers.wandb.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"amlsched\[wandb\]"):
         WandBLogger()
 

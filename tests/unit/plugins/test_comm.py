@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched import CommError, NotPicklableError, Plugin, Scheduler, SchedulerNotRunningError
-from amlsched.plugins import Comm, _comm_hub
-from amlsched.plugins._comm_hub import LOOPBACK, Hub, outward_address
-from amlsched.plugins._comm_link import SocketLink
-from amlsched.plugins._comm_wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, dump, packet, packets
+from amlsched.plugins import Comm
+from amlsched.plugins._comm import server
+from amlsched.plugins._comm.client import SocketLink
+from amlsched.plugins._comm.server import LOOPBACK, Hub, outward_address
+from amlsched.plugins._comm.wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, dump, packet, packets
 
 KEY = b"k" * 32
 
@@ -225,7 +226,7 @@ def test_a_peer_that_sends_garbage_gets_nothing_and_stops_nothing(garbage: bytes
 
 
 def test_silent_peers_block_nobody_and_are_driven_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_comm_hub, "_PROOF_S", 0.3)
+    monkeypatch.setattr(server, "_PROOF_S", 0.3)
 
     async def body(hub: Hub) -> None:
         peers = [socket.create_connection(hub.address) for _ in range(10)]
@@ -240,8 +241,8 @@ def test_silent_peers_block_nobody_and_are_driven_away(monkeypatch: pytest.Monke
 
 
 def test_a_crowd_of_silent_peers_drives_away_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_comm_hub, "_MOST_STRANGERS", 4)
-    monkeypatch.setattr(_comm_hub, "_PATIENCE_S", 0.02)
+    monkeypatch.setattr(server, "_MOST_STRANGERS", 4)
+    monkeypatch.setattr(server, "_PATIENCE_S", 0.02)
 
     async def body(hub: Hub) -> None:
         peers = [socket.create_connection(hub.address) for _ in range(20)]

@@ -19,7 +19,7 @@ from amlsched import (
     WorkerLostError,
 )
 from amlsched.plugins import Comm, Limits, Retry
-from amlsched.plugins._limits_call import Bounds
+from amlsched.plugins._limits.limited_call import Bounds
 from amlsched.plugins.retry import exponential
 from tests.journal import Journal
 

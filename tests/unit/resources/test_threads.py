@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from amlsched.resources import thread_environment
-from amlsched.resources.threads import (
+from amlsched.resources.binding import (
     WorkerThreads,
     cpu_share,
     exports,

@@ -1,0 +1,1 @@
+"""One run of a scheduler: what it is made of."""

@@ -1,0 +1,120 @@
+"""Grid Engine.
+
+Sources:
+    The manuals of qsub, qstat, qdel, queue_conf, sge_conf and sge_types, release 8.1.9.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from amlsched._surroundings import user_name
+from amlsched.batch_systems.system import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["GRID_ENGINE"]
+
+
+def _directives(job: ArrayJob) -> Iterator[str]:
+    yield f"-N {_SYNTAX.value('job-name', _SYNTAX.name('job-name', job.name))}"
+    yield f"-t 1-{job.count}"
+    if job.at_once:
+        yield f"-tc {job.at_once}"
+    yield f"-wd {_SYNTAX.value('folder', job.folder)}"
+    yield f"-o {_SYNTAX.log('slurm_log', job.logs, 'out_$JOB_ID.$TASK_ID.log')}"
+    yield f"-e {_SYNTAX.log('slurm_log', job.logs, 'err_$JOB_ID.$TASK_ID.log')}"
+    yield "-V"  # by default it exports no variables
+    yield "-notify"  # SIGUSR2 before it kills
+    yield f"-r {'y' if job.requeue else 'n'}"
+    if job.partition is not None:
+        yield f"-q {_SYNTAX.value('partition', job.partition)}"
+    if job.account is not None:
+        yield f"-P {_SYNTAX.value('account', job.account)}"
+    if job.time_s is not None and not math.isinf(job.time_s):
+        yield f"-l h_rt={clock(job.time_s)}"
+    if job.memory_bytes is not None:
+        yield f"-l h_vmem={max(1, -(-job.memory_bytes // 2**20))}M"  # for each slot
+    slots = job.tasks * job.cpus
+    if slots > 1 and not any(line.split()[0] == "-pe" for line in job.directives if line.strip()):
+        yield f"-pe smp {slots}"
+    if job.after:
+        yield f"-hold_jid {','.join(job.after)}"
+
+
+def _query(jobs: Sequence[str]) -> list[str]:
+    return ["qstat", "-xml", "-g", "d", "-u", user_name()]
+
+
+def _states(text: str) -> Places:
+    found: Places = {}
+    if not text.strip():
+        return found
+    for job in ElementTree.fromstring(text).iter("job_list"):
+        state, host = job.findtext("state", ""), job.findtext("queue_name", "") or ""
+        element = _element(state, host.partition("@")[2])
+        for index in _indices(job.findtext("tasks", "") or "1"):
+            found[job.findtext("JB_job_number", ""), index] = element
+    return found
+
+
+def _element(state: str, host: str) -> Element:
+    if "E" in state:
+        return Element(Stage.STUCK, f"{state}: qstat -j shows why")
+    if "w" in state:
+        return Element(Stage.STUCK if "h" in state and "R" not in state and state != "hqw" else Stage.PENDING, state)
+    return Element(Stage.RUNNING, "" if state in ("r", "t") else state, host)
+
+
+def _indices(text: str) -> Iterator[int]:
+    """The indices in text such as `1,3-9:2`."""
+    for part in text.split(","):
+        if found := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip()):
+            low = int(found[1])
+            yield from range(low, int(found[2] or low) + 1, int(found[3] or 1))
+
+
+def _cancel(job: str, indices: Sequence[int]) -> list[str]:
+    return ["qdel", *(f"{job}.{part}" for part in ranges(indices))]
+
+
+def _quote(text: str) -> str:
+    return text if re.fullmatch(r"[\w@%+=:,./~$-]+", text) else f'"{text}"'
+
+
+_SYNTAX = Syntax(
+    title="Grid Engine",
+    quote=_quote,
+    rejected="\"'#",  # it drops both kinds of quotes wherever they stand, and takes # for a comment
+    escape_path=lambda path: f":{path}" if ":" in path else path,  # host:path
+    rejected_in_paths=",",  # a list of paths
+    names=re.compile(r"""(?!\d)(?:(?![/:@\\*?"'#])[!-~])+"""),
+    names_rule="ASCII characters other than blanks, quotes and / : @ \\ * ? #, and no digit as the first,",
+)
+
+GRID_ENGINE = System(
+    name="sge",
+    title="Grid Engine",
+    index="$SGE_TASK_ID",
+    first=1,
+    directives=_directives,
+    marker="#$",
+    syntax=_SYNTAX,
+    submit=("qsub", "-terse"),
+    submitted=re.compile(r"^(\d+)(?:\.\d+-\d+:\d+)?$", re.MULTILINE),
+    query=_query,
+    states=_states,
+    cancel=_cancel,
+    cancel_all=lambda job: ["qdel", job],
+    too_many=re.compile(r"only .*(?:tasks|jobs)|exceed|max_u_jobs|max_aj_tasks|job limit", re.IGNORECASE),
+    forgotten=re.compile(r"do(?:es)? not exist", re.IGNORECASE),
+    again_code=99,
+    inside="SGE_TASK_ID",
+    inherited=("SGE_TASK_", "SGE_STDIN", "SGE_STDOUT", "SGE_STDERR", "SGE_O_", "SGE_JOB_", "JOB_ID"),
+    logs=("out_{job}.{index}.log", "err_{job}.{index}.log"),
+)
+"""Grid Engine and its descendants."""

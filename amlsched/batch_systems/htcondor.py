@@ -1,0 +1,127 @@
+"""HTCondor.
+
+Sources:
+    HTCondor's manual, release 23: condor_submit, condor_q, condor_history, condor_rm, and the attributes of a job.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from amlsched.batch_systems.system import ArrayJob, Element, Places, Stage, Syntax, System
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["HTCONDOR"]
+
+_ATTRIBUTES = "ClusterId,ProcId,JobStatus,HoldReason,RemoveReason,RemoteHost,ExitCode,ExitBySignal,ExitSignal"
+_AGAIN = 85
+_LATER = "JobMaterializeNextProcId,TotalSubmitProcs"
+_IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD = 1, 2, 3, 4, 5
+
+
+def _directives(job: ArrayJob) -> Iterator[str]:
+    yield "universe = vanilla"
+    yield "arguments = $(Process)"
+    yield f"batch_name = {_SYNTAX.value('job-name', _SYNTAX.name('job-name', job.name))}"
+    yield f"initialdir = {_SYNTAX.value('folder', job.folder)}"
+    yield f"output = {_SYNTAX.log('slurm_log', job.logs, 'out_$(Cluster)_$(Process).log')}"
+    yield f"error = {_SYNTAX.log('slurm_log', job.logs, 'err_$(Cluster)_$(Process).log')}"
+    yield "stream_output = True"
+    yield "stream_error = True"
+    yield "getenv = True"  # otherwise there is not even a PATH
+    yield "should_transfer_files = NO"  # the folder for the results is shared
+    yield f"request_cpus = {job.tasks * job.cpus}"
+    if job.memory_bytes is not None:
+        yield f"request_memory = {max(1, -(-job.memory_bytes * job.tasks * job.cpus // 2**20))}M"
+    if job.warn_s:
+        yield f"job_max_vacate_time = {job.warn_s}"  # between SIGTERM and SIGKILL
+    if job.account is not None:
+        yield f"accounting_group = {_SYNTAX.value('account', job.account)}"
+    if job.partition is not None:
+        raise ValueError("HTCondor has no partitions: write directives: [requirements = …]")
+    if job.time_s is not None and not math.isinf(job.time_s):
+        over = f"(JobStatus == 2) && (time() - EnteredCurrentStatus > {math.ceil(job.time_s)})"
+        yield f"periodic_remove = {over}"
+        yield 'periodic_remove_reason = "the time limit was reached"'
+    if job.requeue:
+        yield f"on_exit_remove = ExitBySignal || ExitCode != {_AGAIN}"
+    else:
+        yield "requirements = NumJobStarts == 0"
+    if job.at_once:
+        yield f"max_materialize = {job.at_once}"
+
+
+def _query(jobs: Sequence[str]) -> list[str]:
+    return ["condor_q", *jobs, "-json", "-attributes", f"{_ATTRIBUTES},{_LATER}"]
+
+
+def _past(jobs: Sequence[str]) -> list[str]:
+    return ["condor_history", *jobs, "-json", "-attributes", _ATTRIBUTES]
+
+
+def _states(text: str) -> Places:
+    found: Places = {}
+    jobs: list[dict[str, Any]] = json.loads(text) if text.strip() else []
+    for job in jobs:
+        if "ProcId" in job:
+            found[str(job["ClusterId"]), int(job["ProcId"])] = _element(job)
+    for job in jobs:  # with max_materialize, the other elements are created as these finish
+        total = job.get("TotalSubmitProcs", 0)
+        for index in range(job.get("JobMaterializeNextProcId", total), total):
+            found.setdefault((str(job["ClusterId"]), index), Element(Stage.PENDING, "max_materialize"))
+    return found
+
+
+def _element(job: dict[str, Any]) -> Element:
+    status, host = job.get("JobStatus"), str(job.get("RemoteHost", "")).rpartition("@")[2]
+    if status == _IDLE:
+        return Element(Stage.PENDING, "idle")
+    if status == _HELD:
+        return Element(Stage.STUCK, str(job.get("HoldReason", "held")))
+    if status == _REMOVED:
+        return Element(Stage.ENDED, str(job.get("RemoveReason", "removed")), host)
+    if status == _COMPLETED:
+        if job.get("ExitBySignal"):
+            return Element(Stage.ENDED, f"killed by signal {job.get('ExitSignal')}", host)
+        code = job.get("ExitCode", 0)
+        return Element(Stage.ENDED, f"exit code {code}" if code else "", host)
+    return Element(Stage.RUNNING, "" if status == _RUNNING else f"status {status}", host)
+
+
+def _cancel(job: str, indices: Sequence[int]) -> list[str]:
+    return ["condor_rm", *(f"{job}.{index}" for index in indices)]
+
+
+def _without_macros(text: str) -> str:
+    return text.replace("$(", "$(DOLLAR)(")
+
+
+_SYNTAX = Syntax(title="HTCondor", quote=str, escape=_without_macros)
+
+HTCONDOR = System(
+    name="htcondor",
+    title="HTCondor",
+    index="$1",
+    directives=_directives,
+    marker="",
+    syntax=_SYNTAX,
+    submit=("condor_submit", "-terse"),
+    submitted=re.compile(r"^(\d+)\.\d+ - \d+\.\d+$", re.MULTILINE),
+    query=_query,
+    states=_states,
+    cancel=_cancel,
+    cancel_all=lambda job: ["condor_rm", job],
+    past=_past,
+    past_states=_states,
+    too_many=re.compile(r"MAX_JOBS_(?:SUBMITTED|PER_OWNER|PER_SUBMISSION)|number of jobs", re.IGNORECASE),
+    forgotten=re.compile(r"not found", re.IGNORECASE),
+    again_code=_AGAIN,
+    inside="_CONDOR_JOB_AD",
+    inherited=("_CONDOR_",),
+)
+"""HTCondor."""

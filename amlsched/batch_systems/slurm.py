@@ -1,0 +1,174 @@
+"""Slurm.
+
+Sources:
+    The manuals of sbatch, squeue, sacct, scancel and slurm.conf, release 22.05. A backslash escapes in both kinds of
+    quotes there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from amlsched.batch_systems.system import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["SLURM", "options_of_sbatch"]
+
+_PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+_RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+_HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "launch_failed_requeued_held")
+
+
+def _directives(job: ArrayJob) -> Iterator[str]:
+    throttle = f"%{job.at_once}" if job.at_once else ""
+    asked: dict[str, object] = {
+        "job-name": _SYNTAX.name("job-name", job.name),
+        "array": f"0-{job.count - 1}{throttle}",
+        "chdir": job.folder,
+        "open-mode": "append",  # an element that is started again appends to its logs
+        "ntasks": job.tasks,
+        "cpus-per-task": job.cpus,
+        "partition": job.partition,
+        "account": job.account,
+        "time": None if job.time_s is None else "UNLIMITED" if math.isinf(job.time_s) else clock(job.time_s),
+        "mem-per-cpu": None if job.memory_bytes is None else f"{max(1, -(-job.memory_bytes // 2**20))}M",
+        "signal": f"B:USR1@{job.warn_s}" if _is_warned(job) else None,  # B: the shell, which is the element
+        "dependency": ":".join(("afterany", *job.after)) if job.after else None,
+    }
+    yield from options_of_sbatch(
+        {name: value for name, value in asked.items() if value is not None and name not in job.options}
+    )
+    for name in ("output", "error"):
+        if name not in job.options:
+            yield f"--{name}={_SYNTAX.log('slurm_log', job.logs, f'{name[:3]}_%A_%a.log')}"
+    if not {"requeue", "no-requeue"} & set(job.options):
+        yield "--requeue" if job.requeue else "--no-requeue"
+    yield from options_of_sbatch(job.options)
+
+
+def options_of_sbatch(options: Mapping[str, object]) -> list[str]:
+    """Options of sbatch as directives; one whose value is `None` or true has none, one that is false is left out.
+
+    Raises:
+        ValueError: A value has several lines.
+    """
+    return [
+        f"--{name}" if value is None or value is True else f"--{name}={_SYNTAX.value(name, value)}"
+        for name, value in options.items()
+        if value is not False
+    ]
+
+
+def _is_warned(job: ArrayJob) -> bool:
+    """Whether to ask for a signal; not if it would arrive before the element handles signals.
+
+    The element checks its end time as well.
+    """
+    return bool(job.warn_s) and (job.time_s is None or job.time_s > 2 * job.warn_s)
+
+
+def _query(jobs: Sequence[str]) -> list[str]:
+    return [
+        "squeue",
+        "--array",
+        "--noheader",
+        "--states=all",  # also those that finished recently
+        f"--jobs={','.join(jobs)}",
+        "--format=%F|%K|%T|%N|%r",
+    ]
+
+
+def _states(text: str) -> Places:
+    found: Places = {}
+    for line in text.splitlines():
+        job, index, state, host, reason = line.strip().split("|", 4)
+        if index.isdecimal():
+            found[job, int(index)] = _element(state, "" if reason == "None" else reason, host)
+    return found
+
+
+def _element(state: str, reason: str, host: str) -> Element:
+    if state in _PENDING:
+        held = any(held in reason.replace(" ", "_") for held in _HELD)
+        return Element(Stage.STUCK if held else Stage.PENDING, reason)
+    if state in _RUNNING:
+        return Element(Stage.RUNNING, "" if state == "RUNNING" else state, host)
+    # The reason of an element that has ended may still be the one for which it was pending.
+    why = reason if reason.startswith(("NonZeroExitCode", "Raised", "Node", "OutOfMemory", "Prolog")) else ""
+    return Element(Stage.ENDED, f"{state}{f' ({why})' if why else ''}", host)
+
+
+def _past(jobs: Sequence[str]) -> list[str]:
+    fields = "--format=JobID,State,ExitCode,NodeList"
+    return ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(jobs)}", fields]
+
+
+def _past_states(text: str) -> Places:
+    found: Places = {}
+    for line in text.splitlines():
+        name, state, code, host = line.split("|", 3)
+        job, _, index = name.partition("_")
+        if index.isdecimal():
+            word = state.split()[0] if state else ""  # CANCELLED by 1000
+            element = _element(word, "", host)
+            if element.stage is Stage.ENDED and word not in ("COMPLETED", "") and code != "0:0":
+                element = Element(Stage.ENDED, f"{state} (exit code {code})", host)
+            found[job, int(index)] = element
+    return found
+
+
+def _cancel(job: str, indices: Sequence[int]) -> list[str]:
+    return ["scancel", f"{job}_[{','.join(ranges(indices))}]"]
+
+
+def _largest(text: str) -> int | None:
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else None  # the highest index is one less
+
+
+def _directive(text: str) -> str:
+    """`--comment="lr sweep"` of `--comment=lr sweep`, which has no other meaning; the rest as it is."""
+    found = re.fullmatch(r"""(--[\w-]+=)([^\s"'\\#]+(?:\s+[^\s"'\\#-][^\s"'\\#]*)+)""", text.strip())
+    return f"{found[1]}{_SYNTAX.quote(found[2])}" if found else text
+
+
+_SYNTAX = Syntax(
+    title="Slurm",
+    escape_path=lambda path: path.replace("%", "%%"),
+    rejected_in_paths="\\",  # where there is one, Slurm reads no %A
+    directive=_directive,
+)
+
+SLURM = System(
+    name="slurm",
+    title="Slurm",
+    index="$SLURM_ARRAY_TASK_ID",
+    directives=_directives,
+    marker="#SBATCH",
+    syntax=_SYNTAX,
+    submit=("sbatch", "--parsable"),
+    submitted=re.compile(r"^(\d+)(?:;\S*)?$", re.MULTILINE),
+    query=_query,
+    states=_states,
+    cancel=_cancel,
+    cancel_all=lambda job: ["scancel", job],
+    past=_past,
+    past_states=_past_states,
+    largest=("scontrol", "show", "config"),
+    largest_of=_largest,
+    # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit, MaxJobCount, MaxArraySize
+    too_many=re.compile(
+        r"MaxSubmit|submit limit|too many|temporarily unable to accept|invalid job array", re.IGNORECASE
+    ),
+    forgotten=re.compile(r"invalid job id", re.IGNORECASE),
+    # One of the elements has the id of the whole array as its job id, so the form ARRAY_INDEX is used.
+    again=("scontrol", "requeue", "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"),
+    inside="SLURM_JOB_ID",
+    inherited=("SLURM_", "SBATCH_", "SLURMD_"),
+    kept=("SLURM_CONF", "SLURM_CLUSTERS"),
+)
+"""Slurm, 20.11 and later."""

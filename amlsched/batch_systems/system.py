@@ -1,0 +1,409 @@
+"""Scripts from a user's own template, with the placeholders of cw2's templates.
+
+An array of jobs, and the description of a batch system that submits, queries and cancels it.
+
+An array is many jobs under one id: its elements, each with an index. Everything that differs between batch systems is
+in a `System`; there is one for each.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+__all__ = ["ArrayJob", "Element", "Places", "Stage", "Syntax", "System", "clock", "filled", "ranges"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayJob:
+    """An array to submit.
+
+    Attributes:
+        name: Its name in the queue.
+        command: The command that an element runs; the index is appended as the last argument.
+        count: Number of elements.
+        folder: The working folder of the elements.
+        logs: The folder for their logs: a file of standard output and one of standard error for each.
+        at_once: How many may run at a time; `None` for no limit.
+        partition: The partition or queue; `None` for the system's default.
+        account: The account that is charged; `None` for the user's default.
+        time_s: Time limit of an element; infinity for none, `None` for the system's default.
+        memory_bytes: Memory for each CPU; `None` for the system's default.
+        tasks: Processes that are allocated for an element.
+        cpus: CPUs of each of these processes.
+        requeue: Whether an element that the system stops early is started again.
+        warn_s: How long before its time limit an element is sent a signal.
+        options: Options of the submit command and their values; `None` or true for an option without a value.
+        directives: More directives, as written in a script.
+        lines: Shell lines that run before the command.
+        after: Ids of arrays that have to finish before this one starts.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    count: int
+    folder: Path
+    logs: Path
+    at_once: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    time_s: float | None = None
+    memory_bytes: int | None = None
+    tasks: int = 1
+    cpus: int = 1
+    requeue: bool = True
+    warn_s: int = 60
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    directives: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+class Stage(StrEnum):
+    """The state of an element."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STUCK = "stuck"
+    """Held: it does not start unless a user or an administrator intervenes."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An element as a batch system reports it.
+
+    Attributes:
+        stage: Its state.
+        reason: Why it is pending or held, or how it ended, in the system's words; empty if there is no reason.
+        host: The host it runs on; empty if unknown.
+    """
+
+    stage: Stage
+    reason: str = ""
+    host: str = ""
+
+
+Places = dict[tuple[str, int], Element]
+"""Elements, by the id of their array and their index."""
+
+
+def _in_double_quotes(text: str) -> str:
+    return text if re.fullmatch(r"[\w@%+=:,./~-]+", text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class Syntax:
+    """How a batch system reads the values of its directives, and which values it cannot hold at all.
+
+    Attributes:
+        title: What people call the batch system.
+        quote: Writes a value as one word.
+        rejected: Characters that no value can have, however it is quoted.
+        escape: Writes a text so that the batch system takes each character for itself; it is quoted after that.
+        escape_path: Likewise, in the path of log files.
+        rejected_in_paths: Characters that such a path cannot have.
+        names: The names that a job can have.
+        names_rule: These in words.
+        directive: Writes a directive of the user's.
+    """
+
+    title: str = "the batch system"
+    quote: Callable[[str], str] = _in_double_quotes
+    rejected: str = ""
+    escape: Callable[[str], str] = str
+    escape_path: Callable[[str], str] = str
+    rejected_in_paths: str = ""
+    names: re.Pattern[str] = re.compile(".+", re.DOTALL)
+    names_rule: str = "a text that is not empty"
+    directive: Callable[[str], str] = str
+
+    def value(self, argument: str, value: object) -> str:
+        """A value, quoted if it has to be.
+
+        Args:
+            argument: What sets it, for the message.
+            value: The value.
+
+        Raises:
+            ValueError: The batch system cannot hold it.
+        """
+        return self.quote(self.escape(self._holds(argument, str(value), self.rejected)))
+
+    def log(self, argument: str, folder: object, file: str) -> str:
+        """The path of log files, quoted if it has to be.
+
+        Args:
+            argument: What sets the folder, for the message.
+            folder: The folder.
+            file: The rest of the path, in which symbols of the batch system count.
+
+        Raises:
+            ValueError: The batch system cannot hold the path of the folder.
+        """
+        held = self._holds(argument, str(folder), self.rejected + self.rejected_in_paths)
+        return self.quote(f"{self.escape_path(self.escape(held))}/{file}")
+
+    def name(self, argument: str, name: object) -> str:
+        """The name of a job, unquoted.
+
+        Raises:
+            ValueError: The batch system takes no such name.
+        """
+        text = self._holds(argument, str(name), "")
+        if not self.names.fullmatch(text):
+            remedy = f"write {argument}={self.fitting_name(text)!r}"
+            raise ValueError(
+                f"{argument}={text!r}: {self.title} takes {self.names_rule} as the name of a job; {remedy}"
+            )
+        return text
+
+    def fitting_name(self, text: str) -> str:
+        """The nearest name that a job can have."""
+        if self.names.fullmatch(text) and not _LINES.search(text):
+            return text
+        plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", text) or "amlsched"
+        plain = plain if self.names.match(plain) else f"j{plain}"
+        found = self.names.match(plain)
+        return found[0] if found else "amlsched"
+
+    def lines(self, argument: str, directives: Iterable[str]) -> list[str]:
+        """Directives of the user's, which stand in the script as they are.
+
+        Raises:
+            ValueError: One of them has several lines.
+        """
+        return [self.directive(self._holds(argument, one, "")) for one in directives]
+
+    def _holds(self, argument: str, text: str, rejected: str) -> str:
+        if _LINES.search(text):
+            raise ValueError(f"{argument}={text!r}: a directive of {self.title} is one line; leave out the line break")
+        found = sorted({character for character in text if character in rejected})
+        if found:
+            remedy = f"{self.title} cannot hold {' '.join(found)} here; choose another name or folder without it"
+            raise ValueError(f"{argument}={text!r}: {remedy}")
+        return text
+
+
+_LINES = re.compile(r"[\n\r\0]")
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """All that is to be known of a batch system.
+
+    Attributes:
+        name: What a config calls it.
+        title: What people call it.
+        index: The index of an element, in its shell.
+        first: The index of the first element.
+        directives: The lines that say what is asked for.
+        marker: What a directive begins with in a script; empty if they stand in a file of their own.
+        syntax: How it reads the values of directives.
+        submit: The command that takes the script, or that file.
+        submitted: Finds the id of the array, as group 1, in what that says.
+        query: The command that shows all elements of these arrays.
+        states: Reads what that says.
+        cancel: The command that cancels these elements of an array.
+        cancel_all: The command that cancels a whole array.
+        too_many: Finds in a refusal that an array had too many elements, or the user has too many jobs.
+        forgotten: Finds in a refusal that there is no such job any more.
+        inside: The variable that says that this process is itself part of a job.
+        inherited: Variables of a job begin so; they would change the jobs that it submits.
+        kept: Those of them that are settings of the site.
+        past: The command that shows how elements ended that the queue has forgotten; `None` if there is none.
+        past_states: Reads what that says.
+        largest: The command that shows how many elements an array may have; `None` if there is none.
+        largest_of: Reads what that says.
+        logs: Names of the files with what an element prints and complains about.
+        own_logs: The id of the array in an element's shell, for a script that opens these files by itself; empty
+            where the batch system can name them.
+        again: The command by which an element has itself started again; empty if there is none.
+        again_code: The exit code by which it does; 0 if there is none.
+    """
+
+    name: str
+    title: str
+    index: str
+    directives: Callable[[ArrayJob], Iterable[str]]
+    marker: str
+    submit: tuple[str, ...]
+    submitted: re.Pattern[str]
+    query: Callable[[Sequence[str]], Sequence[str]]
+    states: Callable[[str], Places]
+    cancel: Callable[[str, Sequence[int]], Sequence[str]]
+    cancel_all: Callable[[str], Sequence[str]]
+    too_many: re.Pattern[str]
+    forgotten: re.Pattern[str]
+    inside: str
+    inherited: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    syntax: Syntax = Syntax()
+    first: int = 0
+    past: Callable[[Sequence[str]], Sequence[str]] | None = None
+    past_states: Callable[[str], Places] = lambda text: {}
+    largest: tuple[str, ...] | None = None
+    largest_of: Callable[[str], int | None] = lambda text: None
+    logs: tuple[str, str] = ("out_{job}_{index}.log", "err_{job}_{index}.log")
+    own_logs: str = ""
+    again: tuple[str, ...] = ()
+    again_code: int = 0
+
+    def __str__(self) -> str:
+        return self.title
+
+    def log(self, folder: Path, job: str, index: int) -> tuple[Path, Path]:
+        """The files with standard output and standard error of an element."""
+        out, err = (folder / name.format(job=job, index=index) for name in self.logs)
+        return out, err
+
+    def script(self, job: ArrayJob) -> str:
+        """The script of an array's elements.
+
+        Raises:
+            ValueError: The batch system cannot hold what a directive would say.
+        """
+        directives, body = self.parts(job)
+        return "\n".join(["#!/bin/bash", *directives, "", *body, ""])
+
+    def parts(self, job: ArrayJob) -> tuple[list[str], list[str]]:
+        """The lines of a script: the directives, and the body, with the element's command last."""
+        directives = [f"{self.marker} {line}" for line in job_lines(self, job)] if self.marker else []
+        body = [f"cd {shlex.quote(str(job.folder))} || exit", *job.lines]
+        if job.time_s is not None and not math.isinf(job.time_s):
+            body.insert(0, f"export AMLSCHED_END_TIME=$(($(date +%s) + {int(job.time_s)}))")
+        if self.own_logs:
+            out, err = (shlex.quote(str(job.logs)) + f'/"{name}"' for name in self.logs)
+            body.insert(0, f"exec >>{out} 2>>{err}".format(job=self.own_logs, index=self.index))
+        words = " ".join(map(shlex.quote, job.command))
+        return directives, [*body, f'exec {words} "{self.index}"']
+
+    def description(self, job: ArrayJob, script: Path) -> str:
+        """The submit description of an array; empty if its directives are in the script."""
+        return (
+            ""
+            if self.marker
+            else "\n".join(
+                [
+                    f"executable = {self.syntax.value('the script', script)}",
+                    *job_lines(self, job),
+                    f"queue {job.count}",
+                    "",
+                ]
+            )
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables of this process that a submitted job may inherit."""
+        if self.inside not in os.environ:
+            return dict(os.environ)
+        return {
+            key: value for key, value in os.environ.items() if key in self.kept or not key.startswith(self.inherited)
+        }
+
+
+def job_lines(system: System, job: ArrayJob) -> list[str]:
+    """The directives of an array.
+
+    Raises:
+        ValueError: The batch system cannot hold what one of them would say.
+    """
+    return [*system.directives(job), *system.syntax.lines("directives", job.directives)]
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, rounded up to a second."""
+    minutes, rest = divmod(int(-(-seconds // 1)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def ranges(indices: Iterable[int]) -> list[str]:
+    """`["0-2", "5"]` for 0, 1, 2, 5."""
+    spans: list[list[int]] = []
+    for index in sorted(indices):
+        if spans and spans[-1][1] == index - 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return [str(low) if low == high else f"{low}-{high}" for low, high in spans]
+
+
+_COMMAND = "%%python_script%%"
+_TEXTS = ("partition", "account", "job-name", "experiment_execution_dir", "slurm_log")
+"""Placeholders for what may have to be quoted where it stands."""
+_ADDED = ("--open-mode", "--requeue", "--no-requeue", "--signal", "--dependency")
+"""Options that templates of cw2 lack and elements rely on."""
+
+
+def filled(template: str, system: System, job: ArrayJob) -> str:
+    """The script of an array, made from a template.
+
+    Args:
+        template: The template: `%%partition%%`, `%%time%%` and so on are replaced by the values of the config, and
+            the line with `%%python_script%%` by the command of an element.
+        system: The batch system.
+        job: The array.
+
+    Raises:
+        ValueError: There is no line for the command, or a placeholder that nobody knows; or the batch system cannot
+            hold a value.
+    """
+    directives, body = system.parts(job)
+    values: dict[str, object] = {
+        "last_job_idx": job.count - 1,
+        "num_parallel_jobs": job.at_once or job.count,
+        "partition": job.partition or "",
+        "account": job.account or "",
+        "job-name": job.name,
+        "experiment_execution_dir": job.folder,
+        "slurm_log": job.logs,
+        "ntasks": job.tasks,
+        "cpus-per-task": job.cpus,
+        "time": clock(job.time_s) if job.time_s and not math.isinf(job.time_s) else "UNLIMITED",
+        "sbatch_args": "\n".join(line for line in directives if _option(line) in {*job.options, "mem-per-cpu"}),
+        "venv": "",  # its activation is in `sh_lines`
+        "pythonpath": "",
+        "sh_lines": "\n".join(body[:-1]),
+    }
+    text = template
+    for name, value in values.items():
+        text, *rest = text.split(f"%%{name}%%")
+        for part in rest:
+            line = text.rpartition("\n")[2]
+            text += (_written(line, system, name, str(value)) if name in _TEXTS and value else str(value)) + part
+    lines = text.splitlines()
+    places = [number for number, line in enumerate(lines) if _COMMAND in line and not line.lstrip().startswith("#")]
+    if not places:
+        raise ValueError(f"the template has no line with {_COMMAND}")
+    lines[places[-1]] = body[-1]
+    if unknown := re.search(r"%%[\w-]+%%", "\n".join(line for line in lines if not line.startswith("# "))):
+        raise ValueError(f"the template has an unknown placeholder: {unknown[0]}")
+    added = [line for line in directives if line.startswith(tuple(f"{system.marker} {name}" for name in _ADDED))]
+    return "\n".join([*lines[:1], *added, *lines[1:], ""])
+
+
+def _written(line: str, system: System, name: str, text: str) -> str:
+    """The value of a placeholder, quoted as the line up to it wants."""
+    inside = next((quote for quote in "\"'" if line.count(quote) % 2), "")
+    if line.startswith(system.marker):
+        path = system.syntax.escape_path(text) if name == "slurm_log" else text
+        word = system.syntax.value(name, path)  # raises for what cannot be held
+        return re.sub(r"""(["'\\])""", r"\\\1", path) if inside else word
+    if inside == '"':
+        return re.sub(r'(["\\$`])', r"\\\1", text)
+    return text.replace("'", "'\"'\"'") if inside else shlex.quote(text)
+
+
+def _option(line: str) -> str:
+    """The name of the option in a directive: `gres` in `#SBATCH --gres=gpu:1`."""
+    found = re.search(r" --([\w-]+)", line)
+    return found[1] if found else ""

@@ -1,0 +1,214 @@
+"""What the commands share: exit codes, arguments, and output of tables, failures and notes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amlsched.units import counted
+
+if TYPE_CHECKING:
+    import argparse
+
+    from amlsched.experiments._planning.jobs import Bundle
+    from amlsched.experiments._running.summary import Summary
+    from amlsched.experiments.plan import Plan
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+    """The object that a command's parser is added to."""
+
+__all__ = [
+    "BAD_INPUT",
+    "Commands",
+    "INTERRUPTED",
+    "OK",
+    "SOME_FAILED",
+    "add_debug",
+    "add_set",
+    "counts",
+    "described",
+    "folder",
+    "ranges",
+    "refuse_swapped",
+    "say",
+    "shortened",
+    "tell",
+    "tell_failures",
+    "tell_interrupted",
+    "tell_notes",
+    "tell_table",
+]
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: all repetitions are done, some are not, bad input, Ctrl-C. After SIGTERM it is 143."""
+_SHOWN_RUNS = 40
+"""The most rows in a table of runs."""
+_SHOWN_FAILURES = 20
+_LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{50})")
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Add `--debug` and `--debugall`, for commands that expand a config."""
+    short = parser.add_mutually_exclusive_group()
+    text = "a short trial: the first run of each experiment, one repetition, one iteration"
+    short.add_argument("--debug", action="store_const", const="debug", dest="debug", default="", help=text)
+    text = "like --debug, for every run"
+    short.add_argument("--debugall", action="store_const", const="debugall", dest="debug", help=text)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add `--set KEY=VALUE`, for commands that read a config."""
+    text = "a value that overrides the config's, such as params.lr=0.1 or 'grid.lr=[0.1, 0.2]'; may be repeated"
+    parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help=text)
+
+
+def folder(text: str) -> Path:
+    """A folder of results; for argparse."""
+    import argparse
+
+    from amlsched._surroundings import expanded
+    from amlsched.errors import ConfigError
+
+    try:
+        return expanded(text, text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def refuse_swapped(target: str, config: str, right: str) -> None:
+    """Reject an experiment and a YAML file that were given in the wrong order.
+
+    Args:
+        target: What was given as the experiment.
+        config: What was given as the YAML file.
+        right: The two in the right order.
+
+    Raises:
+        ExperimentError: They are in the wrong order.
+    """
+    from amlsched.errors import ExperimentError
+
+    if target.endswith((".yml", ".yaml")) and (".py" in config or ":" in config):
+        problem = f"{config} was given as the YAML file, and {target} as the experiment"
+        raise ExperimentError("CONFIG", problem, f"swapped? Write {right}")
+
+
+def shortened(text: str) -> str:
+    """A message without the middle of very long words, such as an argument of thousands of characters."""
+    return _LONG_WORD.sub(r"\1…\2", text)
+
+
+def say(text: str) -> None:
+    """Print to standard error, and ignore errors if it is closed."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, quiet: bool) -> None:
+    """Print what a run did, and the state of all repetitions."""
+    from amlsched.display.table import duration
+
+    if not quiet:
+        tell_table(summary, metrics)
+    tell_failures(summary)
+    tell_notes(summary)
+    if summary.ran:
+        head = f"Ran {summary.ran} in {duration(seconds)}. "
+    else:
+        head = "Nothing to run: all repetitions are done. " if summary.complete else "Nothing to run. "
+    print(f"{head}{counts(summary)} {_used(summary)}Results: {', '.join(map(str, plan.paths))}")
+
+
+def _used(summary: Summary) -> str:
+    from amlsched.display.table import duration
+
+    used = summary.used
+    peak = f", at most {used.peak_memory_bytes / 2**20:.0f} MiB of memory" if used.peak_memory_bytes else ""
+    return f"{duration(used.cpu_s)} of CPU time{peak}. " if used.cpu_s else ""
+
+
+def counts(summary: Summary) -> str:
+    """How many repetitions are in each state."""
+    states = ", ".join(f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count)
+    return f"{counted(summary.total, 'repetition')}: {states}."
+
+
+def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
+    """Print a table with a row for each run."""
+    from amlsched.display.table import duration, mean_and_deviation, table
+
+    tallies = list(summary.tallies.values())
+    shown = tallies if everything else tallies[:_SHOWN_RUNS]
+    metrics = metrics or list(dict.fromkeys(name for tally in shown for name in tally.last))[:4]
+    rows = [
+        [
+            tally.name,
+            f"{tally.done}/{tally.total}",
+            *(mean_and_deviation(tally.last.get(metric, [])) for metric in metrics),
+            duration(tally.seconds) if tally.done else "",
+            ", ".join(f"{count} {state.value}" for state, count in sorted(tally.states.items()) if not state.done),
+        ]
+        for tally in shown
+    ]
+    print(table(["run", "done", *metrics, "time", ""], rows))
+    if len(tallies) > len(shown):
+        print(f"… and {len(tallies) - len(shown)} more runs")
+
+
+def tell_failures(summary: Summary) -> None:
+    """Print what failed, and the log file of each failure."""
+    from amlsched.experiments._storage import layout
+    from amlsched.experiments._storage.record import State
+
+    for name, folder, reason in summary.failed[:_SHOWN_FAILURES]:
+        say(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
+    if len(summary.failed) > _SHOWN_FAILURES:
+        say(f"… and {len(summary.failed) - _SHOWN_FAILURES} more")
+    states = [state for state in ("failed", "unknown") if summary.states[State(state)]]
+    if summary.failed and states:
+        say(f"--rerun {' '.join(states)} runs them again")
+
+
+def tell_notes(summary: Summary) -> None:
+    """Print the notes of a summary."""
+    for note in summary.notes[:_SHOWN_FAILURES]:
+        say(note)
+    if len(summary.notes) > _SHOWN_FAILURES:
+        say(f"… and {len(summary.notes) - _SHOWN_FAILURES} more such notes")
+
+
+def tell_interrupted(summary: Summary) -> None:
+    """Print the state of the repetitions after a signal stopped the run."""
+    states = ", ".join(
+        f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count and state != "pending"
+    )
+    say(f"Interrupted{f': {states}' if states else ''}. Run the same command again to resume.")
+
+
+def _near(path: Path) -> str:
+    """The path relative to the working folder, if it is inside it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def described(bundle: Bundle) -> str:
+    """What a job runs: `job 3: digits__lr0.1 rep 0-2`."""
+    return f"job {bundle.index}: " + ", ".join(f"{run.name} {ranges(bundle.indices(run))}" for run in bundle.runs)
+
+
+def ranges(indices: list[int]) -> str:
+    """`rep 0-2, 5` for 0, 1, 2, 5."""
+    if not indices:
+        return "nothing"
+    spans: list[list[int]] = []
+    for index in indices:
+        if spans and spans[-1][1] == index - 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return "rep " + ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in spans)

@@ -1,0 +1,141 @@
+"""`amlsched run --wait`.
+
+`amlsched run -s` and `--wait`: submit arrays, and wait for them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from amlsched.cli._output import OK, SOME_FAILED, say, tell
+from amlsched.cli.status import tell_queue
+from amlsched.errors import ExperimentError
+from amlsched.units import counted
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from amlsched.experiments._arrays.submit import Submitted
+    from amlsched.experiments._running.custom_schedulers import AbstractScheduler
+    from amlsched.experiments.loggers.base import AbstractLogger
+    from amlsched.experiments.plan import Plan
+    from amlsched.experiments.target import Target
+
+
+__all__ = ["attach", "refuse_others", "submit_or_wait"]
+
+
+def submit_or_wait(
+    arguments: argparse.Namespace,
+    target: Target,
+    plan: Plan,
+    loggers: Iterable[AbstractLogger] = (),
+    scheduler: AbstractScheduler | None = None,
+) -> int:
+    """Submit the remaining repetitions of a plan, wait for the submitted ones, or both."""
+    if arguments.print_job_script:
+        return _print_job_scripts(arguments, target, plan)
+    if arguments.slurm or arguments.submit:
+        from amlsched.experiments._arrays.submit import submit
+
+        for done in submit(
+            target,
+            plan,
+            system=arguments.submit,
+            capture=not arguments.no_capture,
+            command=sys.argv,
+            copy={flag: getattr(arguments, flag) for flag in ("nocodecopy", "zip", "multicopy", "skipsizecheck")},
+            replace_copy=arguments.overwrite,
+            keep_changed=arguments.keep_changed,
+            grace_s=arguments.grace,
+            loggers=loggers,
+            scheduler=scheduler,
+        ):
+            _tell(done)
+    if arguments.wait:
+        return attach(arguments, plan)
+    return OK
+
+
+def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan) -> int:
+    from amlsched.experiments._arrays.submit import job_scripts
+
+    if not (arguments.slurm or arguments.submit):
+        raise ExperimentError("--print-job-script", "does not go with --wait, which submits nothing", "leave one out")
+    nothing = True
+    for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
+        nothing = False
+        say(f"The script of an array of {counted(count, 'element')} in {results} (not submitted):")
+        print(script, end="")
+        if description:
+            say("Its submit description:")
+            print(description, end="")
+    if nothing:
+        say(f"Nothing remains to run in {', '.join(map(str, plan.paths))}, so there is no script to print.")
+    return OK
+
+
+def refuse_others(arguments: argparse.Namespace) -> None:
+    """Reject arguments that only apply to a run in this process.
+
+    Raises:
+        ExperimentError: One of them was given.
+    """
+    for flag, given in (
+        ("-j", arguments.job is not None),
+        ("-t", arguments.prefix_with_timestamp),
+        ("--max-workers", arguments.max_workers is not None),
+        ("--executor-option", bool(arguments.executor_option)),
+    ):
+        if given:
+            problem = "is for a run in this process, and does not go with -s, --submit or --wait"
+            raise ExperimentError(flag, problem, "leave it out")
+
+
+def _tell(done: Submitted) -> None:
+    queued = f"{counted(done.queued, 'repetition', 'are')} already in the queue. " if done.queued else ""
+    one = done.submission
+    if one is None:
+        print(f"{queued}Nothing else to submit in {done.results}.")
+        if done.refused:
+            say(f"{done.refused}\nRun the same command again later to submit the rest.")
+        return
+    parts = one.parts
+    count = sum(part.count for part in parts)
+    repetitions = counted(sum(1 for work in one.work for _ in work.keys), "repetition")
+    some = f", at most {one.at_once} at a time" if one.at_once else ""
+    ids = ", ".join(part.job for part in parts)
+    array = f"array {ids}" if len(parts) == 1 else f"arrays {ids}"
+    size = f"{counted(count, 'element')}{some}"
+    print(f"{queued}Submitted {array} to {one.batch}: {size}. {repetitions} in {one.folder}")
+    if count < len(one.work):
+        say(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {done.refused}")
+        say("They are submitted as others finish, when you run the same command again, or with --wait.")
+    print(f"amlsched status {done.results}   shows its progress; amlsched cancel cancels it")
+
+
+def attach(arguments: argparse.Namespace, plan: Plan) -> int:
+    """Wait for the submitted jobs and show their progress; Ctrl-C leaves them running."""
+    from amlsched.experiments._arrays.attach import Attached
+    from amlsched.experiments._arrays.status import Overview
+    from amlsched.experiments.progress import progress_for
+    from amlsched.experiments.results.survey import survey
+
+    attached = Attached(plan)
+    begun = time.monotonic()
+    if attached.waits and not arguments.quiet:
+        print(f"Waiting for {', '.join(attached.arrays)}; Ctrl-C leaves them running", flush=True)
+    try:
+        with progress_for(attached, attached.summary.total, arguments.metric, quiet=arguments.quiet):
+            summary = attached.wait()
+    except KeyboardInterrupt:
+        say(f"Detached; the jobs keep running. See amlsched status {plan.paths[0]}; amlsched cancel cancels them.")
+        raise
+    tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
+    if not summary.complete:
+        for path in plan.paths:
+            tell_queue(Overview.of(path, (one for one in survey(path) if not one.record.state.done)))
+    return OK if summary.complete else SOME_FAILED

@@ -1,0 +1,17 @@
+"""A preload for the nannies of our dask workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amlsched.executors.worker_setup import VARIABLE, hash_seed
+
+__all__ = ["dask_setup"]
+
+
+def dask_setup(nanny: Any) -> None:
+    """Called by dask before the nanny starts its worker.
+
+    dask sets its own `PYTHONHASHSEED` for workers, even if the user has set one.
+    """
+    nanny.pre_spawn_env[VARIABLE] = nanny.env[VARIABLE] = hash_seed()

@@ -1,0 +1,1 @@
+"""Workers in the jobs of a batch system."""

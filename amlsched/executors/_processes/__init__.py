@@ -1,0 +1,1 @@
+"""The pool of processes behind `with_processes`."""

@@ -1,0 +1,489 @@
+"""The driver's handle of one worker: start it, send it calls, reclaim them, and stop it.
+
+The set of workers of a pool: starts them, checks their deadlines, and removes them when they have exited.
+
+Detects stalled calls in processes forked from this one, which may wait for locks or threads lost by the fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from enum import Enum
+from multiprocessing import process
+from multiprocessing.context import BaseContext
+from typing import Any, cast
+
+from amlsched.errors import WorkerLostError, WorkerStartError
+from amlsched.executors._payload import Large, Sheet
+from amlsched.executors._processes import supervisor
+from amlsched.executors._processes.call_future import CallFuture
+from amlsched.executors._processes.poller import Listener
+from amlsched.executors._processes.transport import DriverEnd
+from amlsched.executors._processes.worker_main import Portable, main, portable
+from amlsched.executors.pickling import describe
+from amlsched.executors.worker_exit import Death, OutOfMemoryKills
+from amlsched.executors.worker_setup import hash_seed_set
+
+__all__ = ["Roster", "Stall", "State", "Worker"]
+
+_START_ATTEMPTS = 3  # in a row, while no worker comes up
+
+
+class Roster:
+    """The workers of a pool. All methods are called under the manager's lock.
+
+    Args:
+        size: Maximum number of workers.
+        new_worker: Starts a worker.
+        listener: Polls their descriptors.
+
+    Attributes:
+        workers: The present workers, oldest first.
+        failed_starts: How many workers in a row failed to start.
+        due_by: When to call `overdue`, on the monotonic clock.
+    """
+
+    def __init__(self, size: int, new_worker: Callable[[], Worker], listener: Listener) -> None:
+        self._size, self._new_worker, self._listener = size, new_worker, listener
+        self._by_fd: dict[int, Worker] = {}
+        self.workers: list[Worker] = []
+        self.failed_starts = 0
+        self.due_by = float("inf")
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there could be more workers."""
+        return len(self.workers) < self._size
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether there is no worker and none can be started."""
+        return not self.workers and self.failed_starts >= _START_ATTEMPTS
+
+    def may_start(self) -> bool:
+        """Whether another worker may be started if needed."""
+        return self.has_room and self.failed_starts < _START_ATTEMPTS
+
+    def start(self) -> Worker:
+        """Start a new worker.
+
+        Raises:
+            Exception: There is no memory, no process can be created, or the initializer cannot be pickled; trying again
+                would be useless.
+        """
+        try:
+            worker = self._new_worker()
+        except Exception:
+            self.failed_starts = _START_ATTEMPTS
+            raise
+        self.workers.append(worker)
+        for fd in worker.fds():
+            self._by_fd[fd] = worker
+            self._listener.watch(fd)
+        self._listener.ensure()
+        self.set_alarm()
+        return worker
+
+    def at(self, fd: int) -> Worker | None:
+        """The worker with this descriptor; `None` if it has been removed."""
+        return self._by_fd.get(fd)
+
+    def strike_off(self, worker: Worker) -> int | None:
+        """Remove a worker that has exited, and return the exit code of its supervisor, if that has exited."""
+        for fd in worker.fds():
+            self._listener.unwatch(fd)
+            del self._by_fd[fd]
+        self.workers.remove(worker)
+        self.set_alarm()
+        keeper_code = worker.reap()
+        worker.close()
+        return keeper_code
+
+    def set_alarm(self) -> None:
+        """Wake up the poller if the next deadline of a worker is earlier now. Call it after every change of one."""
+        former, self.due_by = self.due_by, min((worker.due_by for worker in self.workers), default=float("inf"))
+        if self.due_by < former:
+            self._listener.wake()
+
+    def overdue(self) -> list[Worker]:
+        """Kill workers that missed their deadline, and return those that cannot be killed."""
+        now = time.monotonic()
+        lost = [worker for worker in self.workers if worker.due_by <= now and worker.overdue()]
+        self.set_alarm()
+        return lost
+
+    def forget_all(self) -> None:
+        """In a process forked from the driver: drop the workers, which belong to the parent."""
+        self.workers, self._by_fd = [], {}
+
+
+logger = logging.getLogger(__name__)
+_LOOK_S = 30.0  # a call is reported if nothing has happened between two checks
+
+
+class Stall:
+    """Checks one worker from time to time, and logs a warning about a stalled call, once.
+
+    Args:
+        pid: Process id of the worker.
+
+    Attributes:
+        look_at: When to check next, on the monotonic clock.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._last: tuple[CallFuture, int] | None = None
+        self._named: CallFuture | None = None
+        self.look_at = time.monotonic() + _LOOK_S
+
+    def look(self, call: CallFuture | None) -> None:
+        """Check the worker.
+
+        Args:
+            call: Its running call.
+        """
+        self.look_at = time.monotonic() + _LOOK_S
+        ticks = _ticks_if_stalled(self._pid) if call is not None else None
+        last, self._last = self._last, None if call is None or ticks is None else (call, ticks)
+        if self._last is None or self._last != last or call is self._named:
+            return
+        self._named = call
+        logger.warning(
+            "%s has waited for a lock or a thread for %g s in process %s, which was forked from this program: after a "
+            "fork, locks may stay locked, and the threads of OpenMP and other libraries are missing. If it never "
+            'finishes, remove mp_context=get_context("fork"), or use "spawn"',
+            self._last[0].name,
+            _LOOK_S,
+            self._pid,
+        )
+
+
+def _ticks_if_stalled(pid: int) -> int | None:
+    """CPU time of a process so far, in clock ticks, if all of its threads wait for a futex; otherwise `None`."""
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/wchan", encoding="ascii") as file:
+                if "futex" not in file.read():
+                    return None
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+    except OSError:  # it has exited, or the kernel has no such file
+        return None
+    return int(user) + int(system)
+
+
+_QUIT_GRACE_S = 0.5
+_START_S = 120.0  # until the worker has its supervisor; no code of the user runs before
+_LATE_S = 3.0  # what a supervisor, and then the kernel, may take beyond the deadline
+
+
+class State(Enum):
+    """The state of a worker."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    """It was asked to quit, or is being killed."""
+
+
+class Worker:
+    """The driver's handle of one worker.
+
+    Args:
+        context: How to start its process.
+        environment: Returns its environment variables, in addition to those of this process.
+        initializer: What it calls first.
+        initargs: Arguments of the initializer.
+        calls_left: How many calls it may run in all.
+
+    Attributes:
+        pid: Process id; `None` before it is ready.
+        calls: Its calls, in the order in which it runs them. If it is ready, the first one is running.
+        since: When the first call started, on the monotonic clock.
+        doomed: The call because of which it is being killed.
+        verdict: The exception of that call; `None` for cancelled.
+        start_error: Why it could not start, if it reported that.
+        status: Its exit status, as of `os.waitpid`, reported by its supervisor.
+        peak_bytes: Its peak resident memory, likewise.
+    """
+
+    def __init__(
+        self,
+        context: BaseContext,
+        environment: Callable[[], dict[str, str]],
+        initializer: Portable | None,
+        initargs: tuple[Any, ...],
+        calls_left: float,
+    ) -> None:
+        self.calls_left = calls_left
+        self.pid: int | None = None
+        self.state = State.STARTING
+        self.calls: deque[CallFuture] = deque()
+        self.since = time.monotonic()
+        self.doomed: CallFuture | None = None
+        self.verdict: BaseException | None = None
+        self.start_error: BaseException | None = None
+        self.status: int | None = None
+        self.peak_bytes: int | None = None
+        self._end_by = self.since + _START_S  # deadline of its present step: start, or exit
+        self._stall: Stall | None = None
+        self._forked = context.get_start_method() == "fork"
+        self._killed = False
+        self.ended_fd = -1
+        self.channel = DriverEnd()
+        theirs, self._lifeline = os.pipe()
+        _held.add(self)
+        # Copies for the child: the driver's own descriptors are closed in every process forked from it.
+        fds = (theirs, *self.channel.fds())
+        try:
+            self._process = _start(context, environment(), fds, initializer, initargs)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for fd in fds:
+                os.close(fd)
+        try:
+            self.ended_fd = os.pidfd_open(self._process.pid)
+        except OSError:  # Linux before 5.3
+            self.ended_fd = os.dup(self._process.sentinel)
+
+    def kept(self) -> None:
+        """It has its supervisor. From now on there is no deadline: main module and initializer are the user's code."""
+        if self.state is State.STARTING and not self._killed:
+            self._end_by = float("inf")
+
+    def come_up(self, pid: int) -> None:
+        """It is ready."""
+        self.kept()
+        self.pid = pid
+        if self.state is State.STARTING:
+            self.state = State.READY
+            self._stall = Stall(pid) if self._forked else None
+
+    def put(self, call: CallFuture, spare: list[Sheet]) -> bool:
+        """Assign a call, to be sent by the next `channel.post`, and return whether there was room.
+
+        Args:
+            call: A call without a worker.
+            spare: Unused shared files for large calls.
+        """
+        if isinstance(call.payload, Large):
+            if self.calls:
+                return False
+            sheet = spare.pop() if spare else Sheet()
+            sheet.write(call.payload)
+            call.payload = sheet
+        assert call.payload is not None
+        if not self.channel.put(call.payload):
+            return False
+        self.calls_left -= 1
+        call.worker = self
+        self.calls.append(call)
+        if len(self.calls) == 1:
+            self.begin()
+        return True
+
+    def fds(self) -> tuple[int, int, int]:
+        """The descriptors to poll: for messages, answers, and its exit."""
+        return self.channel.packets_fd, self.channel.answers_fd, self.ended_fd
+
+    def begin(self) -> None:
+        """Record that the first call is now running, if the worker is ready."""
+        self.since = time.monotonic()
+        if self.state is State.READY:
+            self.calls[0].start()
+
+    def can_queue(self, begun_after: float) -> bool:
+        """Whether it may prefetch a call: only if its running call started after this time."""
+        return self.since > begun_after and self.calls_left > 0 and self.state is State.READY and self.status is None
+
+    def take_back(self) -> list[CallFuture]:
+        """Reclaim and return the calls that it has not started."""
+        unread = self.channel.take_back() if self.calls else 0
+        taken = [self.calls.pop() for _ in range(unread)]
+        taken.reverse()
+        for call in taken:
+            call.worker = None
+        self.calls_left += unread
+        return taken
+
+    def quit(self) -> None:
+        """Ask it to exit by itself, with a time limit. It must have no calls."""
+        self.state = State.LEAVING
+        self.channel.quit()
+        self._order_end(supervisor.QUIT_S, _QUIT_GRACE_S)
+
+    def doom(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> None:
+        """Kill it and all of its descendants because of its running call."""
+        self.state, self.doomed, self.verdict = State.LEAVING, call, verdict
+        self._order_end(0.0, grace_s)
+
+    def kill(self) -> None:
+        """Kill it and all of its descendants at once."""
+        self.state = State.LEAVING
+        if self._lifeline >= 0:
+            self._order_end(0.0, 0.0)
+
+    def _order_end(self, after_s: float, grace_s: float) -> None:
+        supervisor.order_end(self._lifeline, after_s, grace_s)
+        self._stall = None
+        self._end_by = min(self._end_by, time.monotonic() + after_s + grace_s + _LATE_S)
+
+    @property
+    def due_by(self) -> float:
+        """When to call `overdue`, on the monotonic clock."""
+        return self._end_by if self._stall is None else min(self._end_by, self._stall.look_at)
+
+    def overdue(self) -> bool:
+        """Kill it in place of its supervisor, if the deadline has passed; otherwise check its running call for a stall.
+
+        A supervisor may have been stopped (SIGSTOP), or may hang before it has started: a process forked from a program
+        with threads may wait for a lock forever.
+
+        Returns:
+            Whether killing it has failed before, so that it must be abandoned.
+        """
+        if self._stall is not None and time.monotonic() < self._end_by:
+            self._stall.look(self.calls[0] if self.calls else None)
+            return False
+        pid = self._process.pid
+        if self._killed:
+            logger.warning("process %s of a pool cannot be killed and was abandoned: %s", pid, supervisor.state_of(pid))
+            return True
+        if self.state is State.STARTING:
+            self.start_error = TimeoutError(
+                f"process {pid} did not start working within {_START_S:g} s: {supervisor.state_of(pid)}"
+            )
+        self._killed = True
+        self._end_by = time.monotonic() + _LATE_S
+        supervisor.signal_below(pid, signal.SIGKILL)
+        self._process.kill()  # only now: its children would be reparented
+        return False
+
+    def close(self) -> None:
+        """Close the descriptors; safe in a process forked from the driver."""
+        fds, self._lifeline, self.ended_fd = (self._lifeline, self.ended_fd), -1, -1  # before: see DriverEnd.close
+        self.channel.close()
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+    def reap(self) -> int | None:
+        """Exit code of the supervisor; `None` if it has not exited, although it should have."""
+        if self._process.exitcode is None and not self._killed:  # a fork server may send it a little later
+            self._process.join(1.0)
+        code: int | None = self._process.exitcode
+        if code is None:  # otherwise multiprocessing would wait for it at the exit of the program
+            cast("Any", process)._children.discard(self._process)
+        with contextlib.suppress(ValueError):
+            self._process.close()
+        return code
+
+    def death(self, call: str, keeper_code: int | None, kills: OutOfMemoryKills) -> BaseException:
+        """The exception of a call that it was running when it exited.
+
+        Args:
+            call: Name of the call.
+            keeper_code: Exit code of the supervisor, in case it was killed before it could report.
+            kills: The kernel's count of out-of-memory kills.
+        """
+        if self.pid is None and self.start_error is not None:
+            return self.start_error
+        if self.status is not None:
+            return Death(os.waitstatus_to_exitcode(self.status), self.pid, self.peak_bytes).error(call, kills)
+        if keeper_code is not None and keeper_code < 0:
+            return Death(keeper_code, self.pid).error(call, kills)
+        return WorkerLostError(call, "exited without reporting a status", self.pid)
+
+
+def start_error(call: str, reason: BaseException) -> WorkerStartError:
+    """The exception of a call for which no worker could be started."""
+    if isinstance(reason, WorkerLostError):
+        return WorkerStartError(call, f"{reason.cause} before it was ready", reason.pid)
+    error = WorkerStartError(call, f"could not start: {describe(reason)}")
+    error.__cause__ = reason
+    return error
+
+
+def _start(
+    context: BaseContext,
+    environment: dict[str, str],
+    fds: tuple[int, ...],
+    initializer: Portable | None,
+    initargs: tuple[Any, ...],
+) -> Any:
+    method = context.get_start_method()
+    forks = method == "fork"
+    name = supervisor.KeptName("amlsched-worker")
+    if not forks:
+        name.fds, name.environment = fds, environment
+        initargs = portable(initargs)
+    child: Any = cast("Any", context).Process(
+        target=main, name=name, args=(fds if forks else None, environment, initializer, initargs)
+    )
+    with _may_have_children(), hash_seed_set() if method == "spawn" else contextlib.nullcontext():
+        child.start()
+    return child
+
+
+_starting = threading.Lock()
+_started_at_once = 0
+_as_before: tuple[bool, str | None] = (False, None)
+
+
+@contextlib.contextmanager
+def _may_have_children() -> Generator[None]:
+    """Allow any process to start children through multiprocessing.
+
+    Daemonic processes, such as workers of dask, may not start any, since they may be killed before they can terminate
+    their children; ours exit by themselves in that case. Also, a child inherits the name of the start method and fails
+    if that is not one of Python's, as in loky's workers. Several threads may start children at the same time: the last
+    one restores both.
+    """
+    global _as_before, _started_at_once
+    own = multiprocessing.current_process()
+    with _starting:
+        if not _started_at_once:
+            method = multiprocessing.get_start_method(allow_none=True)
+            _as_before = own.daemon, method if method not in (None, "fork", "forkserver", "spawn") else None
+            if own.daemon:
+                own.daemon = False
+            if _as_before[1]:
+                multiprocessing.set_start_method("spawn", force=True)
+        _started_at_once += 1
+    try:
+        yield
+    finally:
+        with _starting:
+            _started_at_once -= 1
+            if not _started_at_once:
+                daemon, foreign = _as_before
+                if daemon:
+                    own.daemon = True
+                if foreign:
+                    multiprocessing.set_start_method(foreign, force=True)
+
+
+_held: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    global _starting, _started_at_once
+    _starting, _started_at_once = threading.Lock(), 0
+    for worker in list(_held):
+        worker.close()
+
+
+# Otherwise a process forked from the driver would hold the lifelines open, and workers would outlive the driver.
+os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,322 @@
+"""Calls as tasks of Ray."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+import weakref
+from collections import deque
+from concurrent.futures import CancelledError, Executor, Future, wait
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
+
+from amlsched._checks import whole_number
+from amlsched.errors import (
+    NodeLostError,
+    WorkerLostError,
+    WorkerOutOfMemoryError,
+)
+from amlsched.executors.capabilities import Capabilities
+from amlsched.executors.pickled_calls import load_outcome, pickled_call
+from amlsched.executors.scatter import InRay, dumped, run_with_shared
+from amlsched.executors.worker_exit import end_cancelled
+from amlsched.executors.worker_setup import hash_seed_set
+from amlsched.resources import cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+__all__ = ["RayExecutor", "left_as_it_is"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SHUTDOWN_S = 5.0
+"""How long workers that are ended at once may take until they are left to Ray."""
+_BREAKPOINT = "PYTHONBREAKPOINT"
+
+
+class _Call(NamedTuple):
+    """A call that waits for its turn."""
+
+    work: Future[Any]
+    name: str
+    payload: bytes
+    shared: dict[str, Any]
+
+
+class RayExecutor(Executor):
+    """Calls run as Ray's tasks, each in a process of its own, with the resources that it asks for.
+
+    Used like any `concurrent.futures.Executor`; Ray is started, or connected to, with the first call.
+
+    - Ray gets as many calls as fit into the cluster at a time. The others wait here, where cancelling them is certain.
+    - Nothing that a call sent or returned is kept in Ray's store once its outcome is here. What calls share is kept
+      as long as its handle lives, and no longer than the executor.
+    - What cannot be pickled raises `NotPicklableError` from `submit`, with the name of the argument.
+    - A worker that dies takes only its own call with it. Ray's own retries are off: the scheduler's apply.
+
+    Args:
+        address: Of a running cluster (`"auto"`, `"ray://host:port"`); `None` for one on this machine, which ends with
+            the executor. Where the program has called `ray.init` before, that is what is used, and left as it is.
+        max_workers: How many calls run at a time; `None` for as many as fit into the cluster as it is at the start.
+        request: What each call asks for, by Ray's names, such as `{"num_cpus": 2, "num_gpus": 0.5}`.
+        options: Other arguments of `ray.init`.
+    """
+
+    capabilities = Capabilities(kills_calls=True, survives_lost_workers=True, remote=True, pickles=True)
+
+    def __init__(
+        self,
+        address: str | None,
+        max_workers: int | None,
+        request: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        from amlsched.executors.pickling import call_name  # here: not for `import amlsched`
+
+        self.max_workers = None if max_workers is None else whole_number("max_workers", max_workers)
+        self._call_name = call_name
+        self._address = address
+        self._request: dict[str, Any] = {"num_cpus": 1, **request}
+        self._options = dict(options)
+        self._lock = threading.RLock()  # Ray may tell of an end in the thread that asks for it
+        self._idle = threading.Condition(self._lock)
+        self._waiting: deque[_Call] = deque()
+        self._running: dict[Future[Any], Any] = {}
+        self._killed: dict[Future[Any], BaseException | None] = {}
+        self._shared: weakref.WeakValueDictionary[str, InRay] = weakref.WeakValueDictionary()
+        self._remote: Any = None
+        self._ours = False
+        self._closed = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Have a function called by a worker of Ray.
+
+        Raises:
+            NotPicklableError: The function or an argument cannot be sent; it names which.
+            RuntimeError: The executor was shut down.
+            ValueError: The cluster has not what a call asks for.
+        """
+        payload = pickled_call(fn, args, kwargs, by_value=True)
+        work: Future[Any] = Future()
+        with self._lock:
+            self._open()
+            # A handle may be anywhere in a call, also in the pickle of another pickle.
+            shared = {key: one.reference for key, one in self._shared.items() if key.encode() in payload}
+            self._waiting.append(_Call(work, self._call_name(fn), payload, shared))
+            self._fill()
+        return cast("Future[R]", work)
+
+    def share(self, value: object) -> InRay:
+        """What brings an object to the workers: it is put into Ray's store, and stays there as long as this is held."""
+        with self._lock:
+            self._open()
+        try:
+            reference = _ray().put(value)
+        except Exception:
+            dumped(value)  # says so where it cannot be pickled
+            raise
+        carrier = InRay(uuid.uuid4().hex, reference)
+        self._shared[carrier.key] = carrier
+        return carrier
+
+    def kill_call(self, future: Future[Any], exception: BaseException | None = None) -> bool:
+        """End the worker that runs a call.
+
+        Args:
+            future: From `submit` of this executor.
+            exception: What the future ends with; `None` for cancelled.
+
+        Returns:
+            Whether the call is being ended; if not, it had ended or not begun.
+        """
+        ray = _ray()
+
+        with self._lock:
+            reference = self._running.get(future)
+            if reference is None:
+                return False
+            self._killed.setdefault(future, exception)
+        ray.cancel(reference, force=True)
+        return True
+
+    def kill_workers(self) -> None:
+        """End all workers at once; every call that has not ended ends as cancelled. The executor is shut down."""
+        self._close(cancel=True)
+        for work in list(self._running):
+            self.kill_call(work)
+        with self._idle:
+            self._idle.wait_for(lambda: not self._running, _SHUTDOWN_S)
+            left = list(self._running)
+            self._running.clear()
+        for work in left:
+            end_cancelled(work)
+        self._leave()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; a Ray that this executor started is ended once those there are have ended.
+
+        Args:
+            wait: Whether to return only then.
+            cancel_futures: Whether calls that have not begun are cancelled.
+        """
+        self._close(cancel=cancel_futures)
+        if wait or not (self._running or self._waiting):
+            self._wait_and_leave()
+        else:
+            threading.Thread(target=self._wait_and_leave, name="amlsched-ray-shutdown").start()
+
+    # With the lock held
+
+    def _open(self) -> None:
+        """See that Ray is there, and calls are taken."""
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._remote is None:
+            self._start()
+
+    def _start(self) -> None:
+        ray = _ray()
+
+        if not ray.is_initialized():
+            self._ours = True
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
+            defaults: dict[str, Any] = {"address": self._address, "logging_level": logging.ERROR}
+            if self._address is None:
+                defaults |= {
+                    "address": "local",
+                    "num_cpus": self.max_workers or len(cpus()),
+                    "include_dashboard": False,
+                    "_node_ip_address": "127.0.0.1",
+                }
+            with left_as_it_is(), hash_seed_set():  # all that Ray starts has it
+                ray.init(**{**defaults, **self._options})
+        if self.max_workers is None:
+            self.max_workers = self._fits(ray.cluster_resources())
+        self._remote = ray.remote(max_retries=0, **self._request)(run_with_shared)
+
+    def _fits(self, there_is: Mapping[str, float]) -> int:
+        """How many calls fit into the cluster."""
+        wanted: dict[str, float] = {
+            "CPU": self._request["num_cpus"],
+            "GPU": self._request.get("num_gpus", 0),
+            "memory": self._request.get("memory", 0),
+            **self._request.get("resources", {}),
+        }
+        counts = {name: there_is.get(name, 0) / amount for name, amount in wanted.items() if amount}
+        scarce = min(counts, key=counts.__getitem__, default=None)
+        if scarce is None:
+            return len(cpus())
+        if counts[scarce] < 1:
+            raise ValueError(
+                f"with_ray: a call asks for {wanted[scarce]:g} {scarce}, and the cluster has "
+                f"{there_is.get(scarce, 0):g} (ask for less; for a cluster that grows, give max_workers)"
+            )
+        return int(counts[scarce])
+
+    def _fill(self) -> None:
+        assert self.max_workers is not None
+        while self._waiting and len(self._running) < self.max_workers:
+            work, name, payload, shared = self._waiting.popleft()
+            if work.set_running_or_notify_cancel():
+                self._running[work] = reference = self._remote.options(name=name).remote(payload, shared)
+                reference.future().add_done_callback(partial(self._ended, work, name))
+
+    # Without it
+
+    def _ended(self, work: Future[Any], name: str, told: Future[Any]) -> None:
+        """Called in a thread of Ray."""
+        with self._idle:
+            ours = self._running.pop(work, None) is not None
+            killed = work in self._killed
+            reason = self._killed.pop(work, None)
+            if not self._closed or self._waiting:
+                self._fill()
+            if not self._running:
+                self._idle.notify_all()
+        if not ours:
+            return
+        error = told.exception()
+        if error is None:
+            result, failure = load_outcome(told.result())
+            if failure is None:
+                work.set_result(result)
+            else:
+                work.set_exception(failure)
+        elif not killed:
+            work.set_exception(_lost(name, error))
+        elif reason is not None:
+            work.set_exception(reason)
+        else:
+            end_cancelled(work)
+
+    def _close(self, *, cancel: bool) -> None:
+        with self._lock:
+            self._closed = True
+            waiting = [call.work for call in self._waiting] if cancel else []
+            if cancel:
+                self._waiting.clear()
+        for work in waiting:
+            if work.cancel():
+                work.set_running_or_notify_cancel()
+
+    def _wait_and_leave(self) -> None:
+        with self._lock:
+            left = [*self._running, *(call.work for call in self._waiting)]
+        wait(left)
+        self._leave()
+
+    def _leave(self) -> None:
+        ray = _ray()
+
+        with self._lock:
+            ours, self._ours = self._ours, False
+        for carrier in self._shared.values():
+            carrier.reference = None  # of a Ray that may be another when the handle goes
+        if ours:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    """Ray, which is large: imported when it is first used."""
+    return importlib.import_module("ray")
+
+
+@contextmanager
+def left_as_it_is() -> Generator[None]:
+    """Ray is started in here, and leaves the program as it was: else SIGTERM and `breakpoint()` would be Ray's."""
+    terminate, hook, variable = signal.getsignal(signal.SIGTERM), sys.breakpointhook, os.environ.get(_BREAKPOINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # Ray's handler got it, and says no more than its number
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        sys.breakpointhook = hook
+        os.environ.pop(_BREAKPOINT, None)
+        if variable is not None:
+            os.environ[_BREAKPOINT] = variable
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)
+
+
+def _lost(name: str, error: BaseException) -> BaseException:
+    """What Ray says of a call that has no outcome."""
+    exceptions = _ray().exceptions
+
+    words = " ".join(str(error).split())
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return WorkerOutOfMemoryError(name, f"Ray: {words}")
+    if isinstance(error, (exceptions.NodeDiedError, exceptions.LocalRayletDiedError)):
+        return NodeLostError(name, "of Ray", type(error).__name__, words)
+    if isinstance(error, exceptions.TaskCancelledError):
+        return CancelledError()
+    return WorkerLostError(name, f"died; Ray says: {words}")

@@ -1,0 +1,147 @@
+"""Cancels futures of an executor that are running, which `concurrent.futures` does not support.
+
+Determines why a worker process exited.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import BrokenExecutor, Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amlsched.errors import (
+    WorkerExitedError,
+    WorkerKilledError,
+    WorkerLostError,
+    WorkerOutOfMemoryError,
+    WorkerStartError,
+)
+from amlsched.executors.user_function import cause_of, traceback_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+__all__ = ["Death", "OutOfMemoryKills", "dead_workers", "end_cancelled", "is_loss"]
+
+_SIGKILL = 9
+_REAPED_S = 0.2  # the pipe that signals a process's exit closes slightly before its exit code is available
+
+
+def is_loss(error: BaseException | None) -> bool:
+    """Whether an executor created this error because it lost the call, rather than the function raised it.
+
+    A function may raise the same types of errors, such as the `BrokenProcessPool` of its own pool. Such an error has a
+    traceback, here or from the worker.
+    """
+    if not isinstance(error, BrokenExecutor):
+        return False
+    if isinstance(error, WorkerStartError) or (isinstance(error, WorkerLostError) and error.in_limits):
+        return True
+    if traceback_of(error) is not None:
+        return False
+    # Not imported here, as the program may be exiting: an import would then hide from Python that Ctrl-C ended it.
+    pickling = sys.modules.get("amlsched.executors.pickling")
+    return pickling is None or not isinstance(cause_of(error), pickling.RemoteTraceback)
+
+
+class Death(NamedTuple):
+    """The exit of a process.
+
+    Attributes:
+        exitcode: As of `multiprocessing`: negative for a signal.
+        pid: Process id.
+        peak_bytes: Peak resident memory, if known.
+    """
+
+    exitcode: int
+    pid: int | None = None
+    peak_bytes: int | None = None
+
+    def error(self, call: str, kills: OutOfMemoryKills | None = None) -> WorkerLostError:
+        """The exception of the call that this process was running.
+
+        Args:
+            call: Name of the call.
+            kills: Used to check whether a SIGKILL came from the kernel because the process ran out of memory.
+        """
+        if self.exitcode == -_SIGKILL and kills is not None and (evidence := kills.evidence()):
+            return WorkerOutOfMemoryError(call, evidence, self.peak_bytes, kills.limit_bytes, self.pid)
+        if self.exitcode < 0:
+            return WorkerKilledError(call, -self.exitcode, self.pid)
+        return WorkerExitedError(call, self.exitcode, self.pid)
+
+
+def dead_workers(executor: Executor) -> list[Death]:
+    """The workers of a broken pool of the standard library or of loky that exited by themselves.
+
+    Call it when the first call of the pool fails: after that, the pool terminates its other workers.
+    """
+    workers: dict[int, Any] = getattr(executor, "_processes", None) or {}
+    processes = list(workers.values())
+    deadline = time.monotonic() + _REAPED_S
+    while processes:
+        found = [Death(process.exitcode, process.pid) for process in processes if process.exitcode is not None]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.002)
+    return []
+
+
+class OutOfMemoryKills:
+    """The kernel's count of out-of-memory kills: in this cgroup, or if that has none, on the host.
+
+    Sources:
+        Linux, Documentation/admin-guide/cgroup-v2.rst (`memory.events`) and cgroup-v1/memory.rst
+        (`memory.oom_control`); `oom_kill` of proc(5), `/proc/vmstat`.
+    """
+
+    def __init__(self) -> None:
+        self.limit_bytes: int | None = None
+        self._file, self._whose = Path("/proc/vmstat"), "this host"
+        for line in _read("/proc/self/cgroup").splitlines():
+            _, controllers, place = line.split(":", 2)
+            if not controllers:
+                self._look(Path("/sys/fs/cgroup"), place, "memory.events", "memory.max")
+            elif "memory" in controllers.split(","):
+                self._look(Path("/sys/fs/cgroup/memory"), place, "memory.oom_control", "memory.limit_in_bytes")
+        self._count = self._counted()
+
+    def evidence(self) -> str | None:
+        """A description of the kills since the last call; `None` if there were none."""
+        former, self._count = self._count, self._counted()
+        return f"oom_kill of {self._whose} rose by {self._count - former}" if self._count > former else None
+
+    def _look(self, root: Path, place: str, events: str, limit: str) -> None:
+        # In a container, the root may be the cgroup that /proc/self/cgroup names by its place on the host.
+        for folder in (root / place.lstrip("/"), root):
+            if "oom_kill " in _read(folder / events):
+                self._file, self._whose = folder / events, f"the cgroup {place}"
+                text = _read(folder / limit).strip()
+                # Without a limit: "max", or the largest number of pages.
+                self.limit_bytes = int(text) if text.isdecimal() and int(text) < 1 << 60 else None
+                return
+
+    def _counted(self) -> int:
+        for line in _read(self._file).splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+        return 0
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def end_cancelled(work: Future[Any]) -> None:
+    """Cancel a future, even if it is running: its worker is gone, or never received the call."""
+    with work._condition:  # pyright: ignore[reportPrivateUsage]
+        work._state = "PENDING"  # `Future` cancels no other state
+    # Not `work.cancel`, which subclasses override.
+    Future.cancel(work)  # pyright: ignore[reportUnknownMemberType]
+    work.set_running_or_notify_cancel()

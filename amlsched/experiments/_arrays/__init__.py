@@ -1,0 +1,1 @@
+"""Experiments as arrays of jobs of a batch system."""

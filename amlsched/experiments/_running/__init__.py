@@ -1,0 +1,1 @@
+"""Running repetitions, in the driver and in workers."""

@@ -1,0 +1,540 @@
+"""Results as a pandas table. This module imports pandas, so it is imported only when it is needed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy
+import pandas
+
+from amlsched._spelling import offered
+from amlsched.errors import ExperimentError
+from amlsched.experiments._config.document import key_text
+from amlsched.experiments._config.values import as_float, identity, is_list, nested, plain
+from amlsched.experiments._storage import cells, layout, record_file
+from amlsched.experiments._storage.atomic import file_bytes
+from amlsched.experiments.results.survey import OWN, Found, about, leaves
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "STATISTICS",
+    "Results",
+    "as_column",
+    "half_interval",
+    "has_numbers",
+    "logged",
+    "numbers_of",
+    "objects",
+    "table_of",
+]
+
+_BOOKKEEPING = ("ts", "rep", "iter")
+_OF_REPETITION = ("name", "run", "r")
+STATISTICS = ("n", "mean", "std", "median", "min", "max", "low", "high")
+_DONE = ("completed", "surrendered")
+
+
+class _Facts(dict[str, Any]):
+    """Facts about the columns of a table, shared by all its copies.
+
+    pandas makes a deep copy of `attrs` each time that a column or a row is selected, which takes longer the more
+    columns there are.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Facts:
+        return self
+
+
+class Results(pandas.DataFrame):
+    """The repetitions of a folder of results, one per row: a `pandas.DataFrame` with more methods.
+
+    Selections from it, by these methods or by those of pandas, have the same methods.
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., Results]:
+        return Results
+
+    @property
+    def _facts(self) -> Mapping[str, Any]:
+        facts: Mapping[str, Any] = self.attrs.get("facts", {})
+        return facts
+
+    @property
+    def settings(self) -> list[str]:
+        """The columns with parameters."""
+        return [name for name in self._facts.get("settings", ()) if name in self.columns]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns with last logged values that contain numbers, without `ts`, `rep` and `iter`."""
+        names = [name for name in self._facts.get("metrics", ()) if name in self.columns]
+        return [name for name in names if name not in _BOOKKEEPING and has_numbers(self[name])]
+
+    def column(self, key: str) -> str:
+        """The column of a key: `opt_lr` for `params.opt.lr`, and for `opt.lr` or `opt_lr`.
+
+        Raises:
+            ExperimentError: There is no such column.
+        """
+        known = {*self.columns, "name", "r"}
+        path = key.removeprefix("params.")
+        name = path.replace(".", "_")
+        paths: dict[str, list[str]] = self._facts.get("paths", {})
+        exactly = next((column for column, one in paths.items() if key_text(tuple(one)) == path), "")
+        for one in [exactly, path, f"params_{name}", name] if path != key else [key, exactly, name]:
+            if one in known:
+                return one
+        there = [*self.settings, *self.metrics, "name", "run", "state"]
+        raise ExperimentError(key, "is not a column of these results", offered(name, there))
+
+    def with_params(self, params: Mapping[str, Any] | None = None, **more: Any) -> Results:
+        """The repetitions with these parameters.
+
+        1 and 1.0 are equal; 1, `True` and "1" are three different values. `None` matches null and missing values, NaN
+        only NaN. A list has to be equal as a whole.
+
+        Args:
+            params: Values by name, nested as in the config or with the names of the columns.
+            **more: The same, as keywords, such as `opt_lr=0.1`.
+
+        Raises:
+            ExperimentError: There is no such parameter.
+        """
+        wanted = [True] * len(self)
+        given: dict[str, Any] = plain({**(params or {}), **more}, "with_params")
+        for keys, value in nested(given):
+            path = tuple(map(str, keys))
+            for column, expected in self._expected(path, value):
+                same = identity(expected)
+                wanted = [
+                    so_far and identity(one) == same for so_far, one in zip(wanted, self.exact(column), strict=True)
+                ]
+        return self[numpy.array(wanted, dtype=bool)]
+
+    def _expected(self, path: tuple[str, ...], value: Any) -> Iterator[tuple[str, Any]]:
+        """The columns of a condition, and the values that they have to have."""
+        paths = {column: tuple(path) for column, path in self._facts.get("paths", {}).items()}
+        begin = next((one for one in (path, tuple(".".join(path).split("."))) if one not in paths.values()), path)
+        below = {column: one for column, one in paths.items() if one[: len(begin)] == begin}
+        if below and (value is None or is_list(value)):
+            items = dict(leaves(value, begin))
+            yield from ((column, items.pop(one, None)) for column, one in below.items())
+            if value is not None:
+                yield from (("folder", False) for _ in items)  # no repetition has such an item
+        else:
+            yield self.column(f"params.{key_text(path) if len(path) > 1 else ''.join(path)}"), value
+
+    def exact(self, column: str) -> list[Any]:
+        """The values of a column as they were set or logged: `None` if missing, NaN only for NaN."""
+        held: Any = self[column] if column in self.columns else self.index.get_level_values(column)
+        values: list[Any] = held.tolist()
+        if "folder" in self.columns:
+            nans = set(self._facts.get("nans", {}).get(column, ()))
+            known = zip(values, self["folder"], strict=True)
+            values = [None if _is_nan(value) and folder not in nans else value for value, folder in known]
+        if column in self._facts.get("whole", ()) and all(value is None or value == int(value) for value in values):
+            return [None if value is None else int(value) for value in values]
+        return values
+
+    def repetition(self, *indices: int) -> Results:
+        """The repetitions with these indices, of every run."""
+        return self[self.index.get_level_values("r").isin(indices)]
+
+    def experiment(self, *names: str) -> Results:
+        """The repetitions of these experiments."""
+        return self[self.index.get_level_values("name").isin(names)]
+
+    def iterations(self) -> pandas.DataFrame:
+        """All rows that these repetitions logged.
+
+        Returns:
+            Long form: a row for each logged row, with `name`, `run`, `r`, the parameters, then the logged columns (a
+            parameter of the same name is called `params_…`). An incomplete last line is left out.
+
+        Raises:
+            ExperimentError: Nothing was logged.
+        """
+        return self.with_settings(*self.placed())
+
+    def with_settings(self, rows: pandas.DataFrame, places: Any) -> pandas.DataFrame:
+        """The result of `placed` in long form, as `iterations` returns it."""
+        kept = pandas.DataFrame(self.reset_index()[[*_OF_REPETITION, *self.settings]])
+        names = list(rows.columns)
+        rows.columns = objects([_free(name, "{}_logged", names) if name in _OF_REPETITION else name for name in names])
+        names = [*_OF_REPETITION, *rows.columns]
+        settings = [_free(name, "params_{}", names) for name in self.settings]
+        known = kept.take(places).reset_index(drop=True)
+        known.columns = objects([*_OF_REPETITION, *settings])
+        return pandas.concat([known, rows], axis=1)
+
+    def placed(self) -> tuple[pandas.DataFrame, Any]:
+        """All rows that these repetitions logged, and the position of the repetition that each belongs to.
+
+        Raises:
+            ExperimentError: Nothing was logged.
+        """
+        files = [
+            Path(folder, layout.csv_name(r))
+            for folder, r in zip(self["folder"], self.index.get_level_values("r"), strict=True)
+        ]
+        parts: list[pandas.DataFrame] = []
+        for numbers, lengths, part in logged(files):
+            part.insert(len(part.columns), _PLACE, numpy.repeat(numpy.asarray(numbers), lengths))
+            parts.append(part)
+        if not parts:
+            raise ExperimentError("results", "nothing has been logged yet")
+        rows = _joined(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
+        return rows, rows.pop(_PLACE).to_numpy()
+
+    def groups(self, by: str | Sequence[str]) -> tuple[list[str], list[int], list[tuple[Any, ...]]]:
+        """Group the repetitions by equal values; for what is equal, see `with_params`.
+
+        Args:
+            by: `params.lr`, or a column; several give a group for each combination.
+
+        Returns:
+            The columns (with `name` if `apart` adds it), the number of each repetition's group, and the values of each
+            group.
+
+        Raises:
+            ExperimentError: There is no such column.
+        """
+        columns = [self.column(key) for key in self.apart([by] if isinstance(by, str) else by)]
+        numbers: dict[Any, int] = {}
+        labels: list[tuple[Any, ...]] = []
+        places: list[int] = []
+        for values in zip(*map(self.exact, columns), strict=True):
+            number = numbers.setdefault(tuple(map(identity, values)), len(numbers))
+            if number == len(labels):
+                labels.append(values)
+            places.append(number)
+        return columns, places, labels
+
+    def summary(self, by: str | Sequence[str] = "run", metrics: Sequence[str] | None = None) -> pandas.DataFrame:
+        """Statistics over repetitions that are done.
+
+        Args:
+            by: What to group by: `params.lr`, or a column; several give a group for each combination.
+            metrics: The columns to summarize; `None` for all.
+
+        Returns:
+            A row for each group and metric: the columns of the group (with `name` if `apart` adds it), `metric`, `n`
+            (how many values), `mean`, `std` (of the sample: divided by n - 1), `median`, `min`, `max`, and `low` and
+            `high`, the 95 % interval of the mean by Student's t. Statistics that need two values are NaN for one.
+
+        Raises:
+            ExperimentError: There is no such column, or no metric.
+        """
+        done = self[self["state"].isin(_DONE)]
+        columns, places, labels = done.groups(by)
+        names = self.metrics if metrics is None else [self._metric(name) for name in metrics]
+        if not names:
+            raise ExperimentError("results", "no numbers have been logged yet")
+        parts: list[Any] = []
+        for number, name in enumerate(names):
+            groups: Any = (
+                numbers_of(done[name]).reset_index(drop=True).groupby(numpy.array(places, dtype=int), sort=False)
+            )
+            part: Any = groups.agg(n="count", mean="mean", std="std", median="median", min="min", max="max")
+            half = [half_interval(n) for n in part["n"]] * part["std"] / numpy.sqrt(part["n"].clip(lower=1))
+            part["low"], part["high"] = part["mean"] - half, part["mean"] + half
+            part.insert(0, "metric", name)
+            for position, column in enumerate(columns):
+                values: list[Any] = [labels[place][position] for place in part.index]
+                exact = objects(values) if None in values else as_column(values)  # distinguishes null from NaN
+                part.insert(position, _free(column, "params_{}", set(part.columns)), exact)
+            part[_PLACE], part[_METRIC] = range(len(part)), number
+            parts.append(part)
+        table: pandas.DataFrame = pandas.concat(parts, ignore_index=True).sort_values(
+            [_PLACE, _METRIC], ignore_index=True
+        )
+        return table.drop(columns=[_PLACE, _METRIC])
+
+    def apart(self, by: Sequence[str]) -> list[str]:
+        """The keys to group by, preceded by `name` if there are copies of an experiment's folder.
+
+        So a copy of a folder is never grouped with the original.
+        """
+        origins: dict[str, str] = self._facts.get("origins", {})
+        names = set(self.index.get_level_values("name"))
+        copied = len({origins.get(name, name) for name in names}) < len(names)
+        return ["name", *by] if copied and not {"name", "run"} & set(by) else list(by)
+
+    def _metric(self, name: str) -> str:
+        there = self.metrics
+        logged_as: dict[str, str] = self._facts.get("logged", {})
+        of_name = [column for column, metric in logged_as.items() if metric == name]
+        for one in (*of_name, name):
+            if one in there:
+                return one
+        raise ExperimentError(name, "is not a logged column of numbers", offered(name, there))
+
+
+def table_of(found: Iterable[Found]) -> Results:
+    """The table of these repetitions, one per row; see `amlsched.experiments.load`."""
+    every = [(one, dict(leaves(one.params))) for one in found]
+    known = [about(one) for one, _ in every]
+    table: dict[str, list[Any]] = {name: [one[name] for one in known] for name in OWN[:4]}
+    taken = set(OWN)
+    paths: dict[str, list[str]] = {}
+    for path in dict.fromkeys(path for _, own in every for path in own):
+        joined, dotted = "_".join(path), key_text(path)
+        joined = f"params_{joined}" if joined in OWN else joined
+        name = joined if joined not in taken else _free(dotted, "params_{}", taken)
+        taken.add(name)
+        paths[name] = list(path)
+        table[name] = [own.get(path) for _, own in every]
+    logged_as: dict[str, str] = {}
+    for metric in dict.fromkeys(metric for one, _ in every for metric in one.record.last):
+        name = _free(metric, "{}_last", taken)
+        taken.add(name)
+        logged_as[name] = metric
+        table[name] = [one.record.last.get(metric) for one, _ in every]
+    table |= {name: [one[name] for one in known] for name in OWN[4:]}
+    frame = pandas.DataFrame({number: as_column(values) for number, values in enumerate(table.values())})
+    made = Results(_named(frame, list(table)).set_index(["name", "r"]))
+    nans = {
+        name: [folder for folder, value in zip(table["folder"], values, strict=True) if _is_nan(value)]
+        for name, values in table.items()
+    }
+    made.attrs["facts"] = _Facts(
+        settings=list(paths),
+        paths=paths,
+        metrics=list(logged_as),
+        logged=logged_as,
+        origins={one.name: one.origin for one, _ in every if one.origin},
+        whole=[name for name, values in table.items() if set(map(type, values)) == {int, type(None)}],
+        nans={name: folders for name, folders in nans.items() if folders},
+    )
+    return made
+
+
+def _free(name: str, pattern: str, taken: Collection[str]) -> str:
+    """A name that is not taken, derived from this one."""
+    while name in taken:
+        name = pattern.format(name)
+    return name
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def has_numbers(column: Any) -> bool:
+    """Whether a column contains a number."""
+    return column.dtype.kind in "iufb" or any(
+        isinstance(value, bool | int | float) and not _is_nan(value) for value in column.tolist()
+    )
+
+
+def numbers_of(column: Any) -> Any:
+    """The numbers of a column, with NaN for other values."""
+    if column.dtype.kind in "iufb":
+        return column
+    return pandas.Series([_number(value) for value in column.tolist()], index=column.index, dtype=float)
+
+
+def _number(value: Any) -> float:
+    return as_float(value) if isinstance(value, bool | int | float) else math.nan
+
+
+_PLACE, _METRIC = "\0place", "\0metric"
+_MANY = 1000
+_LEFT_OUT = "these rows cannot be read, and are left out"
+_EXACT = 2**53
+"""Floats represent all whole numbers up to this one."""
+_INT64 = 2**63
+_read_csv: Any = pandas.read_csv
+_PANDAS = tuple(map(int, pandas.__version__.split(".")[:2]))
+_VALUES = re.compile(rf"^(?:{cells.IS_VALUE})?$", re.MULTILINE)
+
+
+def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
+    """Read the CSV files of repetitions: the numbers of the files, how many rows each has, and the rows.
+
+    Files with the same columns are read together, which is about ten times faster than one by one. A file that no
+    repetition can have written is left out with a warning in the log, and so is one that no longer exists.
+    """
+    alike: dict[bytes, list[tuple[int, bytes]]] = {}
+    for number, file in enumerate(files):
+        try:
+            content = file_bytes(file, wait_s=0)
+        except (FileNotFoundError, NotADirectoryError):
+            content = b""
+        except OSError as error:
+            logger.warning("%s: %s: %s", file, _LEFT_OUT, error.strerror)
+            continue
+        if not content and (lost := record_file.rows_lost(file.parent, record_file.read(file.parent))):
+            logger.warning("%s", lost)
+        header = next(cells.rows(io.BytesIO(content)), b"")
+        body = content[len(header) : content.rfind(b"\n") + 1]
+        if not body:
+            continue
+        is_even = body.count(b",") == body.count(b"\n") * header.count(b",")
+        if b'"' in body or header == b"\n" or not is_even:
+            yield from _alone(number, content, file)
+        else:
+            alike.setdefault(header, []).append((number, body))
+    for header, bodies in alike.items():
+        try:
+            frame = _quickly(header, b"".join(body for _, body in bodies))
+        except (pandas.errors.ParserError, ValueError):  # one of them is damaged
+            for number, body in bodies:
+                yield from _alone(number, header + body, files[number])
+        else:
+            yield [number for number, _ in bodies], [body.count(b"\n") for _, body in bodies], frame
+
+
+def _alone(number: int, content: bytes, file: Path) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
+    """Read one file; if it is damaged, log a warning and yield nothing."""
+    try:
+        frame = _exactly(content)
+    except ValueError as error:
+        logger.warning("%s:%s", file, error)
+    else:
+        yield [number], [len(frame)], frame
+
+
+def _exactly(content: bytes) -> pandas.DataFrame:
+    """Read a file cell by cell.
+
+    Raises:
+        ValueError: No repetition can have written it; the message starts with the line number.
+    """
+    header, *rows = cells.whole_rows(content) or [b""]
+    names: list[str] = []
+    found: list[list[Any]] = []
+    line = 1
+    try:
+        names = cells.names(header)
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have the same name")
+        for row in (header, *rows):
+            values = cells.values(row) if names else []
+            if len(values) != len(names):
+                raise ValueError(f"there are {len(names)} columns, but {len(values)} cells")
+            found.append(values)
+            line += row.count(b"\n")
+    except ValueError as error:
+        raise ValueError(f"{line}: {_LEFT_OUT}: {error}") from error
+    del found[0]
+    columns: dict[int, Any] = {n: as_column(list(column)) for n, column in enumerate(zip(*found, strict=True))}
+    return _named(pandas.DataFrame(columns, index=range(len(found))), names)
+
+
+def _quickly(header: bytes, body: bytes) -> pandas.DataFrame:
+    """Read files without quotes, by pandas; columns that pandas may misread are parsed again.
+
+    Raises:
+        pandas.errors.ParserError: No repetition can have written them.
+        ValueError: Two columns have the same name.
+    """
+    options: dict[str, Any] = {"low_memory": False, "skip_blank_lines": False, "keep_default_na": False}
+    if _PANDAS < (3, 1):  # later versions read floats exactly by default
+        options["float_precision"] = "round_trip"
+    names = cells.names(header)
+    if len(set(names)) < len(names):
+        raise ValueError("two columns have the same name")
+    source = b",".join(b"%d" % n for n in range(len(names))) + b"\n" + body
+    frame: Any = _read_csv(io.BytesIO(source), na_values=["", "nan"], **options)
+    frame.columns = range(len(names))
+    unsure: list[int] = [n for n in range(len(names)) if not _is_sure(frame[n])]
+    again = [str(n) for n in unsure if not isinstance(frame[n][0], str) or frame[n].isna().any()]
+    texts: Any = _read_csv(io.BytesIO(source), dtype=str, na_filter=False, usecols=again, **options)
+    for n in unsure:
+        found: list[str] = (texts[str(n)] if str(n) in again else frame[n]).tolist()
+        values: list[Any] = list(map(cells.value_of, found)) if _VALUES.search("\n".join(found)) else found
+        frame[n] = as_column(values)
+    return _named(frame, names)
+
+
+def _joined(parts: list[pandas.DataFrame]) -> pandas.DataFrame:
+    """Concatenate frames without changing any value."""
+    shared = set(parts[0].columns).intersection(*(part.columns for part in parts))
+    large = {
+        name
+        for part in parts
+        for name in part.columns
+        if part[name].dtype.kind in "iu" and len(part) and max(-part[name].min(), part[name].max()) > _EXACT
+    }
+    mixed = {name for name in large if name not in shared or len({part[name].dtype for part in parts}) > 1}
+    kept = [part.astype(dict.fromkeys(mixed.intersection(part.columns), object)) for part in parts] if mixed else parts
+    return pandas.concat(kept, ignore_index=True)
+
+
+def _named(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.DataFrame:
+    frame.columns = objects(names)
+    return frame
+
+
+def _is_sure(column: Any) -> bool:
+    """Whether pandas has surely read a column as it was logged: no text, and no large whole numbers as floats."""
+    if column.dtype.kind != "f":
+        return column.dtype.kind in "iub"
+    numbers = column.to_numpy()
+    return not (numpy.abs(numbers[numpy.isfinite(numbers)]) >= _EXACT).any()
+
+
+def as_column(values: list[Any]) -> Any:
+    """A column of numbers, if all values are numbers or missing and stay equal; otherwise a column of objects."""
+    kinds = set(map(type, values))
+    if kinds == {bool}:
+        return numpy.array(values, dtype=bool)
+    if kinds == {int} and all(-_INT64 <= value < _INT64 for value in values):
+        return numpy.array(values, dtype=numpy.int64)
+    if kinds <= {int, float, type(None)} and all(type(value) is not int or abs(value) <= _EXACT for value in values):
+        return numpy.array([math.nan if value is None else value for value in values], dtype=float)
+    return objects(values)
+
+
+def objects(values: Sequence[Any]) -> Any:
+    """A column of objects, even if numpy would take them for rows."""
+    column = numpy.empty(len(values), dtype=object)
+    for place, value in enumerate(values):
+        column[place] = value
+    return column
+
+
+@cache
+def half_interval(n: int, level: float = 0.95) -> float:
+    """Half the width of the confidence interval of a mean, in standard errors; NaN for fewer than two values.
+
+    Args:
+        n: The number of values.
+        level: The probability that the interval contains the true mean.
+
+    Sources:
+        Student's t with n - 1 degrees of freedom; its distribution for whole degrees as in Abramowitz and Stegun,
+        26.7.3 and 26.7.4.
+    """
+    if n < 2:
+        return math.nan
+    if n > _MANY:
+        return NormalDist().inv_cdf((1 + level) / 2)
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, n - 1) < level else (low, middle)
+    return (low + high) / 2
+
+
+def _within(t: float, degrees: int) -> float:
+    """The probability that Student's t is between -t and t."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = degrees % 2
+    term, total = cosine if odd else 1.0, 0.0
+    for k in range(1 + odd, degrees, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -1,0 +1,1 @@
+"""What `Comm` is made of."""

@@ -1,0 +1,129 @@
+"""How a call reaches its driver: by a connection, or where it runs in the driver's own thread, directly."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amlsched.errors import CommError
+from amlsched.plugins._comm.wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, prove_to_driver
+
+if TYPE_CHECKING:
+    from amlsched.plugins._comm.channel import Channel
+
+__all__ = ["InlineLink", "Link", "SocketLink"]
+
+_CONNECT_S = 60.0
+_NOT_LATER = (
+    "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, nobody can "
+    "answer later: use with_threads(1) or with_processes(1) instead of with_sequential()"
+)
+
+
+class Link(Protocol):
+    """How a call reaches its driver."""
+
+    def send(self, frame: Frame) -> None: ...
+
+    def receive(self, timeout: float | None) -> Frame | None: ...
+
+    def close(self) -> None: ...
+
+
+class SocketLink:
+    """A connection to the driver, wherever the call runs.
+
+    Raises:
+        AuthenticationError: Who listens there does not hold the key.
+        OSError: Nobody listens there, or the connection broke; also `EOFError` and `AssertionError`.
+    """
+
+    def __init__(self, call: str, address: tuple[str, int], key: bytes) -> None:
+        self._call = call
+        self._connection = _connect(address, key)
+        self._incoming = Seal(key, FROM_DRIVER)
+        self._outgoing = Seal(key, FROM_WORKER)
+
+    def send(self, frame: Frame) -> None:
+        try:
+            self._connection.send_bytes(self._outgoing.wrap(frame))
+        except OSError as error:
+            raise CommError(self._call, f"the connection to the driver is lost: {error!r}") from error
+
+    def receive(self, timeout: float | None) -> Frame | None:
+        try:
+            if not self._connection.poll(timeout):
+                return None
+            return self._incoming.unwrap(self._connection.recv_bytes())
+        except (OSError, EOFError) as error:
+            raise CommError(self._call, f"the connection to the driver is lost: {error!r}") from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _connect(address: tuple[str, int], key: bytes) -> Connection[Any, Any]:
+    """A connection whose ends both hold the key. A driver that many strangers crowd upon may need several attempts."""
+    until = time.monotonic() + _CONNECT_S
+    patience = 0.05
+    while True:
+        stream = socket.create_connection(address, timeout=_CONNECT_S)
+        stream.setblocking(True)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection: Connection[Any, Any] = Connection(stream.detach())
+        try:
+            prove_to_driver(connection, key)
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            connection.close()
+            if time.monotonic() + patience > until:
+                raise
+            time.sleep(patience)
+            patience = min(1.0, 2 * patience)
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+
+
+class InlineLink:
+    """The channel of a call that runs in the loop's own thread: what it says is delivered while it says it.
+
+    No callback runs meanwhile, as the call itself was not started by one. Where it was, by an executor that runs calls
+    inside `submit`, everything is delivered after the call, and a request cannot be answered.
+    """
+
+    def __init__(self, call: str, channel: Channel) -> None:
+        self._call = call
+        self._channel = channel
+        self._frames: deque[Frame] = deque()
+        self._asked = 0
+
+    def send(self, frame: Frame) -> None:
+        future = self._channel.future
+        if future is not None and future.cancelled():
+            raise CommError(self._call, "the call was cancelled")
+        self._asked = frame.number
+        self._channel.received(self, frame, inline=True)
+
+    def receive(self, timeout: float | None) -> Frame | None:
+        if self._frames:
+            return self._frames.popleft()
+        if timeout == 0:
+            return None
+        return Frame(Kind.FAILED, self._asked, _NOT_LATER.encode())
+
+    def close(self) -> None:
+        pass
+
+    # As the driver's way back
+
+    def write(self, frame: Frame) -> None:
+        self._frames.append(frame)
+
+    def hold(self, held: bool) -> None:
+        pass

@@ -1,0 +1,293 @@
+"""Where the calls of one task find their driver: a listening socket in the loop of the run, closed to strangers.
+
+All of it happens in the loop's thread and never blocks, but for the proof that a peer holds the key of the run: the
+standard library's functions for it block, so they run in a thread for each new peer, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+from functools import partial
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet, WeakValueDictionary
+
+from amlsched.plugins._comm.channel import Channel
+from amlsched.plugins._comm.wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, packet, packets, prove_to_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from amlsched.task import Task
+
+__all__ = ["LOOPBACK", "Hub", "outward_address"]
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+
+_PROOF_S = 5.0  # how long a peer may take to prove that it holds the key
+_MOST_STRANGERS = 64  # peers that have not proved it yet; one more drives the oldest away,
+_PATIENCE_S = 0.25  # which has had this long at least
+_BACKLOG = 512
+_PAUSE_S = 0.5  # when no connection can be accepted, for want of file descriptors
+
+
+def outward_address() -> str:
+    """The address of this machine on its default route; loopback where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nobody's (RFC 5737); connecting a datagram socket sends nothing
+        except OSError:
+            return LOOPBACK
+        return str(probe.getsockname()[0])
+
+
+class _Stranger(NamedTuple):
+    """A peer that has not proved itself yet."""
+
+    proof: Connection[Any, Any]  # a second descriptor of the connection, for the thread that asks for the proof
+    came: float
+    timer: asyncio.TimerHandle
+
+
+class Hub:
+    """Listens for the calls of one task during one run.
+
+    Args:
+        loop: The loop of the run.
+        task: Whose calls these are.
+        host: The address to listen at, and to tell the workers.
+
+    Attributes:
+        address: Where the workers find it: host and port.
+        key: What they prove themselves with; it is in the arguments of the calls, and nowhere else.
+
+    Raises:
+        OSError: It cannot listen there.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: Task[..., Any], host: str) -> None:
+        self.loop = loop
+        self.key = secrets.token_bytes(32)
+        self.channels: WeakValueDictionary[int, Channel] = WeakValueDictionary()
+        self._task = task
+        self._made = 0
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listening = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
+        self._listening.setblocking(False)
+        self.address: tuple[str, int] = self._listening.getsockname()[:2]
+        self._strangers: dict[socket.socket, _Stranger] = {}
+        self._admissions: set[asyncio.Task[Any]] = set()
+        self.peers: dict[_Peer, socket.socket] = {}
+        self.closed = False
+        loop.add_reader(self._listening, self._accept)
+        _hubs.add(self)
+
+    def new_channel(self) -> Channel:
+        """The driver's end of the channel of a call that is about to be submitted."""
+        self._made += 1
+        return Channel(self.loop, self._task, self._made, self.channels)
+
+    async def all_arrived(self, until: Callable[[], bool]) -> None:
+        """Wait until every connection is taken up whose peer may be dead by now; or until something is so."""
+        for _ in range(2):  # connections that only the kernel knows are accepted
+            await asyncio.sleep(0)
+        while not until() and (self._strangers or self._admissions or any(peer.is_new for peer in self.peers)):
+            await asyncio.sleep(0.005)
+
+    def close(self) -> None:
+        """Close everything: calls that still want to say something are told."""
+        self.closed = True
+        self.loop.remove_reader(self._listening)
+        self._listening.close()
+        for channel in list(self.channels.values()):
+            channel.end("the run is over", ConnectionAbortedError("the run is over"))
+        for connection in tuple(self._strangers):
+            self._drive_away(connection)
+        for admission in tuple(self._admissions):
+            admission.cancel()
+        for peer in tuple(self.peers):
+            peer.abort()
+
+    def close_inherited(self) -> None:
+        """In a forked worker: keep no connection of the driver open, which nobody would read."""
+        for connection in (self._listening, *self._strangers, *self.peers.values()):
+            connection.close()
+        for stranger in self._strangers.values():
+            stranger.proof.close()
+
+    def _accept(self) -> None:
+        if len(self._strangers) >= _MOST_STRANGERS:
+            oldest = next(iter(self._strangers))
+            if self.loop.time() < self._strangers[oldest].came + _PATIENCE_S:
+                self._pause(_PATIENCE_S / 10)
+                return
+            self._drive_away(oldest)
+        try:
+            connection, _ = self._listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self._without_descriptors(error)
+            return
+        try:
+            connection.setblocking(True)
+            proof: Connection[Any, Any] = Connection(os.dup(connection.fileno()))
+        except OSError as error:
+            connection.close()
+            self._without_descriptors(error)
+            return
+        timer = self.loop.call_later(_PROOF_S, self._drive_away, connection)
+        self._strangers[connection] = _Stranger(proof, self.loop.time(), timer)
+        threading.Thread(target=self._prove, args=(connection, proof), name="amlsched-comm", daemon=True).start()
+
+    def _without_descriptors(self, error: OSError) -> None:
+        logger.warning("the channel of %s cannot take a connection: %s", self._task.name, error)
+        self._pause(_PAUSE_S)
+
+    def _pause(self, seconds: float) -> None:
+        """Leave connections waiting for a while; they would wake up the loop all the time."""
+        self.loop.remove_reader(self._listening)
+        self.loop.call_later(seconds, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if not self.closed:
+            self.loop.add_reader(self._listening, self._accept)
+
+    def _prove(self, connection: socket.socket, proof: Connection[Any, Any]) -> None:
+        """In a thread of its own, with a descriptor of its own: does the peer hold the key?"""
+        known = False
+        try:
+            with proof:
+                prove_to_worker(proof, self.key)
+            known = True
+        except (AuthenticationError, EOFError, OSError, AssertionError) as error:
+            logger.debug("a peer of %s did not prove itself: %r", self._task.name, error)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the run is over, and its loop closed
+                self.loop.call_soon_threadsafe(self._proved, connection, known)
+
+    def _proved(self, connection: socket.socket, known: bool) -> None:
+        if connection not in self._strangers:  # it was too late
+            return
+        self._strangers.pop(connection).timer.cancel()
+        if not known:
+            connection.close()
+            return
+        connection.setblocking(False)
+        admission = self.loop.create_task(
+            self.loop.connect_accepted_socket(lambda: _Peer(self, connection), connection)
+        )
+        self._admissions.add(admission)
+        admission.add_done_callback(partial(self._admitted, connection))
+
+    def _admitted(self, connection: socket.socket, admission: asyncio.Task[Any]) -> None:
+        self._admissions.discard(admission)
+        if admission.cancelled():
+            connection.close()
+        elif (error := admission.exception()) is not None:
+            connection.close()
+            logger.warning("a worker of %s could not be connected: %s", self._task.name, error)
+
+    def _drive_away(self, connection: socket.socket) -> None:
+        self._strangers.pop(connection).timer.cancel()
+        with contextlib.suppress(OSError):  # its thread, which waits for it, wakes up and ends
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+class _Peer(asyncio.Protocol):
+    """A connection from a worker that has proved itself."""
+
+    def __init__(self, hub: Hub, connection: socket.socket) -> None:
+        self._hub = hub
+        self._connection = connection
+        self._transport: asyncio.Transport | None = None
+        self._channel: Channel | None = None
+        self._buffer = bytearray()
+        self._incoming = Seal(hub.key, FROM_WORKER)
+        self._outgoing = Seal(hub.key, FROM_DRIVER)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has said nothing yet."""
+        return self._channel is None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._hub.peers[self] = self._connection
+        if self._hub.closed:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            for payload in packets(self._buffer):
+                self._received(self._incoming.unwrap(payload))
+        except ConnectionError as error:
+            self._broken(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hub.peers.pop(self, None)
+        self._broken(exc or ConnectionResetError("the worker ended without closing its channel"))
+
+    def write(self, frame: Frame) -> None:
+        """See `Peer`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(packet(self._outgoing.wrap(frame)))
+
+    def close(self) -> None:
+        """See `Peer`."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Cut the way at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hold(self, held: bool) -> None:
+        """See `Peer`."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if held:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _received(self, frame: Frame) -> None:
+        if self._channel is None:
+            self._channel = self._hub.channels.get(frame.number) if frame.kind is Kind.OPEN else None
+            if self._channel is None:
+                raise ConnectionError(f"the call {frame.number} of a worker is not known here")
+        self._channel.received(self, frame)
+
+    def _broken(self, error: Exception) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            logger.warning("a channel was closed: %s", error)
+            self._transport.abort()
+        if self._channel is not None:
+            self._channel.lost(self, error)
+
+
+# Processes that are forked while a run goes on inherit its sockets: the ends of connections would stay open in them.
+_hubs: WeakSet[Hub] = WeakSet()
+
+
+def _close_inherited() -> None:
+    for hub in tuple(_hubs):
+        hub.close_inherited()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)

@@ -1,0 +1,1 @@
+"""What `Limits` is made of."""

@@ -1,0 +1,169 @@
+"""What travels to a worker in place of a limited function."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from contextlib import ExitStack
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amlsched._context import contextmanager
+from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
+from amlsched.executors.user_function import call_function
+from amlsched.plugins._limits import watchdog as warden
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+__all__ = ["Bounds", "Watched"]
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Bounds(NamedTuple):
+    """What a call may use; `None` for no limit.
+
+    Attributes:
+        walltime_s: From the start of the function.
+        memory_bytes: Resident memory of the process tree, beyond what the worker had before.
+        cputime_s: Of the process tree, from the start of the function.
+        address_space_bytes: Of the worker's process.
+        grace_s: Between SIGTERM and SIGKILL.
+    """
+
+    walltime_s: float | None = None
+    memory_bytes: int | None = None
+    cputime_s: float | None = None
+    address_space_bytes: int | None = None
+    grace_s: float = 1.0
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody has to look."""
+        return self.walltime_s is not None or self.memory_bytes is not None or self.cputime_s is not None
+
+    def with_memory(self, factor: float, cap_bytes: float) -> Bounds | None:
+        """The same with a multiple of the memory, and of the address space; `None` where there is no more to be had."""
+        if self.memory_bytes is None or self.memory_bytes >= cap_bytes:
+            return None
+        memory = int(min(self.memory_bytes * factor, cap_bytes))
+        space = self.address_space_bytes
+        if space is not None:
+            space = int(space * memory / self.memory_bytes)
+        return self._replace(memory_bytes=memory, address_space_bytes=space)
+
+    def error(self, call: str, which: bytes, used: float) -> LimitError:
+        """What a call ends with that has passed one of them.
+
+        Args:
+            call: Name of the call.
+            which: As the warden tells it.
+            used: How much it used, in the unit of the limit.
+        """
+        if which == warden.MEMORY:
+            return MemoryLimitError(call, self.memory_bytes or 0, int(used))
+        if which == warden.CPUTIME:
+            return CpuTimeLimitError(call, self.cputime_s or 0.0, used)
+        return WalltimeLimitError(call, self.walltime_s or 0.0, used)
+
+
+class Watched:
+    """Runs a function in the worker, and tells the warden when it begins and ends.
+
+    Args:
+        function: The function.
+        bounds: What it may use.
+        key: Of the call, for the warden.
+        address: Where the warden listens.
+    """
+
+    def __init__(self, function: Callable[..., Any], bounds: Bounds, key: int, address: bytes) -> None:
+        self.function, self.bounds, self.key, self.address = function, bounds, key, address
+        self.__name__ = getattr(function, "__name__", None) or type(function).__name__
+        self.__qualname__: str = getattr(function, "__qualname__", self.__name__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Watched, (self.function, self.bounds, self.key, self.address)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as limits:
+            if self.bounds.address_space_bytes is not None:
+                limits.enter_context(_address_space(self.__qualname__, self.bounds.address_space_bytes))
+            if self.bounds.watched:
+                limits.enter_context(self._told())
+            return call_function(self.function, args, kwargs)
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        connection = _connection_to(self.address)
+        bounds = self.bounds
+        resident, shared = _memory() if bounds.memory_bytes is not None else (0, 0)
+        cpu_s = sum(os.times()[:4]) if bounds.cputime_s is not None else 0.0
+        message = warden.begin_message(
+            self.key,
+            time.monotonic(),
+            inf if bounds.walltime_s is None else bounds.walltime_s,
+            inf if bounds.cputime_s is None else bounds.cputime_s,
+            bounds.memory_bytes or 0,
+            resident,
+            shared,
+            cpu_s,
+        )
+        connection.send(message)
+        try:
+            yield
+        finally:
+            connection.send(warden.end_message(self.key))
+
+
+_connection: tuple[int, bytes, socket.socket] | None = None
+
+
+def _connection_to(address: bytes) -> socket.socket:
+    """The connection of this process to the warden; made at the first call."""
+    global _connection
+    if _connection is None or _connection[:2] != (os.getpid(), address):
+        if _connection is not None:
+            _connection[2].close()
+            _connection = None
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.settimeout(None)  # whatever socket.setdefaulttimeout says
+        connection.connect(address)
+        _connection = os.getpid(), address, connection
+    return _connection[2]
+
+
+_shared: tuple[int, int] | None = None
+
+
+def _memory() -> tuple[int, int]:
+    """Resident bytes of no file in this process, and how many of them belong to others; the latter as at first."""
+    global _shared
+    resident, _ = warden.sizes(os.getpid())
+    if _shared is None or _shared[0] != os.getpid():
+        _shared = os.getpid(), max(0, resident - warden.proportional(os.getpid()))
+    return resident, _shared[1]
+
+
+@contextmanager
+def _address_space(call: str, limit_bytes: int) -> Generator[None]:
+    """The limit of this process's address space, as the kernel holds it: what goes beyond is refused."""
+    former = resource.getrlimit(resource.RLIMIT_AS)
+    hard = former[1]
+    resource.setrlimit(
+        resource.RLIMIT_AS, (limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard), hard)
+    )
+    try:
+        yield
+    except MemoryError as error:
+        if isinstance(error, LimitError):
+            raise
+        resource.setrlimit(resource.RLIMIT_AS, former)
+        with open("/proc/self/statm", "rb", 0) as file:
+            used = int(file.read().split()[0]) * _PAGE
+        raise MemoryLimitError(call, limit_bytes, used) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, former)

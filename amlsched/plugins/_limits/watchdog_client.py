@@ -1,0 +1,310 @@
+"""The process in which limited calls are told to have passed a limit: its warden, and children that run calls."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import multiprocessing.util
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from amlsched._context import contextmanager
+from amlsched.errors import WorkerLostError
+from amlsched.executors.worker_exit import is_loss
+from amlsched.plugins._limits import watchdog as warden
+from amlsched.plugins._limits.limited_call import Bounds, Watched
+from amlsched.resources.binding import shared_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from concurrent.futures import Future as Work
+
+    Handler = Callable[[int, bytes, float], object]
+
+__all__ = ["InChild", "KEYS", "Listener", "end_children", "listen"]
+
+logger = logging.getLogger(__name__)
+
+KEYS = 1 << 40
+"""How many calls a listener can tell apart."""
+
+
+class Listener:
+    """Who is told of calls that have passed a limit.
+
+    Attributes:
+        base: The keys of its calls are this plus a number below `KEYS`.
+        address: Where workers tell the warden of them.
+    """
+
+    def __init__(self, host: _Warden, base: int) -> None:
+        self._warden = host
+        self.base = base
+        self.address = host.address
+
+    @property
+    def up(self) -> bool:
+        """Whether the warden still runs; if not, listen anew."""
+        return self._warden.up
+
+    def close(self) -> None:
+        """Listen no longer; without listeners the warden ends."""
+        with _lock:
+            self._warden.handlers.pop(self.base, None)
+            if not self._warden.handlers:
+                self._warden.end()
+
+
+class _Warden:
+    """The warden's process, as its host knows it."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[int, Handler] = {}
+        self.up = True
+        # In the abstract name space: there is no file to be left behind. The warden hears only its own user.
+        self.address = f"\0amlsched-{secrets.token_hex(16)}".encode()
+        # Plain descriptors: a file object has a lock, which a thread may hold while another one forks.
+        its_lifeline, self._lifeline = os.pipe()
+        self._reports, its_reports = os.pipe()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                listener.bind(self.address)
+                listener.listen(512)
+                fd = listener.fileno()
+                command = [sys.executable, "-I", "-S", warden.__file__, str(fd)]
+                self._process = subprocess.Popen(
+                    command, stdin=its_lifeline, stdout=its_reports, pass_fds=(fd,), start_new_session=True
+                )
+        except BaseException:
+            self.let_go()
+            raise
+        finally:
+            os.close(its_lifeline)
+            os.close(its_reports)
+        threading.Thread(target=self._read, name="amlsched-limits", daemon=True).start()
+
+    def _read(self) -> None:
+        while report := os.read(self._reports, warden.REPORT.size):
+            key, which, used = warden.REPORT.unpack(report)
+            number = key % KEYS
+            handler = self.handlers.get(key - number)
+            if handler is not None:
+                try:
+                    handler(number, which, used)
+                except Exception:
+                    logger.exception("a call has passed its limit, and could not be ended")
+        if self.up:
+            logger.error("the process that watches limits has ended; calls that run now are not limited any more")
+        with _lock:
+            self.let_go()
+        self._process.wait()
+
+    def end(self) -> None:
+        """End its process."""
+        self.up = False
+        fd, self._lifeline = self._lifeline, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def let_go(self) -> None:
+        """Close the descriptors."""
+        self.end()
+        fd, self._reports = self._reports, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def forget(self) -> None:
+        """In a process forked from its host: it is the parent's."""
+        self.let_go()
+        self._process.returncode = 0  # not a child of this process: nobody shall wait for it
+
+
+_lock = threading.RLock()
+_warden: _Warden | None = None
+_bases = itertools.count(KEYS, KEYS)
+
+
+def listen(handler: Handler) -> Listener:
+    """Have a function called, in a thread, when a call has passed a limit.
+
+    Args:
+        handler: Gets the number of the call, which limit, and how much was used.
+    """
+    global _warden
+    with _lock:
+        if _warden is None or not _warden.up:
+            _warden = _Warden()
+        base = next(_bases)
+        _warden.handlers[base] = handler
+        return Listener(_warden, base)
+
+
+class InChild:
+    """Runs a function in a child of the worker, under limits. Children are kept for the next calls.
+
+    Args:
+        function: The function.
+        bounds: What it may use.
+        run: Whose calls these are, for `end_children`.
+        n_workers: How many workers, with a child each, share the CPUs of this machine.
+    """
+
+    def __init__(self, function: Callable[..., Any], bounds: Bounds, run: str, n_workers: int) -> None:
+        self.in_child = function
+        self.bounds, self.run, self.n_workers = bounds, run, n_workers
+        self.__name__ = getattr(function, "__name__", None) or type(function).__name__
+        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
+
+    def with_function(self, function: Callable[..., Any]) -> InChild:
+        """The same for another function."""
+        return InChild(function, self.bounds, self.run, self.n_workers)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        with _child(self.run, self.n_workers) as child:
+            return child.call(self.in_child, self.bounds, args, kwargs)
+
+
+def _use_start_method(method: str | None) -> None:
+    """Let pools that a call starts start their processes as they would without a limit."""
+    multiprocessing.set_start_method(method, force=True)
+
+
+class _Child:
+    """A process that runs one call at a time."""
+
+    def __init__(self, n_workers: int) -> None:
+        from amlsched.executors.processes import ProcessPool
+
+        # Not forked from here: there may be threads, whose locks would stay locked in the child. And a server of forks
+        # that the driver had started could not be used in a process forked from the driver.
+        method = multiprocessing.get_start_method(allow_none=True)
+        self.pool = ProcessPool(
+            1,
+            multiprocessing.get_context("spawn"),
+            _use_start_method,
+            (method if method in ("fork", "forkserver", "spawn") else None,),
+            threads_per_worker=shared_threads(n_workers),
+        )
+        self._numbers = itertools.count()
+        self._listener = listen(self._passed)
+        self._call: tuple[int, Work[Any], Bounds, str] | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self._listener.up
+
+    def call(self, function: Callable[..., Any], bounds: Bounds, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the function returns.
+
+        Raises:
+            LimitError: It has passed a limit, and was ended.
+        """
+        number = next(self._numbers)
+        watched = Watched(function, bounds, self._listener.base + number, self._listener.address)
+        work = self.pool.submit(watched, *args, **kwargs)
+        self._call = number, work, bounds, watched.__qualname__
+        try:
+            if isinstance(error := work.exception(), WorkerLostError) and is_loss(error):
+                error.in_limits = True
+            return work.result()
+        except BaseException:
+            if not work.done():  # interrupted
+                self.pool.kill_call(work, grace_s=bounds.grace_s)
+            raise
+        finally:
+            self._call = None
+
+    def _passed(self, number: int, which: bytes, used: float) -> None:
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            call = self._call
+            if call is not None and call[0] == number:
+                _, work, bounds, name = call
+                self.pool.kill_call(work, bounds.error(name, which, used), grace_s=bounds.grace_s)
+                return
+            if call is not None and call[0] > number:
+                return
+            time.sleep(0.001)  # its thread has not come to note it
+
+    def begin_to_leave(self) -> None:
+        self._listener.close()
+        self.pool.shutdown(wait=False)
+
+    def end(self) -> None:
+        self._listener.close()
+        self.pool.kill_workers()
+
+
+_idle: list[_Child] = []
+_busy: dict[_Child, str] = {}
+
+
+@contextmanager
+def _child(run: str, n_workers: int) -> Generator[_Child]:
+    with _lock:
+        child = _idle.pop() if _idle else None
+        if child is not None and not child.usable:
+            child.end()
+            child = None
+        if child is None:
+            child = _Child(n_workers)
+            _end_children_at_exit()
+        _busy[child] = run
+    try:
+        yield child
+    finally:
+        with _lock:
+            if _busy.pop(child, None) is not None:
+                _idle.append(child)
+
+
+def end_children(run: str | None = None) -> None:
+    """End the children that this process has: at once those that still run calls of a run, and those that are idle.
+
+    Args:
+        run: Which; `None` for all.
+    """
+    with _lock:
+        busy = [child for child, owner in _busy.items() if run in (owner, None)]
+        for child in busy:
+            del _busy[child]
+        idle = _idle[:]
+        _idle.clear()
+    for child in idle:
+        child.begin_to_leave()
+    for child in busy:
+        child.end()
+    for child in idle:
+        child.pool.shutdown(wait=True)
+
+
+_finalizer: multiprocessing.util.Finalize | None = None
+
+
+def _end_children_at_exit() -> None:
+    """Workers of process pools run no exit functions but multiprocessing's, which would wait for the children."""
+    global _finalizer
+    if _finalizer is None:
+        _finalizer = multiprocessing.util.Finalize(None, end_children, exitpriority=100)
+
+
+def _begin_anew() -> None:
+    """In a forked process: all there is belongs to the parent."""
+    global _warden, _lock, _finalizer
+    _lock = threading.RLock()
+    _finalizer = None
+    if _warden is not None:
+        _warden.forget()
+        _warden = None
+    _idle.clear()
+    _busy.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
