@@ -209,7 +209,7 @@ class _Acts:
     ("function", "words"),
     [
         (_async, "_async is async, .* asyncio.run"),
-        (_yields, r"_yields is a generator function, .* list\("),
+        (_yields, r"_yields is a generator function, .* as a list"),
         (_yields_later, "_yields_later is a generator function"),
         (partial(partial(_async, 1), 2), "_async is async"),
         (partial(_yields, 1), "_yields is a generator function"),

@@ -76,7 +76,7 @@ def test_a_call_that_another_plugin_refuses_is_not_counted(scheduler: Scheduler)
 def test_a_call_that_could_not_be_submitted_is_not_counted() -> None:
     scheduler = Scheduler.with_sequential()
     task = scheduler.task(twice, plugins=Limiter(max_calls=1))
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         task.submit(1)
     scheduler.on_start(lambda: task.submit(1))
     scheduler.run()
