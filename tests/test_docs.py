@@ -134,3 +134,15 @@ def test_an_example_runs(example: Path, tmp_path: Path) -> None:
 
 def test_examples_that_are_not_run_exist() -> None:
     assert set(NOT_RUN) <= set(map(relative, EXAMPLES))
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "contributing").glob("*.md")), ids=relative)
+def test_files_that_the_contributing_pages_name_exist(page: Path) -> None:
+    """`_run/loop.py` is the end of a path; in a recipe, NAME stands for the name of something new."""
+    prose = re.sub(r"^```(?!text).*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r'(?<![\w/"])[\w/]+\.(?:py|md|toml|sh)\b|\b_\w+/', prose))
+    places = [ROOT / name for name in ("amlsched", "tests", "docs", "benchmarks", "examples", "scripts")]
+    files = ["/pyproject.toml", "/CHANGELOG.md"]
+    files += [f"/{path.relative_to(ROOT)}" for place in places for path in place.rglob("*")]
+    unknown = {name for name in named if "NAME" not in name}
+    assert [name for name in sorted(unknown) if not any(f.endswith(f"/{name.rstrip('/')}") for f in files)] == []
