@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-clusters test-all check docs bench clusters-up clusters-down hooks clean
+.PHONY: help demo test test-clusters test-all test-pythons check docs bench clusters-up clusters-down hooks clean
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -14,8 +14,11 @@ EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 # Tests mostly wait, so twice as many run at once as there are CPUs. WORKERS=0 runs them in one process.
 WORKERS := $(shell echo $$(( 2 * $$(nproc) )))
+# Compiled before: where PYTHONDONTWRITEBYTECODE is set, each of the many programs that tests start would do it again.
 # A process that dies fails the run at once: pytest-xdist 3.8 would start another, and wait for ever at the end.
-PYTEST = $(PY) -m pytest -n $(WORKERS) --max-worker-restart=0
+PYTEST = $(PY) -m compileall -q amlsched tests && $(PY) -m pytest -n $(WORKERS) --max-worker-restart=0
+# Other Pythons, on which a short form of the tests runs.
+PYTHONS := 3.12 3.13
 MKDOCS := $(PY) -m mkdocs build --strict # not --quiet: that would hide the warnings from --strict
 
 help: ## Show this list
@@ -44,6 +47,9 @@ test-clusters: .venv/.ready-test ## Run the tests of batch systems, after make c
 
 test-all: test test-clusters ## Run both
 
+test-pythons: ## Run a short form of the tests on other Pythons that are here; PYTHONS="3.13" runs a part
+	@scripts/test-pythons $(PYTHONS)
+
 check: .venv/.ready-dev ## Lint, format, types, layers and docs, without running a test
 	@echo "ruff check";   $(PY) -m ruff check --quiet .
 	@echo "ruff format";  $(PY) -m ruff format --quiet --check . || { $(PY) -m ruff format --check . | head -20; exit 1; }
@@ -70,5 +76,5 @@ hooks: .venv/.ready-dev ## Run the linters before each commit
 	@$(BIN)/pre-commit install
 
 clean: ## Remove what the targets made: environments, caches, site, the demo's results
-	@rm -rf .venv .venv-bench build dist site $(DEMO) .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-* build dist site $(DEMO) .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

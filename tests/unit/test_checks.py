@@ -11,6 +11,7 @@ import pytest
 
 from amlsched import Scheduler
 from amlsched.executors import jobqueue
+from tests.backends import needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ def check(make: Callable[[], object], name: str, value: object) -> None:
         ("processes", "max_tasks_per_child"),
         ("threads", "max_workers"),
         ("loky", "max_workers"),
-        ("ray", "max_workers"),
+        pytest.param("ray", "max_workers", marks=needs("ray")),
         ("dask", "n_workers"),
         ("slurm", "n_workers"),
         ("htcondor", "n_workers"),
@@ -65,11 +66,11 @@ def test_numbers_of_numpy_count() -> None:
         ("dask", {"n_workers": 1, "memory_limit": "lots"}),
         ("dask", {"n_workers": 1, "threads_per_worker": "2"}),
         ("dask", {"n_workers": 1, "native_threads": 0}),
-        ("ray", {"num_cpus": "1"}),
-        ("ray", {"num_gpus": -1}),
-        ("ray", {"memory": "1 GB"}),
-        ("ray", {"resources": 5}),
-        ("ray", {"address": 5}),
+        pytest.param("ray", {"num_cpus": "1"}, marks=needs("ray")),
+        pytest.param("ray", {"num_gpus": -1}, marks=needs("ray")),
+        pytest.param("ray", {"memory": "1 GB"}, marks=needs("ray")),
+        pytest.param("ray", {"resources": 5}, marks=needs("ray")),
+        pytest.param("ray", {"address": 5}, marks=needs("ray")),
     ],
     ids=str,
 )

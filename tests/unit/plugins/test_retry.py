@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from amlsched import Future, Task
-    from tests.backends import Backend
+    from tests.backends import Backend, MakesScheduler
 
 Code = ExitState.Code
 
@@ -65,8 +65,10 @@ def run(scheduler: Scheduler, task: Task[Any, Any], *args: Any, **options: Any) 
     return journal, errors
 
 
-def test_a_call_that_fails_twice_returns_in_its_third_attempt(backend: Backend, tmp_path: Path) -> None:
-    scheduler = backend.scheduler()
+def test_a_call_that_fails_twice_returns_in_its_third_attempt(
+    backend: Backend, shared_scheduler: MakesScheduler, tmp_path: Path
+) -> None:
+    scheduler = shared_scheduler(backend)
     task = scheduler.task(fail_until, plugins=Retry(3, on=OSError))
     told: list[tuple[str, int, int]] = []
     results: list[int] = []
@@ -189,8 +191,10 @@ def test_the_order_of_submission_holds() -> None:
     assert results == [0, 1, 2, 3, 4]
 
 
-def test_the_calls_of_a_batch_run_again_on_their_own(backend: Backend, tmp_path: Path) -> None:
-    scheduler = backend.scheduler()
+def test_the_calls_of_a_batch_run_again_on_their_own(
+    backend: Backend, shared_scheduler: MakesScheduler, tmp_path: Path
+) -> None:
+    scheduler = shared_scheduler(backend)
     task = scheduler.task(fail_until, plugins=Retry(3), batch_size=4)
     journal = Journal(scheduler, task)
     results: list[int] = []
@@ -318,8 +322,8 @@ def talk_and_fail_once(marker: Path, *, comm: Comm) -> str:
     return "done"
 
 
-def test_each_attempt_has_its_channel(backend: Backend, tmp_path: Path) -> None:
-    scheduler = backend.scheduler()
+def test_each_attempt_has_its_channel(backend: Backend, shared_scheduler: MakesScheduler, tmp_path: Path) -> None:
+    scheduler = shared_scheduler(backend)
     task = scheduler.task(talk_and_fail_once, plugins=[Retry(2), Comm.Plugin()])
     said: list[int] = []
     calls: set[Future[str]] = set()
