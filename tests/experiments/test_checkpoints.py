@@ -100,8 +100,9 @@ def complete(project: Project) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("target", ["function", "Iterates"])
+@pytest.mark.parametrize(
+    ("target", "executor"), [*(("Iterates", executor) for executor in EXECUTORS), ("function", "processes")]
+)
 def test_after_a_signal_it_goes_on_where_it_was(project: Project, target: str, executor: str) -> None:
     command = words(project, target, executor)
     for number, at in ((signal.SIGTERM, 4), (signal.SIGUSR1, 12), (signal.SIGINT, 20)):

@@ -224,7 +224,7 @@ LOGGED = {
         (name, *logged, executor)
         for name, logged in LOGGED.items()
         for executor in EXECUTORS  # those left out run the same code as processes do
-        if executor not in ("loky", "dask", "ray") or name in ("Awaits", "Surrenders")
+        if executor == "processes" or name == "Awaits"
     ],
 )
 def test_what_is_awaited_or_returned_is_logged(
