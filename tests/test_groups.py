@@ -15,7 +15,7 @@ from tests.groups import group
         ("tests/conformance/test_scheduler.py::test_a[given-dask]", "dask"),
         ("tests/faults/test_limits.py::test_memory_grows_on_dask", "dask"),
         ("tests/unit/executors/test_ray.py::test_a", "ray"),
-        ("tests/unit/test_testing.py::test_a", "test_testing.py"),
+        ("tests/unit/testing/test_checks.py::test_a", "tests/unit/testing/test_checks.py"),
         ("tests/unit/test_task.py::test_an_array_of_loops[processes]", ""),
         ("tests/unit/test_task.py::test_a", ""),
     ],

@@ -205,7 +205,7 @@ def test_a_config_that_changes_while_elements_wait_changes_nothing(project: Proj
 
 @pytest.mark.slurm
 def test_a_template_of_cw2_is_used(project: Project) -> None:
-    from tests.unit.arrays.test_systems import TEMPLATE
+    from tests.unit.batch_systems.test_system import TEMPLATE
 
     (project.folder / "template.sh").write_text(TEMPLATE)
     project.config("partition: main\npath_to_template: template.sh\nslurm_output: out/sbatch.sh")

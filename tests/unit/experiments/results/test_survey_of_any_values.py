@@ -1,6 +1,8 @@
 """Whatever was logged or set as a parameter is what each reader gives back.
 
-The command for many examples: `AMLSCHED_EXAMPLES=10000 pytest tests/unit/experiments/test_readers.py --timeout=0`
+The command for many examples:
+
+    AMLSCHED_EXAMPLES=10000 pytest tests/unit/experiments/results/test_survey_of_any_values.py --timeout=0
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="ProcessPool is for Linux"),
 ]
 LIMIT_S = 30.0
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def surroundings() -> tuple[str | None, str | None, set[int], int, tuple[int, int]]:

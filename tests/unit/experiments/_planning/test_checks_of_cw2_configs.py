@@ -16,7 +16,7 @@ from amlsched.experiments._planning.checks import check
 
 pytestmark = pytest.mark.usefixtures("folder")
 
-PAGE = Path(__file__).parents[3] / "docs" / "migrating" / "cw2.md"
+PAGE = Path(__file__).parents[4] / "docs" / "migrating" / "cw2.md"
 E = "name: e\npath: out\n"
 SLURM = "name: SLURM\npartition: dev\njob-name: j\nnum_parallel_jobs: 120\nntasks: 1\ncpus-per-task: 1\ntime: 30\n"
 

@@ -161,7 +161,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(f'#!/bin/sh\ncd "{tmp_path}"\n{body}')
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]), prepend=os.pathsep)
     monkeypatch.setattr(worker_history, "_PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(worker_history, "EARLY_ENDS", 1)  # each takes seconds
     return tmp_path / "jobs"

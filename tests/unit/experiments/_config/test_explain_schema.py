@@ -11,7 +11,7 @@ from amlsched.cli import main
 from amlsched.experiments._config.explain import json_schema
 from amlsched.experiments._config.yaml import read
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 FILES = sorted([*ROOT.glob("examples/**/*.yml"), *ROOT.glob("examples/**/*.yaml")])
 
 
