@@ -352,7 +352,7 @@ class Comm:
             return SocketLink(self._call, self._address, self._key)
         except AuthenticationError as error:
             raise CommError(self._call, "who listens at the driver's address does not hold its key") from error
-        except (OSError, EOFError, AssertionError) as error:
+        except (OSError, EOFError) as error:
             host, port = self._address
             raise CommError(self._call, f"the driver cannot be reached at {host}:{port}: {error!r}") from error
 

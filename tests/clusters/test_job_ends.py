@@ -31,7 +31,8 @@ def _no_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lost(site: Site, tmp_path: Path, provoke: Callable[[str], object], limit_s: float = 60, **options: Any) -> Any:
     """The error of a call during which `provoke` is called with the id of its job, and that id."""
-    with site.scheduler(1, **options).executor as executor:
+    executor: Any = site.scheduler(1, **options).executor
+    with executor:
         call: Future[object] = executor.submit(calls.until_released, tmp_path / "started", tmp_path / "release")
         try:
             until((tmp_path / "started").exists, 90)

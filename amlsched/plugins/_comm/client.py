@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 import socket
 import time
 from collections import deque
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amlsched.errors import CommError
-from amlsched.plugins._comm.wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, prove_to_driver
+from amlsched.plugins._comm.wire import (
+    FROM_DRIVER,
+    FROM_WORKER,
+    NUMBER_BYTES,
+    PROOF_BYTES,
+    Agreement,
+    Frame,
+    Kind,
+    Seal,
+)
 
 if TYPE_CHECKING:
     from amlsched.plugins._comm.channel import Channel
@@ -17,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["InlineLink", "Link", "SocketLink"]
 
 _CONNECT_S = 60.0
+_PROOF_S = 600.0  # a driver whose callbacks take long answers late
 _NOT_LATER = (
     "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, nobody can "
     "answer later: use with_threads(1) or with_processes(1) instead of with_sequential()"
@@ -38,14 +51,14 @@ class SocketLink:
 
     Raises:
         AuthenticationError: Who listens there does not hold the key.
-        OSError: Nobody listens there, or the connection broke; also `EOFError` and `AssertionError`.
+        OSError: Nobody listens there, says nothing, or the connection broke; also `EOFError`.
     """
 
     def __init__(self, call: str, address: tuple[str, int], key: bytes) -> None:
         self._call = call
-        self._connection = _connect(address, key)
-        self._incoming = Seal(key, FROM_DRIVER)
-        self._outgoing = Seal(key, FROM_WORKER)
+        self._connection, of_connection = _connect(address, key)
+        self._incoming = Seal(of_connection, FROM_DRIVER)
+        self._outgoing = Seal(of_connection, FROM_WORKER)
 
     def send(self, frame: Frame) -> None:
         try:
@@ -65,29 +78,49 @@ class SocketLink:
         self._connection.close()
 
 
-def _connect(address: tuple[str, int], key: bytes) -> Connection[Any, Any]:
-    """A connection whose ends both hold the key. A driver that many strangers crowd upon may need several attempts."""
+def _connect(address: tuple[str, int], key: bytes) -> tuple[Connection[Any, Any], bytes]:
+    """A connection whose ends both hold the key, and the key of its packets.
+
+    A driver that many strangers crowd upon may need several attempts.
+    """
     until = time.monotonic() + _CONNECT_S
     patience = 0.05
     while True:
         stream = socket.create_connection(address, timeout=_CONNECT_S)
-        stream.setblocking(True)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection: Connection[Any, Any] = Connection(stream.detach())
         try:
-            prove_to_driver(connection, key)
+            of_connection = _agree(stream, key)
         except (EOFError, ConnectionResetError, BrokenPipeError):
-            connection.close()
+            stream.close()
             if time.monotonic() + patience > until:
                 raise
             time.sleep(patience)
             patience = min(1.0, 2 * patience)
         except BaseException:
-            connection.close()
+            stream.close()
             raise
         else:
-            return connection
+            stream.setblocking(True)
+            return Connection(stream.detach()), of_connection
+
+
+def _agree(stream: socket.socket, key: bytes) -> bytes:
+    """Prove the key to the driver, and have it proved by the driver first."""
+    stream.settimeout(_PROOF_S)
+    number = secrets.token_bytes(NUMBER_BYTES)
+    stream.sendall(number)
+    answer = b""
+    while missing := NUMBER_BYTES + PROOF_BYTES - len(answer):
+        part = stream.recv(missing)
+        if not part:
+            raise EOFError("the driver closed the connection")
+        answer += part
+    agreement = Agreement(key, number, answer[:NUMBER_BYTES])
+    if not hmac.compare_digest(answer[NUMBER_BYTES:], agreement.proof_of_driver):
+        raise AuthenticationError("the proof of the driver is wrong")
+    stream.sendall(agreement.proof_of_worker)
+    return agreement.key
 
 
 class InlineLink:

@@ -1,26 +1,34 @@
 """Where the calls of one task find their driver: a listening socket in the loop of the run, closed to strangers.
 
-All of it happens in the loop's thread and never blocks, but for the proof that a peer holds the key of the run: the
-standard library's functions for it block, so they run in a thread for each new peer, for a bounded time.
+All of it happens in the loop's thread and never blocks. What a peer sends before it has proved that it holds the key
+of the run is bounded in time and size, and nothing of it is kept or unpickled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hmac
 import logging
 import os
 import secrets
 import socket
-import threading
 from functools import partial
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 from amlsched.plugins._comm.channel import Channel
-from amlsched.plugins._comm.wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, packet, packets, prove_to_worker
+from amlsched.plugins._comm.wire import (
+    FROM_DRIVER,
+    FROM_WORKER,
+    NUMBER_BYTES,
+    PROOF_BYTES,
+    Agreement,
+    Frame,
+    Kind,
+    Seal,
+    packet,
+    packets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +61,6 @@ def outward_address() -> str:
 class _Stranger(NamedTuple):
     """A peer that has not proved itself yet."""
 
-    proof: Connection[Any, Any]  # a second descriptor of the connection, for the thread that asks for the proof
     came: float
     timer: asyncio.TimerHandle
 
@@ -84,9 +91,9 @@ class Hub:
         self._listening = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
         self._listening.setblocking(False)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
-        self._strangers: dict[socket.socket, _Stranger] = {}
+        self._strangers: dict[_Peer, _Stranger] = {}
         self._admissions: set[asyncio.Task[Any]] = set()
-        self.peers: dict[_Peer, socket.socket] = {}
+        self.peers: dict[_Peer, socket.socket] = {}  # the strangers, too
         self.closed = False
         loop.add_reader(self._listening, self._accept)
         _hubs.add(self)
@@ -100,7 +107,7 @@ class Hub:
         """Wait until every connection is taken up whose peer may be dead by now; or until something is so."""
         for _ in range(2):  # connections that only the kernel knows are accepted
             await asyncio.sleep(0)
-        while not until() and (self._strangers or self._admissions or any(peer.is_new for peer in self.peers)):
+        while not until() and any(peer.is_new for peer in self.peers):
             await asyncio.sleep(0.005)
 
     def close(self) -> None:
@@ -110,8 +117,6 @@ class Hub:
         self._listening.close()
         for channel in list(self.channels.values()):
             channel.end("the run is over", ConnectionAbortedError("the run is over"))
-        for connection in tuple(self._strangers):
-            self._drive_away(connection)
         for admission in tuple(self._admissions):
             admission.cancel()
         for peer in tuple(self.peers):
@@ -119,10 +124,8 @@ class Hub:
 
     def close_inherited(self) -> None:
         """In a forked worker: keep no connection of the driver open, which nobody would read."""
-        for connection in (self._listening, *self._strangers, *self.peers.values()):
+        for connection in (self._listening, *self.peers.values()):
             connection.close()
-        for stranger in self._strangers.values():
-            stranger.proof.close()
 
     def _accept(self) -> None:
         if len(self._strangers) >= _MOST_STRANGERS:
@@ -130,7 +133,8 @@ class Hub:
             if self.loop.time() < self._strangers[oldest].came + _PATIENCE_S:
                 self._pause(_PATIENCE_S / 10)
                 return
-            self._drive_away(oldest)
+            oldest.abort()
+            self.known(oldest)
         try:
             connection, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -138,16 +142,13 @@ class Hub:
         except OSError as error:
             self._without_descriptors(error)
             return
-        try:
-            connection.setblocking(True)
-            proof: Connection[Any, Any] = Connection(os.dup(connection.fileno()))
-        except OSError as error:
-            connection.close()
-            self._without_descriptors(error)
-            return
-        timer = self.loop.call_later(_PROOF_S, self._drive_away, connection)
-        self._strangers[connection] = _Stranger(proof, self.loop.time(), timer)
-        threading.Thread(target=self._prove, args=(connection, proof), name="amlsched-comm", daemon=True).start()
+        connection.setblocking(False)
+        peer = _Peer(self, connection)
+        self.peers[peer] = connection
+        self._strangers[peer] = _Stranger(self.loop.time(), self.loop.call_later(_PROOF_S, peer.abort))
+        admission = self.loop.create_task(self.loop.connect_accepted_socket(lambda: peer, connection))
+        self._admissions.add(admission)
+        admission.add_done_callback(partial(self._admitted, peer))
 
     def _without_descriptors(self, error: OSError) -> None:
         logger.warning("the channel of %s cannot take a connection: %s", self._task.name, error)
@@ -162,50 +163,28 @@ class Hub:
         if not self.closed:
             self.loop.add_reader(self._listening, self._accept)
 
-    def _prove(self, connection: socket.socket, proof: Connection[Any, Any]) -> None:
-        """In a thread of its own, with a descriptor of its own: does the peer hold the key?"""
-        known = False
-        try:
-            with proof:
-                prove_to_worker(proof, self.key)
-            known = True
-        except (AuthenticationError, EOFError, OSError, AssertionError) as error:
-            logger.debug("a peer of %s did not prove itself: %r", self._task.name, error)
-        finally:
-            with contextlib.suppress(RuntimeError):  # the run is over, and its loop closed
-                self.loop.call_soon_threadsafe(self._proved, connection, known)
-
-    def _proved(self, connection: socket.socket, known: bool) -> None:
-        if connection not in self._strangers:  # it was too late
-            return
-        self._strangers.pop(connection).timer.cancel()
-        if not known:
-            connection.close()
-            return
-        connection.setblocking(False)
-        admission = self.loop.create_task(
-            self.loop.connect_accepted_socket(lambda: _Peer(self, connection), connection)
-        )
-        self._admissions.add(admission)
-        admission.add_done_callback(partial(self._admitted, connection))
-
-    def _admitted(self, connection: socket.socket, admission: asyncio.Task[Any]) -> None:
+    def _admitted(self, peer: _Peer, admission: asyncio.Task[Any]) -> None:
         self._admissions.discard(admission)
-        if admission.cancelled():
-            connection.close()
-        elif (error := admission.exception()) is not None:
-            connection.close()
+        error = None if admission.cancelled() else admission.exception()
+        if admission.cancelled() or error is not None:
+            peer.discard()
+            self.left(peer)
+        if error is not None:
             logger.warning("a worker of %s could not be connected: %s", self._task.name, error)
 
-    def _drive_away(self, connection: socket.socket) -> None:
-        self._strangers.pop(connection).timer.cancel()
-        with contextlib.suppress(OSError):  # its thread, which waits for it, wakes up and ends
-            connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
+    def known(self, peer: _Peer) -> None:
+        """A peer is no stranger any more: it has proved itself, or is sent away."""
+        if (stranger := self._strangers.pop(peer, None)) is not None:
+            stranger.timer.cancel()
+
+    def left(self, peer: _Peer) -> None:
+        """A peer is gone."""
+        self.known(peer)
+        self.peers.pop(peer, None)
 
 
 class _Peer(asyncio.Protocol):
-    """A connection from a worker that has proved itself."""
+    """A connection from a worker, or from a stranger until it has proved itself."""
 
     def __init__(self, hub: Hub, connection: socket.socket) -> None:
         self._hub = hub
@@ -213,8 +192,9 @@ class _Peer(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._channel: Channel | None = None
         self._buffer = bytearray()
-        self._incoming = Seal(hub.key, FROM_WORKER)
-        self._outgoing = Seal(hub.key, FROM_DRIVER)
+        self._agreement: Agreement | None = None
+        self._seals: tuple[Seal, Seal] | None = None  # what comes in and what goes out, once it has proved itself
+        self._aborted = False
 
     @property
     def is_new(self) -> bool:
@@ -225,34 +205,41 @@ class _Peer(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._hub.peers[self] = self._connection
-        if self._hub.closed:
+        if self._hub.closed or self._aborted:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         try:
+            if self._seals is None and not self._proves_itself():
+                return
+            assert self._seals is not None
             for payload in packets(self._buffer):
-                self._received(self._incoming.unwrap(payload))
+                self._received(self._seals[0].unwrap(payload))
         except ConnectionError as error:
             self._broken(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._hub.peers.pop(self, None)
+        self._hub.left(self)
         self._broken(exc or ConnectionResetError("the worker ended without closing its channel"))
 
     def write(self, frame: Frame) -> None:
         """See `Peer`."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(packet(self._outgoing.wrap(frame)))
+        if self._transport is not None and self._seals is not None and not self._transport.is_closing():
+            self._transport.write(packet(self._seals[1].wrap(frame)))
 
     def close(self) -> None:
         """See `Peer`."""
         if self._transport is not None:
             self._transport.close()
 
+    def discard(self) -> None:
+        """Close the connection of a peer that could not be let in."""
+        self._connection.close()
+
     def abort(self) -> None:
         """Cut the way at once."""
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -265,6 +252,32 @@ class _Peer(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
+    def _proves_itself(self) -> bool:
+        """Take the peer's part of the proof, as far as it has come; whether it is complete.
+
+        Raises:
+            ConnectionError: The peer does not hold the key.
+        """
+        if self._agreement is None:
+            if len(self._buffer) < NUMBER_BYTES:
+                return False
+            assert self._transport is not None
+            number = secrets.token_bytes(NUMBER_BYTES)
+            self._agreement = Agreement(self._hub.key, self._take(NUMBER_BYTES), number)
+            self._transport.write(number + self._agreement.proof_of_driver)
+        if len(self._buffer) < PROOF_BYTES:
+            return False
+        if not hmac.compare_digest(self._take(PROOF_BYTES), self._agreement.proof_of_worker):
+            raise ConnectionError("a peer does not hold the key")
+        self._seals = Seal(self._agreement.key, FROM_WORKER), Seal(self._agreement.key, FROM_DRIVER)
+        self._hub.known(self)
+        return True
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
     def _received(self, frame: Frame) -> None:
         if self._channel is None:
             self._channel = self._hub.channels.get(frame.number) if frame.kind is Kind.OPEN else None
@@ -274,7 +287,8 @@ class _Peer(asyncio.Protocol):
 
     def _broken(self, error: Exception) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            logger.warning("a channel was closed: %s", error)
+            # Strangers may knock at any port.
+            logger.log(logging.DEBUG if self._seals is None else logging.WARNING, "a channel was closed: %s", error)
             self._transport.abort()
         if self._channel is not None:
             self._channel.lost(self, error)

@@ -1,9 +1,15 @@
 """What travels between a call and its driver, and how: the same on both ends, without any state of either.
 
-Both ends prove to each other that they hold the key of the run, as `multiprocessing.connection` does it. Packets are
-framed as its `Connection.send_bytes` frames them, so that the worker uses that class while the driver, which must never
-block, reads the same bytes in its event loop. Each packet carries a code made with the key: bytes that someone slips
-into a connection on their way between two hosts are never unpickled.
+The two ends prove to each other, once, that they hold the key of the run:
+
+    worker -> driver   a random number
+    driver -> worker   a random number of its own, and a code of both numbers, made with the key
+    worker -> driver   another code of both numbers, and all that it has to say
+
+Packets are framed as `multiprocessing.connection.Connection.send_bytes` frames them, so that the worker uses that class
+while the driver, which must never block, reads the same bytes in its event loop. Each packet carries a code, made with
+a key of this connection that follows from both numbers: bytes that someone slips into a connection on their way between
+two hosts are never unpickled, and neither are those that were recorded from another connection.
 """
 
 from __future__ import annotations
@@ -12,8 +18,7 @@ import hmac
 import reprlib
 import struct
 from enum import StrEnum
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors.pickling import describe, dumps, pickled_by_value
@@ -24,18 +29,41 @@ if TYPE_CHECKING:
 __all__ = [
     "FROM_DRIVER",
     "FROM_WORKER",
+    "NUMBER_BYTES",
+    "PROOF_BYTES",
+    "Agreement",
     "Frame",
     "Kind",
     "Seal",
     "dump",
     "packet",
     "packets",
-    "prove_to_driver",
-    "prove_to_worker",
     "shown",
 ]
 
 FROM_WORKER, FROM_DRIVER = b"w", b"d"  # the two directions of a connection
+NUMBER_BYTES = PROOF_BYTES = 32
+
+
+class Agreement:
+    """What both ends of one connection know once they have told each other a random number.
+
+    Args:
+        key: The key of the run.
+        worker: The worker's number.
+        driver: The driver's.
+
+    Attributes:
+        proof_of_worker: What the worker sends to show that it holds the key.
+        proof_of_driver: What the driver sends.
+        key: For the packets of this connection.
+    """
+
+    def __init__(self, key: bytes, worker: bytes, driver: bytes) -> None:
+        def code(purpose: bytes) -> bytes:
+            return hmac.digest(key, b"amlsched comm 1 " + purpose + worker + driver, "sha256")
+
+        self.proof_of_worker, self.proof_of_driver, self.key = code(b"worker"), code(b"driver"), code(b"packet")
 
 
 class Kind(StrEnum):
@@ -80,7 +108,7 @@ class Seal:
     The code covers the place of the packet in the stream, so that none can be dropped, repeated or moved.
 
     Args:
-        key: The key of the run.
+        key: The key of the connection.
         direction: Differs between the two directions.
     """
 
@@ -173,20 +201,3 @@ def shown(value: object) -> str:
         return reprlib.repr(value)
     except BaseException:  # it may exit, too
         return f"<a {type(value).__name__}>"
-
-
-def prove_to_worker(connection: Connection[Any, Any], key: bytes) -> None:
-    """The driver's part of the proof that both ends hold the key.
-
-    Raises:
-        multiprocessing.AuthenticationError: The peer does not hold it.
-        OSError: The connection broke; `EOFError` and `AssertionError` where the peer says something else.
-    """
-    deliver_challenge(connection, key)
-    answer_challenge(connection, key)
-
-
-def prove_to_driver(connection: Connection[Any, Any], key: bytes) -> None:
-    """The worker's part; it raises the same."""
-    answer_challenge(connection, key)
-    deliver_challenge(connection, key)

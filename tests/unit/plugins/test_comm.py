@@ -9,8 +9,10 @@ import pickle
 import socket
 import struct
 import threading
+import time
 from collections.abc import Awaitable, Callable
-from multiprocessing.connection import Client, Connection, Pipe
+from multiprocessing.connection import Pipe
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +21,22 @@ from hypothesis import strategies as st
 
 from amlsched import CommError, NotPicklableError, Plugin, Scheduler, SchedulerNotRunningError
 from amlsched.plugins import Comm
-from amlsched.plugins._comm import server
+from amlsched.plugins._comm import client, server
 from amlsched.plugins._comm.client import SocketLink
 from amlsched.plugins._comm.server import LOOPBACK, Hub, outward_address
-from amlsched.plugins._comm.wire import FROM_DRIVER, FROM_WORKER, Frame, Kind, Seal, dump, packet, packets
+from amlsched.plugins._comm.wire import (
+    FROM_DRIVER,
+    FROM_WORKER,
+    NUMBER_BYTES,
+    PROOF_BYTES,
+    Agreement,
+    Frame,
+    Kind,
+    Seal,
+    dump,
+    packet,
+    packets,
+)
 
 KEY = b"k" * 32
 
@@ -151,11 +165,11 @@ def takes_comm(*, comm: Comm) -> None:
     pass
 
 
-async def say_hello(hub: Hub) -> None:
+async def say_hello(hub: Hub, address: tuple[str, int] | None = None) -> None:
     """What a worker does."""
 
     def worker() -> None:
-        link = SocketLink("f", hub.address, hub.key)
+        link = SocketLink("f", address or hub.address, hub.key)
         link.send(Frame(Kind.OPEN, 1, pickle.dumps(None)))
         link.send(Frame(Kind.MESSAGE, 1, pickle.dumps("hello")))
         link.send(Frame(Kind.CLOSE, 0, pickle.dumps(None)))
@@ -185,13 +199,105 @@ def test_a_worker_with_the_key_is_heard() -> None:
     assert with_hub(say_hello) == HELLO
 
 
-def test_a_peer_with_another_key_gets_nothing_and_stops_nothing() -> None:
+def test_a_worker_with_another_key_refuses_the_driver() -> None:
     async def body(hub: Hub) -> None:
         def intrude() -> None:
             with pytest.raises(multiprocessing.AuthenticationError):
-                Client(hub.address, authkey=b"guess")
+                SocketLink("f", hub.address, b"x" * 32)
 
         await asyncio.to_thread(intrude)
+        await say_hello(hub)
+
+    assert with_hub(body) == HELLO
+
+
+def intrusion(hub: Hub, say: Callable[[bytes, bytes], bytes]) -> bytes:
+    """All that a peer gets that sends a number, and then what follows for it from its number and the driver's."""
+    with socket.create_connection(hub.address) as peer:
+        peer.sendall(b"n" * NUMBER_BYTES)
+        answer = b""
+        while len(answer) < NUMBER_BYTES + PROOF_BYTES:
+            answer += peer.recv(NUMBER_BYTES + PROOF_BYTES - len(answer))
+        peer.sendall(say(b"n" * NUMBER_BYTES, answer))
+        return read_all(peer)
+
+
+def proof_by_another_key(number: bytes, answer: bytes) -> bytes:
+    return Agreement(b"x" * 32, number, answer[:NUMBER_BYTES]).proof_of_worker
+
+
+def proof_of_the_driver(number: bytes, answer: bytes) -> bytes:
+    return answer[NUMBER_BYTES:]
+
+
+@pytest.mark.parametrize("say", [proof_by_another_key, proof_of_the_driver])
+def test_a_peer_without_the_key_is_sent_away_and_stops_nothing(say: Callable[[bytes, bytes], bytes]) -> None:
+    async def body(hub: Hub) -> None:
+        assert await asyncio.to_thread(intrusion, hub, say) == b""
+        await say_hello(hub)
+
+    assert with_hub(body) == HELLO
+
+
+async def recorded(hub: Hub) -> tuple[bytes, bytes]:
+    """What a worker and its driver said to each other; the worker said hello."""
+    said: dict[str, bytes] = {}
+    with socket.create_server((LOOPBACK, 0)) as relay:
+
+        def pass_on(source: socket.socket, sink: socket.socket, who: str) -> None:
+            said[who] = b""
+            while chunk := source.recv(65536):
+                said[who] += chunk
+                sink.sendall(chunk)
+            sink.shutdown(socket.SHUT_WR)
+
+        def listen() -> None:
+            worker, _ = relay.accept()
+            with worker, socket.create_connection(hub.address) as driver:
+                back = threading.Thread(target=pass_on, args=(driver, worker, "driver"))
+                back.start()
+                pass_on(worker, driver, "worker")
+                back.join(20)
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        await say_hello(hub, relay.getsockname())
+        await asyncio.to_thread(listening.join, 20)
+    return said["worker"], said["driver"]
+
+
+def test_what_was_recorded_of_a_connection_opens_no_other() -> None:
+    async def body(hub: Hub) -> None:
+        worker, driver = await recorded(hub)
+        rest = worker[NUMBER_BYTES:]
+
+        def repeat() -> bytes:
+            with socket.create_connection(hub.address) as peer:
+                peer.sendall(worker)
+                return read_all(peer)
+
+        got = await asyncio.to_thread(repeat)
+        assert len(got) == NUMBER_BYTES + PROOF_BYTES
+        assert got != driver[: len(got)]
+
+        def say(number: bytes, answer: bytes) -> bytes:  # somebody in between, who has a living worker prove itself
+            return Agreement(hub.key, number, answer[:NUMBER_BYTES]).proof_of_worker + rest[PROOF_BYTES:]
+
+        assert await asyncio.to_thread(intrusion, hub, say) == b""
+
+    assert with_hub(body) == HELLO
+
+
+def test_a_first_message_without_an_end_is_not_taken() -> None:
+    async def body(hub: Hub) -> None:
+        def flood() -> int:
+            sent = 0
+            with socket.create_connection(hub.address) as peer, pytest.raises(OSError, match="reset|[Bb]roken"):
+                for _ in range(10_000):
+                    sent += peer.send(b"\x7f" * 100_000)
+            return sent
+
+        assert await asyncio.to_thread(flood) < 100_000_000
         await say_hello(hub)
 
     assert with_hub(body) == HELLO
@@ -217,8 +323,7 @@ def test_a_peer_that_sends_garbage_gets_nothing_and_stops_nothing(garbage: bytes
                 return read_all(peer)
 
         got = await asyncio.to_thread(intrude)
-        assert set(packets(bytearray(got))) - {b"#FAILURE#"} == {got[4 : 4 + struct.unpack("!i", got[:4])[0]]}
-        assert got[4:].startswith(b"#CHALLENGE#")
+        assert len(got) == (NUMBER_BYTES + PROOF_BYTES if len(garbage) >= NUMBER_BYTES else 0)
         assert hub.key not in got
         await say_hello(hub)
 
@@ -233,7 +338,7 @@ def test_silent_peers_block_nobody_and_are_driven_away(monkeypatch: pytest.Monke
         await eventually(lambda: len(hub._strangers) == 10)
         await say_hello(hub)
         for peer in peers:
-            assert (await asyncio.to_thread(read_all, peer))[4:].startswith(b"#CHALLENGE#")
+            assert await asyncio.to_thread(read_all, peer) == b""
             peer.close()
         assert not hub._strangers
 
@@ -307,24 +412,36 @@ def test_a_call_that_runs_again_elsewhere_opens_its_channel_again() -> None:
     assert with_hub(body) == [("open", "first"), ("close", None), ("open", "second"), ("close", None)]
 
 
-def test_a_worker_tells_a_driver_without_the_key() -> None:
+@pytest.mark.parametrize("answer", ["made up", "recorded"])
+def test_a_worker_says_nothing_to_a_driver_without_the_key(answer: str) -> None:
+    made_up = b"x" * (NUMBER_BYTES + PROOF_BYTES)
+    number = b"d" * NUMBER_BYTES
+    said = made_up if answer == "made up" else number + Agreement(KEY, b"other" * 8, number).proof_of_driver
+    heard: list[bytes] = []
     with socket.create_server((LOOPBACK, 0)) as listening:
 
         def pretend() -> None:
             peer, _ = listening.accept()
-            with Connection(peer.detach()) as connection:
-                connection.send_bytes(b"#CHALLENGE#" + b"x" * 20)
-                connection.recv_bytes(256)
-                connection.send_bytes(b"#WELCOME#")
-                connection.recv_bytes(256)
-                connection.send_bytes(b"no idea")
+            with peer:
+                heard.append(peer.recv(65536))
+                peer.sendall(said)
+                heard.append(read_all(peer))
 
         thread = threading.Thread(target=pretend)
         thread.start()
-        with pytest.raises((multiprocessing.AuthenticationError, OSError, EOFError)):
+        with pytest.raises(multiprocessing.AuthenticationError):
             SocketLink("f", listening.getsockname(), KEY)
         thread.join(20)
         assert not thread.is_alive()
+    assert [len(each) for each in heard] == [NUMBER_BYTES, 0]
+
+
+def test_a_worker_does_not_wait_for_ever_for_a_driver_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_PROOF_S", 0.2)
+    began = time.monotonic()
+    with socket.create_server((LOOPBACK, 0)) as listening, pytest.raises(TimeoutError):
+        SocketLink("f", listening.getsockname(), KEY)
+    assert time.monotonic() - began < 20
 
 
 def test_a_worker_that_was_driven_away_comes_again() -> None:
@@ -361,12 +478,11 @@ def test_a_forked_worker_keeps_no_connection_of_the_driver_open() -> None:
         stranger = socket.create_connection(hub.address)
         await eventually(lambda: len(hub._strangers) == 1)
         link = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
-        await eventually(lambda: len(hub.peers) == 1)
-        ours = [hub._listening, *hub._strangers, *hub.peers.values()]
-        proofs = [stranger.proof for stranger in hub._strangers.values()]
+        await eventually(lambda: len(hub.peers) == 2 and len(hub._strangers) == 1)
+        ours = [hub._listening, *hub.peers.values()]
         child = os.fork()
         if child == 0:
-            os._exit(0 if [s.fileno() for s in ours] == [-1, -1, -1] and proofs[0].closed else 1)
+            os._exit(0 if [s.fileno() for s in ours] == [-1, -1, -1] else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert -1 not in [s.fileno() for s in ours]
         link.close()
@@ -490,6 +606,24 @@ def test_a_call_that_another_plugin_refuses_leaves_nothing() -> None:
 
     scheduler.run()
     assert seen == [0]
+
+
+def sees_the_key(*, comm: Comm) -> list[str]:
+    """Where users of this machine might see it."""
+    files = [Path(f"/proc/{pid}/{name}") for pid in (os.getpid(), os.getppid()) for name in ("environ", "cmdline")]
+    shown = {str(file): file.read_bytes() for file in files} | {"repr": repr(comm).encode()}
+    return [where for where, text in shown.items() if comm._key in text or comm._key.hex().encode() in text]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_the_key_is_in_no_environment_command_line_or_repr() -> None:
+    seen: list[list[str]] = []
+    scheduler = Scheduler.with_processes(1)
+    task = scheduler.task(sees_the_key, plugins=Comm.Plugin())
+    task.on_result(lambda _, places: seen.append(places))
+    scheduler.on_start(task.submit)
+    scheduler.run()
+    assert seen == [[]]
 
 
 def test_the_events_have_amltks_names() -> None:
