@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.batch_systems.system import Element, Stage
 from amlsched.errors import BatchSystemError
-from amlsched.executors._job_ends import JobEnds
 from amlsched.executors._jobqueue.dask_classes import call
+from amlsched.executors._jobqueue.job_ends import JobEnds
 from amlsched.executors._jobqueue.worker_history import End, Fruitless, Lives
 from amlsched.executors.capabilities import WorkersNow
 

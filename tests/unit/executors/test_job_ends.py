@@ -22,8 +22,8 @@ from amlsched import (
     WorkerOutOfMemoryError,
 )
 from amlsched.batch_systems.queues import QUEUES
-from amlsched.executors import _job_ends
-from amlsched.executors._job_ends import JobEnd, JobEnds, how_ended, read_end
+from amlsched.executors._jobqueue import job_ends
+from amlsched.executors._jobqueue.job_ends import JobEnd, JobEnds, how_ended, read_end
 from amlsched.executors._jobqueue.worker_history import Life
 
 QACCT = """\
@@ -196,12 +196,12 @@ def test_a_job_that_is_being_ended_is_waited_for_once_for_all_its_calls() -> Non
 
 def test_a_job_that_runs_on_took_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Asked("slurm", "7|RUNNING|n1|None", came_back=True).end() is None
-    monkeypatch.setattr(_job_ends, "_RUNS_ON_S", 0.1)
+    monkeypatch.setattr(job_ends, "_RUNS_ON_S", 0.1)
     assert Asked("slurm", "7|RUNNING|n1|None").end() is None
 
 
 def test_an_end_that_does_not_come_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_job_ends, "_WITHIN_S", 0.2)
+    monkeypatch.setattr(job_ends, "_WITHIN_S", 0.2)
     assert Asked("slurm", "7|COMPLETING|n1|None").end() == JobEnd(JobLostError, "COMPLETING")
     ends = JobEnds(QUEUES["slurm"], {}, lambda job, since: False)  # whose queue never answers
     end = asyncio.run(ends.of(Life("w", 0.0, 1.0, job="7")))
@@ -234,8 +234,8 @@ def test_accounts_that_are_late_are_waited_for(command: Callable[[str, str], Non
 def test_accounts_that_never_say_are_not_waited_for_for_ever(
     command: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, body: str, longest_s: float
 ) -> None:
-    monkeypatch.setattr(_job_ends, "_RECORDED_S", 0.5)
-    monkeypatch.setattr(_job_ends, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(job_ends, "_RECORDED_S", 0.5)
+    monkeypatch.setattr(job_ends, "_AGAIN_S", 0.1)
     command("qacct", body)
     began = time.monotonic()
     assert Asked("sge", "").end() == JobEnd(JobLostError, "gone", "the queue has forgotten it")
