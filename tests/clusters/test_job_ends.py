@@ -1,4 +1,4 @@
-"""A call that is lost with its job ends with what the batch system says of the job."""
+"""The error of a call that is lost with its job is how the job ended, as the batch system reports it."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def lost(site: Site, tmp_path: Path, provoke: Callable[[str], object], limit_s: 
     return error
 
 
-def test_a_cancelled_job_is_told_as_such(site: Site, tmp_path: Path) -> None:
+def test_a_cancelled_job_is_a_job_cancelled_error(site: Site, tmp_path: Path) -> None:
     error = lost(site, tmp_path, site.cancel)
     if site.name == "pbs":  # these commands of PBS know of no exit status
         assert (type(error), error.state) == (JobLostError, "C")
@@ -59,7 +59,7 @@ def test_a_cancelled_job_is_told_as_such(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_reaches_its_walltime_is_told_as_such(slurm_or_sge: Site, tmp_path: Path) -> None:
+def test_a_job_that_reaches_its_walltime_is_a_job_walltime_error(slurm_or_sge: Site, tmp_path: Path) -> None:
     walltime = "00:01:00" if slurm_or_sge.name == "slurm" else "00:00:20"
     extra = ["--lifetime", "1h"]  # else the worker leaves before
     error = lost(slurm_or_sge, tmp_path, str, 150, walltime=walltime, worker_extra_args=extra)
@@ -67,7 +67,7 @@ def test_a_job_that_reaches_its_walltime_is_told_as_such(slurm_or_sge: Site, tmp
     assert ("TIMEOUT" if slurm_or_sge.name == "slurm" else "h_rt=20") in str(error)
 
 
-def test_a_preempted_job_is_told_as_such(slurm: Site, tmp_path: Path) -> None:
+def test_a_preempted_job_is_a_preempted_error(slurm: Site, tmp_path: Path) -> None:
     other: list[str] = []
 
     def need_all_of_its_node(job: str) -> None:
@@ -82,7 +82,7 @@ def test_a_preempted_job_is_told_as_such(slurm: Site, tmp_path: Path) -> None:
     assert (type(error), error.state) == (PreemptedError, "PREEMPTED")
 
 
-def test_a_job_that_lost_its_node_is_told_as_such(slurm: Site, tmp_path: Path) -> None:
+def test_a_job_on_a_lost_node_is_a_node_lost_error(slurm: Site, tmp_path: Path) -> None:
     def fail_its_node(job: str) -> None:
         node = said("squeue", "-h", "-j", job, "-o", "%N").strip()
         said("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")  # it comes back by itself
@@ -91,13 +91,13 @@ def test_a_job_that_lost_its_node_is_told_as_such(slurm: Site, tmp_path: Path) -
     assert (type(error), error.state) == (NodeLostError, "NODE_FAIL")
 
 
-def test_a_job_that_is_back_in_the_queue_is_lost(slurm: Site, tmp_path: Path) -> None:
+def test_a_requeued_job_is_a_job_lost_error(slurm: Site, tmp_path: Path) -> None:
     error = lost(slurm, tmp_path, lambda job: said("scontrol", "requeue", job), job_extra_directives=["--requeue"])
     assert type(error) is JobLostError
     assert "put back into the queue" in error.reason
 
 
-def test_a_worker_that_dies_alone_leaves_its_job(slurm_or_sge: Site, tmp_path: Path) -> None:
+def test_a_worker_that_dies_in_a_running_job_is_a_plain_loss(slurm_or_sge: Site, tmp_path: Path) -> None:
     with slurm_or_sge.scheduler(1).executor as executor:
         error = executor.submit(os.kill, executor.submit(os.getpid).result(90), signal.SIGKILL).exception(60)
     assert type(error) is WorkerLostError

@@ -332,11 +332,16 @@ class JobEnds:
         """The jobs whose state is waited for."""
         return list(self._answers)
 
-    def answered(self, states: Mapping[str, Element]) -> None:
-        """The queue has said what it knows of those jobs."""
-        answers, self._answers = self._answers, {}
-        for job, answer in answers.items():
-            if not answer.done():
+    def answered(self, jobs: Sequence[str], states: Mapping[str, Element]) -> None:
+        """The queue has answered.
+
+        Args:
+            jobs: The jobs that it was asked about.
+            states: Those that it knows.
+        """
+        for job in jobs:
+            answer = self._answers.pop(job, None)
+            if answer is not None and not answer.done():
                 answer.set_result(states.get(job))
 
     def given_up(self, job: str, element: Element) -> None:
@@ -390,5 +395,7 @@ class JobEnds:
             return so_far
 
     async def _state(self, job: str) -> Element | None:
-        answer = self._answers.setdefault(job, asyncio.get_running_loop().create_future())
+        answer = self._answers.get(job)
+        if answer is None or answer.done():  # that of a search that timed out
+            answer = self._answers[job] = asyncio.get_running_loop().create_future()
         return await answer

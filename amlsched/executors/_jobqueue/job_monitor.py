@@ -158,7 +158,7 @@ class Watch:
         now = time.monotonic()
         self._ask_s = _ASKED_S[0] if self._states != former else min(1.5 * self._ask_s, _ASKED_S[1])
         self._next_ask = now + self._ask_s
-        self._ends.answered(self._states)
+        self._ends.answered(ids, self._states)
         for name, job in jobs.items():
             if self._cluster.workers.get(name) is job:
                 await self._judge(name, job, now)

@@ -68,7 +68,9 @@ def qacct(failed: str, status: str, wall: int = 9, category: str = "-l h_rt=600"
         ("7|COMPLETED|n1|None", JobLostError, "COMPLETED", ""),
     ],
 )
-def test_slurms_queue_says_how_a_job_ended(line: str, kind: type[WorkerLostError], state: str, reason: str) -> None:
+def test_the_queue_of_slurm_says_how_a_job_ended(
+    line: str, kind: type[WorkerLostError], state: str, reason: str
+) -> None:
     queue = QUEUES["slurm"]
     end = asyncio.run(how_ended(queue, "7", queue.read(line)["7"], {}))
     assert (end.kind, end.state, end.reason) == (kind, state, reason)
@@ -105,7 +107,7 @@ def test_slurms_queue_says_how_a_job_ended(line: str, kind: type[WorkerLostError
         ("moab", TORQUE.format(-10), WorkerOutOfMemoryError, "-10"),
     ],
 )
-def test_accounts_say_how_a_job_ended(system: str, text: str, kind: type[WorkerLostError], words: str) -> None:
+def test_accounting_reports_how_a_job_ended(system: str, text: str, kind: type[WorkerLostError], words: str) -> None:
     end = read_end(system, text)
     assert end is not None
     assert end.kind is kind
@@ -123,7 +125,7 @@ def test_accounts_say_how_a_job_ended(system: str, text: str, kind: type[WorkerL
         ("pbs", "Job Id: 7.server\n    job_state = E\n"),
     ],
 )
-def test_accounts_that_do_not_have_the_end_yet_say_nothing(system: str, text: str) -> None:
+def test_accounting_without_the_end_is_not_an_answer(system: str, text: str) -> None:
     assert read_end(system, text) is None
 
 
@@ -173,7 +175,8 @@ class Asked:
             if self.ends.asked_for:
                 assert self.ends.asked_for == ["7"]
                 line = self.lines.pop(0) if len(self.lines) > 1 else self.lines[0]
-                self.ends.answered(self.queue.read(line))
+                self.ends.answered(["6"], {})  # asked before this search began
+                self.ends.answered(["7"], self.queue.read(line))
 
     async def _end(self, calls: int) -> list[JobEnd | None]:
         answering = asyncio.ensure_future(self._answer())
@@ -189,18 +192,18 @@ class Asked:
         return first
 
 
-def test_a_job_that_is_being_ended_is_waited_for_once_for_all_its_calls() -> None:
+def test_one_search_waits_for_the_end_of_a_job_for_all_its_calls() -> None:
     end = Asked("slurm", "7|RUNNING|n1|None", "7|COMPLETING|n1|None", "7|CANCELLED|n1|None").end(calls=3)
     assert end == JobEnd(JobCancelledError, "CANCELLED")
 
 
-def test_a_job_that_runs_on_took_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_still_runs_is_no_lost_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Asked("slurm", "7|RUNNING|n1|None", came_back=True).end() is None
     monkeypatch.setattr(job_ends, "_RUNS_ON_S", 0.1)
     assert Asked("slurm", "7|RUNNING|n1|None").end() is None
 
 
-def test_an_end_that_does_not_come_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_an_end_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_ends, "_WITHIN_S", 0.2)
     assert Asked("slurm", "7|COMPLETING|n1|None").end() == JobEnd(JobLostError, "COMPLETING")
     ends = JobEnds(QUEUES["slurm"], {}, lambda job, since: False)  # whose queue never answers
@@ -208,7 +211,7 @@ def test_an_end_that_does_not_come_is_not_waited_for_for_ever(monkeypatch: pytes
     assert end == JobEnd(JobLostError, "not known", "Slurm did not say within 0.2 s")
 
 
-def test_a_job_that_was_given_up_here_is_not_taken_for_one_that_somebody_cancelled() -> None:
+def test_a_job_that_is_cancelled_to_be_replaced_keeps_its_own_end() -> None:
     asked = Asked("slurm", "7|CANCELLED|n1|None")
     asked.ends.given_up("7", QUEUES["slurm"].read("7|NODE_FAIL|n1|NodeDown")["7"])
     assert asked.end() == JobEnd(NodeLostError, "NODE_FAIL", "NodeDown")
@@ -217,7 +220,7 @@ def test_a_job_that_was_given_up_here_is_not_taken_for_one_that_somebody_cancell
     assert asked.end() is None
 
 
-def test_accounts_that_are_late_are_waited_for(command: Callable[[str, str], None]) -> None:
+def test_late_accounting_is_asked_again(command: Callable[[str, str], None]) -> None:
     late = 'if mkdir first 2>/dev/null; then echo "error: job id $2 not found" >&2; exit 1; fi\ncat account'
     command("qacct", late)
     command("account", "")
@@ -231,7 +234,7 @@ def test_accounts_that_are_late_are_waited_for(command: Callable[[str, str], Non
 @pytest.mark.parametrize(
     ("body", "longest_s"), [("exit 1", 5.0), ("echo 'error: job id 7 not found' >&2; exit 1", 5.0), ("true", 5.0)]
 )
-def test_accounts_that_never_say_are_not_waited_for_for_ever(
+def test_the_wait_for_accounting_times_out(
     command: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, body: str, longest_s: float
 ) -> None:
     monkeypatch.setattr(job_ends, "_RECORDED_S", 0.5)
@@ -242,7 +245,7 @@ def test_accounts_that_never_say_are_not_waited_for_for_ever(
     assert time.monotonic() - began < longest_s
 
 
-def test_a_job_that_is_back_in_the_queue_is_lost(command: Callable[[str, str], None]) -> None:
+def test_a_requeued_job_is_lost(command: Callable[[str, str], None]) -> None:
     command("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     lost = JobEnd(JobLostError, "PENDING (BeginTime)", "put back into the queue")
     assert Asked("slurm", "7|PENDING||BeginTime").end() == lost
