@@ -13,9 +13,9 @@ from amlsched.units import counted
 if TYPE_CHECKING:
     import argparse
 
-    from amlsched.experiments._planning.jobs import Bundle
-    from amlsched.experiments._running.summary import Summary
+    from amlsched.experiments.config import Bundle
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.progress import Summary
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
     """The object that a command's parser is added to."""
@@ -160,8 +160,7 @@ def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False
 
 def tell_failures(summary: Summary) -> None:
     """Print what failed, and the log file of each failure."""
-    from amlsched.experiments._storage import layout
-    from amlsched.experiments._storage.record import State
+    from amlsched.experiments.storage import State, layout
 
     for name, folder, reason in summary.failed[:_SHOWN_FAILURES]:
         say(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")

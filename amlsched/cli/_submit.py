@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from amlsched.experiments._arrays.submit import Submitted
-    from amlsched.experiments._running.custom_schedulers import AbstractScheduler
+    from amlsched.experiments import AbstractScheduler
+    from amlsched.experiments.arrays import Submitted
     from amlsched.experiments.loggers.base import AbstractLogger
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
@@ -39,7 +39,7 @@ def submit_or_wait(
     if arguments.print_job_script:
         return _print_job_scripts(arguments, target, plan)
     if arguments.slurm or arguments.submit:
-        from amlsched.experiments._arrays.submit import submit
+        from amlsched.experiments.arrays import submit
 
         for done in submit(
             target,
@@ -61,7 +61,7 @@ def submit_or_wait(
 
 
 def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan) -> int:
-    from amlsched.experiments._arrays.submit import job_scripts
+    from amlsched.experiments.arrays import job_scripts
 
     if not (arguments.slurm or arguments.submit):
         raise ExperimentError("--print-job-script", "does not go with --wait, which submits nothing", "leave one out")
@@ -119,8 +119,7 @@ def _tell(done: Submitted) -> None:
 
 def attach(arguments: argparse.Namespace, plan: Plan) -> int:
     """Wait for the submitted jobs and show their progress; Ctrl-C leaves them running."""
-    from amlsched.experiments._arrays.attach import Attached
-    from amlsched.experiments._arrays.status import Overview
+    from amlsched.experiments.arrays import Attached, Overview
     from amlsched.experiments.progress import progress_for
     from amlsched.experiments.results.survey import survey
 

@@ -29,8 +29,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     """Cancel elements of arrays, pending or running. Their repetitions are cancelled; `run -s` submits them again."""
     from amlsched._spelling import offered
     from amlsched.errors import ExperimentError
-    from amlsched.experiments._arrays import status
-    from amlsched.experiments._arrays.submission import submissions
+    from amlsched.experiments.arrays import status, submissions
     from amlsched.experiments.results.survey import existing_folder
 
     existing_folder(arguments.results)

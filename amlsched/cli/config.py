@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from amlsched.cli._output import Commands
-    from amlsched.experiments._config.expand import Run
-    from amlsched.experiments._config.explain import Explained
-    from amlsched.experiments._config.resolve import Experiment
+    from amlsched.experiments.config import Experiment, Explained, Run
     from amlsched.experiments.plan import Plan
 
 __all__ = ["add_to"]
@@ -58,7 +56,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def explain(arguments: argparse.Namespace) -> int:
     """Show each value of a config with its file and line, and the runs, jobs and folders that the config makes."""
-    from amlsched.experiments._config.explain import explained, explained_section
+    from amlsched.experiments.config import explained, explained_section
     from amlsched.experiments.plan import Plan
 
     plan = Plan(arguments.config, select=arguments.experiments, debug=arguments.debug, overrides=arguments.overrides)
@@ -90,9 +88,8 @@ def _text(value: Any) -> str:
 
 def _tell_runs(plan: Plan, experiment: Experiment, limit: int | None) -> None:
     from amlsched.display.table import table
-    from amlsched.experiments._config import expand
-    from amlsched.experiments._config.explain import settings
-    from amlsched.experiments._storage import layout
+    from amlsched.experiments.config import expand, settings
+    from amlsched.experiments.storage import layout
 
     number = expand.count(experiment, plan.debug)
     first = next(expand.expand(experiment, plan.debug))
@@ -111,7 +108,7 @@ def _tell_runs(plan: Plan, experiment: Experiment, limit: int | None) -> None:
 
 
 def _tell_jobs(plan: Plan, limit: int | None) -> None:
-    from amlsched.experiments._planning import jobs
+    from amlsched.experiments.config import jobs
 
     number = jobs.count(plan)
     print(f"{counted(number, 'job')}:\n")
@@ -124,7 +121,7 @@ def _tell_jobs(plan: Plan, limit: int | None) -> None:
 
 def check(arguments: argparse.Namespace) -> int:
     """Find everything that would go wrong in a run of a config, without running it. Exit code 2: there are problems."""
-    from amlsched.experiments._planning.checks import check
+    from amlsched.experiments.config import check
 
     refuse_swapped(arguments.target or "", arguments.config, f"{arguments.target} {arguments.config}")
     found = check(arguments.config, arguments.target, select=arguments.experiments, overrides=arguments.overrides)
@@ -142,7 +139,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def print_schema(_: argparse.Namespace) -> int:
     """Print a JSON schema for one document of a config, for editors."""
-    from amlsched.experiments._config.explain import json_schema
+    from amlsched.experiments.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))
     return OK

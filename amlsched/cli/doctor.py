@@ -53,7 +53,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = check_executor_arguments(arguments)
     if arguments.config is None:
         return options
-    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_options
+    from amlsched.experiments.arrays import BATCH_SYSTEMS, worker_options
     from amlsched.experiments.plan import Plan
 
     plan = Plan(arguments.config)

@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
 
 def element(arguments: argparse.Namespace) -> int:
     """Run one element of an array that was submitted by `amlsched run -s`."""
-    from amlsched.experiments._arrays.run_element import run_element
+    from amlsched.experiments.arrays import run_element
 
     print(f"amlsched: element {arguments.index} of {arguments.folder}", flush=True)
     summary = run_element(arguments.folder, arguments.first, arguments.count, arguments.index)

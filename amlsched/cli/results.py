@@ -64,7 +64,7 @@ def picked(arguments: argparse.Namespace) -> Results:
     """
     from amlsched._spelling import offered
     from amlsched.errors import ExperimentError
-    from amlsched.experiments._config.overrides import condition
+    from amlsched.experiments.config import condition
     from amlsched.experiments.results.survey import load
 
     where = f"results folder {arguments.results}"
@@ -91,7 +91,7 @@ def picked(arguments: argparse.Namespace) -> Results:
 
 def _shown(value: Any) -> str:
     """A value as it is written for `--where`."""
-    from amlsched.experiments._config.yaml import write
+    from amlsched.experiments.config import write
 
     return write([value]).removeprefix("--- ").removesuffix("\n").removesuffix("\n...")
 
@@ -158,8 +158,8 @@ def _exported(columns: dict[str, list[Any]], arguments: argparse.Namespace) -> b
 
 
 def _as(kind: str, columns: dict[str, list[Any]]) -> str:
-    from amlsched.experiments._config.values import jsonable, plain
-    from amlsched.experiments._storage import cells
+    from amlsched.experiments.config import jsonable, plain
+    from amlsched.experiments.storage import cells
 
     rows = [plain(list(row), "results") for row in zip(*columns.values(), strict=True)]
     if kind == "csv":

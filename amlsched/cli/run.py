@@ -10,13 +10,9 @@ import json
 import logging
 import sys
 import time
-import traceback
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amlsched._signals import raised_by_handler
-from amlsched._spelling import offered
-from amlsched._surroundings import is_installed
 from amlsched.cli._output import (
     OK,
     SOME_FAILED,
@@ -31,73 +27,30 @@ from amlsched.cli._output import (
     tell_interrupted,
 )
 from amlsched.cli.parser import at_least_one, seconds
-from amlsched.errors import AmlschedError, ExperimentError
-from amlsched.executors.pickling import describe
-from amlsched.experiments.loggers.base import AbstractLogger
-from amlsched.experiments.loggers.console import Printer
-from amlsched.experiments.loggers.wandb import WandBLogger
-from amlsched.experiments.target import Target
+from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from amlsched.cli._output import Commands
-    from amlsched.experiments._config.expand import Debug
-    from amlsched.experiments._running.custom_schedulers import AbstractScheduler
-    from amlsched.experiments._running.experiment_run import ExperimentRun
-    from amlsched.experiments._running.summary import Summary
+    from amlsched.experiments import AbstractScheduler, ExperimentRun
+    from amlsched.experiments.config import Debug
     from amlsched.experiments.loggers.base import AbstractLogger
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.progress import Summary
     from amlsched.experiments.target import Target
 
 __all__ = [
     "Executed",
-    "KNOWN",
     "add_arguments",
     "add_to",
     "check_executor_arguments",
-    "chosen_logger",
     "execute",
     "plan_of",
 ]
-
-KNOWN: dict[str, Callable[[], AbstractLogger]] = {"print": Printer, "wandb": WandBLogger}
-
-
-def chosen_logger(text: str) -> AbstractLogger:
-    """The logger of a `--logger` option.
-
-    Args:
-        text: `print`, `wandb`, or the place of a class or function that creates one, as in `my_loggers.py:MyLogger`.
-
-    Raises:
-        ExperimentError: There is no logger of this name, it cannot be created, or it is not a logger.
-    """
-    where = f"--logger {text}"
-    if ":" not in text and text not in KNOWN:
-        remedy = f"{offered(text, KNOWN)}, or path/to/file.py:Class"
-        raise ExperimentError(where, "there is no such logger", remedy)
-    make: Callable[[], object] = KNOWN[text] if text in KNOWN else Target.parse(text).found()
-    try:
-        logger = make()
-    except TypeError as error:
-        raise ExperimentError(
-            where, f"cannot be created without arguments: {error}", "name a function that creates it"
-        ) from error
-    except BaseException as error:  # user code may also exit
-        if isinstance(error, AmlschedError) or raised_by_handler(error):
-            raise
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not is_installed(frame.filename)]
-        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        raise ExperimentError(where, f"cannot be created: {describe(error)}{place}") from error
-    if not isinstance(logger, AbstractLogger):
-        problem = f"gives a {type(logger).__name__}, which is not a logger"
-        raise ExperimentError(where, problem, "derive it from amlsched.experiments.AbstractLogger")
-    return logger
-
 
 _SHOWN_NOTES = 10
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
@@ -165,8 +118,6 @@ def _add_copy_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _option(text: str) -> tuple[str, Any]:
     """`key=value`, with the value as JSON if it is valid JSON, otherwise as text."""
-    from amlsched.errors import ExperimentError
-
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ExperimentError(f"--executor-option {text}", "is not KEY=VALUE", "such as --executor-option timeout=60")
@@ -182,8 +133,7 @@ def check_executor_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ExperimentError: There is no such executor, or it has no such option.
     """
-    from amlsched.errors import ExperimentError
-    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS
+    from amlsched.experiments.arrays import BATCH_SYSTEMS
     from amlsched.scheduler import check_executor
 
     options = dict(map(_option, arguments.executor_option))
@@ -229,8 +179,8 @@ def execute(
         one_job_at_a_time: Whether at most `reps_in_parallel` repetitions run at a time, unless the arguments give a
             number.
     """
-    from amlsched.experiments._config.expand import expand
-    from amlsched.experiments._running.experiment_run import ExperimentRun
+    from amlsched.experiments import ExperimentRun
+    from amlsched.experiments.config import expand
     from amlsched.experiments.progress import progress_for
 
     on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
@@ -245,6 +195,8 @@ def execute(
     if arguments.dry_run:
         _dry_run(plan)
         return Executed(OK)
+    from amlsched.cli._loggers import chosen_logger
+
     loggers = [*loggers, *map(chosen_logger, arguments.logger)]
     if on_array:
         from amlsched.cli._submit import submit_or_wait
@@ -257,7 +209,7 @@ def execute(
         return Executed(_print_job_script(arguments.executor, options))
     if one_job_at_a_time and arguments.max_workers is None and arguments.executor in _ON_THIS_MACHINE:
         options.setdefault(
-            "max_workers", max(next(expand(one, plan.debug)).reps_in_parallel for one in plan.experiments)
+            "max_workers", max(next(expand.expand(one, plan.debug)).reps_in_parallel for one in plan.experiments)
         )
     experiments = ExperimentRun(
         target,
@@ -307,8 +259,8 @@ def _run(experiments: ExperimentRun) -> Summary:
 
 def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
     """Print notes on the config. Differences from YAML 1.1 are only shown the first time that it is run."""
-    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS
-    from amlsched.experiments._storage import layout
+    from amlsched.experiments.arrays import BATCH_SYSTEMS
+    from amlsched.experiments.storage import layout
 
     resolved = plan.resolved
     notes = [*resolved.notes]
@@ -328,7 +280,7 @@ def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
 
 def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
     """Options from the command line and, for a batch system, from the config's section."""
-    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_options
+    from amlsched.experiments.arrays import BATCH_SYSTEMS, worker_options
 
     on_cluster = arguments.executor in BATCH_SYSTEMS
     if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
@@ -338,9 +290,8 @@ def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[s
 
 
 def _print_job_script(executor: str, options: Mapping[str, Any]) -> int:
-    from amlsched.errors import ExperimentError
     from amlsched.executors.jobqueue import job_script
-    from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS
+    from amlsched.experiments.arrays import BATCH_SYSTEMS
 
     if executor not in BATCH_SYSTEMS:
         remedy = f"--executor {', '.join(BATCH_SYSTEMS)}"

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from amlsched.cli._output import Commands
-    from amlsched.experiments._arrays.status import Overview, Submitted
+    from amlsched.experiments import arrays
+    from amlsched.experiments.arrays import Overview
     from amlsched.experiments.results.survey import Found
 
 __all__ = ["add_to", "tell_queue"]
@@ -33,7 +34,7 @@ def add_to(commands: Commands) -> None:
 
 def status(arguments: argparse.Namespace) -> int:
     """Show the state of each repetition in a folder of results, by its record and the batch system's queue."""
-    from amlsched.experiments._arrays.status import Overview
+    from amlsched.experiments.arrays import Overview
     from amlsched.experiments.results.survey import survey, tallied
 
     unfinished: list[Found] = []
@@ -73,7 +74,7 @@ def _listed(lines: list[str], everything: bool) -> None:
         print(f"… and {len(lines) - _SHOWN} more")
 
 
-def _running(one: Submitted) -> str:
+def _running(one: arrays.status.Submitted) -> str:
     from amlsched.display.table import duration
 
     begun = datetime.fromisoformat(one.found.record.attempts[-1].started)
@@ -82,6 +83,6 @@ def _running(one: Submitted) -> str:
     return "  ".join(word for word in words if word)
 
 
-def _lost(one: Submitted) -> str:
+def _lost(one: arrays.status.Submitted) -> str:
     element = f" (element {one.place})" if one.place else ""
     return f"lost     {one.found.run} rep {one.found.rep}{element}: {one.cause}"

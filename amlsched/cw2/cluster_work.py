@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from amlsched.experiments._running.custom_schedulers import AbstractScheduler
-    from amlsched.experiments._running.summary import Summary
+    from amlsched.experiments import AbstractScheduler
     from amlsched.experiments.plan import Plan
+    from amlsched.experiments.progress import Summary
 
 __all__ = ["ClusterWork"]
 

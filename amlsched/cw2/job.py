@@ -1,5 +1,5 @@
 """`cw2.job`."""
 
-from amlsched.experiments._running.custom_schedulers import Job
+from amlsched.experiments import Job
 
 __all__ = ["Job"]

@@ -1,5 +1,5 @@
 """`cw2.scheduler`."""
 
-from amlsched.experiments._running.custom_schedulers import AbstractScheduler, LocalScheduler
+from amlsched.experiments import AbstractScheduler, LocalScheduler
 
 __all__ = ["AbstractScheduler", "LocalScheduler"]

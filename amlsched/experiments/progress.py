@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from amlsched.experiments._running.repetition import Repetition
     from amlsched.experiments._running.summary import Ended, Summary
 
-__all__ = ["LiveProgress", "PlainProgress", "Progress", "Watched", "last_row", "progress_for"]
+__all__ = ["LiveProgress", "PlainProgress", "Progress", "Summary", "Watched", "last_row", "progress_for"]
 
 _TAIL = 4096
 FEW = 100

@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments._config import cluster_section, keys
-from amlsched.experiments._config.document import as_config
-from amlsched.experiments._config.reporting import refuse
-from amlsched.experiments._config.values import copied
-from amlsched.experiments._config.yaml import write
-from amlsched.experiments._storage import layout
-from amlsched.experiments._storage.atomic import replace_file
+from amlsched.experiments.config import as_config, cluster_section, copied, keys, refuse, write
 from amlsched.experiments.plan import Plan
+from amlsched.experiments.storage import layout, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from amlsched.experiments._config.expand import Debug
-    from amlsched.experiments._config.resolve import Experiment
+    from amlsched.experiments.config import Debug, Experiment
 
 __all__ = ["Config"]
 

@@ -1,0 +1,22 @@
+"""Arrays of jobs, for the command line: submit experiments, run an element, and see or cancel what was submitted."""
+
+from amlsched.experiments._arrays import status
+from amlsched.experiments._arrays.attach import Attached
+from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_options
+from amlsched.experiments._arrays.run_element import run_element
+from amlsched.experiments._arrays.status import Overview
+from amlsched.experiments._arrays.submission import submissions
+from amlsched.experiments._arrays.submit import Submitted, job_scripts, submit
+
+__all__ = [
+    "Attached",
+    "BATCH_SYSTEMS",
+    "Overview",
+    "Submitted",
+    "job_scripts",
+    "run_element",
+    "status",
+    "submissions",
+    "submit",
+    "worker_options",
+]
