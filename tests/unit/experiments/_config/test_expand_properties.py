@@ -8,7 +8,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from amlsched.errors import ConfigError
@@ -237,18 +237,19 @@ def any_documents(draw: st.DrawFn) -> list[Any]:
     return found
 
 
+@example([{"name": "a", "path": "out"}, {"name": "SLURM", "path": "out"}, {"name": "SLURM", "path": "out"}], [])
 @quick
 @given(any_documents(), st.lists(st.sampled_from(["params.a=1", "grid.a=[1]", "x=3", "grid=null", "a", "path=[1]"])))
-def test_a_check_tells_of_a_fault_exactly_if_a_run_would_be_refused(
+def test_a_check_tells_of_a_fault_exactly_if_a_run_here_or_in_jobs_would_be_refused(
     tmp_path_factory: Any, documents: list[Any], overrides: list[str]
 ) -> None:
     file = tmp_path_factory.mktemp("any") / "f.yml"
     file.write_text(write(documents))
-    first = None
+    first, in_jobs = None, []
     try:
-        resolve(file, overrides=overrides)
+        sections = resolve(file, overrides=overrides).sections
+        in_jobs = [str(fault) for fault in (*sections.faults, *sections.other_faults)]
     except ConfigError as fault:
         first = str(fault)
     found = [str(fault) for fault in check(file, overrides=overrides).faults if isinstance(fault, ConfigError)]
-    assert bool(found) == (first is not None)
-    assert first is None or first in found
+    assert first in found if first is not None else set(found) == set(in_jobs)
