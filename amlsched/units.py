@@ -3,7 +3,7 @@
 import math
 import re
 
-__all__ = ["counted", "parse_memory", "parse_seconds"]
+__all__ = ["clock", "counted", "parse_memory", "parse_seconds", "slurm_bytes", "slurm_seconds"]
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _MEMORY = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
@@ -15,6 +15,8 @@ _BYTES = {
 }
 _PART = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
 _CLOCK = re.compile(r"\s*(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d(?:\.\d*)?)\s*")
+_SLURM_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_SLURM_MEMORY = re.compile(r"(\d+)\s*([KMGT]?)B?", re.IGNORECASE)
 _SECONDS = {
     **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
@@ -74,6 +76,45 @@ def parse_seconds(text: str) -> float:
     if not parts or _PART.sub("", str(text)) or any(unit.lower() not in _SECONDS for _, unit in parts):
         raise ValueError(f"{text!r} is not a duration: {remedy}")
     return math.fsum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+
+
+def slurm_seconds(value: int | str) -> int | None:
+    """Seconds of a time limit as Slurm reads it; `None` if it is invalid, or means no limit (`UNLIMITED`).
+
+    Args:
+        value: Minutes, as a whole number or in text; or `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
+            `days-hours:minutes` or `days-hours:minutes:seconds`.
+
+    Sources:
+        sbatch, `--time`.
+    """
+    if isinstance(value, int):
+        return value * 60 if value > 0 and not isinstance(value, bool) else None
+    match = _SLURM_TIME.fullmatch(value)
+    if match is None:
+        return None
+    days, *parts = (int(part or 0) for part in match.groups())
+    hours, minutes, seconds = parts if match[1] or match[4] else (0, *parts[:2])
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds or None
+
+
+def slurm_bytes(value: int | str) -> int | None:
+    """Bytes of an amount of memory as Slurm reads it; `None` if it is invalid.
+
+    Args:
+        value: A whole number, in text or not, with `K`, `M`, `G`, `T` (powers of 1024), or MiB without a unit.
+
+    Sources:
+        sbatch, `--mem`.
+    """
+    match = _SLURM_MEMORY.fullmatch(str(value).strip())
+    return None if match is None else int(match[1]) * 1024 ** ("KMGT".index(match[2].upper() or "M") + 1)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, rounded up to a second."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def counted(number: int, unit: str, verb: str = "") -> str:

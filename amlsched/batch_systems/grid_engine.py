@@ -6,16 +6,28 @@ Sources:
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from amlsched._surroundings import user_name
-from amlsched.batch_systems.system import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
+from amlsched.batch_systems.commands import columns, first_column, output
+from amlsched.batch_systems.system import (
+    ArrayJob,
+    Element,
+    JobEnd,
+    JobStates,
+    Kind,
+    Places,
+    Stage,
+    Syntax,
+    System,
+    ranges,
+)
+from amlsched.errors import JobCancelledError, JobLostError, JobWalltimeError, WorkerOutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["GRID_ENGINE"]
 
@@ -35,13 +47,12 @@ def _directives(job: ArrayJob) -> Iterator[str]:
         yield f"-q {_SYNTAX.value('partition', job.partition)}"
     if job.account is not None:
         yield f"-P {_SYNTAX.value('account', job.account)}"
-    if job.time_s is not None and not math.isinf(job.time_s):
-        yield f"-l h_rt={clock(job.time_s)}"
+    if job.clock:
+        yield f"-l h_rt={job.clock}"
     if job.memory_bytes is not None:
-        yield f"-l h_vmem={max(1, -(-job.memory_bytes // 2**20))}M"  # for each slot
-    slots = job.tasks * job.cpus
-    if slots > 1 and not any(line.split()[0] == "-pe" for line in job.directives if line.strip()):
-        yield f"-pe smp {slots}"
+        yield f"-l h_vmem={job.mebibytes()}M"  # for each slot
+    if job.slots > 1 and not any(line.split()[0] == "-pe" for line in job.directives if line.strip()):
+        yield f"-pe smp {job.slots}"
     if job.after:
         yield f"-hold_jid {','.join(job.after)}"
 
@@ -82,6 +93,58 @@ def _cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["qdel", *(f"{job}.{part}" for part in ranges(indices))]
 
 
+def _job_states(text: str) -> JobStates:
+    return {job: element for (job, _), element in _states(text).items()}
+
+
+_ENFORCED, _BY_SIGNAL = 37, 100  # sge_status(5)
+
+
+def _end_listed(element: Element) -> JobEnd | None:
+    # A job that is deleted while its host does not answer stays in the queue like this.
+    return JobEnd(JobCancelledError, element.reason, "deleted") if re.fullmatch(r"d\w*", element.reason) else None
+
+
+def _end_recorded(text: str) -> JobEnd | None:
+    last = re.split(r"^=+$", text, flags=re.MULTILINE)[-1]
+    record = {key: value.strip() for key, value in re.findall(r"^(\w+)[ \t]+(.*)$", last, re.MULTILINE)}
+    failed = re.match(r"\d+", record.get("failed", ""))
+    if failed is None:
+        return None
+    code, status = int(failed[0]), record.get("exit_status", "")
+    state = f"failed {' '.join(record['failed'].split())}" if code else "finished"
+    reason = f"exit status {' '.join(status.split())}"
+    if (by := record.get("deleted_by", "NONE")) not in ("NONE", "undefined", ""):
+        return JobEnd(JobCancelledError, state, f"deleted by {by}")
+    if code == _ENFORCED:
+        return JobEnd(_limit_passed(record), state, record.get("category", ""))
+    # Neither the accounts nor the queue say who sent the signal; it is how `qdel` ends a job.
+    if code == _BY_SIGNAL and status.startswith("137"):
+        return JobEnd(JobCancelledError, state, reason)
+    return JobEnd(JobLostError, state, reason)
+
+
+def _limit_passed(record: Mapping[str, str]) -> Kind:
+    """The limit that the job passed: of time, unless it had not run for that long and has one of memory."""
+    asked = record.get("category", "")
+    wall = re.match(r"\d+", record.get("ru_wallclock", ""))
+    limit = re.search(r"\bh_rt=([\d:]+)", asked)
+    if limit and wall:
+        seconds = 0
+        for part in limit[1].split(":"):
+            seconds = 60 * seconds + int(part or 0)
+        if int(wall[0]) >= seconds:
+            return JobWalltimeError
+    if "h_vmem=" in asked:
+        return WorkerOutOfMemoryError
+    return JobLostError if "h_cpu=" in asked else JobWalltimeError
+
+
+def _limits() -> dict[str, str]:
+    settings = {row[0]: row[1] for row in columns(output("qconf", "-sconf", "global")) if len(row) == 2}
+    return {name: settings[name] for name in ("max_jobs", "max_u_jobs", "max_aj_tasks") if name in settings}
+
+
 def _quote(text: str) -> str:
     return text if re.fullmatch(r"[\w@%+=:,./~$-]+", text) else f'"{text}"'
 
@@ -116,5 +179,17 @@ GRID_ENGINE = System(
     inside="SGE_TASK_ID",
     inherited=("SGE_TASK_", "SGE_STDIN", "SGE_STDOUT", "SGE_STDERR", "SGE_O_", "SGE_JOB_", "JOB_ID"),
     logs=("out_{job}.{index}.log", "err_{job}.{index}.log"),
+    dask_class="SGECluster",
+    job_query=_query,
+    job_states=_job_states,
+    job_directives=("-V",),
+    end_listed=_end_listed,
+    end_query=lambda job: ["qacct", "-j", job],
+    end_recorded=_end_recorded,
+    not_recorded=re.compile("not found"),
+    needed=("qstat", "qconf"),
+    version=("qstat", "-help"),
+    queues=lambda: first_column("qconf", "-sql"),
+    limits=_limits,
 )
 """Grid Engine and its descendants."""

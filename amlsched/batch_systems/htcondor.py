@@ -11,7 +11,9 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from amlsched.batch_systems.system import ArrayJob, Element, Places, Stage, Syntax, System
+from amlsched.batch_systems.commands import columns, output
+from amlsched.batch_systems.system import ArrayJob, Element, JobEnd, JobStates, Kind, Places, Stage, Syntax, System
+from amlsched.errors import JobCancelledError, JobLostError, JobWalltimeError, WorkerOutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,16 +37,16 @@ def _directives(job: ArrayJob) -> Iterator[str]:
     yield "stream_error = True"
     yield "getenv = True"  # otherwise there is not even a PATH
     yield "should_transfer_files = NO"  # the folder for the results is shared
-    yield f"request_cpus = {job.tasks * job.cpus}"
+    yield f"request_cpus = {job.slots}"
     if job.memory_bytes is not None:
-        yield f"request_memory = {max(1, -(-job.memory_bytes * job.tasks * job.cpus // 2**20))}M"
+        yield f"request_memory = {job.mebibytes(job.slots)}M"
     if job.warn_s:
         yield f"job_max_vacate_time = {job.warn_s}"  # between SIGTERM and SIGKILL
     if job.account is not None:
         yield f"accounting_group = {_SYNTAX.value('account', job.account)}"
     if job.partition is not None:
         raise ValueError("HTCondor has no partitions: write directives: [requirements = …]")
-    if job.time_s is not None and not math.isinf(job.time_s):
+    if job.time_s is not None and job.clock:
         over = f"(JobStatus == 2) && (time() - EnteredCurrentStatus > {math.ceil(job.time_s)})"
         yield f"periodic_remove = {over}"
         yield 'periodic_remove_reason = "the time limit was reached"'
@@ -97,6 +99,57 @@ def _cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["condor_rm", *(f"{job}.{index}" for index in indices)]
 
 
+def _job_states(text: str) -> JobStates:
+    return {f"{job}.{index}": element for (job, index), element in _states(text).items()}
+
+
+_END_STATES = {3: "REMOVED", 4: "COMPLETED", 5: "HELD"}
+_END_KINDS: Sequence[tuple[str, Kind]] = (
+    (r"via condor_rm", JobCancelledError),
+    (r"memory", WorkerOutOfMemoryError),
+    (r"time limit|wall ?time|duration|run ?time", JobWalltimeError),
+)
+
+
+def _end_kind(words: str) -> Kind:
+    return next((kind for pattern, kind in _END_KINDS if re.search(pattern, words, re.IGNORECASE)), JobLostError)
+
+
+def _end_listed(element: Element) -> JobEnd | None:
+    return JobEnd(_end_kind(element.reason), "HELD", element.reason) if element.stage is Stage.STUCK else None
+
+
+def _end_recorded(text: str) -> JobEnd | None:
+    jobs: list[dict[str, Any]] = json.loads(text) if text.strip() else []
+    if not jobs or (state := _END_STATES.get(jobs[0].get("JobStatus", 0))) is None:
+        return None
+    job = jobs[0]
+    if state == "COMPLETED":
+        by_signal = job.get("ExitBySignal")
+        told = f"signal {job.get('ExitSignal')}" if by_signal else f"exit code {job.get('ExitCode', 0)}"
+        return JobEnd(JobLostError, state, told)
+    reason = str(job.get("RemoveReason" if state == "REMOVED" else "HoldReason", ""))
+    return JobEnd(_end_kind(reason), state, reason)
+
+
+def _end_query(job: str) -> Sequence[str]:
+    attributes = "JobStatus,RemoveReason,HoldReason,ExitCode,ExitBySignal,ExitSignal"
+    return ["condor_history", job, "-limit", "1", "-json", "-attributes", attributes]
+
+
+def _pool() -> dict[str, str]:
+    rows = columns(output("condor_status", "-af", "Machine", "Cpus", "Memory"))
+    machines = [(row[0], int(row[1])) for row in rows if len(row) == 3]
+    if not machines:
+        return {}
+    return {"the pool": f"{len(dict(machines))} hosts with {sum(cpus for _, cpus in machines)} free CPUs"}
+
+
+def _limits() -> dict[str, str]:
+    names = ("MAX_JOBS_PER_OWNER", "MAX_JOBS_PER_SUBMISSION", "MAX_JOBS_SUBMITTED")
+    return {name: value for name in names if (value := output("condor_config_val", name).strip())}
+
+
 def _without_macros(text: str) -> str:
     return text.replace("$(", "$(DOLLAR)(")
 
@@ -123,5 +176,17 @@ HTCONDOR = System(
     again_code=_AGAIN,
     inside="_CONDOR_JOB_AD",
     inherited=("_CONDOR_",),
+    dask_class="HTCondorCluster",
+    job_query=_query,
+    job_states=_job_states,
+    job_directives={"getenv": "True"},
+    end_listed=_end_listed,
+    end_query=_end_query,
+    end_recorded=_end_recorded,
+    needed=("condor_q", "condor_status"),
+    version=("condor_version",),
+    quiet=(),
+    queues=_pool,
+    limits=_limits,
 )
 """HTCondor."""

@@ -7,19 +7,38 @@ Sources:
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from amlsched.batch_systems.system import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
+from amlsched.batch_systems.commands import first_column
+from amlsched.batch_systems.system import (
+    ArrayJob,
+    Element,
+    JobEnd,
+    JobStates,
+    Kind,
+    Places,
+    Stage,
+    Syntax,
+    System,
+    ranges,
+)
+from amlsched.errors import (
+    JobCancelledError,
+    JobLostError,
+    JobWalltimeError,
+    NodeLostError,
+    PreemptedError,
+    WorkerOutOfMemoryError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["PBS", "TORQUE"]
+__all__ = ["MOAB", "PBS", "TORQUE"]
 
 _ID = re.compile(r"(\d+)\[(\d+)\]")
 
@@ -54,8 +73,8 @@ def _common(job: ArrayJob, syntax: Syntax) -> Iterator[str]:
         yield f"-q {syntax.value('partition', job.partition)}"
     if job.account is not None:
         yield f"-A {syntax.value('account', job.account)}"
-    if job.time_s is not None and not math.isinf(job.time_s):
-        yield f"-l walltime={clock(job.time_s)}"
+    if job.clock:
+        yield f"-l walltime={job.clock}"
 
 
 def _range(job: ArrayJob, least: int) -> str:
@@ -63,18 +82,11 @@ def _range(job: ArrayJob, least: int) -> str:
     return f"0-{max(job.count, least) - 1}" + (f"%{job.at_once}" if job.at_once else "")
 
 
-def _megabytes(job: ArrayJob) -> int | None:
-    """The total memory of an element."""
-    if job.memory_bytes is None:
-        return None
-    return max(1, -(-job.memory_bytes * job.tasks * job.cpus // 2**20))
-
-
 def _directives(job: ArrayJob) -> Iterator[str]:
     yield from _common(job, _SYNTAX)
     yield f"-J {_range(job, 2)}"
-    memory = _megabytes(job)
-    yield f"-l select=1:ncpus={job.tasks * job.cpus}" + (f":mem={memory}mb" if memory else "")
+    memory = job.mebibytes(job.slots)
+    yield f"-l select=1:ncpus={job.slots}" + (f":mem={memory}mb" if memory else "")
     if job.after:
         yield f"-W depend={':'.join(('afterany', *(f'{one}[]' for one in job.after)))}"
 
@@ -82,8 +94,8 @@ def _directives(job: ArrayJob) -> Iterator[str]:
 def _torque_directives(job: ArrayJob) -> Iterator[str]:
     yield from _common(job, _TORQUE_SYNTAX)
     yield f"-t {_range(job, 1)}"
-    memory = _megabytes(job)
-    yield f"-l nodes=1:ppn={job.tasks * job.cpus}"
+    memory = job.mebibytes(job.slots)
+    yield f"-l nodes=1:ppn={job.slots}"
     if memory:
         yield f"-l mem={memory}mb"
     if job.after:
@@ -138,6 +150,57 @@ def _torque_cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["qdel", "-t", ",".join(ranges(indices)), f"{job}[]"]
 
 
+_JOB_STAGES = {**dict.fromkeys("QWTM", Stage.PENDING), "H": Stage.STUCK, **dict.fromkeys("RESUB", Stage.RUNNING)}
+
+
+def _job_states(text: str) -> JobStates:
+    found: JobStates = {}
+    for part in re.split(r"^Job Id:", text, flags=re.MULTILINE)[1:]:
+        job = re.match(r"\s*(\d+)", part)
+        values = {key: value.strip() for key, value in re.findall(r"^\s+(\w+) = (.*)$", part, re.MULTILINE)}
+        if job:
+            state = values.get("job_state", "")
+            host = values.get("exec_host", "").partition("/")[0]
+            comment = values.get("comment", "")
+            told = f"{state} ({comment})" if comment else state
+            found[job[1]] = Element(_JOB_STAGES.get(state, Stage.ENDED), told, host)
+    return found
+
+
+_END_KINDS: Mapping[int, Kind] = {
+    -26: WorkerOutOfMemoryError,
+    -27: WorkerOutOfMemoryError,
+    -29: JobWalltimeError,
+    265: JobCancelledError,  # by SIGKILL
+    271: JobCancelledError,  # by SIGTERM: `qdel` sends both
+}
+_TORQUE_KINDS: Mapping[int, Kind] = {
+    -10: WorkerOutOfMemoryError,
+    -11: JobWalltimeError,
+    265: JobCancelledError,
+    271: JobCancelledError,
+}
+_END_COMMENTS: Sequence[tuple[str, Kind]] = (
+    (r"preempt", PreemptedError),
+    (r"walltime .*exceed", JobWalltimeError),
+    (r"\bmem(?:ory)?\b.*exceed", WorkerOutOfMemoryError),
+    (r"node (?:fail|down)", NodeLostError),
+)
+
+
+def _end_recorded(text: str) -> JobEnd | None:
+    """Of `qstat -x -f`: text in PBS Professional, XML in Torque, where the exit status has another name."""
+    found = re.search(r"\b([Ee])xit_status\s*(?:=\s*|>)(-?\d+)", text)
+    if found is None:
+        return None
+    comment = re.search(r"^\s*comment = (.*(?:\n\t.*)*)$", text, re.MULTILINE)
+    words = re.sub(r"\n\t", "", comment[1]) if comment else ""
+    code = int(found[2])
+    kind = next((kind for pattern, kind in _END_COMMENTS if re.search(pattern, words, re.IGNORECASE)), None)
+    kinds = _END_KINDS if found[1] == "E" else _TORQUE_KINDS
+    return JobEnd(kind or kinds.get(code, JobLostError), f"exit status {code}", words)
+
+
 PBS = System(
     name="pbs",
     title="PBS",
@@ -158,6 +221,16 @@ PBS = System(
     inherited=("PBS_", "NCPUS"),
     kept=("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT"),
     own_logs="${PBS_JOBID%%[*}",
+    dask_class="PBSCluster",
+    job_query=lambda jobs: ["qstat", "-f", *jobs],
+    job_states=_job_states,
+    job_directives=("-V",),
+    starts_at_home=True,
+    end_query=lambda job: ["qstat", "-x", "-f", job],
+    end_recorded=_end_recorded,
+    needed=("qstat",),
+    version=("qstat", "--version"),
+    queues=lambda: first_column("qstat", "-Q", header=1),
 )
 """PBS Professional and OpenPBS."""
 
@@ -173,3 +246,22 @@ TORQUE = replace(
     cancel=_torque_cancel,
 )
 """Torque."""
+
+
+def _cancel_by_moab(job: str) -> list[str]:
+    return ["canceljob", job]
+
+
+MOAB = replace(
+    PBS,
+    name="moab",
+    title="Moab",
+    syntax=replace(_TORQUE_SYNTAX, title="Moab"),
+    submit=("msub",),
+    cancel_all=_cancel_by_moab,
+    dask_class="MoabCluster",
+    needed=("checkjob",),
+    version=("msub", "--version"),
+    queues=None,
+)
+"""Moab, for workers in its jobs."""

@@ -7,11 +7,31 @@ Sources:
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING
 
-from amlsched.batch_systems.system import ArrayJob, Element, Places, Stage, Syntax, System, clock, ranges
+from amlsched._surroundings import user_name
+from amlsched.batch_systems.commands import columns, output
+from amlsched.batch_systems.system import (
+    ArrayJob,
+    Element,
+    JobEnd,
+    JobStates,
+    Kind,
+    Places,
+    Stage,
+    Syntax,
+    System,
+    ranges,
+)
+from amlsched.errors import (
+    JobCancelledError,
+    JobLostError,
+    JobWalltimeError,
+    NodeLostError,
+    PreemptedError,
+    WorkerOutOfMemoryError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +54,8 @@ def _directives(job: ArrayJob) -> Iterator[str]:
         "cpus-per-task": job.cpus,
         "partition": job.partition,
         "account": job.account,
-        "time": None if job.time_s is None else "UNLIMITED" if math.isinf(job.time_s) else clock(job.time_s),
-        "mem-per-cpu": None if job.memory_bytes is None else f"{max(1, -(-job.memory_bytes // 2**20))}M",
+        "time": None if job.time_s is None else job.clock or "UNLIMITED",
+        "mem-per-cpu": f"{job.mebibytes()}M" if job.memory_bytes is not None else None,
         "signal": f"B:USR1@{job.warn_s}" if _is_warned(job) else None,  # B: the shell, which is the element
         "dependency": ":".join(("afterany", *job.after)) if job.after else None,
     }
@@ -130,6 +150,98 @@ def _largest(text: str) -> int | None:
     return int(found[1]) if found else None  # the highest index is one less
 
 
+_JOB_PENDING = ("PENDING", "REQUEUED", "REQUEUE_FED", "CONFIGURING")
+_JOB_STUCK = ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+_JOB_RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+
+
+def _job_states(text: str) -> JobStates:
+    found: JobStates = {}
+    for line in text.splitlines():
+        job, state, host, reason = line.strip().split("|", 3)
+        told = "" if reason in ("None", "") else f" ({reason})"
+        if state in _JOB_RUNNING:
+            stage = Stage.RUNNING
+        elif state in _JOB_PENDING:
+            stage = Stage.PENDING
+        else:
+            stage = Stage.STUCK if state in _JOB_STUCK else Stage.ENDED
+        found[job] = Element(stage, f"{state}{told}", host)
+    return found
+
+
+_END_KINDS: Mapping[str, Kind] = {
+    "CANCELLED": JobCancelledError,
+    "TIMEOUT": JobWalltimeError,
+    "DEADLINE": JobWalltimeError,
+    "PREEMPTED": PreemptedError,
+    "NODE_FAIL": NodeLostError,
+    "BOOT_FAIL": NodeLostError,
+    "OUT_OF_MEMORY": WorkerOutOfMemoryError,
+    "FAILED": JobLostError,
+    "COMPLETED": JobLostError,
+    "REQUEUED": JobLostError,
+    "REVOKED": JobLostError,
+    "COMPLETING": JobLostError,
+}
+
+
+def _end_listed(element: Element) -> JobEnd | None:
+    found = re.fullmatch(r"(\w+)(?: \((.*)\))?", element.reason)
+    if not found or (kind := _END_KINDS.get(found[1])) is None:
+        return None
+    return JobEnd(kind, found[1], found[2] or "")
+
+
+def _end_recorded(text: str) -> JobEnd | None:
+    """Of the last time that it ran: a job that was put back into the queue has a line for each."""
+    found: JobEnd | None = None
+    for line in text.splitlines():
+        state, _, code = line.partition("|")
+        word, _, more = state.strip().partition(" ")  # CANCELLED by 1000
+        kind = _END_KINDS.get(word)
+        if kind is not None and word != "COMPLETING":
+            told = f"exit code {code}" if code not in ("", "0:0") else ""
+            found = JobEnd(kind, word, ", ".join(filter(None, (more, told))))
+    return found
+
+
+def _end_query(job: str) -> Sequence[str]:
+    options = ["--duplicates", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode"]
+    return ["sacct", *options, f"--jobs={job}"]
+
+
+def _queues() -> dict[str, str]:
+    rows = columns(output("sinfo", "--noheader", "--format=%R|%a|%D|%t|%l"), "|")
+    found: dict[str, list[str]] = {}
+    for name, available, nodes, state, limit in rows:
+        found.setdefault(name, []).append(f"{available}, {nodes} nodes {state}, time limit {limit}")
+    return {name: "; ".join(told) for name, told in found.items()}
+
+
+def _settings() -> dict[str, str]:
+    text = output("scontrol", "show", "config")
+    found: list[tuple[str, str]] = re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE)
+    return dict(found)
+
+
+def _accounts() -> list[str] | None:
+    if "slurmdbd" not in _settings().get("AccountingStorageType", ""):
+        return None
+    text = output("sacctmgr", "-nP", "show", "associations", f"user={user_name()}", "format=account")
+    return sorted(set(text.split()))
+
+
+def _limits() -> dict[str, str]:
+    settings = _settings()
+    found: dict[str, str] = {name: settings[name] for name in ("MaxArraySize", "MaxJobCount") if name in settings}
+    if "slurmdbd" in settings.get("AccountingStorageType", ""):
+        asked = ("-nP", "show", "associations", f"user={user_name()}", "format=account,maxjobs,maxsubmit")
+        for account, running, submitted in columns(output("sacctmgr", *asked), "|"):
+            found[f"jobs of yours in {account}"] = f"{running or 'any'} running, {submitted or 'any'} submitted"
+    return found
+
+
 def _directive(text: str) -> str:
     """`--comment="lr sweep"` of `--comment=lr sweep`, which has no other meaning; the rest as it is."""
     found = re.fullmatch(r"""(--[\w-]+=)([^\s"'\\#]+(?:\s+[^\s"'\\#-][^\s"'\\#]*)+)""", text.strip())
@@ -170,5 +282,18 @@ SLURM = System(
     inside="SLURM_JOB_ID",
     inherited=("SLURM_", "SBATCH_", "SLURMD_"),
     kept=("SLURM_CONF", "SLURM_CLUSTERS"),
+    dask_class="SLURMCluster",
+    job_query=lambda jobs: ["squeue", "--noheader", "--states=all", f"--jobs={','.join(jobs)}", "--format=%i|%T|%N|%r"],
+    job_states=_job_states,
+    job_directives=("--no-requeue",),
+    end_listed=_end_listed,
+    end_query=_end_query,
+    end_recorded=_end_recorded,
+    needed=("squeue", "sinfo", "scontrol"),
+    version=("sbatch", "--version"),
+    quiet=("--output=/dev/null", "--error=/dev/null"),
+    queues=_queues,
+    accounts=_accounts,
+    limits=_limits,
 )
 """Slurm, 20.11 and later."""

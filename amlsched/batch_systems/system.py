@@ -1,6 +1,4 @@
-"""Scripts from a user's own template, with the placeholders of cw2's templates.
-
-An array of jobs, and the description of a batch system that submits, queries and cancels it.
+"""The description of a batch system, of an array of jobs, and scripts from a user's template.
 
 An array is many jobs under one id: its elements, each with an index. Everything that differs between batch systems is
 in a `System`; there is one for each.
@@ -17,10 +15,27 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched.errors import JobLostError, WorkerOutOfMemoryError
+from amlsched.units import clock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["ArrayJob", "Element", "Places", "Stage", "Syntax", "System", "clock", "filled", "ranges"]
+    from amlsched.errors import WorkerLostError
+
+__all__ = [
+    "ArrayJob",
+    "Element",
+    "JobEnd",
+    "JobStates",
+    "Kind",
+    "Places",
+    "Stage",
+    "Syntax",
+    "System",
+    "filled",
+    "ranges",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,20 @@ class ArrayJob:
     lines: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
+    @property
+    def clock(self) -> str:
+        """The time limit in hours, minutes and seconds; empty for none or the system's default."""
+        return "" if self.time_s is None or math.isinf(self.time_s) else clock(self.time_s)
+
+    @property
+    def slots(self) -> int:
+        """All CPUs of an element."""
+        return self.tasks * self.cpus
+
+    def mebibytes(self, cpus: int = 1) -> int:
+        """The memory of so many CPUs, rounded up to a MiB; 0 for the system's default."""
+        return 0 if self.memory_bytes is None else max(1, -(-self.memory_bytes * cpus // 2**20))
+
 
 class Stage(StrEnum):
     """The state of an element."""
@@ -95,6 +124,8 @@ class Element:
 
 Places = dict[tuple[str, int], Element]
 """Elements, by the id of their array and their index."""
+JobStates = dict[str, Element]
+"""Jobs, by their ids, without those that the batch system has forgotten."""
 
 
 def _in_double_quotes(text: str) -> str:
@@ -197,58 +228,121 @@ class Syntax:
 _LINES = re.compile(r"[\n\r\0]")
 
 
+Kind = type[JobLostError] | type[WorkerOutOfMemoryError]
+
+
 @dataclass(frozen=True, slots=True)
-class System:
-    """All that is to be known of a batch system.
+class JobEnd:
+    """How a job ended.
 
     Attributes:
-        name: What a config calls it.
-        title: What people call it.
-        index: The index of an element, in its shell.
-        first: The index of the first element.
-        directives: The lines that say what is asked for.
-        marker: What a directive begins with in a script; empty if they stand in a file of their own.
+        kind: The type of error of a call that was lost with it.
+        state: How the batch system calls it, such as `NODE_FAIL`.
+        reason: What else it says; empty for nothing.
+    """
+
+    kind: Kind
+    state: str
+    reason: str = ""
+
+    def error(self, call: str, system: str, job: str, host: str | None = None) -> WorkerLostError:
+        """What a call ends with that was lost with the job.
+
+        Args:
+            call: Name of the call.
+            system: What people call the batch system.
+            job: Id of the job.
+            host: Host of the worker, if known.
+        """
+        if issubclass(self.kind, WorkerOutOfMemoryError):
+            words = f"{self.state}: {self.reason}" if self.reason else self.state
+            return WorkerOutOfMemoryError(call, f"{system} job {job}: {words}", host=host)
+        return self.kind(call, job, self.state, self.reason, host)
+
+
+def _unlisted(element: Element) -> JobEnd | None:
+    return None
+
+
+def _unrecorded(text: str) -> JobEnd | None:
+    return None
+
+
+_NEVER = re.compile(r"(?!)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A batch system: its commands, how it reads directives, and what its output means.
+
+    Attributes:
+        name: Its name in a config, and of the executor whose workers run in its jobs.
+        title: Its name in messages.
         syntax: How it reads the values of directives.
-        submit: The command that takes the script, or that file.
-        submitted: Finds the id of the array, as group 1, in what that says.
-        query: The command that shows all elements of these arrays.
-        states: Reads what that says.
-        cancel: The command that cancels these elements of an array.
-        cancel_all: The command that cancels a whole array.
-        too_many: Finds in a refusal that an array had too many elements, or the user has too many jobs.
-        forgotten: Finds in a refusal that there is no such job any more.
-        inside: The variable that says that this process is itself part of a job.
-        inherited: Variables of a job begin so; they would change the jobs that it submits.
-        kept: Those of them that are settings of the site.
+        submit: The command that submits a script, or a submit description.
+        cancel_all: The command that cancels a job or a whole array.
+        forgotten: Matches an error message: there is no such job any more.
+        inside: The variable with the id of the job that a process is part of.
+        inherited: Prefixes of variables that a job sets; they would change the jobs that it submits.
+        kept: Variables with these prefixes that are settings of the site.
+
+        index: Arrays: the index of an element, in its shell.
+        first: The index of the first element.
+        directives: The directives of an array.
+        marker: The prefix of a directive in a script; empty if directives stand in a submit description.
+        submitted: Matches the output of `submit`; group 1 is the id of the array.
+        query: The command that lists all elements of arrays.
+        states: Parses its output.
+        cancel: The command that cancels elements of an array.
+        too_many: Matches an error message: an array has too many elements, or the user too many jobs.
         past: The command that shows how elements ended that the queue has forgotten; `None` if there is none.
-        past_states: Reads what that says.
+        past_states: Parses its output.
         largest: The command that shows how many elements an array may have; `None` if there is none.
-        largest_of: Reads what that says.
-        logs: Names of the files with what an element prints and complains about.
-        own_logs: The id of the array in an element's shell, for a script that opens these files by itself; empty
-            where the batch system can name them.
-        again: The command by which an element has itself started again; empty if there is none.
-        again_code: The exit code by which it does; 0 if there is none.
+        largest_of: Parses its output.
+        logs: Names of the files with standard output and standard error of an element.
+        own_logs: The id of the array in an element's shell, if the script has to open these files itself; else empty.
+        again: The command with which an element requeues itself; empty if there is none.
+        again_code: The exit code with which it does; 0 if there is none.
+
+        dask_class: Workers: dask-jobqueue's class of a cluster; empty if it has none.
+        job_query: The command that lists these jobs.
+        job_states: Parses its output.
+        job_directives: The directives that pass the environment on, if the system does not do that by default; and
+            that keep a job from being requeued, as it is replaced, and how it ended would be lost.
+        starts_at_home: Whether a job starts in the user's home instead of the folder in which it was submitted.
+        end_listed: How a job ended, by the queue; `None` if the queue does not say. Of a running job: how it is being
+            stopped.
+        end_query: The command that shows the accounting records of a job; `None` if there is none.
+        end_recorded: Parses its output; `None` if the end is not recorded yet.
+        not_recorded: Matches an error message of that command: the job is not recorded yet.
+
+        needed: Doctor: the commands that have to exist, besides those that submit and cancel.
+        version: The command that prints the version.
+        quiet: Options of `submit` with which a job writes no log files.
+        queues: The queues, each with a description; `None` if there are none.
+        accounts: The accounts that this user may charge; `None` if there is no list.
+        limits: Limits on jobs, by their names.
     """
 
     name: str
     title: str
-    index: str
-    directives: Callable[[ArrayJob], Iterable[str]]
-    marker: str
-    submit: tuple[str, ...]
-    submitted: re.Pattern[str]
-    query: Callable[[Sequence[str]], Sequence[str]]
-    states: Callable[[str], Places]
-    cancel: Callable[[str, Sequence[int]], Sequence[str]]
-    cancel_all: Callable[[str], Sequence[str]]
-    too_many: re.Pattern[str]
-    forgotten: re.Pattern[str]
-    inside: str
-    inherited: tuple[str, ...]
-    kept: tuple[str, ...] = ()
     syntax: Syntax = Syntax()
+    submit: tuple[str, ...]
+    cancel_all: Callable[[str], Sequence[str]]
+    forgotten: re.Pattern[str] = _NEVER
+    inside: str = ""
+    inherited: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    index: str = ""
     first: int = 0
+    directives: Callable[[ArrayJob], Iterable[str]] = lambda job: ()
+    marker: str = ""
+    submitted: re.Pattern[str] = _NEVER
+    query: Callable[[Sequence[str]], Sequence[str]] = tuple
+    states: Callable[[str], Places] = lambda text: {}
+    cancel: Callable[[str, Sequence[int]], Sequence[str]] = lambda job, indices: ()
+    too_many: re.Pattern[str] = _NEVER
     past: Callable[[Sequence[str]], Sequence[str]] | None = None
     past_states: Callable[[str], Places] = lambda text: {}
     largest: tuple[str, ...] | None = None
@@ -257,6 +351,23 @@ class System:
     own_logs: str = ""
     again: tuple[str, ...] = ()
     again_code: int = 0
+
+    dask_class: str = ""
+    job_query: Callable[[Sequence[str]], Sequence[str]] = tuple
+    job_states: Callable[[str], JobStates] = lambda text: {}
+    job_directives: Sequence[str] | Mapping[str, str] = ()
+    starts_at_home: bool = False
+    end_listed: Callable[[Element], JobEnd | None] = _unlisted
+    end_query: Callable[[str], Sequence[str]] | None = None
+    end_recorded: Callable[[str], JobEnd | None] = _unrecorded
+    not_recorded: re.Pattern[str] = _NEVER
+
+    needed: tuple[str, ...] = ()
+    version: tuple[str, ...] = ()
+    quiet: tuple[str, ...] = ("-o /dev/null", "-e /dev/null")
+    queues: Callable[[], dict[str, str]] | None = None
+    accounts: Callable[[], list[str] | None] = lambda: None
+    limits: Callable[[], dict[str, str]] = dict
 
     def __str__(self) -> str:
         return self.title
@@ -279,7 +390,7 @@ class System:
         """The lines of a script: the directives, and the body, with the element's command last."""
         directives = [f"{self.marker} {line}" for line in job_lines(self, job)] if self.marker else []
         body = [f"cd {shlex.quote(str(job.folder))} || exit", *job.lines]
-        if job.time_s is not None and not math.isinf(job.time_s):
+        if job.time_s and job.clock:
             body.insert(0, f"export AMLSCHED_END_TIME=$(($(date +%s) + {int(job.time_s)}))")
         if self.own_logs:
             out, err = (shlex.quote(str(job.logs)) + f'/"{name}"' for name in self.logs)
@@ -289,26 +400,22 @@ class System:
 
     def description(self, job: ArrayJob, script: Path) -> str:
         """The submit description of an array; empty if its directives are in the script."""
-        return (
-            ""
-            if self.marker
-            else "\n".join(
-                [
-                    f"executable = {self.syntax.value('the script', script)}",
-                    *job_lines(self, job),
-                    f"queue {job.count}",
-                    "",
-                ]
-            )
-        )
+        if self.marker:
+            return ""
+        executable = f"executable = {self.syntax.value('the script', script)}"
+        return "\n".join([executable, *job_lines(self, job), f"queue {job.count}", ""])
 
     def environment(self) -> dict[str, str]:
         """The environment variables of this process that a submitted job may inherit."""
-        if self.inside not in os.environ:
+        if self.own_job is None:
             return dict(os.environ)
-        return {
-            key: value for key, value in os.environ.items() if key in self.kept or not key.startswith(self.inherited)
-        }
+        dropped = (*self.inherited, "PMI_", "PMIX_", "PMI2_")
+        return {key: value for key, value in os.environ.items() if key in self.kept or not key.startswith(dropped)}
+
+    @property
+    def own_job(self) -> str | None:
+        """The id of the job of this system that this process is part of; `None` outside of a job."""
+        return os.environ.get(self.inside) if self.inside else None
 
 
 def job_lines(system: System, job: ArrayJob) -> list[str]:
@@ -318,12 +425,6 @@ def job_lines(system: System, job: ArrayJob) -> list[str]:
         ValueError: The batch system cannot hold what one of them would say.
     """
     return [*system.directives(job), *system.syntax.lines("directives", job.directives)]
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, rounded up to a second."""
-    minutes, rest = divmod(int(-(-seconds // 1)), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def ranges(indices: Iterable[int]) -> list[str]:
@@ -368,7 +469,7 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
         "slurm_log": job.logs,
         "ntasks": job.tasks,
         "cpus-per-task": job.cpus,
-        "time": clock(job.time_s) if job.time_s and not math.isinf(job.time_s) else "UNLIMITED",
+        "time": job.clock or "UNLIMITED",
         "sbatch_args": "\n".join(line for line in directives if _option(line) in {*job.options, "mem-per-cpu"}),
         "venv": "",  # its activation is in `sh_lines`
         "pythonpath": "",

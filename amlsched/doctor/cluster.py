@@ -1,11 +1,6 @@
-"""Examines a batch system, from its commands to a call on a worker; each check needs those before it.
+"""Checks of a batch system, from its commands to a call on a worker; each check needs those before it.
 
-What to ask each batch system about itself and about one job, and how to read what it says.
-
-Sources:
-    The manuals of Slurm 22.05, Grid Engine 8.1, Torque 6, HTCondor 23, LSF 10, Moab 9 and OAR 2.5.
-
-A job that the doctor submits: with the header of a worker's job, and the probe in the worker's place.
+One of them submits a probe job: it has the directives of a worker's job, and runs the probe instead of the worker.
 """
 
 from __future__ import annotations
@@ -18,166 +13,31 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched._surroundings import user_name
-from amlsched.batch_systems import Stage
-from amlsched.batch_systems.queues import QUEUES
+from amlsched.batch_systems import WORKER_SYSTEMS, Stage
+from amlsched.batch_systems.commands import completed, run
 from amlsched.doctor import probe
 from amlsched.doctor.examination import Finding, Line, Verdict, addresses, first_call
 from amlsched.doctor.host import compare
 from amlsched.errors import BatchSystemError
-from amlsched.executors._jobqueue.dask_classes import call, job_class
+from amlsched.executors._jobqueue.dask_classes import job_class
 from amlsched.executors._jobqueue.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from amlsched.batch_systems.queues import Queue
+    from amlsched.batch_systems import System
     from amlsched.doctor.examination import Line
 
 
-__all__ = ["ClusterExamination", "SITES", "Site", "Trial", "said"]
+__all__ = ["ClusterExamination", "Trial"]
 
-_ANSWER_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """How to ask a batch system.
-
-    Attributes:
-        commands: What has to be there besides the commands that submit and cancel.
-        version: The command that tells the version.
-        quiet: Options of the submit command that keep a job from writing files of output.
-        queues: The queues and what there is to say of each; `None` if it has none.
-        accounts: The accounts that this user may name; `None` where it keeps no list.
-        limits: Limits on jobs, by their names.
-    """
-
-    commands: tuple[str, ...]
-    version: tuple[str, ...]
-    quiet: tuple[str, ...]
-    queues: Callable[[], dict[str, str]] | None = None
-    accounts: Callable[[], list[str] | None] = lambda: None
-    limits: Callable[[], dict[str, str]] = dict
-
-
-def said(*words: str, complaints: bool = False) -> str:
-    """What a command says; empty where it cannot be asked, does not answer in time, or fails.
-
-    Args:
-        words: The command.
-        complaints: What it says counts even if it fails, and so does its standard error.
-    """
-    if shutil.which(words[0]) is None:
-        return ""
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ANSWER_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    if complaints:
-        return done.stdout + done.stderr
-    return "" if done.returncode else done.stdout
-
-
-def _columns(text: str, separator: str | None = None) -> list[list[str]]:
-    return [row for line in text.splitlines() if (row := [part.strip() for part in line.split(separator)])]
-
-
-# ------------------------------------------------------------------------------------------------------------ Slurm
-def _slurm_queues() -> dict[str, str]:
-    rows = _columns(said("sinfo", "--noheader", "--format=%R|%a|%D|%t|%l"), "|")
-    found: dict[str, list[str]] = {}
-    for name, available, nodes, state, limit in rows:
-        found.setdefault(name, []).append(f"{available}, {nodes} nodes {state}, time limit {limit}")
-    return {name: "; ".join(told) for name, told in found.items()}
-
-
-def _slurm_settings() -> dict[str, str]:
-    text = said("scontrol", "show", "config")
-    found: list[tuple[str, str]] = re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE)
-    return dict(found)
-
-
-def _slurm_accounts() -> list[str] | None:
-    if "slurmdbd" not in _slurm_settings().get("AccountingStorageType", ""):
-        return None
-    text = said("sacctmgr", "-nP", "show", "associations", f"user={user_name()}", "format=account")
-    return sorted(set(text.split()))
-
-
-def _slurm_limits() -> dict[str, str]:
-    settings = _slurm_settings()
-    found: dict[str, str] = {name: settings[name] for name in ("MaxArraySize", "MaxJobCount") if name in settings}
-    if "slurmdbd" in settings.get("AccountingStorageType", ""):
-        asked = ("-nP", "show", "associations", f"user={user_name()}", "format=account,maxjobs,maxsubmit")
-        for account, running, submitted in _columns(said("sacctmgr", *asked), "|"):
-            found[f"jobs of yours in {account}"] = f"{running or 'any'} running, {submitted or 'any'} submitted"
-    return found
-
-
-# ------------------------------------------------------------------------------------------------ others' questions
-def _sge_limits() -> dict[str, str]:
-    settings = {row[0]: row[1] for row in _columns(said("qconf", "-sconf", "global")) if len(row) == 2}
-    return {name: settings[name] for name in ("max_jobs", "max_u_jobs", "max_aj_tasks") if name in settings}
-
-
-def _condor_pool() -> dict[str, str]:
-    rows = _columns(said("condor_status", "-af", "Machine", "Cpus", "Memory"))
-    machines = [(row[0], int(row[1])) for row in rows if len(row) == 3]
-    if not machines:
-        return {}
-    return {"the pool": f"{len(dict(machines))} hosts with {sum(cpus for _, cpus in machines)} free CPUs"}
-
-
-def _condor_limits() -> dict[str, str]:
-    names = ("MAX_JOBS_PER_OWNER", "MAX_JOBS_PER_SUBMISSION", "MAX_JOBS_SUBMITTED")
-    return {name: value for name in names if (value := said("condor_config_val", name).strip())}
-
-
-def _first_column(*words: str, header: int) -> Callable[[], dict[str, str]]:
-    def queues() -> dict[str, str]:
-        rows = _columns(said(*words))[header:]
-        return {row[0]: "" for row in rows if not row[0].startswith("-")}
-
-    return queues
-
-
-_NO_OUTPUT = ("-o /dev/null", "-e /dev/null")
-SITES: dict[str, Site] = {
-    "slurm": Site(
-        ("squeue", "sinfo", "scontrol"),
-        ("sbatch", "--version"),
-        ("--output=/dev/null", "--error=/dev/null"),
-        _slurm_queues,
-        _slurm_accounts,
-        _slurm_limits,
-    ),
-    "sge": Site(
-        ("qstat", "qconf"),
-        ("qstat", "-help"),
-        _NO_OUTPUT,
-        _first_column("qconf", "-sql", header=0),
-        limits=_sge_limits,
-    ),
-    "pbs": Site(("qstat",), ("qstat", "--version"), _NO_OUTPUT, _first_column("qstat", "-Q", header=1)),
-    "htcondor": Site(("condor_q", "condor_status"), ("condor_version",), (), _condor_pool, limits=_condor_limits),
-    "lsf": Site(("bjobs", "bqueues"), ("bsub", "-V"), _NO_OUTPUT, _first_column("bqueues", "-w", header=1)),
-    "moab": Site(("checkjob",), ("msub", "--version"), _NO_OUTPUT),
-    "oar": Site(("oarstat",), ("oarstat", "--version"), ()),
-}
-"""The batch systems, by the names of their executors."""
 _OURS = ("n_workers", "adaptive", "start_timeout", "security", "native_threads", "submit_command", "cancel_command")
 _OF_CLUSTERS = ("asynchronous", "loop", "name", "scheduler_cls", "scheduler_options", "shared_temp_directory")
 _NOT_OF_JOBS = frozenset((*_OURS, *_OF_CLUSTERS, "silence_logs"))
@@ -187,11 +47,10 @@ _LOG_END = 1500
 
 
 class Trial:
-    """One probe job.
+    """The probe job.
 
     Args:
-        queue: The batch system.
-        quiet: Options of its submit command that keep a job from writing files of output.
+        system: The batch system.
         options: What `with_slurm` or its sister would be given.
         line: Where the probe reports to.
 
@@ -206,28 +65,28 @@ class Trial:
         OSError: There can be no such folder.
     """
 
-    def __init__(self, queue: Queue, quiet: Sequence[str], options: Mapping[str, Any], line: Line) -> None:
-        self._queue = queue
+    def __init__(self, system: System, options: Mapping[str, Any], line: Line) -> None:
+        self._system = system
         self._line = line
         self.id: str | None = None
         self.submitted = 0.0
         of_jobs = {key: value for key, value in options.items() if key not in _NOT_OF_JOBS}
-        given = settings(queue, of_jobs, options.get("native_threads", "auto"))
+        given = settings(system, of_jobs, options.get("native_threads", "auto"))
         self.shared = Path(given["log_directory"])
         self._made_shared = not self.shared.exists()
         self.shared.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=".amlsched-doctor-", dir=self.shared))
         try:
             (self.folder / "token").write_text(line.token)
-            commands = options.get("submit_command") or queue.submit, options.get("cancel_command") or queue.cancel
+            commands = _own_commands(system, options)
             kept = {key: value for key, value in given.items() if key not in _NOT_OF_JOBS and value is not None}
-            self._job: Any = job_class(queue, *commands)("tcp://127.0.0.1:0", "doctor", **kept)
+            self._job: Any = job_class(system, *commands)("tcp://127.0.0.1:0", "doctor", **kept)
         except BaseException:
             self.close()
             raise
         self._job.set_command(self._command(given["python"]))
         # What it prints is kept by the probe; the folder for logs may be the very thing that is wrong.
-        self._job.submit_command = " ".join([self._job.submit_command, *quiet])
+        self._job.submit_command = " ".join([self._job.submit_command, *system.quiet])
 
     def _command(self, python: str) -> str:
         asked = {
@@ -266,18 +125,18 @@ class Trial:
         try:
             self.id = str(self._job._job_id_from_submit_output(said))
         except ValueError as error:
-            raise BatchSystemError(self._queue.title, str(self._job.submit_command), str(error)) from error
+            raise BatchSystemError(self._system.title, str(self._job.submit_command), str(error)) from error
         self.submitted = time.time()
         return self.id
 
     def state(self) -> tuple[bool, str]:
-        """Whether it has ended, and its state and the reason for that in the batch system's words."""
+        """Whether it has ended, and its state and reason in the batch system's words."""
         assert self.id is not None
-        words = self._queue.query([self.id])
+        words = self._system.job_query([self.id])
         try:
-            said = asyncio.run(call(self._queue.title, words, self._queue.environment()))
-            found = self._queue.read(said).get(self.id)
-        except (BatchSystemError, ValueError, SyntaxError):  # as some say of a job that they have forgotten
+            text = run(self._system, words)
+            found = self._system.job_states(text).get(self.id)
+        except (BatchSystemError, ValueError, SyntaxError):  # some fail for a job that they have forgotten
             found = None
         return (
             (True, "no longer in the queue")
@@ -314,7 +173,7 @@ class Trial:
                 asyncio.run(self._job._close_job(self.id, self._job.cancel_command))
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._made_shared:
-            with contextlib.suppress(OSError):  # somebody else uses it by now
+            with contextlib.suppress(OSError):  # it is in use by now
                 self.shared.rmdir()
 
 
@@ -343,8 +202,7 @@ class ClusterExamination:
 
     def __init__(self, name: str, options: Mapping[str, Any], timeout_s: float) -> None:
         self._name = name
-        self._queue = QUEUES[name]
-        self._site = SITES[name]
+        self._system = WORKER_SYSTEMS[name]
         self._timeout_s = timeout_s
         self._options: dict[str, Any] = _DEFAULTS | ({"disk": "100 MB"} if name == "htcondor" else {}) | dict(options)
         self._faults: list[str] = []
@@ -352,13 +210,13 @@ class ClusterExamination:
 
     def __iter__(self) -> Iterator[Finding]:
         for check in (_commands, _queue, _account):
-            yield self._noted(check(self._queue, self._site, self._options))
+            yield self._noted(check(self._system, self._options))
         if self._faults:
             yield self._left_out("job")
             return
         for found in self._try_a_job():
             yield self._noted(found)
-        yield _limits(self._queue, self._site)
+        yield _limits(self._system)
         if self._faults:
             yield self._left_out("worker")
             return
@@ -383,7 +241,7 @@ class ClusterExamination:
         scheduler: dict[str, Any] = options.get("scheduler_options") or {}
         with Line(wanted, int(scheduler.get("port") or 0)) as line:
             try:
-                trial = Trial(self._queue, self._site.quiet, options, line)
+                trial = Trial(self._system, options, line)
             except (TypeError, ValueError, OSError) as error:
                 yield Finding("options", FAULT, str(error))
                 return
@@ -411,28 +269,45 @@ class ClusterExamination:
 
 
 # -------------------------------------------------------------------------------------------- without any job so far
-def _commands(queue: Queue, site: Site, options: Mapping[str, Any]) -> Finding:
-    own = options.get("submit_command") or queue.submit, options.get("cancel_command") or queue.cancel
-    wanted = [*(shlex.split(command)[0] for command in own), *site.commands]
+def _commands(system: System, options: Mapping[str, Any]) -> Finding:
+    own = _own_commands(system, options)
+    wanted = [*(shlex.split(command)[0] for command in own), *system.needed]
     missing = [name for name in wanted if shutil.which(name) is None]
     if missing:
         remedy = (
-            f"run this where jobs are submitted, such as on a login node; is {queue.title} the batch system there?\n"
+            f"run this where jobs are submitted, such as on a login node; is {system.title} the batch system there?\n"
             "a site may want a module to be loaded first: module avail"
         )
         return Finding("commands", FAULT, f"not found: {', '.join(missing)}", remedy)
-    lines = [line.strip() for line in said(*site.version, complaints=True).splitlines() if re.search(r"\d\.\d", line)]
+    lines = [line.strip() for line in _version(system).splitlines() if re.search(r"\d\.\d", line)]
     version = lines[0] if lines and len(lines[0]) < 100 else "version unknown"
     return Finding("commands", OK, f"{version}: {', '.join(wanted)}")
 
 
-def _queue(queue: Queue, site: Site, options: Mapping[str, Any]) -> Finding:
+def _own_commands(system: System, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The commands that submit and cancel."""
+    return (
+        options.get("submit_command") or system.submit[0],
+        options.get("cancel_command") or system.cancel_all("")[0],
+    )
+
+
+def _version(system: System) -> str:
+    """What the command for the version prints: some print it to standard error, some fail."""
+    try:
+        done = completed(system.title, system.version)
+    except BatchSystemError:
+        return ""
+    return done.stdout + done.stderr
+
+
+def _queue(system: System, options: Mapping[str, Any]) -> Finding:
     wanted = options.get("queue")
-    if site.queues is None:
-        return Finding("queue", SKIPPED, f"{queue.title} is not asked for its queues")
-    if not shutil.which(site.commands[0]):
+    if system.queues is None:
+        return Finding("queue", SKIPPED, f"{system.title} is not asked for its queues")
+    if not shutil.which(system.needed[0]):
         return Finding("queue", SKIPPED, "no commands to ask with")
-    queues = site.queues()
+    queues = system.queues()
     if not queues:
         return Finding("queue", WARNING, "the list of queues could not be had")
     names = ", ".join(queues)
@@ -445,11 +320,11 @@ def _queue(queue: Queue, site: Site, options: Mapping[str, Any]) -> Finding:
     return Finding("queue", OK, f"{wanted}: {queues.get(str(wanted)) or 'is there'}")
 
 
-def _account(queue: Queue, site: Site, options: Mapping[str, Any]) -> Finding:
+def _account(system: System, options: Mapping[str, Any]) -> Finding:
     wanted = options.get("account")
-    accounts = site.accounts()
+    accounts = system.accounts()
     if accounts is None:
-        told = f"{queue.title} keeps no list of accounts here"
+        told = f"{system.title} keeps no list of accounts here"
         return Finding("account", OK, told if wanted is None else f"{told}: {wanted} is not checked")
     if wanted is None:
         return Finding("account", OK, f"the default one; yours are {', '.join(accounts) or 'none'}")
@@ -459,10 +334,10 @@ def _account(queue: Queue, site: Site, options: Mapping[str, Any]) -> Finding:
     return Finding("account", OK, str(wanted))
 
 
-def _limits(queue: Queue, site: Site) -> Finding:
-    limits = site.limits()
+def _limits(system: System) -> Finding:
+    limits = system.limits()
     if not limits:
-        return Finding("limits", SKIPPED, f"{queue.title} tells of none")
+        return Finding("limits", SKIPPED, f"{system.title} tells of none")
     return Finding("limits", OK, ", ".join(f"{name} {value}" for name, value in limits.items()))
 
 
@@ -498,6 +373,3 @@ def _usable(report: Mapping[str, Any], line: Line) -> str | None:
     """The interface to name: one that the job reached, and that it has as well, since dask looks there for it."""
     reached = [name for name, *_ in line.offered if "error" not in report["reached"].get(name, {"error": ""})]
     return next((name for name in reached if name in report["interfaces"]), None)
-
-
-# --------------------------------------------------------------------------------------------- the thing as a whole

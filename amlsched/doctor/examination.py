@@ -188,9 +188,9 @@ class Examination:
         self.healthy = True
 
     def __iter__(self) -> Iterator[Finding]:
-        from amlsched.doctor.cluster import SITES
+        from amlsched.batch_systems import WORKER_SYSTEMS
 
-        if self._executor in SITES:
+        if self._executor in WORKER_SYSTEMS:
             from amlsched.doctor.cluster import ClusterExamination
 
             cluster = ClusterExamination(self._executor, self._options, self._timeout_s)

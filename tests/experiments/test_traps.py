@@ -20,10 +20,11 @@ from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ConfigError
 from amlsched.experiments import Plan
 from amlsched.experiments._code.copy import CopyPlan, check_runs_from, copy_code
-from amlsched.experiments._config.cluster_section import sections_for, slurm_seconds
+from amlsched.experiments._config.cluster_section import sections_for
 from amlsched.experiments._config.document import parse
 from amlsched.experiments.loggers.csv import CsvLogger
 from amlsched.resources import Request, devices, slots
+from amlsched.units import slurm_seconds
 from tests.experiments.conftest import Project, wait_until
 from tests.experiments.test_arrays import Slurm
 

@@ -1,7 +1,4 @@
-"""Calls on workers in the jobs of a batch system.
-
-Where the jobs of one executor are made, and ended.
-"""
+"""The executor whose workers run in jobs of a batch system, and these jobs."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_seconds, check_text, whole_number
 from amlsched._surroundings import import_extra
+from amlsched.batch_systems.commands import call, check_command
 from amlsched.errors import BatchSystemError, MissingExtraError
 from amlsched.executors._dask.clusters import SETTINGS, Site
 from amlsched.executors._dask.executor import DaskExecutor
@@ -25,16 +23,16 @@ from amlsched.executors._dask.executor import DaskExecutor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from amlsched.batch_systems.queues import Queue
+    from amlsched.batch_systems import System
     from amlsched.errors import WorkerLostError
-    from amlsched.executors._jobqueue.job_monitor import Watch
+    from amlsched.executors._jobqueue.job_monitor import JobMonitor
     from amlsched.executors.capabilities import WorkersNow
     from amlsched.resources.binding import WorkerThreads
 
 __all__ = ["JobQueueExecutor", "Jobs"]
 
 MOST_STARTS = 10
-"""A call that was begun on this many workers, all of which ended or reached their lifetime, is not tried again."""
+"""A call is not retried that was started on this many workers which all ended or reached their lifetime."""
 _OF_CLUSTER = ("asynchronous", "loop", "name", "scheduler_cls", "shared_temp_directory", "silence_logs")
 _END_S = 10.0
 
@@ -63,12 +61,12 @@ class Jobs(Site):
             if error.name != "dask_jobqueue":
                 raise
             raise MissingExtraError(f"with_{name}", "dask-jobqueue", "jobqueue") from error
-        from amlsched.batch_systems.queues import QUEUES
+        from amlsched.batch_systems import WORKER_SYSTEMS
         from amlsched.executors._jobqueue.settings import settings
         from amlsched.resources.binding import worker_threads
 
-        if name not in QUEUES:
-            raise ValueError(f"batch system {name!r}: must be one of {', '.join(sorted(QUEUES))}")
+        if name not in WORKER_SYSTEMS:
+            raise ValueError(f"batch system {name!r}: must be one of {', '.join(sorted(WORKER_SYSTEMS))}")
         super().__init__()
         n_workers = whole_number("n_workers", n_workers, also="")
         if not isinstance(adaptive, bool | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -77,38 +75,38 @@ class Jobs(Site):
             check_text(key, command, "command --option")
         if start_timeout is not None:
             check_seconds("start_timeout", start_timeout, ", or None")
-        self.queue: Queue = QUEUES[name]
+        self.system: System = WORKER_SYSTEMS[name]
         self.max_workers = n_workers
         self.scales = adaptive is not False
         self.starts = MOST_STARTS
         self.cluster: Any = None
         self._adaptive = adaptive
-        self._submit = submit_command or self.queue.submit
-        self._cancel = cancel_command or self.queue.cancel
+        self._submit = submit_command or self.system.submit[0]
+        self._cancel = cancel_command or self.system.cancel_all("")[0]
         self._start_timeout = start_timeout
         self._security = security
-        self._settings = settings(self.queue, options, worker_threads(native_threads, "native_threads"))
+        self._settings = settings(self.system, options, worker_threads(native_threads, "native_threads"))
         self._logs = Path(self._settings["log_directory"])
-        self._job = job_class(self.queue, self._submit, self._cancel)
-        self._watch: Watch | None = None
+        self._job = job_class(self.system, self._submit, self._cancel)
+        self._monitor: JobMonitor | None = None
         self._task: Any = None
         self._client: Any = None
-        self._guard: Any = None
+        self._canceller: Any = None
         self._keys: Path | None = None
-        self.job_script()  # finds out what is wrong with the options
+        self.job_script()  # raises for wrong options
 
     @property
     def status(self) -> WorkersNow | None:
-        """How many workers there are, and what there is instead of others; `None` before the start."""
-        return None if self._watch is None else self._watch.status
+        """The number of workers, and why others are missing; `None` before the start."""
+        return None if self._monitor is None else self._monitor.status
 
     def log_of(self, worker: str) -> str:
-        """As of any site."""
-        return "" if self._watch is None else self._watch.log_of(worker)
+        """As `Site.log_of`."""
+        return "" if self._monitor is None else self._monitor.log_of(worker)
 
     async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
-        """As of any site: what the batch system says of the job."""
-        return None if self._watch is None else await self._watch.loss(call, worker, host)
+        """As `Site.loss`: the error by the batch system's report of the job."""
+        return None if self._monitor is None else await self._monitor.loss(call, worker, host)
 
     @property
     def driver_host(self) -> str | None:
@@ -117,14 +115,10 @@ class Jobs(Site):
         return str(host) if host is not None else None
 
     def check_commands(self) -> None:
-        """Raise where there are none."""
+        """Raise if the commands that submit and cancel do not exist."""
         for command in (self._submit, self._cancel):
             words = shlex.split(command)
-            if not words or shutil.which(words[0]) is None:
-                remedy = f"run this on a login node of the cluster; is {self.queue.title} its batch system?"
-                raise BatchSystemError(
-                    self.queue.title, words[0] if words else "", "there is no such command here", remedy
-                )
+            check_command(self.system.title, words[0] if words else "")
 
     def job_script(self) -> str:
         """The script of a job."""
@@ -150,19 +144,18 @@ class Jobs(Site):
         try:
             script: str = self._job(address, name="WORKER", **options).job_script()
         except TypeError as error:
-            raise ValueError(f"{self.queue.name}: {error}") from error
+            raise ValueError(f"{self.system.name}: {error}") from error
         return script
 
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         from amlsched.executors._jobqueue.dask_classes import cluster_class
-        from amlsched.executors._jobqueue.job_canceller import Guard
-        from amlsched.executors._jobqueue.job_monitor import Watch
+        from amlsched.executors._jobqueue.job_canceller import JobCanceller
+        from amlsched.executors._jobqueue.job_monitor import JobMonitor
 
         distributed = importlib.import_module("distributed")
         self._logs.mkdir(parents=True, exist_ok=True)
         self._keys = Path(tempfile.mkdtemp(prefix=".keys-", dir=self._logs))
-        environment = self.queue.environment()
-        self._guard = Guard(shlex.split(self._cancel), environment, self._keys)
+        self._canceller = JobCanceller(shlex.split(self._cancel), self.system.environment(), self._keys)
         options: dict[str, Any] = {"silence_logs": "error", **self._settings, "shared_temp_directory": str(self._keys)}
         if self._security is False:
             warnings.warn(
@@ -172,21 +165,20 @@ class Jobs(Site):
             options["security"] = distributed.Security.temporary() if self._security is True else self._security
         try:
             with importlib.import_module("dask").config.set(SETTINGS):
-                self.cluster = cluster_class(self.queue, self._job)(**options)
+                self.cluster = cluster_class(self.system, self._job)(**options)
             self._client = distributed.Client(self.cluster, set_as_default=False)
         except BaseException:
             self.close(at_once=True)
             raise
-        script = self._logs / f"{self.queue.name}-job-{self._keys.name.removeprefix('.keys-')}.sh"
+        script = self._logs / f"{self.system.name}-job-{self._keys.name.removeprefix('.keys-')}.sh"
         script.write_text(self.cluster.job_script(), encoding="utf-8")
-        self._watch = Watch(
-            self.queue,
+        self._monitor = JobMonitor(
+            self.system,
             self.cluster,
-            environment=environment,
             logs=self._logs,
             script=script,
             start_timeout=self._start_timeout,
-            guard=self._guard,
+            canceller=self._canceller,
             busy=self._is_busy,
             fail=fail,
         )
@@ -194,17 +186,17 @@ class Jobs(Site):
         return self._client
 
     def _is_busy(self) -> bool:
-        return self.busy()  # which is set when the client is there
+        return self.busy()  # set when there is a client
 
     def _begin(self) -> None:
         """In the thread of the loop."""
-        assert self._watch is not None
+        assert self._monitor is not None
         if self._adaptive is False:
             self.cluster.scale(self.max_workers)
         else:
             options = dict(self._adaptive) if isinstance(self._adaptive, Mapping) else {}
             self.cluster.adapt(**{"minimum": 0, "maximum": self.max_workers, **options})
-        self._task = asyncio.ensure_future(self._watch.run())
+        self._task = asyncio.ensure_future(self._monitor.run())
 
     def close(self, at_once: bool) -> None:
         if self.cluster is not None:
@@ -215,9 +207,9 @@ class Jobs(Site):
         if self.cluster is not None:
             with contextlib.suppress(TimeoutError):
                 self.cluster.close(timeout=_END_S)
-        if self._guard is not None:
-            self._guard.leave()
-        for name in ("ca_file", "cert", "key"):  # dask-jobqueue's files, which it would look for
+        if self._canceller is not None:
+            self._canceller.close()
+        for name in ("ca_file", "cert", "key"):  # dask-jobqueue's files, which it would try to remove
             file = getattr(self.cluster, f"_job_{name}", None)
             if file is not None:
                 file.close()
@@ -225,24 +217,22 @@ class Jobs(Site):
             shutil.rmtree(self._keys, ignore_errors=True)
 
     async def _end_jobs(self) -> None:
-        """All at once; dask-jobqueue would ask each worker first."""
-        from amlsched.executors._jobqueue.dask_classes import call
-
+        """Cancel all jobs by one command; dask-jobqueue would close each worker first."""
         if self._task is not None:
             self._task.cancel()
         adaptive = getattr(self.cluster, "_adaptive", None)
         if adaptive is not None:
             adaptive.stop()
         self.cluster.worker_spec.clear()
-        async with self.cluster._lock:  # what is being submitted has to be known
+        async with self.cluster._lock:  # after jobs that are being submitted have their ids
             jobs = [job.job_id for job in self.cluster.workers.values() if job.job_id]
             self.cluster.workers.clear()
         closed = importlib.import_module("distributed").Status.closed
-        for job in self.cluster._created:  # else the cluster's own end fails, and then waits for itself for ever
+        for job in self.cluster._created:  # else closing the cluster fails, and then never returns
             job.status = closed
         if jobs:
             with contextlib.suppress(BatchSystemError):  # some had ended
-                await call(self.queue.title, [*shlex.split(self._cancel), *jobs], self.queue.environment())
+                await call(self.system, [*shlex.split(self._cancel), *jobs])
 
 
 class JobQueueExecutor(DaskExecutor):
@@ -261,7 +251,7 @@ class JobQueueExecutor(DaskExecutor):
 
     @property
     def status(self) -> WorkersNow | None:
-        """How many workers there are, and what the batch system says of the jobs without one.
+        """The number of workers, and what the batch system reports of jobs without one.
 
         `None` before the first call.
         """

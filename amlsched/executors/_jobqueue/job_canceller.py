@@ -1,4 +1,4 @@
-"""A small process that outlives this one, to cancel jobs that nobody would cancel any more."""
+"""A small process that cancels the jobs when this process exits without doing so, as after SIGKILL."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Guard"]
+__all__ = ["JobCanceller"]
 
-# Its standard input ends when the driver does, in whatever way.
+# Its standard input closes when the driver exits, however it does.
 _SCRIPT = """\
 keys=$1; shift
 jobs=
 while read -r word; do
     case $word in
-        left) exit 0 ;;
+        close) exit 0 ;;
         *) jobs="$jobs $word" ;;
     esac
 done
@@ -27,32 +27,32 @@ rm -rf -- "$keys"
 """
 
 
-class Guard:
-    """Cancels the jobs that it was told of, and removes the keys, when this process ends without `leave`.
+class JobCanceller:
+    """Cancels the jobs that were added, and removes the keys, if this process exits without calling `close`.
 
     Args:
-        cancel: The command, to which the ids are added.
-        environment: For it.
+        cancel: The command; the ids are appended.
+        environment: Its variables.
         keys: The folder with the keys of the cluster.
     """
 
     def __init__(self, cancel: Sequence[str], environment: Mapping[str, str], keys: Path) -> None:
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _SCRIPT, "amlsched-guard", str(keys), *cancel],
+            ["/bin/sh", "-c", _SCRIPT, "amlsched-job-canceller", str(keys), *cancel],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=dict(environment),
-            start_new_session=True,  # Ctrl-C is not for it
+            start_new_session=True,  # Ctrl-C does not interrupt it
         )
 
     def add(self, job: str) -> None:
-        """Tell it of a job."""
+        """Add the id of a job."""
         self._write(job)
 
-    def leave(self) -> None:
-        """End it: there is nothing to be done any more."""
-        self._write("left")
+    def close(self) -> None:
+        """Stop it; it cancels nothing."""
+        self._write("close")
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -64,6 +64,6 @@ class Guard:
 
     def _write(self, word: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # somebody killed it
+        with contextlib.suppress(OSError, ValueError):  # it was killed
             self._process.stdin.write(f"{word}\n".encode())
             self._process.stdin.flush()

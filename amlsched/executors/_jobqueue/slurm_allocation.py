@@ -89,10 +89,10 @@ class Allocation(Site):
     @property
     def driver_host(self) -> str:
         """As of any site."""
-        from amlsched.batch_systems.queues import QUEUES
+        from amlsched.batch_systems import WORKER_SYSTEMS
         from amlsched.executors._jobqueue.settings import driver_host
 
-        return driver_host(QUEUES["slurm"])
+        return driver_host(WORKER_SYSTEMS["slurm"])
 
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         distributed = importlib.import_module("distributed")

@@ -1,4 +1,4 @@
-"""What the workers of jobs did before they left, and which jobs in a row did nothing."""
+"""What the workers of jobs did before they left, and how many jobs in a row ended early."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from amlsched.executors._dask.clusters import ALLOWED_FAILURES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["EARLY_ENDS", "End", "Fruitless", "Life", "Lives"]
+__all__ = ["EARLY_ENDS", "EndedJob", "FailedJobs", "WorkerRecord", "WorkerHistory"]
 
 EARLY_ENDS = 3
-"""So many jobs in a row may end before they have done anything."""
+"""How many jobs in a row may end early before the run fails."""
 SOON_S = 60.0
-"""A job that ends within this after its worker came, with no call completed, has done nothing."""
-_PAUSES_S = (1.0, 60.0)  # until the next job in place of such a one: at first, and at most
+"""A job ends early if it ends this soon after its worker connected, with no call completed."""
+_PAUSES_S = (1.0, 60.0)  # before such a job is replaced: at first, and at most
 _REMEMBERED = 1000
-_TOLD = 10
+_SHOWN = 10
 
 
 @dataclass(slots=True)
-class Life:
-    """A worker's time with the cluster.
+class WorkerRecord:
+    """A worker, from when it connected until it left.
 
     Attributes:
-        name: The worker's.
-        came: When it came.
-        gone: When it left; `None` while it is there.
+        name: Its name.
+        came: When it connected.
+        gone: When it left; `None` while it is connected.
         useful: Whether a call was completed on it.
         busy: Whether it ran a call when it left.
-        retired: Whether it left in good order, as at the end of its lifetime.
-        former: Whether its job has been given up.
-        job: The id of that job, if it is in one.
-        address: Where it was.
+        retired: Whether it left as planned, such as at the end of its lifetime.
+        former: Whether its job has been replaced.
+        job: The id of its job, if it is in one.
+        address: Its address.
     """
 
     name: str
@@ -52,178 +52,181 @@ class Life:
     address: str = ""
 
 
-class Lives:
-    """Which workers came, what they did, and how they left, as dask's scheduler tells; in the thread of its loop.
+class WorkerHistory:
+    """The workers of a cluster, by the events of dask's scheduler. Used in the thread of its loop.
 
     Args:
-        job_of: The id of the job that holds a worker of this name now; empty for none.
+        job_of: Returns the id of the job of the worker with a name; empty for none.
 
     Attributes:
-        completed: How many calls ended on workers.
+        completed: How many calls were completed.
         proved: How many workers have completed a call.
     """
 
     def __init__(self, job_of: Callable[[str], str] = lambda _: "") -> None:
         self.completed = self.proved = 0
         self._job_of = job_of
-        self._here: dict[str, Life] = {}
-        self._gone: deque[Life] = deque(maxlen=_REMEMBERED)
+        self._here: dict[str, WorkerRecord] = {}
+        self._gone: deque[WorkerRecord] = deque(maxlen=_REMEMBERED)
 
     def listen(self, scheduler: Any) -> None:
-        """Have a `distributed.Scheduler` tell, from now on."""
-        lives = self
+        """Follow the events of a `distributed.Scheduler` from now on."""
+        history = self
         distributed: Any = importlib.import_module("distributed")
 
-        class Told(distributed.SchedulerPlugin):  # type: ignore[misc]
-            name = "amlsched-lives"
+        class HistoryPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
+            name = "amlsched-worker-history"
 
             def add_worker(self, scheduler: Any, worker: str) -> None:
-                lives.came(worker, str(scheduler.workers[worker].name))
+                history.came(worker, str(scheduler.workers[worker].name))
 
             def transition(self, key: Any, start: str, finish: str, *_: Any, **more: Any) -> None:
                 if start == "processing" and finish == "memory" and not str(key).startswith(SHARED):
-                    lives.done(more.get("worker", ""))
+                    history.done(more.get("worker", ""))
 
             def log_event(self, topic: str, msg: Any) -> None:
                 if topic == "all" and msg["action"] == "remove-worker":  # dask's own topic: they all have one
-                    lives.left(msg["worker"], bool(msg.get("processing-tasks")), bool(msg.get("expected")))
+                    history.left(msg["worker"], bool(msg.get("processing-tasks")), bool(msg.get("expected")))
 
-        scheduler.add_plugin(Told())
+        scheduler.add_plugin(HistoryPlugin())
 
     def came(self, address: str, name: str) -> None:
-        """A worker is there."""
-        self._here[address] = Life(name, time.monotonic(), job=self._job_of(name), address=address)
+        """A worker connected."""
+        self._here[address] = WorkerRecord(name, time.monotonic(), job=self._job_of(name), address=address)
 
     def done(self, address: str) -> None:
         """A call was completed on a worker."""
         self.completed += 1
-        life = self._here.get(address)
-        if life is not None and not life.useful:
-            life.useful = True
+        record = self._here.get(address)
+        if record is not None and not record.useful:
+            record.useful = True
             self.proved += 1
 
     def left(self, address: str, busy: bool, retired: bool) -> None:
-        """A worker is not there any more."""
-        life = self._here.pop(address, None)
-        if life is not None:
-            life.gone, life.busy, life.retired = time.monotonic(), busy, retired
-            self._gone.append(life)
+        """A worker left."""
+        record = self._here.pop(address, None)
+        if record is not None:
+            record.gone, record.busy, record.retired = time.monotonic(), busy, retired
+            self._gone.append(record)
 
-    def here(self) -> list[Life]:
-        """Those that are there, of jobs that have not been given up."""
-        return [life for life in self._here.values() if not life.former]
+    def here(self) -> list[WorkerRecord]:
+        """The connected workers of jobs that have not been replaced."""
+        return [record for record in self._here.values() if not record.former]
 
-    def of(self, job: str) -> list[Life]:
-        """Those of the job that has this name now; those that are there last."""
+    def of(self, job: str) -> list[WorkerRecord]:
+        """The workers of the job that has this name now; connected ones last."""
         return [
-            life
-            for life in (*self._gone, *self._here.values())
-            if not life.former and (life.name == job or life.name.startswith(f"{job}-"))
+            record
+            for record in (*self._gone, *self._here.values())
+            if not record.former and (record.name == job or record.name.startswith(f"{job}-"))
         ]
 
-    def at(self, address: str) -> Life | None:
-        """That of the worker that is, or was last, at this address; `None` where it is not known."""
-        return self._here.get(address) or next((life for life in reversed(self._gone) if life.address == address), None)
+    def at(self, address: str) -> WorkerRecord | None:
+        """The worker that has, or had last, this address; `None` if unknown."""
+        return self._here.get(address) or next(
+            (record for record in reversed(self._gone) if record.address == address), None
+        )
 
     def has_come(self, job: str, since: float) -> bool:
-        """Whether there is a worker in the job with this id that came after this moment."""
-        return any(life.job == job and life.came > since for life in self._here.values())
+        """Whether a worker of the job with this id connected after this time."""
+        return any(record.job == job and record.came > since for record in self._here.values())
 
     def give_up(self, job: str) -> None:
-        """From now on, another job has this name."""
-        for life in self.of(job):
-            life.former = True
+        """The job with this name is replaced by another with the same name."""
+        for record in self.of(job):
+            record.former = True
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """How a job ended.
+class EndedJob:
+    """A job that has ended.
 
     Attributes:
         job: Its id.
-        how: What the batch system says.
+        how: How it ended, in the words of the batch system.
         submitted: When it was submitted.
-        ended: When its end was seen.
-        lives: Of its workers, all of which have left.
+        ended: When that was noticed.
+        records: Its workers, which have all left.
     """
 
     job: str
     how: str
     submitted: float
     ended: float
-    lives: list[Life]
+    records: list[WorkerRecord]
 
     @property
     def lasted(self) -> float:
-        """Seconds from when its first worker came until its last one left."""
-        if not self.lives:
+        """Seconds from when its first worker connected until its last one left."""
+        if not self.records:
             return 0.0
-        return max(life.gone or self.ended for life in self.lives) - min(life.came for life in self.lives)
+        return max(record.gone or self.ended for record in self.records) - min(record.came for record in self.records)
 
     @property
     def busy(self) -> bool:
-        """Whether a call was running on it, which may be what ended it."""
-        return any(life.busy for life in self.lives)
+        """Whether a call was running on it, which may be the cause."""
+        return any(record.busy for record in self.records)
 
     @property
-    def fruitless(self) -> bool:
-        """Whether the job ended before its worker came, or soon after and with no call completed."""
-        return self.lasted < SOON_S and not any(life.useful or life.retired for life in self.lives)
+    def ended_early(self) -> bool:
+        """Whether it ended before its worker connected, or soon after and with no call completed."""
+        return self.lasted < SOON_S and not any(record.useful or record.retired for record in self.records)
 
 
 @dataclass
-class Fruitless:
-    """Jobs in a row that ended before a call was completed on them: before their worker came, or soon after.
+class FailedJobs:
+    """Jobs in a row that ended early.
 
-    Jobs that end together, as those of a node that fails, count as one where their workers had come. While there is a
-    worker that has outlasted them, they are not too many: the fault is not with all jobs.
+    Jobs that end together, such as those of a node that fails, count as one if their workers had connected. While a
+    worker is connected that has outlasted them, they are not too many, as not all jobs fail.
 
     Attributes:
-        ends: Of those jobs.
-        not_before: When the next job may be submitted in the place of one that ended.
+        history: The workers of the cluster.
+        ends: These jobs.
+        not_before: When the next job may be submitted as a replacement.
     """
 
-    lives: Lives
-    ends: list[End] = field(default_factory=list["End"])
+    history: WorkerHistory
+    ends: list[EndedJob] = field(default_factory=list["EndedJob"])
     not_before: float = 0.0
     _pause_s: float = 0.0
     _paused: float = 0.0
     _seen: tuple[int, int] = (0, 0)
 
-    def look(self, now: float) -> None:
-        """Forget them where a call was completed since the last look, or a worker stays."""
-        completed, proved = self.lives.completed, self.lives.proved
-        stays = any(now - life.came > SOON_S for life in self.lives.here())
+    def update(self, now: float) -> None:
+        """Clear them if a call was completed since the last time, or a worker has stayed."""
+        completed, proved = self.history.completed, self.history.proved
+        stays = any(now - record.came > SOON_S for record in self.history.here())
         if completed != self._seen[0] or stays:
             self.ends.clear()
         if proved != self._seen[1]:
             self._pause_s = 0.0
         self._seen = completed, proved
 
-    def add(self, end: End) -> None:
-        """One more; the next job waits for some time, twice as long each time."""
+    def add(self, end: EndedJob) -> None:
+        """Add a job; the next replacement is delayed, twice as long each time."""
         self.ends.append(end)
         if end.submitted >= self._paused:
             self._paused, self._pause_s = end.ended, min(max(_PAUSES_S[0], 2 * self._pause_s), _PAUSES_S[1])
         self.not_before = end.ended + self._pause_s
 
     def too_many(self, now: float) -> str:
-        """Which they are, if they are too many; empty if not."""
+        """A message if they are too many; else empty."""
         longest = max((end.lasted for end in self.ends), default=0.0)
-        if any(now - life.came > longest for life in self.lives.here()):
+        if any(now - record.came > longest for record in self.history.here()):
             return ""
-        never = sum(not end.lives for end in self.ends)
+        never = sum(not end.records for end in self.ends)
         idle = _in_a_row(end for end in self.ends if not end.busy)
-        # No call can be the cause of more than a call is tried.
+        # One call is tried so often, and may be the cause of as many.
         if never < EARLY_ENDS and idle < EARLY_ENDS and _in_a_row(self.ends) < EARLY_ENDS + ALLOWED_FAILURES + 1:
             return ""
         when = "their worker came" if never == len(self.ends) else "a call was completed on them"
-        told = "; ".join(f"job {end.job}: {end.how}" for end in self.ends[-_TOLD:])
+        told = "; ".join(f"job {end.job}: {end.how}" for end in self.ends[-_SHOWN:])
         return f"{len(self.ends)} jobs in a row ended before {when}: {told}"
 
 
-def _in_a_row(ends: Iterable[End]) -> int:
-    """How many, where those count as one of which none was submitted after the end of another."""
+def _in_a_row(ends: Iterable[EndedJob]) -> int:
+    """The number of jobs, counting as one those of which none was submitted after another had ended."""
     count, last = 0, -1.0
     for end in ends:
         if end.submitted > last:

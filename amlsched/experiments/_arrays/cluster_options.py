@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched._surroundings import expanded
-from amlsched.batch_systems import System
-from amlsched.batch_systems.queues import QUEUES
+from amlsched.batch_systems import WORKER_SYSTEMS, System
 from amlsched.batch_systems.slurm import options_of_sbatch
-from amlsched.batch_systems.system import clock
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments._config.axes import WORKERS_FOLDER
-from amlsched.experiments._config.cluster_section import slurm_seconds
 from amlsched.experiments._storage.atomic import file_bytes
+from amlsched.units import clock, slurm_bytes, slurm_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from amlsched.batch_systems.queues import Queue
     from amlsched.experiments._config.resolve import Resolved
     from amlsched.experiments.plan import Plan
 
 
 __all__ = ["BATCH_SYSTEMS", "worker_options"]
 
-_MEMORY = re.compile(r"(\d+)\s*([KMGT]?)B?", re.IGNORECASE)
-_UNITS = {"K": 2**10, "": 2**20, "M": 2**20, "G": 2**30, "T": 2**40}
 
-
-def asked(section: Mapping[str, Any], batch: System | Queue, resolved: Resolved) -> dict[str, Any]:
+def asked(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict[str, Any]:
     """What the config's section asks for, as `ArrayJob` has it.
 
     Raises:
@@ -48,6 +41,9 @@ def asked(section: Mapping[str, Any], batch: System | Queue, resolved: Resolved)
         time = slurm_seconds(time) or math.inf
     options = dict(section.get("sbatch_args") or {})
     memory = section.get("mem-per-cpu")
+    memory_bytes = None if memory is None else slurm_bytes(memory)
+    if memory is not None and memory_bytes is None:
+        raise ConfigError(where, f"mem-per-cpu is {memory!r}, which is not an amount of memory", "such as 2G")
     document = resolved.section
     activation = _activation(section.get("venv"), document.place("venv") if document is not None else where)
     lines: list[str] = list(section.get("sh_lines") or [])
@@ -57,7 +53,7 @@ def asked(section: Mapping[str, Any], batch: System | Queue, resolved: Resolved)
         "partition": _text(section.get("partition")),
         "account": _text(section.get("account")),
         "time_s": time,
-        "memory_bytes": None if memory is None else _bytes(memory, where),
+        "memory_bytes": memory_bytes,
         "tasks": section.get("ntasks", 1),
         "cpus": section.get("cpus-per-task", 1),
         "requeue": section.get("requeue", True),
@@ -70,7 +66,7 @@ def asked(section: Mapping[str, Any], batch: System | Queue, resolved: Resolved)
     }
 
 
-def _job_name(given: object, batch: System | Queue, resolved: Resolved) -> str:
+def _job_name(given: object, batch: System, resolved: Resolved) -> str:
     if not given:
         return batch.syntax.fitting_name(resolved.file.stem.strip("<>"))
     try:
@@ -80,7 +76,7 @@ def _job_name(given: object, batch: System | Queue, resolved: Resolved) -> str:
         raise ConfigError(where, str(error)) from error
 
 
-def _template(place: str | None, batch: System | Queue, where: str) -> str:
+def _template(place: str | None, batch: System, where: str) -> str:
     if place is None:
         return ""
     if batch.name != "slurm":
@@ -94,14 +90,6 @@ def _template(place: str | None, batch: System | Queue, where: str) -> str:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _bytes(value: int | str, where: str) -> int:
-    """Bytes of an amount of memory as Slurm reads it: a bare number is MiB, units are powers of 1024."""
-    found = _MEMORY.fullmatch(str(value).strip())
-    if found is None:
-        raise ConfigError(where, f"mem-per-cpu is {value!r}, which is not an amount of memory", "such as 2G")
-    return int(found[1]) * _UNITS[found[2].upper()]
 
 
 def _activation(venv: str | None, where: str) -> str:
@@ -120,7 +108,7 @@ def _activation(venv: str | None, where: str) -> str:
     return f"source activate {shlex.quote(venv)}"
 
 
-BATCH_SYSTEMS = ("htcondor", "lsf", "moab", "oar", "pbs", "sge", "slurm")
+BATCH_SYSTEMS = tuple(sorted(WORKER_SYSTEMS))
 """Executors whose workers are batch jobs."""
 _MEMORY_BYTES = 2 * 2**30
 """Memory for each CPU if the section does not set it: dask needs a value."""
@@ -140,7 +128,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         ExperimentError: The number of workers is not given.
     """
     section = plan.resolved.checked_cluster() or {}
-    found = asked(section, QUEUES[executor], plan.resolved)
+    found = asked(section, WORKER_SYSTEMS[executor], plan.resolved)
     tasks, cpus = found["tasks"], found["cpus"]
     memory_bytes = (found["memory_bytes"] or _MEMORY_BYTES) * tasks * cpus
     options: dict[str, Any] = {

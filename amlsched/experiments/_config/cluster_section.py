@@ -23,34 +23,11 @@ from amlsched.experiments._config.keys import (
 from amlsched.experiments._config.reporting import Note, Report, unheard
 from amlsched.experiments._config.values import copied, filled, is_list, is_mapping
 from amlsched.experiments._config.yaml import Unread
+from amlsched.units import slurm_seconds
 
-__all__ = ["MISSPELT", "OF_EXPERIMENTS", "OF_SECTIONS", "RULES", "Sections", "sections_for", "slurm_seconds"]
+__all__ = ["MISSPELT", "OF_EXPERIMENTS", "OF_SECTIONS", "RULES", "Sections", "sections_for"]
 
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 SHORTEST_HINT = 3
-
-
-def slurm_seconds(value: int | str) -> int | None:
-    """Seconds of a time limit as Slurm reads it; `None` if it is invalid, or means no limit (`UNLIMITED`).
-
-    Args:
-        value: Minutes, as a whole number or in text; or `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
-            `days-hours:minutes` or `days-hours:minutes:seconds`.
-
-    Sources:
-        sbatch, `--time`.
-    """
-    if isinstance(value, int):
-        return value * 60 if value > 0 and not isinstance(value, bool) else None
-    match = _TIME.fullmatch(value)
-    if match is None:
-        return None
-    days, first, second, third = (int(part) if part else 0 for part in match.group("days", "a", "b", "c"))
-    if match["days"] is not None or match["c"] is not None:
-        hours, minutes, seconds = first, second, third
-    else:
-        hours, minutes, seconds = 0, first, second
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds or None
 
 
 def _is_time(value: Any) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import shlex
 import stat
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 
 from amlsched import BatchSystemError, ConfigError
 from amlsched.batch_systems import SYSTEMS, ArrayJob, Element, Stage, commands
-from amlsched.batch_systems.system import clock, filled, ranges
+from amlsched.batch_systems.system import filled, ranges
+from amlsched.units import clock
 from tests.readers import directives, submit_file
 
 JOB = ArrayJob(
@@ -483,6 +486,28 @@ def test_a_command_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
     fake(tmp_path, "squeue", "exec sleep 60")
     with pytest.raises(BatchSystemError, match=r"did not answer within 0\.2 s"):
         commands.query(SYSTEMS["slurm"], ["1"])
+
+
+def test_commands_do_not_block_the_loop_that_awaits_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    fake(tmp_path, "squeue", "sleep 0.3; cat")
+    fake(tmp_path, "scancel", "echo no such job >&2; exit 1")
+    fake(tmp_path, "sinfo", "sleep 60 & sleep 60")  # its child keeps the pipe open
+
+    async def several() -> None:
+        waiting = asyncio.ensure_future(commands.call(SYSTEMS["slurm"], ["squeue"], text="input"))
+        with pytest.raises(BatchSystemError, match="Slurm: scancel: no such job"):
+            await commands.call(SYSTEMS["slurm"], ["scancel"])
+        assert not waiting.done()
+        assert await waiting == "input"
+        with pytest.raises(BatchSystemError, match=r"sinfo: did not answer within 0\.2 s"):
+            await commands.call(SYSTEMS["slurm"], ["sinfo"], limit_s=0.2)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(commands.call(SYSTEMS["slurm"], ["sinfo"], limit_s=2), 0.1)
+
+    began = time.monotonic()
+    asyncio.run(several())
+    assert time.monotonic() - began < 20
 
 
 def test_jobs_that_the_queue_has_forgotten_are_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

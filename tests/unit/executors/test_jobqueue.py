@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from amlsched import BatchSystemError, Scheduler
-from amlsched.batch_systems import Stage
-from amlsched.batch_systems.queues import QUEUES
+from amlsched.batch_systems import WORKER_SYSTEMS, Stage
 from amlsched.executors import jobqueue
-from amlsched.executors._jobqueue.settings import lifetime, walltime_s
+from amlsched.executors._jobqueue.settings import lifetime
+from amlsched.units import slurm_seconds
 from tests import calls
 from tests.backends import needs
 from tests.processes import until
@@ -54,7 +54,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # ------------------------------------------------------------------------------------------------------------- scripts
 
 
-@pytest.mark.parametrize("name", sorted(QUEUES))
+@pytest.mark.parametrize("name", sorted(WORKER_SYSTEMS))
 def test_a_job_script_can_be_looked_at_without_the_batch_system(name: str) -> None:
     script = jobqueue.job_script(name, **options_for(name))
     assert MARKERS.get(name, "RequestCpus") in script
@@ -86,7 +86,7 @@ def test_a_lifetime_leaves_time(walltime: int) -> None:
     [("00:10:00", 600), ("1-00:00:00", 86400), ("0:30", 30), ("90", 5400), (None, None), ("UNLIMITED", None)],
 )
 def test_walltimes_are_read(text: str | None, seconds: float | None) -> None:
-    assert walltime_s(text) == seconds
+    assert slurm_seconds(str(text)) == seconds
 
 
 def test_the_environment_is_carried_where_the_system_does_not() -> None:
@@ -129,7 +129,7 @@ def test_each_constructor_shows_the_one_signature() -> None:
     import inspect
 
     whole = list(inspect.signature(jobqueue.jobqueue).parameters)
-    for name in QUEUES:
+    for name in WORKER_SYSTEMS:
         constructor = getattr(Scheduler, f"with_{name}")
         shown = [each for each in inspect.signature(constructor).parameters if each in whole]
         assert shown == whole[1:]
@@ -153,7 +153,7 @@ def spaced(name: str, tmp_path: Path) -> dict[str, Any]:
     return options
 
 
-@pytest.mark.parametrize("name", sorted(set(QUEUES) - {"htcondor"}))
+@pytest.mark.parametrize("name", sorted(set(WORKER_SYSTEMS) - {"htcondor"}))
 def test_blanks_and_quotes_reach_the_batch_system_as_they_are(name: str, tmp_path: Path) -> None:
     options = spaced(name, tmp_path)
     words = directives(name, jobqueue.job_script(name, **options))
@@ -179,7 +179,7 @@ def test_blanks_and_quotes_reach_htcondor_as_they_are(tmp_path: Path) -> None:
     assert f"{options['log_directory']}/KEYS/key" in shlex.split(command)
 
 
-@pytest.mark.parametrize("name", sorted(set(QUEUES) - {"htcondor"}))
+@pytest.mark.parametrize("name", sorted(set(WORKER_SYSTEMS) - {"htcondor"}))
 def test_the_shell_of_a_job_reads_each_word_of_its_worker(name: str, tmp_path: Path) -> None:
     python = tmp_path / "my env" / "python"
     python.parent.mkdir()
@@ -255,7 +255,7 @@ def test_the_doctor_runs_the_prologue_on_htcondor_too(tmp_path: Path) -> None:
 
     options = {**options_for("htcondor"), "job_script_prologue": ["export N=$(nproc)"], "log_directory": str(tmp_path)}
     line: Any = SimpleNamespace(token="x", offered=[])
-    trial = Trial(QUEUES["htcondor"], (), options, line)
+    trial = Trial(WORKER_SYSTEMS["htcondor"], options, line)
     [_, command] = condor_words(submit_file(trial.script)["Arguments"])
     trial.close()
     assert "; export N=$(nproc); test -w " in command
@@ -279,7 +279,7 @@ def test_the_doctor_runs_the_prologue_on_htcondor_too(tmp_path: Path) -> None:
     ],
 )
 def test_states_of_jobs_are_read(name: str, text: str, job: str, stage: Stage, reason: str) -> None:
-    element = QUEUES[name].read(text)[job]
+    element = WORKER_SYSTEMS[name].job_states(text)[job]
     assert element.stage is stage
     assert reason in element.reason
 
@@ -426,13 +426,13 @@ def test_an_allocation_needs_a_job() -> None:
     "line",
     [
         "jobqueue.job_script('slurm', n_workers=1, cores=1, memory='1 GB')",
-        "dask_classes.job_class(queues.QUEUES['slurm'], 'sbatch', 'scancel')",  # as the doctor does
+        "dask_classes.job_class(WORKER_SYSTEMS['slurm'], 'sbatch', 'scancel')",  # as the doctor does
     ],
 )
 def test_ctrl_c_stays_what_it_was(line: str) -> None:
     program = f"""
 import signal
-from amlsched.batch_systems import queues
+from amlsched.batch_systems import WORKER_SYSTEMS
 from amlsched.executors import jobqueue
 from amlsched.executors._jobqueue import dask_classes
 {line}

@@ -21,10 +21,11 @@ from amlsched import (
     WorkerLostError,
     WorkerOutOfMemoryError,
 )
-from amlsched.batch_systems.queues import QUEUES
+from amlsched.batch_systems import WORKER_SYSTEMS
+from amlsched.batch_systems.system import JobEnd
 from amlsched.executors._jobqueue import job_ends
-from amlsched.executors._jobqueue.job_ends import JobEnd, JobEnds, how_ended, read_end
-from amlsched.executors._jobqueue.worker_history import Life
+from amlsched.executors._jobqueue.job_ends import JobEnds, how_ended
+from amlsched.executors._jobqueue.worker_history import WorkerRecord
 
 QACCT = """\
 ==============================================================
@@ -71,8 +72,8 @@ def qacct(failed: str, status: str, wall: int = 9, category: str = "-l h_rt=600"
 def test_the_queue_of_slurm_says_how_a_job_ended(
     line: str, kind: type[WorkerLostError], state: str, reason: str
 ) -> None:
-    queue = QUEUES["slurm"]
-    end = asyncio.run(how_ended(queue, "7", queue.read(line)["7"], {}))
+    queue = WORKER_SYSTEMS["slurm"]
+    end = asyncio.run(how_ended(queue, "7", queue.job_states(line)["7"]))
     assert (end.kind, end.state, end.reason) == (kind, state, reason)
 
 
@@ -108,7 +109,7 @@ def test_the_queue_of_slurm_says_how_a_job_ended(
     ],
 )
 def test_accounting_reports_how_a_job_ended(system: str, text: str, kind: type[WorkerLostError], words: str) -> None:
-    end = read_end(system, text)
+    end = WORKER_SYSTEMS[system].end_recorded(text)
     assert end is not None
     assert end.kind is kind
     assert words in f"{end.state}: {end.reason}"
@@ -126,7 +127,7 @@ def test_accounting_reports_how_a_job_ended(system: str, text: str, kind: type[W
     ],
 )
 def test_accounting_without_the_end_is_not_an_answer(system: str, text: str) -> None:
-    assert read_end(system, text) is None
+    assert WORKER_SYSTEMS[system].end_recorded(text) is None
 
 
 @pytest.mark.parametrize("kind", [JobLostError, JobCancelledError, JobWalltimeError, NodeLostError, PreemptedError])
@@ -165,9 +166,9 @@ class Asked:
     """A search for the end of job 7, whose queue gives these answers in turn, the last again and again."""
 
     def __init__(self, system: str, *lines: str, came_back: bool = False) -> None:
-        self.queue = QUEUES[system]
+        self.queue = WORKER_SYSTEMS[system]
         self.lines = list(lines)
-        self.ends = JobEnds(self.queue, dict(os.environ), lambda job, since: came_back)
+        self.ends = JobEnds(self.queue, lambda job, since: came_back)
 
     async def _answer(self) -> None:
         while True:
@@ -176,13 +177,13 @@ class Asked:
                 assert self.ends.asked_for == ["7"]
                 line = self.lines.pop(0) if len(self.lines) > 1 else self.lines[0]
                 self.ends.answered(["6"], {})  # asked before this search began
-                self.ends.answered(["7"], self.queue.read(line))
+                self.ends.answered(["7"], self.queue.job_states(line))
 
     async def _end(self, calls: int) -> list[JobEnd | None]:
         answering = asyncio.ensure_future(self._answer())
         try:
-            life = Life("w", 0.0, time.monotonic(), job="7")
-            return await asyncio.gather(*(self.ends.of(life) for _ in range(calls)))
+            record = WorkerRecord("w", 0.0, time.monotonic(), job="7")
+            return await asyncio.gather(*(self.ends.of(record) for _ in range(calls)))
         finally:
             answering.cancel()
 
@@ -206,17 +207,17 @@ def test_a_job_that_still_runs_is_no_lost_job(monkeypatch: pytest.MonkeyPatch) -
 def test_the_wait_for_an_end_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_ends, "_WITHIN_S", 0.2)
     assert Asked("slurm", "7|COMPLETING|n1|None").end() == JobEnd(JobLostError, "COMPLETING")
-    ends = JobEnds(QUEUES["slurm"], {}, lambda job, since: False)  # whose queue never answers
-    end = asyncio.run(ends.of(Life("w", 0.0, 1.0, job="7")))
+    ends = JobEnds(WORKER_SYSTEMS["slurm"], lambda job, since: False)  # whose queue never answers
+    end = asyncio.run(ends.of(WorkerRecord("w", 0.0, 1.0, job="7")))
     assert end == JobEnd(JobLostError, "not known", "Slurm did not say within 0.2 s")
 
 
 def test_a_job_that_is_cancelled_to_be_replaced_keeps_its_own_end() -> None:
     asked = Asked("slurm", "7|CANCELLED|n1|None")
-    asked.ends.given_up("7", QUEUES["slurm"].read("7|NODE_FAIL|n1|NodeDown")["7"])
+    asked.ends.given_up("7", WORKER_SYSTEMS["slurm"].job_states("7|NODE_FAIL|n1|NodeDown")["7"])
     assert asked.end() == JobEnd(NodeLostError, "NODE_FAIL", "NodeDown")
     asked = Asked("slurm", "7|CANCELLED|n1|None")
-    asked.ends.given_up("7", QUEUES["slurm"].read("7|RUNNING|n1|None")["7"])
+    asked.ends.given_up("7", WORKER_SYSTEMS["slurm"].job_states("7|RUNNING|n1|None")["7"])
     assert asked.end() is None
 
 
@@ -255,11 +256,11 @@ def test_a_requeued_job_is_lost(command: Callable[[str, str], None]) -> None:
 
 def test_a_search_ends_with_its_cluster() -> None:
     async def close_while_it_waits() -> list[JobEnd | None]:
-        ends = JobEnds(QUEUES["slurm"], {}, lambda job, since: False)
-        life = Life("w", 0.0, 1.0, job="7")
-        waiting = asyncio.ensure_future(ends.of(life))
+        ends = JobEnds(WORKER_SYSTEMS["slurm"], lambda job, since: False)
+        record = WorkerRecord("w", 0.0, 1.0, job="7")
+        waiting = asyncio.ensure_future(ends.of(record))
         await asyncio.sleep(0.05)
         ends.close()
-        return [await waiting, await ends.of(life)]
+        return [await waiting, await ends.of(record)]
 
     assert asyncio.run(close_while_it_waits()) == [None, None]

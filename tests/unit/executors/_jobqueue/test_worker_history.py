@@ -12,7 +12,14 @@ import pytest
 from amlsched import BatchSystemError, JobLostError
 from amlsched.executors import jobqueue
 from amlsched.executors._jobqueue import worker_history
-from amlsched.executors._jobqueue.worker_history import EARLY_ENDS, SOON_S, End, Fruitless, Life, Lives
+from amlsched.executors._jobqueue.worker_history import (
+    EARLY_ENDS,
+    SOON_S,
+    EndedJob,
+    FailedJobs,
+    WorkerHistory,
+    WorkerRecord,
+)
 from tests import calls
 from tests.backends import needs
 from tests.processes import until
@@ -24,117 +31,117 @@ ONE_CALL = 4
 
 
 @pytest.fixture
-def fruitless() -> Fruitless:
-    return Fruitless(Lives())
+def failed() -> FailedJobs:
+    return FailedJobs(WorkerHistory())
 
 
-def end(round_: int, *, job: str = "7", came: bool = True, busy: bool = False, lasted: float = 1.0) -> End:
+def end(round_: int, *, job: str = "7", came: bool = True, busy: bool = False, lasted: float = 1.0) -> EndedJob:
     """Of a job of this round: all of one are submitted, and end, before those of the next."""
     begun = 10.0 * round_
-    lives = [Life("w", begun + 1, begun + 1 + lasted, busy=busy)] if came else []
-    return End(job, "FAILED", begun, begun + 5, lives)
+    records = [WorkerRecord("w", begun + 1, begun + 1 + lasted, busy=busy)] if came else []
+    return EndedJob(job, "FAILED", begun, begun + 5, records)
 
 
-def too_many(fruitless: Fruitless, *ends: End) -> list[bool]:
+def too_many(failed: FailedJobs, *ends: EndedJob) -> list[bool]:
     """After each of them, whether that is so."""
     found: list[bool] = []
     for one in ends:
-        fruitless.add(one)
-        found.append(bool(fruitless.too_many(time.monotonic())))
+        failed.add(one)
+        found.append(bool(failed.too_many(time.monotonic())))
     return found
 
 
-def test_jobs_whose_worker_never_came_are_too_many_at_three(fruitless: Fruitless) -> None:
-    assert too_many(fruitless, *(end(0, came=False) for _ in range(3))) == [False, False, True]
-    assert fruitless.too_many(0.0).startswith("3 jobs in a row ended before their worker came: job 7: FAILED")
+def test_jobs_whose_worker_never_came_are_too_many_at_three(failed: FailedJobs) -> None:
+    assert too_many(failed, *(end(0, came=False) for _ in range(3))) == [False, False, True]
+    assert failed.too_many(0.0).startswith("3 jobs in a row ended before their worker came: job 7: FAILED")
 
 
-def test_so_are_those_that_died_soon_with_nothing_to_do(fruitless: Fruitless) -> None:
-    assert too_many(fruitless, *map(end, range(3))) == [False, False, True]
-    assert fruitless.too_many(0.0).startswith("3 jobs in a row ended before a call was completed on them")
+def test_so_are_those_that_died_soon_with_nothing_to_do(failed: FailedJobs) -> None:
+    assert too_many(failed, *map(end, range(3))) == [False, False, True]
+    assert failed.too_many(0.0).startswith("3 jobs in a row ended before a call was completed on them")
 
 
-def test_both_count_together(fruitless: Fruitless) -> None:
-    assert too_many(fruitless, end(0), end(1, came=False), end(2)) == [False, False, True]
+def test_both_count_together(failed: FailedJobs) -> None:
+    assert too_many(failed, end(0), end(1, came=False), end(2)) == [False, False, True]
 
 
-def test_what_ends_together_is_one_fault(fruitless: Fruitless) -> None:
-    assert not any(too_many(fruitless, *(end(0) for _ in range(20)), *(end(1) for _ in range(20))))
+def test_what_ends_together_is_one_fault(failed: FailedJobs) -> None:
+    assert not any(too_many(failed, *(end(0) for _ in range(20)), *(end(1) for _ in range(20))))
 
 
-def test_what_dies_with_a_call_is_the_fault_of_that_as_long_as_it_can_be(fruitless: Fruitless) -> None:
+def test_what_dies_with_a_call_is_the_fault_of_that_as_long_as_it_can_be(failed: FailedJobs) -> None:
     bound = ONE_CALL + EARLY_ENDS
-    assert too_many(fruitless, *(end(round_, busy=True) for round_ in range(bound))) == [*[False] * (bound - 1), True]
+    assert too_many(failed, *(end(round_, busy=True) for round_ in range(bound))) == [*[False] * (bound - 1), True]
 
 
-def test_a_call_that_is_completed_anywhere_begins_anew(fruitless: Fruitless) -> None:
-    too_many(fruitless, end(0), end(1))
-    fruitless.lives.done("elsewhere")
-    fruitless.look(time.monotonic())
-    assert too_many(fruitless, end(2)) == [False]
+def test_a_call_that_is_completed_anywhere_begins_anew(failed: FailedJobs) -> None:
+    too_many(failed, end(0), end(1))
+    failed.history.done("elsewhere")
+    failed.update(time.monotonic())
+    assert too_many(failed, end(2)) == [False]
 
 
-def test_a_worker_that_outlasts_them_shows_that_others_are_well(fruitless: Fruitless) -> None:
-    fruitless.lives.came("address", "well")
+def test_a_worker_that_outlasts_them_shows_that_others_are_well(failed: FailedJobs) -> None:
+    failed.history.came("address", "well")
     for round_ in range(9):
-        fruitless.add(end(round_))
+        failed.add(end(round_))
     now = time.monotonic()
-    assert fruitless.too_many(now + 0.5)  # as far as is known, it will go like the others
-    assert not fruitless.too_many(now + 2)
-    fruitless.look(now + SOON_S + 1)
-    assert not fruitless.ends
+    assert failed.too_many(now + 0.5)  # as far as is known, it will go like the others
+    assert not failed.too_many(now + 2)
+    failed.update(now + SOON_S + 1)
+    assert not failed.ends
 
 
 @pytest.mark.parametrize(
-    ("life", "fruitless"),
+    ("record", "failed"),
     [
-        (Life("w", 0, 5), True),
-        (Life("w", 0, 5, busy=True), True),
-        (Life("w", 0, 5, useful=True), False),
-        (Life("w", 0, 5, retired=True), False),
-        (Life("w", 0, SOON_S + 1), False),
+        (WorkerRecord("w", 0, 5), True),
+        (WorkerRecord("w", 0, 5, busy=True), True),
+        (WorkerRecord("w", 0, 5, useful=True), False),
+        (WorkerRecord("w", 0, 5, retired=True), False),
+        (WorkerRecord("w", 0, SOON_S + 1), False),
     ],
 )
-def test_a_job_has_done_nothing_if_it_dies_soon_without_a_call(life: Life, fruitless: bool) -> None:
-    assert End("7", "FAILED", 0, 100, [life]).fruitless is fruitless
+def test_a_job_has_done_nothing_if_it_dies_soon_without_a_call(record: WorkerRecord, failed: bool) -> None:
+    assert EndedJob("7", "FAILED", 0, 100, [record]).ended_early is failed
 
 
-def test_each_round_waits_longer_until_a_worker_proves_itself(fruitless: Fruitless) -> None:
+def test_each_round_waits_longer_until_a_worker_proves_itself(failed: FailedJobs) -> None:
     ends = [end(0), end(0), end(1), end(2)]
     for one in ends:
-        fruitless.add(one)
-    assert fruitless.not_before == ends[-1].ended + 4
-    fruitless.lives.came("address", "w")
-    fruitless.lives.done("address")
-    fruitless.look(time.monotonic())
-    fruitless.add(end(3))
-    assert fruitless.not_before == end(3).ended + 1
+        failed.add(one)
+    assert failed.not_before == ends[-1].ended + 4
+    failed.history.came("address", "w")
+    failed.history.done("address")
+    failed.update(time.monotonic())
+    failed.add(end(3))
+    assert failed.not_before == end(3).ended + 1
 
 
 def test_dask_tells_what_workers_did() -> None:
     import distributed
 
-    lives = Lives()
+    history = WorkerHistory()
     options: dict[str, Any] = {"processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with (
         distributed.LocalCluster(n_workers=0, **options) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
-        lives.listen(cluster.scheduler)
+        history.listen(cluster.scheduler)
         cluster.scale(1)
-        until(lives.here)
+        until(history.here)
         assert client.submit(calls.double, 3, pure=False).result(45) == 6
         assert client.submit(calls.double, 4, pure=False).result(45) == 8
-        (life,) = lives.here()
-        assert (lives.completed, lives.proved, life.useful, life.gone) == (2, 1, True, None)
-        assert lives.of(life.name) == [life]
+        (record,) = history.here()
+        assert (history.completed, history.proved, record.useful, record.gone) == (2, 1, True, None)
+        assert history.of(record.name) == [record]
         until(lambda: not cluster.scheduler.tasks)  # else there are results that nobody else can take
         client.retire_workers()
-        until(lambda: not lives.here())
-        assert life.gone is not None
-        assert (life.retired, life.busy) == (True, False)
-        lives.give_up(life.name)
-        assert lives.of(life.name) == []
+        until(lambda: not history.here())
+        assert record.gone is not None
+        assert (record.retired, record.busy) == (True, False)
+        history.give_up(record.name)
+        assert history.of(record.name) == []
 
 
 # --------------------------------------------------------------------------------- jobs on this host, as Slurm's would

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from amlsched.errors import ConfigError
-from amlsched.experiments._config.cluster_section import slurm_seconds
 from amlsched.experiments._config.expand import expand
 from amlsched.experiments._config.resolve import Experiment, Resolved, resolve
+from amlsched.units import slurm_seconds
 
 Write = Callable[..., Path]
 

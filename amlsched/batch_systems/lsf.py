@@ -1,0 +1,56 @@
+"""LSF, for workers in its jobs.
+
+Sources:
+    The manuals of bsub, bjobs, bkill and bqueues, release 10.1.
+"""
+
+from __future__ import annotations
+
+import re
+
+from amlsched.batch_systems.commands import first_column
+from amlsched.batch_systems.system import Element, JobStates, Stage, Syntax, System
+
+__all__ = ["LSF"]
+
+_STAGES = {"PEND": Stage.PENDING, "PSUSP": Stage.STUCK, "RUN": Stage.RUNNING, "USUSP": Stage.RUNNING}
+
+
+def _job_states(text: str) -> JobStates:
+    found: JobStates = {}
+    for line in text.splitlines():
+        parts = line.strip().split("|", 3)
+        if len(parts) == 4:
+            job, state, host, reason = parts
+            told = f"{state} ({reason.strip()})" if reason.strip(" -") else state
+            found[job] = Element(_STAGES.get(state, Stage.ENDED), told, host.strip("-"))
+    return found
+
+
+def _quote(text: str) -> str:
+    """In those quotes that are not in it; LSF has no others."""
+    if re.fullmatch(r"[\w@%+=:,./~-]+", text):
+        return text
+    return f"'{text}'" if '"' in text else f'"{text}"'
+
+
+LSF = System(
+    name="lsf",
+    title="LSF",
+    syntax=Syntax(
+        title="LSF",
+        quote=_quote,
+        rejected='"',  # dask-jobqueue puts the project in double quotes
+        names=re.compile(r"[^\[\]]{1,4094}"),
+        names_rule="a text without [ and ], which make an array,",
+    ),
+    submit=("bsub",),
+    cancel_all=lambda job: ["bkill", job],
+    dask_class="LSFCluster",
+    job_query=lambda jobs: ["bjobs", "-noheader", "-o", "jobid stat exec_host pend_reason delimiter='|'", *jobs],
+    job_states=_job_states,
+    needed=("bjobs", "bqueues"),
+    version=("bsub", "-V"),
+    queues=lambda: first_column("bqueues", "-w", header=1),
+)
+"""LSF."""

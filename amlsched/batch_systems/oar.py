@@ -1,0 +1,42 @@
+"""OAR, for workers in its jobs.
+
+Sources:
+    The manuals of oarsub, oarstat and oardel, release 2.5.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from amlsched.batch_systems.system import Element, JobStates, Stage, Syntax, System
+
+__all__ = ["OAR"]
+
+_STAGES = {
+    **dict.fromkeys(("Waiting", "toLaunch", "toAckReservation", "Launching"), Stage.PENDING),
+    "Hold": Stage.STUCK,
+    **dict.fromkeys(("Running", "Finishing", "Suspended", "Resuming"), Stage.RUNNING),
+}
+
+
+def _job_states(text: str) -> JobStates:
+    found = re.findall(r"^(\d+)\s*:\s*(\w+)", text, re.MULTILINE)
+    return {job: Element(_STAGES.get(state, Stage.ENDED), state) for job, state in found}
+
+
+OAR = System(
+    name="oar",
+    title="OAR",
+    syntax=Syntax(title="OAR", quote=shlex.quote),  # dask-jobqueue splits directives like a shell
+    submit=("oarsub",),
+    cancel_all=lambda job: ["oardel", job],
+    dask_class="OARCluster",
+    job_query=lambda jobs: ["oarstat", "-s", *(word for job in jobs for word in ("-j", job))],
+    job_states=_job_states,
+    starts_at_home=True,
+    needed=("oarstat",),
+    version=("oarstat", "--version"),
+    quiet=(),
+)
+"""OAR."""
