@@ -127,6 +127,22 @@ def test_a_cluster_that_does_not_close_in_time_loses_its_workers_and_raises_noth
     close(timeout=60)
 
 
+def test_with_security_only_who_has_the_certificates_is_let_in() -> None:
+    import distributed
+
+    pytest.importorskip("cryptography")
+    executor = dask(n_workers=1, security=True)
+    try:
+        assert executor.submit(calls.double, 4).result(90) == 8
+        address = executor.client.cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        stranger = distributed.Security.temporary()
+        with pytest.raises(OSError, match="connect"):
+            distributed.Client(address, timeout=3, set_as_default=False, security=stranger)
+    finally:
+        executor.shutdown()
+
+
 def test_workers_of_its_own_end_with_it() -> None:
     executor = dask(n_workers=1)
     pid = executor.submit(os.getpid).result(60)
