@@ -1,7 +1,4 @@
-"""Imports of optional packages, with helpful errors.
-
-Parts of the environment that may be missing: standard streams, home folder, user name, working folder.
-"""
+"""Parts of the environment that may be missing: optional packages, standard streams, home folder, working folder."""
 
 from __future__ import annotations
 

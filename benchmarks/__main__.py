@@ -10,7 +10,7 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def write_into(page: Path, text: str) -> None:
-    """Replace what stands between the two marks of a page."""
+    """Replace the text between the two marks of a page."""
     before, _, rest = page.read_text("utf-8").partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
@@ -19,17 +19,17 @@ def write_into(page: Path, text: str) -> None:
 
 
 def log(line: str) -> None:
-    """Tell what goes on, apart from the table."""
+    """Print progress to stderr, apart from the table."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    """0 if every bar holds, else 1."""
+    """Run the benchmarks, and return 0 if every bar holds, else 1."""
     known = frame.workloads()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"parts of the names of workloads; all: {', '.join(known)}")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each peer (5)")
-    parser.add_argument("--limit", type=float, default=120, help="seconds that one measurement may take (120)")
+    parser.add_argument("--limit", type=float, default=120, help="time limit of one measurement, in seconds (120)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also put the table into this page")
     parser.add_argument("--measure", nargs=2, metavar=("WORKLOAD", "PEER"), help=argparse.SUPPRESS)
     options = parser.parse_args()

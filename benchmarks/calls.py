@@ -1,4 +1,4 @@
-"""What a call costs, over every executor of this machine."""
+"""The cost of a call, on every executor of this machine."""
 
 import itertools
 import random
@@ -16,21 +16,21 @@ from benchmarks.frame import Bar, Measurement, Numbers, Workload
 
 
 def ours(method: str, *args: Any) -> Way:
-    """A scheduler of ours, made by one of its constructors."""
+    """Our scheduler, created by one of its constructors."""
     from amlsched import Scheduler
 
     return through_scheduler(getattr(Scheduler, method)(*args))
 
 
 def ours_in_batches(size: int) -> Way:
-    """A scheduler of ours over two processes, which sends that many calls as one."""
+    """Our scheduler over two processes, with this batch size."""
     from amlsched import Scheduler
 
     return through_scheduler(Scheduler.with_processes(2), {"batch_size": size})
 
 
 def limited(method: str, *args: Any, **limits: str) -> Way:
-    """A scheduler of ours whose calls have limits that they do not reach."""
+    """Our scheduler with limits that the calls do not reach."""
     from amlsched import Scheduler
     from amlsched.plugins import Limits
 
@@ -38,7 +38,7 @@ def limited(method: str, *args: Any, **limits: str) -> Way:
 
 
 def ours_over(executor: Executor) -> Way:
-    """A scheduler of ours over a given executor."""
+    """Our scheduler over a given executor."""
     from amlsched import Scheduler
 
     return through_scheduler(Scheduler(executor))
@@ -73,7 +73,7 @@ def busy_for_a_millisecond() -> None:
 
 
 def give_back(array: Any) -> Any:
-    """What came in."""
+    """Return the argument."""
     return array
 
 
@@ -87,7 +87,7 @@ def closed_loop(
     function: Callable[..., Any] = noop,
     argument: Callable[[], Any] | None = None,
 ) -> Numbers:
-    """Each result submits the next call, so that `in_flight` are under way at any time."""
+    """Each result submits the next call, so that `in_flight` calls are unfinished at any time."""
     clock = Clock(calls)
     # Counters of itertools are atomic: the raw executor's callbacks come from several threads.
     submitted, ended = itertools.count(in_flight), itertools.count(1)
@@ -111,7 +111,7 @@ def closed_loop(
 
 
 def up_front(way: Callable[[], Way], calls: int, function: Callable[..., Any] = noop) -> Numbers:
-    """All calls are submitted before the first result is looked at."""
+    """All calls are submitted before the first result is processed."""
     clock = Clock(calls)
     ended = itertools.count(1)
 
@@ -131,13 +131,13 @@ def up_front(way: Callable[[], Way], calls: int, function: Callable[..., Any] = 
 
 
 def growth(way: Callable[[], Way]) -> Numbers:
-    """CPU of a call, of 1,000 and of 100,000 that are submitted at once."""
+    """CPU time per call, if 1,000 and if 100,000 are submitted at once."""
     few = [up_front(way, 1_000)["CPU_us"] for _ in range(5)]
     return {**up_front(way, 100_000), "CPU_with_1,000_us": sorted(few)[2]}
 
 
 def held() -> None:
-    """A call that ends by hand."""
+    """A call that the benchmark finishes itself."""
 
 
 def random_order(over: Callable[[Executor], Way], calls: int) -> Numbers:
@@ -162,13 +162,13 @@ def random_order(over: Callable[[Executor], Way], calls: int) -> Numbers:
 
 
 def two_cores_used(way: Callable[[], Way], calls: int) -> Numbers:
-    """How much of two cores calls of 1 ms get."""
+    """Utilization of two cores by calls of 1 ms."""
     numbers = closed_loop(way, calls, 8, busy_for_a_millisecond)
     return {"use_of_two_cores_percent": 100 * 1000 / (2 * numbers["wall_us"])}
 
 
 def two_cores_used_up_front(way: Callable[[], Way], calls: int) -> Numbers:
-    """The same for calls that are all submitted before the first result is looked at."""
+    """The same, if all calls are submitted before the first result is processed."""
     numbers = up_front(way, calls, busy_for_a_millisecond)
     return {"use_of_two_cores_percent": 100 * 1000 / (2 * numbers["wall_us"])}
 
@@ -194,7 +194,7 @@ def processes() -> Executor:
 
 
 def peers(own: Callable[[], Way], executor: Callable[[], Executor]) -> dict[str, Callable[[], Way]]:
-    """Ours, and the three ways to use an executor without us."""
+    """Our scheduler, and the three ways to use an executor without it."""
     return {
         "amlsched": own,
         "amltk": lambda: amltk_over(executor()),
@@ -211,14 +211,14 @@ def measured(
 
 
 def on_dask() -> Way:
-    """A scheduler of ours over two processes of dask."""
+    """Our scheduler over two processes of dask."""
     from amlsched import Scheduler
 
     return through_scheduler(Scheduler.with_dask(n_workers=2))
 
 
 def raw_dask() -> Way:
-    """dask's own executor over the same, with a plain callback."""
+    """dask's own executor over two processes, with a plain callback."""
     from distributed import Client, LocalCluster
 
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")

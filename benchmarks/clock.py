@@ -1,4 +1,4 @@
-"""What a stretch of work cost: wall time, and CPU time of this thread, this process and its children."""
+"""Measures wall time, and CPU time of this thread, this process and its children."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def children_cpu_s() -> float:
-    """CPU seconds of all descendants that are alive, from the kernel's own count in nanoseconds."""
+    """CPU seconds of all living descendants, from the kernel's counters in nanoseconds."""
     return sum(_cpu_s(pid) for pid in _descendants(os.getpid()))
 
 
@@ -18,7 +18,7 @@ def _descendants(pid: int) -> list[int]:
         for thread in threads:
             for child in map(int, (thread / "children").read_text().split()):
                 found += [child, *_descendants(child)]
-    except OSError:  # it ended meanwhile
+    except OSError:  # it exited meanwhile
         pass
     return found
 
@@ -34,9 +34,9 @@ def _cpu_s(pid: int) -> float:
 
 
 class Clock:
-    """A stop watch over `calls` calls; its numbers are microseconds a call.
+    """A stopwatch; its numbers are microseconds per call.
 
-    `thread_cpu_us` is there only where it was started and stopped in the same thread.
+    It only measures the CPU time of the thread if it is started and stopped in the same thread.
     """
 
     def __init__(self, calls: int) -> None:
@@ -44,13 +44,13 @@ class Clock:
         self.numbers: dict[str, float] = {}
 
     def start(self) -> None:
-        """Begin; nothing that came before counts."""
+        """Start measuring."""
         self._thread = threading.get_ident()
         self._children = children_cpu_s()
         self._wall, self._cpu, self._thread_cpu = time.perf_counter(), time.process_time(), time.thread_time()
 
     def stop(self) -> None:
-        """End, and work out the numbers."""
+        """Stop, and compute the numbers."""
         wall, cpu, thread_cpu = time.perf_counter(), time.process_time(), time.thread_time()
         children = children_cpu_s()
         each = 1e6 / self.calls

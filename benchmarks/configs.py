@@ -33,7 +33,7 @@ def grid(*sizes: int, repetitions: int) -> str:
 
 @contextmanager
 def in_folder(**files: str) -> Iterator[Path]:
-    """A folder with these files, and nothing else."""
+    """A folder with only these files."""
     with tempfile.TemporaryDirectory() as name:
         for file, text in files.items():
             Path(name, file.replace("_", ".")).write_text(text)
@@ -57,7 +57,7 @@ def dry_run() -> Numbers:
 
 
 def our_repetitions(file: Path) -> int:
-    """The list of the repetitions, as runs and indices; how many there are."""
+    """Create the list of repetitions, as runs and indices, and return its length."""
     from amlsched.experiments._config import expand, resolve
 
     runs = (run for experiment in resolve.resolve(file).experiments for run in expand.expand(experiment))
@@ -65,7 +65,7 @@ def our_repetitions(file: Path) -> int:
 
 
 def their_repetitions(file: Path) -> int:
-    """The same in cw2, which makes a config for each."""
+    """The same with cw2, which creates a config for each."""
     from cw2.cw_config import conf_unfolder, cw_config
 
     return len(conf_unfolder.unroll_exp_reps(cw_config.Config(str(file)).exp_configs))
@@ -74,9 +74,9 @@ def their_repetitions(file: Path) -> int:
 def expansion(repetitions: Callable[[Path], int]) -> Numbers:
     """CPU time from the file to the list of 50,000 repetitions."""
     with in_folder(large_yml=grid(100, 10, 10, repetitions=5), small_yml=grid(1, 1, 1, repetitions=1)) as folder:
-        assert repetitions(folder / "small.yml") == 1  # imports what it needs
+        assert repetitions(folder / "small.yml") == 1  # imports its dependencies
         gc.collect()
-        gc.freeze()  # what was imported is not gone through again, by chance in one of the rounds
+        gc.freeze()  # otherwise a garbage collection may visit imported objects in some rounds
         begin = time.process_time()
         assert repetitions(folder / "large.yml") == 50_000
         return {"CPU_s": time.process_time() - begin}

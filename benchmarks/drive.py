@@ -1,7 +1,7 @@
-"""Four ways to submit calls and hear of their results: ours, amltk, a bare asyncio wrapper, the raw executor.
+"""Four ways to submit calls and handle their results: ours, amltk, a bare asyncio wrapper, the raw executor.
 
-A way runs a few calls to warm up, then `start(submit)`, then `on_result(submit)` after each result, until that returns
-True. The work in the callbacks is the same for all, so that only the way differs.
+Each way runs a few calls to warm up, then `start(submit)`, then `on_result(submit)` after each result, until that
+returns True. The callbacks do the same work in all ways.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ WARM_UP = 16
 
 
 def noop(*_: object) -> None:
-    """The call whose cost is all overhead."""
+    """A call that does nothing, so that its whole cost is overhead."""
 
 
 def through_scheduler(scheduler: Any, task_options: Mapping[str, Any] | None = None, **run_options: Any) -> Way:
-    """Ours or amltk's: they have the same names."""
+    """By our scheduler or amltk's: they have the same interface."""
 
     def way(function: Callable[..., Any], start: Start, on_result: OnResult) -> None:
         warm = scheduler.task(noop)
@@ -51,7 +51,7 @@ def through_scheduler(scheduler: Any, task_options: Mapping[str, Any] | None = N
 
 
 def through_wrapper(executor: Executor) -> Way:
-    """The least that asyncio offers: `wrap_future` and a done-callback."""
+    """By the simplest means of asyncio: `wrap_future` and a done callback."""
 
     async def main(function: Callable[..., Any], start: Start, on_result: OnResult) -> None:
         ended = asyncio.Event()
@@ -76,7 +76,7 @@ def through_wrapper(executor: Executor) -> Way:
 
 
 def through_executor(executor: Executor) -> Way:
-    """The executor with a plain callback; it runs in a thread of the executor."""
+    """By the executor with a plain callback, which runs in a thread of the executor."""
 
     def way(function: Callable[..., Any], start: Start, on_result: OnResult) -> None:
         ended = threading.Event()
@@ -98,13 +98,13 @@ def through_executor(executor: Executor) -> Way:
 
 
 class DoneByHand(Executor):
-    """Its calls end when, and in which order, `finish` says so."""
+    """An executor whose calls finish when `finish` is called, in a given order."""
 
     def __init__(self) -> None:
         self.futures: list[Future[Any]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """A future that stays pending, but for the calls to warm up."""
+        """A future that stays pending, except for warm-up calls."""
         future: Future[Any] = Future()
         if fn is noop:
             future.set_result(None)
@@ -113,7 +113,7 @@ class DoneByHand(Executor):
         return future
 
     def finish(self, order: list[int]) -> threading.Thread:
-        """End the calls, in a thread as an executor would."""
+        """Finish the calls, in a thread as an executor would."""
 
         def finish_all() -> None:
             for index in order:

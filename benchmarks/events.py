@@ -1,4 +1,4 @@
-"""What an event costs, and a submission with a large argument."""
+"""The cost of an event, and of a submission with a large argument."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ SUBMISSIONS = 300
 
 
 def amltk_events() -> tuple[Any, Any]:
-    """Its classes of events and emitters."""
+    """amltk's classes of events and emitters."""
     from amltk.scheduling.events import Emitter, Event
 
     return Emitter, Event
@@ -27,11 +27,11 @@ def our_events() -> tuple[Any, Any]:
 
 
 def handler(_: object) -> None:
-    """Listens and does nothing."""
+    """A callback that does nothing."""
 
 
 def emit(classes: Callable[[], tuple[Any, Any]]) -> Numbers:
-    """One event with one argument, without and with somebody who listens."""
+    """One event with one argument, without and with a callback."""
     emitter_class, event_class = classes()
     numbers = {}
     for handlers in (0, 1):
@@ -50,11 +50,11 @@ def emit(classes: Callable[[], tuple[Any, Any]]) -> Numbers:
 
 
 def ignore(_: object) -> None:
-    """Takes an argument."""
+    """A function with an argument."""
 
 
 def submit(argument: Callable[[], Any]) -> Numbers:
-    """`task.submit` on threads, alone: nothing else runs meanwhile."""
+    """`task.submit` on threads, while nothing else runs."""
     from amlsched import Scheduler
 
     value = argument()

@@ -1,11 +1,11 @@
-"""The frame of the benchmarks: workloads, peers, rounds, medians, and a table of ratios.
+"""The benchmark framework: workloads, peers, rounds, medians, and a table of ratios.
 
 A workload is measured for several peers (ours, amltk, the raw executor, ...). Each measurement is a function that
-returns numbers by name, and runs in a fresh interpreter, so that nothing is left over from the one before. The peers
-take turns, round by round, so that a busy minute of the machine hits all of them; what counts is the median.
-A bar is the most that one number of ours may be, as a multiple of a peer's, or as an amount.
+returns numbers by name, and runs in a new interpreter, so that no state is left from the previous one. The peers take
+turns in each round, so that a busy minute of the machine affects all of them; the result is the median. A bar is the
+maximum of one of our numbers, as a multiple of a peer's or as an absolute amount.
 
-To add a workload, write the measurements into a module of `benchmarks/` and append a `Workload` to its `WORKLOADS`.
+To add a workload, write the measurements in a module of `benchmarks/` and append a `Workload` to its `WORKLOADS`.
 """
 
 import importlib
@@ -27,15 +27,15 @@ Measurement = Callable[[], Numbers]
 
 @dataclass(frozen=True)
 class Bar:
-    """The most that a number of ours may be.
+    """The maximum of one of our numbers.
 
     Attributes:
-        number: Which of the measured numbers; its name ends with its unit.
-        against: The peer that it is compared with; `None` for an amount.
+        number: Name of the number, which ends with its unit.
+        against: The peer to compare with; `None` for an absolute amount.
         at_most: Multiple of the peer's number, or the amount in the number's unit.
-        other: Name of the peer's number, where it is another one.
+        other: Name of the peer's number, if it is a different one.
         plus: Added to the peer's multiple, in the number's unit.
-        at_least: The bar is a floor.
+        at_least: Whether the bar is a minimum instead.
     """
 
     number: str
@@ -48,15 +48,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured for each peer, and how good ours has to be.
+    """The measurements of each peer, and the bars for ours.
 
     Attributes:
-        name: Short, for the command line.
-        title: For the table.
+        name: Short name for the command line.
+        title: Title in the table.
         peers: The measurement of each peer; ours is `amlsched`.
-        bars: What ours is held to; peers without a bar are shown all the same.
-        rounds: Rounds at the most, for workloads that take long.
-        times_limit: As many times as long as others may one measurement take, for what has much to prepare.
+        bars: The bars for ours; peers without a bar are measured, too.
+        rounds: Maximum number of rounds, for workloads that take long.
+        times_limit: Factor of the time limit, for measurements with a long preparation.
     """
 
     name: str
@@ -69,19 +69,19 @@ class Workload:
 
 @dataclass
 class Measured:
-    """The numbers of a workload: peer, name of the number, one value a round."""
+    """The numbers of a workload by peer and name, with one value per round."""
 
     workload: Workload
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, peer: str, numbers: Numbers) -> None:
-        """Take the numbers of one round."""
+        """Add the numbers of one round."""
         for name, value in numbers.items():
             self.values.setdefault(peer, {}).setdefault(name, []).append(value)
 
     def median(self, peer: str, number: str) -> float | None:
-        """`None` where the peer could not be measured."""
+        """The median of a number; `None` if the peer could not be measured."""
         found = self.values.get(peer, {}).get(number)
         return statistics.median(found) if found else None
 
@@ -99,19 +99,19 @@ def workloads() -> dict[str, Workload]:
 
 
 def measure(chosen: Iterable[Workload], rounds: int, limit_s: float, log: Callable[[str], None]) -> list[Measured]:
-    """Run every peer of every workload, in turns.
+    """Measure every peer of every workload, in turns.
 
     Args:
         chosen: The workloads.
-        rounds: How often each peer is measured.
-        limit_s: Seconds after which one measurement is given up.
-        log: Told what goes on.
+        rounds: How often to measure each peer.
+        limit_s: Time limit of one measurement, in seconds.
+        log: Called with messages about the progress.
     """
     results = [Measured(workload) for workload in chosen]
     for result in results:
         peers = list(result.workload.peers)
         for number in range(min(rounds, result.workload.rounds or rounds)):
-            for peer in peers[number % len(peers) :] + peers[: number % len(peers)]:  # nobody is always the first
+            for peer in peers[number % len(peers) :] + peers[: number % len(peers)]:  # each one is first at times
                 if peer not in result.failures:
                     _measure_once(result, peer, limit_s * result.workload.times_limit)
         log(f"{result.workload.name}: done" + "".join(f"; {p} failed: {why}" for p, why in result.failures.items()))
@@ -133,7 +133,7 @@ def _measure_once(result: Measured, peer: str, limit_s: float) -> None:
 
 
 def measure_here(workload: str, peer: str) -> None:
-    """What a fresh interpreter does: one measurement, its numbers on the last line."""
+    """Run one measurement in this interpreter, and print its numbers on the last line."""
     numbers = workloads()[workload].peers[peer]()
     print(json.dumps(dict(numbers)), flush=True)
 
@@ -150,7 +150,7 @@ class Row:
 
 
 def _amount(value: float | None, number: str) -> str:
-    """A number with the unit that its name ends with."""
+    """A number with its unit, which is the end of its name."""
     if value is None:
         return "-"
     unit = number.rpartition("_")[2]
@@ -179,7 +179,7 @@ def _label(number: str) -> str:
 
 
 def rows(results: Iterable[Measured]) -> list[Row]:
-    """One a bar, in the order of the workloads."""
+    """One row per bar, in the order of the workloads."""
     return [_row(result, bar) for result in results for bar in result.workload.bars]
 
 

@@ -1,4 +1,4 @@
-"""Results of many repetitions, loaded as tables."""
+"""Loading the results of many repetitions as tables."""
 
 import json
 import resource
@@ -22,7 +22,7 @@ LOGGED = "loss,accuracy,ts,rep,iter\n" + "".join(
 
 
 def fill(folder: Path) -> None:
-    """Write records and rows of all repetitions."""
+    """Write the records and rows of all repetitions."""
     from amlsched.experiments import Plan
     from amlsched.experiments._storage import layout
     from amlsched.experiments._storage.record import Attempt, Process, Record, State, encoded, now

@@ -1,4 +1,4 @@
-"""Bytes of a call, while it waits and after it has ended."""
+"""Memory per call, while it is queued and after it has finished."""
 
 import gc
 import threading
@@ -15,27 +15,27 @@ CALLS = 100_000
 
 
 def traced() -> int:
-    """Bytes that Python holds now."""
+    """Bytes that Python has allocated."""
     gc.collect()
     return tracemalloc.get_traced_memory()[0]
 
 
 def our_scheduler(executor: Executor) -> Any:
-    """Ours over a given executor."""
+    """Our scheduler over a given executor."""
     from amlsched import Scheduler
 
     return Scheduler(executor)
 
 
 def amltk_scheduler(executor: Executor) -> Any:
-    """amltk's over a given executor."""
+    """amltk's scheduler over a given executor."""
     from amltk.scheduling import Scheduler
 
     return Scheduler(executor)
 
 
 def queued_in_scheduler(make: Callable[[Executor], Any]) -> Numbers:
-    """Bytes a call, of calls that wait for a thread."""
+    """Bytes per call, for calls that wait for a thread."""
     gate = threading.Event()
     scheduler = make(ThreadPoolExecutor(2))
     task, blocker = scheduler.task(noop), scheduler.task(gate.wait)
@@ -58,7 +58,7 @@ def queued_in_scheduler(make: Callable[[Executor], Any]) -> Numbers:
 
 
 def queued_in_executor() -> Numbers:
-    """The same with nothing around the executor; the futures are kept, as a user has to."""
+    """The same for the executor alone; the futures are kept, as a user has to."""
     gate = threading.Event()
     with ThreadPoolExecutor(2) as executor:
         blockers = [executor.submit(gate.wait) for _ in range(2)]
@@ -73,7 +73,7 @@ def queued_in_executor() -> Numbers:
 
 
 def kept(make: Callable[[Executor], Any]) -> Numbers:
-    """Bytes a call that are left when the run is over and only the scheduler is held."""
+    """Bytes per call that remain after the run, when only the scheduler is referenced."""
     scheduler = make(ThreadPoolExecutor(2))
     task = scheduler.task(noop)
 

@@ -1,4 +1,4 @@
-"""A large folder of results, in which nearly all is done."""
+"""A large results folder in which nearly all repetitions are done."""
 
 import json
 import os
@@ -34,7 +34,7 @@ grid: {{a: {list(range(COUNT // 100))}}}
 
 
 def fill(folder: Path) -> None:
-    """Write the records of all repetitions but the last ones."""
+    """Write the records of all repetitions except the last ones."""
     from amlsched.experiments import Plan
     from amlsched.experiments._planning.config_changes import config_hash, settings
     from amlsched.experiments._storage import layout
@@ -78,31 +78,31 @@ def filled() -> Iterator[Path]:
 
 
 def used_by(folder: Path, *words: str) -> tuple[Numbers, str]:
-    """What a command needs, and what it tells."""
+    """The resources that a command uses, and its output."""
     with (folder / "out").open("w") as out:
         command = [sys.executable, "-m", "amlsched", *words]
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    told = (folder / "out").read_text()
+    output = (folder / "out").read_text()
     if process.returncode:
-        raise RuntimeError(told[-500:])
-    return {"CPU_s": used.ru_utime + used.ru_stime, "memory_MiB": used.ru_maxrss / 1024}, told
+        raise RuntimeError(output[-500:])
+    return {"CPU_s": used.ru_utime + used.ru_stime, "memory_MiB": used.ru_maxrss / 1024}, output
 
 
 def status() -> Numbers:
     """CPU time and memory of `amlsched status`."""
     with filled() as folder:
-        numbers, told = used_by(folder, "status", "results")
-        assert f"{COUNT - LEFT} completed" in told, told[-500:]
+        numbers, output = used_by(folder, "status", "results")
+        assert f"{COUNT - LEFT} completed" in output, output[-500:]
         return numbers
 
 
 def run() -> Numbers:
-    """CPU time and memory of `amlsched run`, until the first repetition that is left begins."""
+    """CPU time and memory of `amlsched run`, until the first remaining repetition starts."""
     with filled() as folder:
-        _, told = used_by(folder, "run", "experiment.py:experiment", "config.yml", "--executor", "sequential", "-q")
-        assert f"{LEFT} run in" in told, told[-500:]
+        _, output = used_by(folder, "run", "experiment.py:experiment", "config.yml", "--executor", "sequential", "-q")
+        assert f"{LEFT} run in" in output, output[-500:]
         seconds, kibibytes = map(float, (folder / "first").read_text().split())
         return {"CPU_s": seconds, "memory_MiB": kibibytes / 1024}
 

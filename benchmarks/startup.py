@@ -1,4 +1,4 @@
-"""How long it takes to begin: the import, and the first result of a pool of processes."""
+"""Start-up times: the import, and the first result of a pool of processes."""
 
 import os
 import subprocess
@@ -10,16 +10,16 @@ from functools import partial
 from benchmarks.drive import noop
 from benchmarks.frame import Bar, Numbers, Workload
 
-# Bytecode is written and read, as it is where the package was installed; some environments switch that off.
+# Bytecode is written and read, as for an installed package; some environments disable that.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def imported(statement: str) -> Numbers:
-    """Time of the imports of a statement, as the interpreter counts it (`-X importtime`)."""
+    """Time of the imports of a statement, as reported by the interpreter (`-X importtime`)."""
     command = [sys.executable, "-X", "importtime", "-c", statement]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr.splitlines()
-    # "import time: self | cumulative | name"; one blank before the name means that nothing imported it in turn.
-    # What the interpreter imports by itself ends with the module "site".
+    # "import time: self | cumulative | name"; one blank before the name means that no other module imported it.
+    # The last module that the interpreter imports by itself is "site".
     fields = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
     names = [name.strip() for _, _, name in fields]
     own = fields[names.index("site") + 1 :]

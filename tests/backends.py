@@ -109,9 +109,9 @@ def start_ray() -> None:
     """One Ray for all tests of this process: it takes seconds to start, and ends with the process."""
     import ray
 
-    from amlsched.executors._ray_executor import left_as_it_is
+    from amlsched.executors._ray_executor import unchanged_process
 
-    with left_as_it_is():
+    with unchanged_process():
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 

@@ -1,1 +1,1 @@
-"""One run of a scheduler: what it is made of."""
+"""The implementation of one run of a scheduler."""

@@ -1,7 +1,4 @@
-"""Admission of calls that are measured.
-
-Submits calls to the executor: one by one, in batches, or no more at a time than it should hold.
-"""
+"""Submits calls to the executor: one by one, in batches, or no more at a time than it should hold; measured or not."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ Executor threads append finished calls to one inbox and wake the loop once for m
 it delivers posted events, completes finished calls, runs calls of an inline executor, and checks whether the run has
 finished. Everything visible to a user's callback happens inside a turn, one step after the other, so callbacks never
 nest and the stack does not grow with the length of a chain of calls.
-
-Wakes an event loop from other threads.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ _ENFORCED, _BY_SIGNAL = 37, 100  # sge_status(5)
 
 
 def _end_listed(element: Element) -> JobEnd | None:
-    # A job that is deleted while its host does not answer stays in the queue like this.
+    # The state of a job that was deleted while its host does not answer.
     return JobEnd(JobCancelledError, element.reason, "deleted") if re.fullmatch(r"d\w*", element.reason) else None
 
 
@@ -118,14 +118,14 @@ def _end_recorded(text: str) -> JobEnd | None:
         return JobEnd(JobCancelledError, state, f"deleted by {by}")
     if code == _ENFORCED:
         return JobEnd(_limit_passed(record), state, record.get("category", ""))
-    # Neither the accounts nor the queue say who sent the signal; it is how `qdel` ends a job.
+    # Neither the accounting record nor the queue says who sent the signal, but this is how `qdel` kills a job.
     if code == _BY_SIGNAL and status.startswith("137"):
         return JobEnd(JobCancelledError, state, reason)
     return JobEnd(JobLostError, state, reason)
 
 
 def _limit_passed(record: Mapping[str, str]) -> Kind:
-    """The limit that the job passed: of time, unless it had not run for that long and has one of memory."""
+    """The error for an exceeded limit: of time, unless the job ran for a shorter time and has a memory limit."""
     asked = record.get("category", "")
     wall = re.match(r"\d+", record.get("ru_wallclock", ""))
     limit = re.search(r"\bh_rt=([\d:]+)", asked)

@@ -126,8 +126,8 @@ def _end_recorded(text: str) -> JobEnd | None:
     job = jobs[0]
     if state == "COMPLETED":
         by_signal = job.get("ExitBySignal")
-        told = f"signal {job.get('ExitSignal')}" if by_signal else f"exit code {job.get('ExitCode', 0)}"
-        return JobEnd(JobLostError, state, told)
+        exit_status = f"signal {job.get('ExitSignal')}" if by_signal else f"exit code {job.get('ExitCode', 0)}"
+        return JobEnd(JobLostError, state, exit_status)
     reason = str(job.get("RemoveReason" if state == "REMOVED" else "HoldReason", ""))
     return JobEnd(_end_kind(reason), state, reason)
 

@@ -28,7 +28,7 @@ def _job_states(text: str) -> JobStates:
 
 
 def _quote(text: str) -> str:
-    """In those quotes that are not in it; LSF has no others."""
+    """Quote with the kind of quotes that the text does not contain; LSF has no escapes."""
     if re.fullmatch(r"[\w@%+=:,./~-]+", text):
         return text
     return f"'{text}'" if '"' in text else f'"{text}"'
@@ -42,7 +42,7 @@ LSF = System(
         quote=_quote,
         rejected='"',  # dask-jobqueue puts the project in double quotes
         names=re.compile(r"[^\[\]]{1,4094}"),
-        names_rule="a text without [ and ], which make an array,",
+        names_rule="a text without [ and ], which would create an array,",
     ),
     submit=("bsub",),
     cancel_all=lambda job: ["bkill", job],

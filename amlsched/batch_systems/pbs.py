@@ -189,7 +189,7 @@ _END_COMMENTS: Sequence[tuple[str, Kind]] = (
 
 
 def _end_recorded(text: str) -> JobEnd | None:
-    """Of `qstat -x -f`: text in PBS Professional, XML in Torque, where the exit status has another name."""
+    """Parse `qstat -x -f`: text in PBS Professional, XML in Torque, with different names of the exit status."""
     found = re.search(r"\b([Ee])xit_status\s*(?:=\s*|>)(-?\d+)", text)
     if found is None:
         return None

@@ -159,14 +159,14 @@ def _job_states(text: str) -> JobStates:
     found: JobStates = {}
     for line in text.splitlines():
         job, state, host, reason = line.strip().split("|", 3)
-        told = "" if reason in ("None", "") else f" ({reason})"
+        suffix = "" if reason in ("None", "") else f" ({reason})"
         if state in _JOB_RUNNING:
             stage = Stage.RUNNING
         elif state in _JOB_PENDING:
             stage = Stage.PENDING
         else:
             stage = Stage.STUCK if state in _JOB_STUCK else Stage.ENDED
-        found[job] = Element(stage, f"{state}{told}", host)
+        found[job] = Element(stage, f"{state}{suffix}", host)
     return found
 
 
@@ -194,15 +194,15 @@ def _end_listed(element: Element) -> JobEnd | None:
 
 
 def _end_recorded(text: str) -> JobEnd | None:
-    """Of the last time that it ran: a job that was put back into the queue has a line for each."""
+    """The end of the last attempt: a requeued job has one line per attempt."""
     found: JobEnd | None = None
     for line in text.splitlines():
         state, _, code = line.partition("|")
         word, _, more = state.strip().partition(" ")  # CANCELLED by 1000
         kind = _END_KINDS.get(word)
         if kind is not None and word != "COMPLETING":
-            told = f"exit code {code}" if code not in ("", "0:0") else ""
-            found = JobEnd(kind, word, ", ".join(filter(None, (more, told))))
+            exit_code = f"exit code {code}" if code not in ("", "0:0") else ""
+            found = JobEnd(kind, word, ", ".join(filter(None, (more, exit_code))))
     return found
 
 
@@ -216,7 +216,7 @@ def _queues() -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for name, available, nodes, state, limit in rows:
         found.setdefault(name, []).append(f"{available}, {nodes} nodes {state}, time limit {limit}")
-    return {name: "; ".join(told) for name, told in found.items()}
+    return {name: "; ".join(states) for name, states in found.items()}
 
 
 def _settings() -> dict[str, str]:

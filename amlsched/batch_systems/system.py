@@ -233,12 +233,12 @@ Kind = type[JobLostError] | type[WorkerOutOfMemoryError]
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How a job ended.
+    """The end of a job.
 
     Attributes:
         kind: The type of error of a call that was lost with it.
-        state: How the batch system calls it, such as `NODE_FAIL`.
-        reason: What else it says; empty for nothing.
+        state: Final state in the batch system's terms, such as `NODE_FAIL`.
+        reason: Further details, if any.
     """
 
     kind: Kind
@@ -246,11 +246,11 @@ class JobEnd:
     reason: str = ""
 
     def error(self, call: str, system: str, job: str, host: str | None = None) -> WorkerLostError:
-        """What a call ends with that was lost with the job.
+        """The exception of a call that was lost with the job.
 
         Args:
             call: Name of the call.
-            system: What people call the batch system.
+            system: Name of the batch system.
             job: Id of the job.
             host: Host of the worker, if known.
         """

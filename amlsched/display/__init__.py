@@ -1,4 +1,4 @@
-"""What people see while calls run. A display only subscribes to events, or looks on."""
+"""Displays of a run's progress. They only subscribe to events and read counters."""
 
 from amlsched.display.table import table
 

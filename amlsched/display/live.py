@@ -1,9 +1,7 @@
-"""The live display of a scheduler: on a terminal a view that is drawn anew, elsewhere a line every few seconds.
+"""The live display of a scheduler: a view that is redrawn on a terminal, one line every few seconds elsewhere.
 
-It looks at the scheduler by a timer of the run's own loop, between two turns. So it needs no thread and no lock, costs
-the same however many calls there are, and nothing where it is off.
-
-What a display tells of a scheduler in numbers: its calls, its workers, and how fast they are.
+A timer of the run's own loop reads the scheduler between two turns. So it needs no thread and no lock, its cost does
+not depend on the number of calls, and it costs nothing if it is off.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ _RATE_OVER_S = 10.0
 
 
 class Counts(NamedTuple):
-    """What became of the calls of a run."""
+    """The numbers of a run's calls by state."""
 
     submitted: int
     running: int
@@ -60,7 +58,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, scheduler: Scheduler, workers: int | None) -> Counts:
-        """Those of a scheduler with so many workers; `None` where that is not known."""
+        """The counts of a scheduler with this number of workers; `None` if that is unknown."""
         results, exceptions = scheduler.on_future_result.count, scheduler.on_future_exception.count
         cancelled = scheduler.on_future_cancelled.count
         submitted = scheduler.on_future_submitted.count
@@ -70,7 +68,7 @@ class Counts(NamedTuple):
 
     @property
     def ended(self) -> int:
-        """How many ended, in whatever way."""
+        """The number of finished calls, including cancelled ones."""
         return self.results + self.exceptions + self.cancelled
 
     def __str__(self) -> str:
@@ -78,10 +76,10 @@ class Counts(NamedTuple):
 
 
 class Workers:
-    """Where calls run.
+    """The workers of an executor.
 
     Args:
-        executor: What has them; `None` where there are none.
+        executor: The executor; `None` if there is none.
     """
 
     def __init__(self, executor: Executor | None) -> None:
@@ -89,12 +87,12 @@ class Workers:
 
     @property
     def now(self) -> WorkersNow | None:
-        """How many there are, of an executor that tells."""
+        """The present numbers of workers, if the executor reports them."""
         return workers_now(self._executor) if self._executor is not None else None
 
     @property
     def number(self) -> int | None:
-        """How many calls can run now, where that is known."""
+        """How many calls can run now, if known."""
         if self._executor is None:
             return None
         if (now := self.now) is not None:
@@ -111,28 +109,28 @@ class Workers:
 
 
 def are_missing(now: WorkersNow | None, counts: Counts) -> TypeGuard[WorkersNow]:
-    """Whether calls wait for workers that are not there."""
+    """Whether calls wait for missing workers."""
     return now is not None and now.here < now.wanted and counts.submitted > counts.ended
 
 
 class Clock:
-    """How long the run goes on, and how many calls end in a second."""
+    """Measures the duration of the run and the rate of calls."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Begin anew."""
+        """Restart the clock."""
         self._begun = time.monotonic()
         self._seen = deque([(self._begun, 0)])
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._begun
 
     def rate(self, ended: int) -> float:
-        """Calls a second, over the last ten seconds."""
+        """Calls per second, over the last ten seconds."""
         now = time.monotonic()
         while len(self._seen) > 1 and now - self._seen[0][0] > _RATE_OVER_S:
             self._seen.popleft()
@@ -150,34 +148,34 @@ _HTML_WIDTH = 100
 def live(
     scheduler: Scheduler, display: bool | Literal["auto"] | Iterable[RenderableType], *, stream: TextIO | None = None
 ) -> AbstractContextManager[object]:
-    """A display of the run that happens in the context. It has to be entered in the run's loop.
+    """Display the run inside this context, which must be entered in the run's loop.
 
     Args:
-        scheduler: What to show.
-        display: What `run(display=…)` was given: `True`, `False`, `"auto"` for a display on a terminal and in a
-            notebook only, or what else is to be shown below: anything that rich can render.
-        stream: Where to; `None` for `sys.stdout`.
+        scheduler: The scheduler to show.
+        display: The argument of `run(display=…)`: `True`, `False`, `"auto"` to display it on a terminal and in a
+            notebook only, or a list of renderables of rich to show below.
+        stream: Where to write; `None` for `sys.stdout`.
 
     Raises:
         MissingExtraError: The output is a terminal and rich is not installed.
-        ValueError: `display` is something else.
+        ValueError: `display` is none of these.
     """
     if display is False:
         return nullcontext()
     if display is True or display == "auto":
         extra: list[Any] = []
     elif isinstance(display, str) or not isinstance(display, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"display={display!r}: must be True, False, 'auto' or a list of what rich can render")
+        raise ValueError(f"display={display!r}: must be True, False, 'auto' or a list of renderables of rich")
     else:
         extra = list(display)
-    shown = stream or cast("TextIO | None", sys.stdout)  # none where the program has no console
+    shown = stream or cast("TextIO | None", sys.stdout)  # `None` if the program has no console
     if shown is not None and _is_drawn_on(shown):
         return LiveView(scheduler, extra, shown)
     return nullcontext() if shown is None or display == "auto" else PlainLines(scheduler, shown)
 
 
 class _Display(AbstractContextManager[object]):
-    """Looks at a scheduler every few moments, and once when the run is over."""
+    """Shows a scheduler at regular intervals, and once when the run has finished."""
 
     def __init__(self, scheduler: Scheduler, interval_s: float) -> None:
         self._scheduler = scheduler
@@ -188,7 +186,7 @@ class _Display(AbstractContextManager[object]):
 
     def __enter__(self) -> object:
         self._loop = asyncio.get_running_loop()
-        self._workers = Workers(self._scheduler.executor)  # a run that is stopped may give its executor up
+        self._workers = Workers(self._scheduler.executor)  # a stopped run may release its executor
         self._clock.start()
         self._watch()
         self._timer = self._loop.call_later(self._interval_s, self._tick)
@@ -200,25 +198,25 @@ class _Display(AbstractContextManager[object]):
             self._show_safely(final=True)
 
     def _watch(self) -> None:
-        """Measure the callbacks of the run that is under way."""
+        """Measure the callbacks of the present run."""
         if self._scheduler.dispatcher is not None:
             self._scheduler.dispatcher.stopwatch = self._callbacks
 
     @property
     def _share(self) -> float:
-        """Of the time since the start, what callbacks took."""
+        """The share of time spent in callbacks since the start."""
         return min(1.0, self._callbacks.seconds / max(self._clock.seconds, 1e-9))
 
     def _tick(self) -> None:
         self._timer = None
-        self._watch()  # where the run began after the display
+        self._watch()  # in case the run started after the display
         if self._show_safely():
             self._timer = self._loop.call_later(self._interval_s, self._tick)
 
     def _show_safely(self, *, final: bool = False) -> bool:
         try:
             self._show(final)
-        except Exception:  # a display is no reason to lose a run
+        except Exception:  # a failing display must not end the run
             logger.warning("the display of %s failed and is off from now on", self._scheduler.name, exc_info=True)
             self._clear()
             return False
@@ -228,16 +226,16 @@ class _Display(AbstractContextManager[object]):
         raise NotImplementedError
 
     def _clear(self) -> None:
-        """Forget what could not be shown."""
+        """Remove what could not be shown."""
 
 
 class LiveView(_Display):
     """The view on a terminal or in a notebook, drawn by rich.
 
     Args:
-        scheduler: What to show.
-        extra: Shown below it.
-        stream: Where to.
+        scheduler: The scheduler to show.
+        extra: Renderables to show below it.
+        stream: Where to write.
     """
 
     def __init__(self, scheduler: Scheduler, extra: Iterable[RenderableType], stream: TextIO) -> None:
@@ -270,45 +268,45 @@ class LiveView(_Display):
 
 
 class PlainLines(_Display):
-    """A line every few seconds, where something changed, and one at the end.
+    """Writes a line every few seconds if something has changed, and one at the end.
 
     Args:
-        scheduler: What to show.
-        stream: Where to.
+        scheduler: The scheduler to show.
+        stream: Where to write.
     """
 
     def __init__(self, scheduler: Scheduler, stream: TextIO) -> None:
         super().__init__(scheduler, LINE_S)
         self._stream = stream
-        self._told: tuple[Counts, str] | None = None
+        self._shown: tuple[Counts, str] | None = None
 
     def _show(self, final: bool) -> None:
         now = self._workers.now
         counts = Counts.of(self._scheduler, self._workers.number)
         missing = f"; {now}" if are_missing(now, counts) else ""
-        if (counts, missing) == self._told and not final:
+        if (counts, missing) == self._shown and not final:
             return
-        self._told = counts, missing
+        self._shown = counts, missing
         rate = f"{self._clock.rate(counts.ended):.3g}/s, callbacks {self._share:.0%}"
         self._stream.write(printable(f"{self._clock.seconds:.0f} s: {counts}, {rate}{missing}\n", self._stream))
         self._stream.flush()
 
 
 def scheduler_view(scheduler: Scheduler) -> RenderableType:
-    """What rich shows of a scheduler: its workers, its queue, its tasks, and what was added by `add_renderable`."""
-    executor = scheduler._executor  # pyright: ignore[reportPrivateUsage]  (the property would make one)
+    """The view of a scheduler for rich: workers, queue, tasks, and what was added by `add_renderable`."""
+    executor = scheduler._executor  # pyright: ignore[reportPrivateUsage]  (the property would create one)
     return _view(scheduler, Workers(executor), None)
 
 
 def task_view(task: Task[..., Any]) -> RenderableType:
-    """What rich shows of a task: its calls, its plugins, and the events that plugins added."""
+    """The view of a task for rich: calls, plugins, and events of the plugins."""
     table = _task_table()
     _add_task(table, task)
     return table
 
 
 def as_html(view: RenderableType) -> str | None:
-    """What a notebook shows of it; `None` if rich is not installed, so that it shows the text."""
+    """The view as HTML for a notebook; `None` if rich is not installed, so that the notebook shows the text."""
     try:
         from rich.console import Console
     except ModuleNotFoundError:
@@ -346,7 +344,7 @@ def _task_table() -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("task")
-    for name in ("submitted", "not ended", "results", "exceptions", "cancelled"):
+    for name in ("submitted", "unfinished", "results", "exceptions", "cancelled"):
         table.add_column(name, justify="right")
     return table
 
@@ -368,7 +366,7 @@ def _plugin_view(plugin: Plugin) -> RenderableType:
 
 
 def _plain(text: str) -> RenderableType:
-    """Names and arguments may have brackets, which rich would read as markup."""
+    """Plain text: names and arguments may contain brackets, which rich would interpret as markup."""
     from rich.text import Text
 
     return Text(text)

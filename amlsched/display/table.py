@@ -13,7 +13,7 @@ __all__ = ["duration", "mean_and_deviation", "number", "table"]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The rows under their columns: text to the left, numbers to the right."""
+    """A table with text aligned to the left and numbers to the right."""
     body = [list(row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(columns, *body, strict=True)]
     right = [all(_is_number(cell) for cell in column) for column in zip(*body, strict=True)] or [False] * len(columns)
@@ -33,7 +33,7 @@ def _is_number(cell: str) -> bool:
 
 
 def number(value: float) -> str:
-    """A whole number as it is, another, or one of more than 20 digits, with four digits that count."""
+    """A whole number in full, unless it has more than 20 digits; any other number with four significant digits."""
     if isinstance(value, int) and not isinstance(value, bool):
         text = str(value)
         digits = text.lstrip("-")
@@ -53,7 +53,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time as people say it."""
+    """A duration in hours, minutes and seconds."""
     if seconds is None:
         return ""
     if seconds < 60:

@@ -1,4 +1,4 @@
-"""Says what stands between an executor and its work here: see `amlsched doctor`."""
+"""Checks whether an executor works on this host or cluster; see `amlsched doctor`."""
 
 from amlsched.doctor.examination import Examination, Finding, Verdict, examine
 

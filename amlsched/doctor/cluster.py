@@ -85,7 +85,7 @@ class Trial:
             self.close()
             raise
         self._job.set_command(self._command(given["python"]))
-        # What it prints is kept by the probe; the folder for logs may be the very thing that is wrong.
+        # The probe itself keeps the output, as the folder for logs may be the problem.
         self._job.submit_command = " ".join([self._job.submit_command, *system.quiet])
 
     def _command(self, python: str) -> str:
@@ -103,7 +103,7 @@ class Trial:
 
     @property
     def script(self) -> str:
-        """The script, or the description, of the job."""
+        """The script or description of the job."""
         return str(self._job.job_script())
 
     @property
@@ -112,15 +112,12 @@ class Trial:
         return self.script.partition("test -w ")[0].strip()
 
     def submit(self) -> str:
-        """Submit it.
-
-        Returns:
-            Its id.
+        """Submit the job and return its id.
 
         Raises:
-            BatchSystemError: It was refused.
+            BatchSystemError: The batch system rejected it.
         """
-        with self._job.job_file() as path:  # as those of workers
+        with self._job.job_file() as path:  # like those of workers
             said = asyncio.run(self._job._submit_job(path))
         try:
             self.id = str(self._job._job_id_from_submit_output(said))
@@ -145,7 +142,7 @@ class Trial:
         )
 
     def report(self) -> dict[str, Any] | None:
-        """What the probe has reported so far, over the network or else in the folder."""
+        """The report of the probe, over the network or in the folder; `None` so far."""
         if self._line.report is not None:
             return self._line.report
         try:
@@ -155,7 +152,7 @@ class Trial:
         return report
 
     def log(self) -> str:
-        """The end of what the job printed."""
+        """The end of the job's output."""
         try:
             return (self.folder / "log").read_text(errors="replace")[-_LOG_END:].strip()
         except OSError:
@@ -163,11 +160,11 @@ class Trial:
 
     @property
     def failed(self) -> bool:
-        """Whether its Python is known to have failed."""
+        """Whether the probe has failed."""
         return self.log().endswith(_FAILED)
 
     def close(self) -> None:
-        """Cancel it and remove its folder."""
+        """Cancel the job and remove its folder."""
         if self.id is not None:
             with contextlib.suppress(BatchSystemError):  # it has ended
                 asyncio.run(self._job._close_job(self.id, self._job.cancel_command))
@@ -184,20 +181,20 @@ def _coded(data: bytes) -> str:
 OK, WARNING, FAULT, SKIPPED = Verdict.OK, Verdict.WARNING, Verdict.FAULT, Verdict.SKIPPED
 _POLL_S = 0.3
 _ASK_S = 2.0
-_AFTERWARDS_S = 15.0  # a report in a file may take so long to be seen over a network file system
+_AFTERWARDS_S = 15.0  # how long a report in a file may take to become visible on a network file system
 _DEFAULTS: dict[str, Any] = {"cores": 1, "memory": "1 GB"}
 
 
 class ClusterExamination:
-    """The checks of a batch system: iterate over it for the findings. After a fault, what depends on it is left out.
+    """The checks of a batch system: iterate over it to get the findings. After a fault, dependent checks are skipped.
 
     Args:
-        name: Of the executor, such as `slurm`.
-        options: What `with_slurm` or its sister would be given; cores and memory are small by default.
+        name: Name of the executor, such as `slurm`.
+        options: Arguments of its constructor, such as `with_slurm`; cores and memory are small by default.
         timeout_s: How long a job may take to start.
 
     Attributes:
-        recommended: The options with what was found out; of use once the iteration is over.
+        recommended: The options, completed by the findings; valid after the iteration.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], timeout_s: float) -> None:
@@ -229,7 +226,7 @@ class ClusterExamination:
         return found
 
     def _left_out(self, check: str) -> Finding:
-        return Finding(check, SKIPPED, f"not before this is put right: {', '.join(self._faults)}")
+        return Finding(check, SKIPPED, f"not before this is fixed: {', '.join(self._faults)}")
 
     def _try_a_job(self) -> Iterator[Finding]:
         options = self._options
@@ -254,7 +251,7 @@ class ClusterExamination:
         try:
             trial.submit()
         except BatchSystemError as error:
-            yield Finding("job", FAULT, f"refused: {error.words}", f"this was submitted:\n{trial.head}")
+            yield Finding("job", FAULT, f"rejected: {error.words}", f"this was submitted:\n{trial.head}")
             return
         report, state = _awaited(trial, self._timeout_s)
         if report is None:
@@ -268,7 +265,7 @@ class ClusterExamination:
             self.recommended["interface"] = interface
 
 
-# -------------------------------------------------------------------------------------------- without any job so far
+# ---------------------------------------------------------------------------------------------- checks without a job
 def _commands(system: System, options: Mapping[str, Any]) -> Finding:
     own = _own_commands(system, options)
     wanted = [*(shlex.split(command)[0] for command in own), *system.needed]
@@ -306,18 +303,18 @@ def _queue(system: System, options: Mapping[str, Any]) -> Finding:
     if system.queues is None:
         return Finding("queue", SKIPPED, f"{system.title} is not asked for its queues")
     if not shutil.which(system.needed[0]):
-        return Finding("queue", SKIPPED, "no commands to ask with")
+        return Finding("queue", SKIPPED, "the commands to list queues are missing")
     queues = system.queues()
     if not queues:
-        return Finding("queue", WARNING, "the list of queues could not be had")
+        return Finding("queue", WARNING, "the list of queues is not available")
     names = ", ".join(queues)
     if wanted is None:
-        told = "; ".join(f"{name}: {more}" if more else name for name, more in queues.items())
-        return Finding("queue", OK, f"the default one; there are {told}")
+        listed = "; ".join(f"{name}: {more}" if more else name for name, more in queues.items())
+        return Finding("queue", OK, f"the default one; there are {listed}")
     unknown = [name for name in str(wanted).split(",") if name not in queues]
     if unknown:
         return Finding("queue", FAULT, f"there is no queue {', '.join(unknown)}", f"queue=… is one of: {names}")
-    return Finding("queue", OK, f"{wanted}: {queues.get(str(wanted)) or 'is there'}")
+    return Finding("queue", OK, f"{wanted}: {queues.get(str(wanted)) or 'exists'}")
 
 
 def _account(system: System, options: Mapping[str, Any]) -> Finding:
@@ -341,35 +338,35 @@ def _limits(system: System) -> Finding:
     return Finding("limits", OK, ", ".join(f"{name} {value}" for name, value in limits.items()))
 
 
-# -------------------------------------------------------------------------------------------------- with a small job
+# ------------------------------------------------------------------------------------------- checks with a small job
 def _awaited(trial: Trial, timeout_s: float) -> tuple[dict[str, Any] | None, str]:
-    """The report, and what the batch system said last."""
+    """The report, and the last state of the job in the batch system's words."""
     deadline = time.monotonic() + timeout_s
-    asked, told, over = 0.0, "", None
+    asked, state, over = 0.0, "", None
     while (report := trial.report()) is None:
         now = time.monotonic()
         if now > deadline or (over is not None and (trial.failed or now > over + _AFTERWARDS_S)):
-            return trial.report(), told
+            return trial.report(), state
         if now > asked + _ASK_S and over is None:
-            ended, told = trial.state()
+            ended, state = trial.state()
             asked = time.monotonic()
             over = asked if ended else None
         time.sleep(_POLL_S)
-    return report, told
+    return report, state
 
 
 def _silent(trial: Trial, state: str, timeout_s: float) -> Finding:
     if log := trial.log():
-        remedy = "the Python of jobs is set with python=…, what runs before it with job_script_prologue=[…]"
-        return Finding("job", FAULT, f"{trial.id} ran, but its Python did not get far:\n{log}", remedy)
+        remedy = "set the Python of jobs with python=…, and commands to run before it with job_script_prologue=[…]"
+        return Finding("job", FAULT, f"{trial.id} ran, but its Python program failed:\n{log}", remedy)
     if not trial.state()[0]:
-        remedy = "ask for less (cores, memory, walltime), or in another queue; --timeout waits for longer"
+        remedy = "request less (cores, memory, walltime), or another queue; or wait longer with --timeout"
         return Finding("job", FAULT, f"{trial.id} did not start within {timeout_s:g} s ({state})", remedy)
-    remedy = f"is {trial.shared} there on the nodes? Is {sys.executable}? May nodes connect to this host?"
-    return Finding("job", FAULT, f"{trial.id} ended ({state}), and nothing was heard of it", remedy)
+    remedy = f"do {trial.shared} and {sys.executable} exist on the nodes? May nodes connect to this host?"
+    return Finding("job", FAULT, f"{trial.id} ended ({state}) without a report", remedy)
 
 
 def _usable(report: Mapping[str, Any], line: Line) -> str | None:
-    """The interface to name: one that the job reached, and that it has as well, since dask looks there for it."""
+    """The interface to use: one that the job reached and that its node has as well, where dask needs it."""
     reached = [name for name, *_ in line.offered if "error" not in report["reached"].get(name, {"error": ""})]
     return next((name for name in reached if name in report["interfaces"]), None)

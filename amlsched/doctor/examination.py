@@ -1,11 +1,4 @@
-"""One way into all examinations.
-
-What an examination says.
-
-Whether a call comes back from an executor.
-
-The driver's end of the line to a probe: one socket on each address of this host.
-"""
+"""The entry point of the doctor; its findings, the check of a first call, and the driver's connection to a probe."""
 
 from __future__ import annotations
 
@@ -32,26 +25,26 @@ __all__ = ["Examination", "Finding", "Line", "Verdict", "addresses", "examine", 
 
 
 class Verdict(StrEnum):
-    """What became of a check."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, but somebody should look at it."""
+    """It works, but may cause problems."""
     FAULT = "FAULT"
-    """It does not work before this is put right."""
+    """The executor will not work until this is fixed."""
     SKIPPED = "skipped"
-    """It could not be checked, and is no fault by itself."""
+    """It could not be checked, which is not a fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check.
+    """The result of one check.
 
     Attributes:
-        check: What was looked at, such as `queue`.
-        verdict: What became of it.
-        told: What was seen.
-        remedy: What to do about it; empty where there is nothing to do.
+        check: What was checked, such as `queue`.
+        verdict: The outcome.
+        told: A description of what was found.
+        remedy: What to do about it; empty if there is nothing to do.
     """
 
     check: str
@@ -61,17 +54,17 @@ class Finding:
 
     def __str__(self) -> str:
         more = "".join(f"\n{'':18}-> {line}" for line in self.remedy.splitlines())
-        told = self.told.replace("\n", f"\n{'':18}")
-        return f"{self.verdict:<8}{self.check:<10}{told}{more}"
+        text = self.told.replace("\n", f"\n{'':18}")
+        return f"{self.verdict:<8}{self.check:<10}{text}{more}"
 
 
 def first_call(check: str, name: str, options: Mapping[str, Any], timeout_s: float) -> Finding:
-    """One call on the real thing.
+    """Run one call on the executor.
 
     Args:
-        check: What the finding is called.
-        name: Of the executor, as of `Scheduler.from_name`.
-        options: Its keywords.
+        check: Name of the check.
+        name: Name of the executor, as in `Scheduler.from_name`.
+        options: Arguments of its constructor.
         timeout_s: How long the call may take.
     """
     from amlsched.scheduler import Scheduler
@@ -80,10 +73,10 @@ def first_call(check: str, name: str, options: Mapping[str, Any], timeout_s: flo
     try:
         with Scheduler.from_name(name, **options).executor as executor:
             if executor.submit(abs, -1).result(timeout_s) != 1:
-                raise ValueError("a call gave a wrong result")
+                raise ValueError("a call returned a wrong result")
     except (AmlschedError, OSError, RuntimeError, ValueError, TypeError) as error:
         return Finding(check, Verdict.FAULT, f"{type(error).__name__}: {error}")
-    return Finding(check, Verdict.OK, f"a first one came back after {time.monotonic() - began:.2f} s")
+    return Finding(check, Verdict.OK, f"the first call returned after {time.monotonic() - began:.2f} s")
 
 
 _LONGEST = 4 * 2**20
@@ -92,7 +85,7 @@ _ANSWER_S = 10.0
 
 
 def addresses() -> dict[str, str]:
-    """The IPv4 addresses of this host, by their interfaces: outer ones first, loopback last."""
+    """The IPv4 addresses of this host by interface, with loopback last."""
     psutil: Any = importlib.import_module("psutil")  # distributed needs it
 
     up = {name for name, state in psutil.net_if_stats().items() if state.isup}
@@ -105,11 +98,11 @@ def addresses() -> dict[str, str]:
 
 
 class Line:
-    """Listens for a probe. What does not know the token gets no answer.
+    """Listens for a probe. A client without the token gets no answer.
 
     Args:
-        wanted: The interface that workers are told to use; `None` for any.
-        port: The port to listen at; 0 for a free one.
+        wanted: The interface that workers should use; `None` for any.
+        port: The port to listen on; 0 for a free one.
     """
 
     def __init__(self, wanted: str | None = None, port: int = 0) -> None:
@@ -174,11 +167,11 @@ class Line:
 
 
 class Examination:
-    """The checks of one executor: iterate over it for the findings, each as soon as it is there.
+    """The checks of one executor: iterate over it to get each finding as soon as it is available.
 
     Attributes:
-        healthy: Whether no check found a fault, so far.
-        line: The line of Python that makes such a scheduler; once the iteration is over, with what was found out.
+        healthy: Whether no check has found a fault so far.
+        line: A line of Python that creates such a scheduler; after the iteration, completed by the findings.
     """
 
     def __init__(self, executor: str, options: Mapping[str, Any], timeout_s: float) -> None:
@@ -208,17 +201,17 @@ class Examination:
 
     @property
     def line(self) -> str:
-        """The line of Python."""
+        """The line of Python that creates the scheduler."""
         given = ", ".join(f"{key}={value!r}" for key, value in self._options.items())
         return f"Scheduler.with_{self._executor}({given})"
 
 
 def examine(executor: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = 300.0) -> Examination:
-    """The checks of an executor, in an order in which each needs those before.
+    """Check an executor. Each check depends on the previous ones.
 
     Args:
         executor: Its name, as in `Scheduler.from_name`.
-        options: What its constructor would be given.
+        options: Arguments of its constructor.
         timeout_s: How long a job of a batch system may take to start.
 
     Example:

@@ -1,6 +1,4 @@
-"""What a job sees, beside what this process sees.
-
-Examines this host, for the executors whose workers run on it.
+"""Checks this host, for executors whose workers run on it; and compares the environment of a job with this process's.
 
 Sources:
     `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` of Linux; proc(5).
@@ -35,14 +33,14 @@ _CALL_S = 120.0
 
 
 def examine_host(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
-    """Examine this host for an executor.
+    """Check this host for an executor.
 
     Args:
-        name: Of the executor, such as `processes`.
-        options: What its constructor would be given.
+        name: Name of the executor, such as `processes`.
+        options: Arguments of its constructor.
 
     Yields:
-        A finding for each check.
+        A finding per check.
     """
     cores = len(cpus())
     yield _cpus(cores, options.get("max_workers", options.get("n_workers")))
@@ -57,27 +55,27 @@ def examine_host(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _cpus(cores: int, workers: object) -> Finding:
     quota = _cgroup_cpus()
-    told = f"{os.cpu_count()} on this host, {len(os.sched_getaffinity(0))} by affinity, " + (
-        f"{quota:g} by the control group" if quota else "no limit by a control group"
+    text = f"{os.cpu_count()} on this host, {len(os.sched_getaffinity(0))} by affinity, " + (
+        f"{quota:g} by the cgroup" if quota else "no limit by a cgroup"
     )
     if isinstance(workers, int) and workers > cores:
         return Finding(
-            "cores", WARNING, f"{told}; {workers} workers", f"no more than {cores} workers: max_workers={cores}"
+            "cores", WARNING, f"{text}; {workers} workers", f"use at most {cores} workers: max_workers={cores}"
         )
-    return Finding("cores", OK, told)
+    return Finding("cores", OK, text)
 
 
 def _memory() -> Finding:
     found = dict(re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE))
     total, free = (int(found.get(key, 0)) * 1024 for key in ("MemTotal", "MemAvailable"))
     limit = _cgroup_memory()
-    told = f"{_gib(free)} of {_gib(total)} available"
+    text = f"{_gib(free)} of {_gib(total)} available"
     if limit is not None and limit < total:
-        told += f"; {_gib(limit)} by the control group"
+        text += f"; {_gib(limit)} by the cgroup"
         free = min(free, limit)
     if free < _GIB // 2:
-        return Finding("memory", WARNING, told, "fewer workers, or a host with more memory")
-    return Finding("memory", OK, told)
+        return Finding("memory", WARNING, text, "use fewer workers, or a host with more memory")
+    return Finding("memory", OK, text)
 
 
 def _start_method(options: Mapping[str, Any]) -> Finding:
@@ -85,8 +83,8 @@ def _start_method(options: Mapping[str, Any]) -> Finding:
 
     context = options.get("mp_context")
     chosen = context.get_start_method() if context is not None else "the executor's own"
-    there = ", ".join(multiprocessing.get_all_start_methods())
-    return Finding("start", OK, f"start method of processes: {chosen}; there are {there}")
+    available = ", ".join(multiprocessing.get_all_start_methods())
+    return Finding("start", OK, f"start method of processes: {chosen}; available are {available}")
 
 
 def _shared_memory() -> Finding:
@@ -95,12 +93,12 @@ def _shared_memory() -> Finding:
     except OSError as error:
         remedy = "mount a tmpfs there; libraries that share arrays between processes need it"
         return Finding("/dev/shm", WARNING, f"cannot be used: {error.strerror}", remedy)
-    told = f"{_gib(usage.free)} of {_gib(usage.total)} free"
+    text = f"{_gib(usage.free)} of {_gib(usage.total)} free"
     if usage.free < _SHM_WARNING:
         return Finding(
-            "/dev/shm", WARNING, told, "libraries that share arrays between processes need it; docker: --shm-size=2g"
+            "/dev/shm", WARNING, text, "libraries that share arrays between processes need it; docker: --shm-size=2g"
         )
-    return Finding("/dev/shm", OK, told)
+    return Finding("/dev/shm", OK, text)
 
 
 def _open_files(cores: int) -> Finding:
@@ -108,15 +106,17 @@ def _open_files(cores: int) -> Finding:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 128 + _FILES_A_WORKER * cores:
-        return Finding("files", WARNING, f"{soft} may be open at a time", f"ulimit -n {hard if hard > soft else 4096}")
-    return Finding("files", OK, f"{soft} may be open at a time")
+        return Finding(
+            "files", WARNING, f"{soft} files may be open at a time", f"ulimit -n {hard if hard > soft else 4096}"
+        )
+    return Finding("files", OK, f"{soft} files may be open at a time")
 
 
 def _temporary() -> Finding:
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if free < _FREE_WARNING:
-        return Finding("temporary", WARNING, f"{_gib(free)} free in {folder}", "export TMPDIR=… names another folder")
+        return Finding("temporary", WARNING, f"{_gib(free)} free in {folder}", "set another folder by export TMPDIR=…")
     return Finding("temporary", OK, f"{_gib(free)} free in {folder}")
 
 
@@ -124,9 +124,9 @@ def _gib(amount: int) -> str:
     return f"{amount / _GIB:.1f} GiB"
 
 
-# ---------------------------------------------------------------------------------------------------- control groups
+# ----------------------------------------------------------------------------------------------------------- cgroups
 def _cgroup_files(controller: str, name: str) -> Iterator[Path]:
-    """This process's files of that name, from its own group up to the root."""
+    """The files of this name, from this process's cgroup up to the root."""
     root = Path("/sys/fs/cgroup")
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -161,7 +161,7 @@ def _cgroup_cpus() -> float | None:
 
 
 def _quota(words: list[str]) -> list[float]:
-    """Of `max 100000` or `-1 100000`, which are no limit, none."""
+    """A list of the quota; empty for `max 100000` or `-1 100000`, which mean no limit."""
     if len(words) != 2 or not words[0].isdecimal() or not int(words[1]):
         return []
     return [int(words[0]) / int(words[1])]
@@ -175,7 +175,7 @@ def _cgroup_memory() -> int | None:
 
 
 _TALK = ("amlsched", "cloudpickle", "dask", "dask-jobqueue", "distributed", "msgpack", "tornado")
-"""Packages through which driver and workers talk: they have to be the same."""
+"""Packages with which driver and workers communicate: their versions must be the same."""
 _SHOWN = 8
 _CLOCK_WARNING_S, _CLOCK_FAULT_S = 2.0, 60.0
 
@@ -183,13 +183,13 @@ _CLOCK_WARNING_S, _CLOCK_FAULT_S = 2.0, 60.0
 def compare(
     report: Mapping[str, Any], shared: Path, offered: Sequence[tuple[str, str, int]], wanted: str | None
 ) -> Iterator[Finding]:
-    """Judge the report of a probe.
+    """Evaluate the report of a probe.
 
     Args:
-        report: What the probe saw.
-        shared: The folder that it should see.
-        offered: Interface, address and port of each socket that it tried.
-        wanted: The interface that workers are told to use; `None` for any.
+        report: The report.
+        shared: The folder that should be shared.
+        offered: Interface, address and port of each socket that the probe tried.
+        wanted: The interface that workers should use; `None` for any.
     """
     yield _project(report)
     same = _packages(report)
@@ -202,38 +202,38 @@ def compare(
 
 def _project(report: Mapping[str, Any]) -> Finding:
     here = Path.cwd()
-    remedy = "start from a folder that the nodes mount, or have the code copied to one (see Code copy in the docs)"
+    remedy = "start from a folder that the nodes mount, or copy the code to one (see Code copy in the docs)"
     if report["project"] is None:
         return Finding("project", FAULT, f"the job does not see {here}", remedy)
-    # The doctor's own folder and the folders of logs come and go.
+    # Hidden entries may change meanwhile, such as the doctor's own folder and the folders of logs.
     names = [name for name in os.listdir(here) if not name.startswith(".")]
     missing = [name for name in names if name not in report["project"]]
     if missing and missing == names:
-        return Finding("project", FAULT, f"the job sees another folder, or an empty one, as {here}", remedy)
+        return Finding("project", FAULT, f"in the job, {here} is another folder or empty", remedy)
     if missing:
-        return Finding("project", FAULT, f"in the job {here} lacks {', '.join(sorted(missing)[:_SHOWN])}", remedy)
+        return Finding("project", FAULT, f"in the job, {here} lacks {', '.join(sorted(missing)[:_SHOWN])}", remedy)
     return Finding("project", OK, f"the job sees {here}")
 
 
 def _python(report: Mapping[str, Any], same: Finding) -> Finding:
     version = platform.python_version()
-    told = f"{report['python']} ({report['version']}) in the job, {sys.executable} ({version}) here"
-    remedy = "name it: python='…'; or activate its environment: job_script_prologue=['source …/bin/activate']"
+    pythons = f"{report['python']} ({report['version']}) in the job, {sys.executable} ({version}) here"
+    remedy = "set it by python='…', or activate its environment: job_script_prologue=['source …/bin/activate']"
     if report["version"].split(".")[:2] != version.split(".")[:2]:
-        return Finding("python", FAULT, f"another Python: {told}", remedy)
+        return Finding("python", FAULT, f"another Python: {pythons}", remedy)
     if report["prefix"] != sys.prefix:
-        return Finding("python", FAULT if same.verdict is FAULT else WARNING, f"another Python: {told}", remedy)
+        return Finding("python", FAULT if same.verdict is FAULT else WARNING, f"another Python: {pythons}", remedy)
     if report["version"] != version:
-        return Finding("python", WARNING, f"another release: {told}", remedy)
+        return Finding("python", WARNING, f"another release: {pythons}", remedy)
     return Finding("python", OK, f"the same: {sys.executable} ({version})")
 
 
 def _packages(report: Mapping[str, Any]) -> Finding:
     ours, theirs = packages(), report["packages"]
-    remedy = "install the same there: pip freeze here, pip install -r there; or let jobs use this environment"
+    remedy = "install the same versions there (pip freeze here, pip install -r there), or let jobs use this environment"
     differ = [_pair(name, ours, theirs) for name in _TALK if name in ours and ours[name] != theirs.get(name)]
     if differ:
-        return Finding("packages", FAULT, f"these have to be the same: {', '.join(differ)}", remedy)
+        return Finding("packages", FAULT, f"these must be the same: {', '.join(differ)}", remedy)
     if report["amlsched"] is None:
         error = report.get("import_error", "")
         return Finding("packages", FAULT, f"amlsched cannot be imported in the job: {error}", remedy)
@@ -250,7 +250,7 @@ def _pair(name: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
 
 def _folder(report: Mapping[str, Any], shared: Path) -> Finding:
     if not report["folder"]:
-        remedy = "keys, logs and results lie there: start from, or set log_directory=… to, a folder that nodes mount"
+        remedy = "keys and logs are stored there: start from, or set log_directory=… to, a folder that nodes mount"
         return Finding("folder", FAULT, f"the job does not see {shared}: it is not shared", remedy)
     return Finding("folder", OK, f"the job reads and writes {shared}")
 
@@ -263,30 +263,30 @@ def _driver(report: Mapping[str, Any], offered: Sequence[tuple[str, str, int]], 
     names = ", ".join(f"{name} ({host})" for name, host, _ in good)
     if not good:
         remedy = (
-            "ask whether a firewall stands between nodes and this host, and which ports it leaves open:\n"
-            "scheduler_options={'port': …} sets the scheduler's; or run the driver in a job itself"
+            "ask whether there is a firewall between the nodes and this host, and which ports are open: set the port\n"
+            "of the scheduler by scheduler_options={'port': …}; or run the driver in a job itself"
         )
-        return Finding("driver", FAULT, f"the job on {report['host']} reaches this host nowhere: {failures}", remedy)
+        return Finding("driver", FAULT, f"the job on {report['host']} cannot reach this host: {failures}", remedy)
     if wanted is not None and wanted not in [name for name, *_ in good]:
-        told = f"the job on {report['host']} does not reach this host over {wanted}: {failures}"
-        return Finding("driver", FAULT, told, f"interface=… is one of: {names}")
+        text = f"the job on {report['host']} cannot reach this host over {wanted}: {failures}"
+        return Finding("driver", FAULT, text, f"interface=… is one of: {names}")
     name, host, port = next((each for each in good if each[0] == wanted), good[0])
-    told = f"the job reaches this host over {names}; {host}, port {port}, was answered"
+    text = f"the job reaches this host over {names}; {host}, port {port}, answered"
     if wanted is None and name not in report["interfaces"]:
-        remedy = f"interface=… has to name one of the node's: {', '.join(report['interfaces'])}"
-        return Finding("driver", WARNING, f"{told}; the node has no interface {name}", remedy)
-    return Finding("driver", OK, told)
+        remedy = f"interface=… must be one of the node's: {', '.join(report['interfaces'])}"
+        return Finding("driver", WARNING, f"{text}; the node has no interface {name}", remedy)
+    return Finding("driver", OK, text)
 
 
 def _clock(report: Mapping[str, Any]) -> Finding:
     offsets = [each["offset_s"] for each in report["reached"].values() if "offset_s" in each]
     if not offsets:
-        return Finding("clock", Verdict.SKIPPED, "only compared over the network")
+        return Finding("clock", Verdict.SKIPPED, "can only be compared over the network")
     offset = min(offsets, key=abs)
-    told = f"the node's is {abs(offset):.1f} s {'ahead' if offset > 0 else 'behind'}"
-    remedy = "times in results would be wrong, and fresh keys not yet valid: have the clocks set (NTP)"
+    text = f"the node's is {abs(offset):.1f} s {'ahead' if offset > 0 else 'behind'}"
+    remedy = "times in results would be wrong, and new keys not yet valid: have the clocks synchronized (NTP)"
     if abs(offset) > _CLOCK_FAULT_S:
-        return Finding("clock", FAULT, told, remedy)
+        return Finding("clock", FAULT, text, remedy)
     if abs(offset) > _CLOCK_WARNING_S:
-        return Finding("clock", WARNING, told, remedy)
-    return Finding("clock", OK, told)
+        return Finding("clock", WARNING, text, remedy)
+    return Finding("clock", OK, text)

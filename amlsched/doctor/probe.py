@@ -1,7 +1,7 @@
-"""The program that the doctor runs as a job: it looks around there and reports, over the network and in a file.
+"""The program that the doctor runs as a job: it inspects the node and reports, over the network and in a file.
 
-It is handed to the job as text, and the job may have another Python than the driver: nothing here but the standard
-library, and nothing that Python 3.7 would not understand.
+It is passed to the job as text, and the job may have another Python than the driver: this file only uses the standard
+library, and runs with Python 3.7.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONNECT_S = 4.0
 
 
 def packages() -> dict[str, str]:
-    """The versions of what is installed, by their names."""
+    """Versions of the installed packages, by name."""
     from importlib import metadata
 
     found: dict[str, str] = {}
@@ -75,7 +75,7 @@ def _read(path: str) -> str:
 
 
 def _talk(host: str, port: int, said: dict[str, Any]) -> dict[str, Any]:
-    """One line there, one line back."""
+    """Send one line, and receive one line."""
     with socket.create_connection((host, port), _CONNECT_S) as line:
         line.sendall(json.dumps(said).encode() + b"\n")
         heard = b""
@@ -89,10 +89,10 @@ def _talk(host: str, port: int, said: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(text: str) -> None:
-    """Look around and report.
+    """Inspect the node and report.
 
     Args:
-        text: What the driver asks for, as JSON in base64: a token, its addresses, a folder, the project.
+        text: The request as JSON in base64: a token, the driver's addresses, a folder, the project.
     """
     asked: dict[str, Any] = json.loads(base64.b64decode(text))
     asked["began"] = time.time()

@@ -1,4 +1,4 @@
-"""Calls as tasks of Ray."""
+"""An executor that runs calls as tasks of Ray."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from amlsched.resources import cpus
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-__all__ = ["RayExecutor", "left_as_it_is"]
+__all__ = ["RayExecutor", "unchanged_process"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _SHUTDOWN_S = 5.0
-"""How long workers that are ended at once may take until they are left to Ray."""
+"""How long to wait for killed workers to exit, before leaving them to Ray."""
 _BREAKPOINT = "PYTHONBREAKPOINT"
 
 
 class _Call(NamedTuple):
-    """A call that waits for its turn."""
+    """A queued call."""
 
     work: Future[Any]
     name: str
@@ -52,21 +52,21 @@ class _Call(NamedTuple):
 
 
 class RayExecutor(Executor):
-    """Calls run as Ray's tasks, each in a process of its own, with the resources that it asks for.
+    """Runs calls as tasks of Ray, each in its own process, with the resources that it requests.
 
-    Used like any `concurrent.futures.Executor`; Ray is started, or connected to, with the first call.
+    Used like any `concurrent.futures.Executor`; the first call starts Ray or connects to it.
 
-    - Ray gets as many calls as fit into the cluster at a time. The others wait here, where cancelling them is certain.
-    - Nothing that a call sent or returned is kept in Ray's store once its outcome is here. What calls share is kept
-      as long as its handle lives, and no longer than the executor.
-    - What cannot be pickled raises `NotPicklableError` from `submit`, with the name of the argument.
-    - A worker that dies takes only its own call with it. Ray's own retries are off: the scheduler's apply.
+    - Ray gets as many calls at a time as fit into the cluster. The others wait here, where cancelling them is certain.
+    - Once the outcome of a call has arrived, its arguments and result are no longer kept in Ray's store. Shared objects
+      are kept as long as their handles are alive, and no longer than the executor.
+    - If an argument cannot be pickled, `submit` raises a `NotPicklableError` with its name.
+    - If a worker dies, only its own call is lost. Ray's own retries are off; the scheduler's apply.
 
     Args:
-        address: Of a running cluster (`"auto"`, `"ray://host:port"`); `None` for one on this machine, which ends with
-            the executor. Where the program has called `ray.init` before, that is what is used, and left as it is.
-        max_workers: How many calls run at a time; `None` for as many as fit into the cluster as it is at the start.
-        request: What each call asks for, by Ray's names, such as `{"num_cpus": 2, "num_gpus": 0.5}`.
+        address: Address of a running cluster (`"auto"`, `"ray://host:port"`); `None` for one on this machine, which is
+            shut down with the executor. If the program has already called `ray.init`, that is used and left running.
+        max_workers: How many calls run at a time; `None` for as many as fit into the cluster at the start.
+        request: The resources of each call, by Ray's names, such as `{"num_cpus": 2, "num_gpus": 0.5}`.
         options: Other arguments of `ray.init`.
     """
 
@@ -79,14 +79,14 @@ class RayExecutor(Executor):
         request: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        from amlsched.executors.pickling import call_name  # here: not for `import amlsched`
+        from amlsched.executors.pickling import call_name  # here, to keep `import amlsched` light
 
         self.max_workers = None if max_workers is None else whole_number("max_workers", max_workers)
         self._call_name = call_name
         self._address = address
         self._request: dict[str, Any] = {"num_cpus": 1, **request}
         self._options = dict(options)
-        self._lock = threading.RLock()  # Ray may tell of an end in the thread that asks for it
+        self._lock = threading.RLock()  # Ray may call a callback in the thread that cancels the call
         self._idle = threading.Condition(self._lock)
         self._waiting: deque[_Call] = deque()
         self._running: dict[Future[Any], Any] = {}
@@ -97,45 +97,45 @@ class RayExecutor(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Have a function called by a worker of Ray.
+        """Submit a call, and return its future.
 
         Raises:
-            NotPicklableError: The function or an argument cannot be sent; it names which.
+            NotPicklableError: The function or an argument cannot be sent; the message names it.
             RuntimeError: The executor was shut down.
-            ValueError: The cluster has not what a call asks for.
+            ValueError: The cluster does not have the resources that a call requests.
         """
         payload = pickled_call(fn, args, kwargs, by_value=True)
         work: Future[Any] = Future()
         with self._lock:
             self._open()
-            # A handle may be anywhere in a call, also in the pickle of another pickle.
+            # A handle may be anywhere in a call, even in a pickle inside the pickle.
             shared = {key: one.reference for key, one in self._shared.items() if key.encode() in payload}
             self._waiting.append(_Call(work, self._call_name(fn), payload, shared))
             self._fill()
         return cast("Future[R]", work)
 
     def share(self, value: object) -> InRay:
-        """What brings an object to the workers: it is put into Ray's store, and stays there as long as this is held."""
+        """Share an object with the workers: put it into Ray's store for as long as the returned object is alive."""
         with self._lock:
             self._open()
         try:
             reference = _ray().put(value)
         except Exception:
-            dumped(value)  # says so where it cannot be pickled
+            dumped(value)  # raises a better error if it cannot be pickled
             raise
         carrier = InRay(uuid.uuid4().hex, reference)
         self._shared[carrier.key] = carrier
         return carrier
 
     def kill_call(self, future: Future[Any], exception: BaseException | None = None) -> bool:
-        """End the worker that runs a call.
+        """Kill the worker that runs a call.
 
         Args:
             future: From `submit` of this executor.
-            exception: What the future ends with; `None` for cancelled.
+            exception: The exception of the future; `None` to cancel it.
 
         Returns:
-            Whether the call is being ended; if not, it had ended or not begun.
+            Whether the call is being killed; if not, it had already finished or not started.
         """
         ray = _ray()
 
@@ -148,7 +148,7 @@ class RayExecutor(Executor):
         return True
 
     def kill_workers(self) -> None:
-        """End all workers at once; every call that has not ended ends as cancelled. The executor is shut down."""
+        """Kill all workers at once, cancel all unfinished calls, and shut down the executor."""
         self._close(cancel=True)
         for work in list(self._running):
             self.kill_call(work)
@@ -161,11 +161,11 @@ class RayExecutor(Executor):
         self._leave()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; a Ray that this executor started is ended once those there are have ended.
+        """Accept no more calls; shut down Ray, if this executor started it, once all calls have finished.
 
         Args:
-            wait: Whether to return only then.
-            cancel_futures: Whether calls that have not begun are cancelled.
+            wait: Whether to wait for that.
+            cancel_futures: Whether to cancel calls that have not started.
         """
         self._close(cancel=cancel_futures)
         if wait or not (self._running or self._waiting):
@@ -176,7 +176,7 @@ class RayExecutor(Executor):
     # With the lock held
 
     def _open(self) -> None:
-        """See that Ray is there, and calls are taken."""
+        """Start Ray if necessary; raise if the executor was shut down."""
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self._remote is None:
@@ -187,7 +187,7 @@ class RayExecutor(Executor):
 
         if not ray.is_initialized():
             self._ours = True
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics unless the user wants it
             defaults: dict[str, Any] = {"address": self._address, "logging_level": logging.ERROR}
             if self._address is None:
                 defaults |= {
@@ -196,7 +196,7 @@ class RayExecutor(Executor):
                     "include_dashboard": False,
                     "_node_ip_address": "127.0.0.1",
                 }
-            with left_as_it_is(), hash_seed_set():  # all that Ray starts has it
+            with unchanged_process(), hash_seed_set():  # inherited by all processes that Ray starts
                 ray.init(**{**defaults, **self._options})
         if self.max_workers is None:
             self.max_workers = self._fits(ray.cluster_resources())
@@ -216,8 +216,8 @@ class RayExecutor(Executor):
             return len(cpus())
         if counts[scarce] < 1:
             raise ValueError(
-                f"with_ray: a call asks for {wanted[scarce]:g} {scarce}, and the cluster has "
-                f"{there_is.get(scarce, 0):g} (ask for less; for a cluster that grows, give max_workers)"
+                f"with_ray: a call requests {wanted[scarce]:g} {scarce}, but the cluster has "
+                f"{there_is.get(scarce, 0):g} (request less; for a cluster that grows, set max_workers)"
             )
         return int(counts[scarce])
 
@@ -229,10 +229,10 @@ class RayExecutor(Executor):
                 self._running[work] = reference = self._remote.options(name=name).remote(payload, shared)
                 reference.future().add_done_callback(partial(self._ended, work, name))
 
-    # Without it
+    # Without the lock
 
-    def _ended(self, work: Future[Any], name: str, told: Future[Any]) -> None:
-        """Called in a thread of Ray."""
+    def _ended(self, work: Future[Any], name: str, done: Future[Any]) -> None:
+        """Complete a call. Called in a thread of Ray."""
         with self._idle:
             ours = self._running.pop(work, None) is not None
             killed = work in self._killed
@@ -243,9 +243,9 @@ class RayExecutor(Executor):
                 self._idle.notify_all()
         if not ours:
             return
-        error = told.exception()
+        error = done.exception()
         if error is None:
-            result, failure = load_outcome(told.result())
+            result, failure = load_outcome(done.result())
             if failure is None:
                 work.set_result(result)
             else:
@@ -279,24 +279,24 @@ class RayExecutor(Executor):
         with self._lock:
             ours, self._ours = self._ours, False
         for carrier in self._shared.values():
-            carrier.reference = None  # of a Ray that may be another when the handle goes
+            carrier.reference = None  # the program may use another Ray by the time when the handle is deleted
         if ours:
             ray.shutdown()
 
 
 def _ray() -> Any:
-    """Ray, which is large: imported when it is first used."""
+    """The module of Ray, which is large and imported on first use."""
     return importlib.import_module("ray")
 
 
 @contextmanager
-def left_as_it_is() -> Generator[None]:
-    """Ray is started in here, and leaves the program as it was: else SIGTERM and `breakpoint()` would be Ray's."""
+def unchanged_process() -> Generator[None]:
+    """Undo what starting Ray in this context changes in the process: the handlers of SIGTERM and of `breakpoint()`."""
     terminate, hook, variable = signal.getsignal(signal.SIGTERM), sys.breakpointhook, os.environ.get(_BREAKPOINT)
     try:
         yield
     except SystemExit as ended:
-        if ended.code == signal.SIGTERM:  # Ray's handler got it, and says no more than its number
+        if ended.code == signal.SIGTERM:  # Ray's handler exits with the bare number
             raise SystemExit(128 + signal.SIGTERM) from None
         raise
     finally:
@@ -309,7 +309,7 @@ def left_as_it_is() -> Generator[None]:
 
 
 def _lost(name: str, error: BaseException) -> BaseException:
-    """What Ray says of a call that has no outcome."""
+    """The exception of a call without an outcome, from Ray's error."""
     exceptions = _ray().exceptions
 
     words = " ".join(str(error).split())
@@ -319,4 +319,4 @@ def _lost(name: str, error: BaseException) -> BaseException:
         return NodeLostError(name, "of Ray", type(error).__name__, words)
     if isinstance(error, exceptions.TaskCancelledError):
         return CancelledError()
-    return WorkerLostError(name, f"died; Ray says: {words}")
+    return WorkerLostError(name, f"died; Ray reports: {words}")

@@ -1,4 +1,4 @@
-"""Workers in the jobs of a batch system, by dask-jobqueue: Slurm, PBS, Grid Engine, LSF, Moab, OAR, HTCondor."""
+"""Executors on batch systems, by dask-jobqueue: Slurm, PBS, Grid Engine, LSF, Moab, OAR, HTCondor."""
 
 from __future__ import annotations
 
@@ -47,36 +47,36 @@ def jobqueue(
     native_threads: WorkerThreads = "auto",
     **options: Any,
 ) -> JobQueueExecutor:
-    """Calls run on workers in jobs of a batch system, by dask-jobqueue.
+    """Runs calls on workers in jobs of a batch system, by dask-jobqueue.
 
-    A job has `cores` and `memory`, and holds one worker, or as many as `processes=` says; a worker runs one call at a
-    time. The jobs are submitted with the first call and end with the run.
+    A job has `cores` and `memory`, and contains one worker, or as many as `processes=`; a worker runs one call at a
+    time. The jobs are submitted with the first call and cancelled at the end of the run.
 
     Args:
         name: The batch system: slurm, pbs, sge, lsf, moab, oar or htcondor.
         n_workers: Number of workers.
-        adaptive: `False` for this number all the time; `True` for as many as there is work for, from none to this
-            number; or options of dask's `Adaptive`, such as `{"minimum": 2, "interval": "5s"}`.
-        submit_command: Instead of the system's own, with options: `"sbatch --extra"`. For these workers alone.
+        adaptive: `False` for a constant number of workers; `True` to scale with the queue, from 0 to this number; or
+            options of dask's `Adaptive`, such as `{"minimum": 2, "interval": "5s"}`.
+        submit_command: Replaces the batch system's command, with options: `"sbatch --extra"`. Only for these workers.
         cancel_command: Likewise.
-        start_timeout: Seconds until the first worker must be there; `None` for any time.
-        security: `True` for TLS with keys made for these workers alone; `False` for none: then everybody who reaches
-            this machine can run anything as you; or a `distributed.Security`.
+        start_timeout: Seconds until the first worker must have started; `None` for no limit.
+        security: `True` for TLS with keys created for these workers only; `False` for none, so that anyone who can
+            reach this machine can run anything as you; or a `distributed.Security`.
         native_threads: How many threads BLAS and OpenMP start in each worker; `"auto"` for its share of `cores`, unless
-            variables such as `OMP_NUM_THREADS` are set in the job; `None` for what dask's configuration says, which is
-            1.
+            variables such as `OMP_NUM_THREADS` are set in the job; `None` for dask's configuration, which is 1 by
+            default.
         **options: All other arguments of dask-jobqueue's cluster class, such as `queue`, `account`, `cores`,
             `processes`, `memory`, `walltime`, `job_extra_directives`, `job_script_prologue`, `worker_extra_args`,
             `scheduler_options`, `interface`, `local_directory`, `log_directory`.
 
     Raises:
         MissingExtraError: dask-jobqueue is not installed.
-        BatchSystemError: There is no such command here.
-        TypeError: An argument has a type that it cannot have.
+        BatchSystemError: A command of the batch system was not found.
+        TypeError: An argument has the wrong type.
         ValueError: An option is missing, unknown or wrong.
     """
     from amlsched.executors._jobqueue.executor import (
-        JobQueueExecutor,  # here and below: not for `import amlsched`
+        JobQueueExecutor,  # here and below, to keep `import amlsched` light
         Jobs,
     )
 
@@ -88,7 +88,7 @@ def jobqueue(
 
 
 def job_script(name: str, /, **options: Any) -> str:
-    """The script of a job, as `jobqueue` with these arguments would submit it; it needs no batch system here."""
+    """The script of a job that `jobqueue` with these arguments would submit; needs no batch system."""
     from amlsched.executors._jobqueue.executor import Jobs
 
     bound = inspect.signature(jobqueue).bind(name, **options)
@@ -98,7 +98,7 @@ def job_script(name: str, /, **options: Any) -> str:
 
 
 def _named(name: str, function: Callable[Concatenate[str, P], R]) -> Callable[P, R]:
-    """The function for this batch system, with the signature and the text of the one for all."""
+    """The function for one batch system, with the signature and docstring of the general one."""
 
     @functools.wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -134,19 +134,19 @@ def slurm_allocation(
     srun: Sequence[str] = (),
     native_threads: WorkerThreads = "auto",
 ) -> DaskExecutor:
-    """Calls run on workers on the nodes of the Slurm job in which this program runs, started by srun: no new jobs.
+    """Runs calls on workers started by srun on the nodes of the Slurm job of this program, without new jobs.
 
     Args:
         n_workers: Number of workers; `None` for the job's number of tasks (`--ntasks`).
-        cpus: CPUs of each; `None` for the job's `--cpus-per-task`.
-        memory: What each may use before dask restarts it, such as `"4 GB"`; `None` for no limit of dask's.
-        start_timeout: Seconds until the first worker must be there; `None` for any time.
-        security: `True` for TLS with keys made for these workers alone; `False` for none: then everybody who reaches
-            this machine can run anything as you; or a `distributed.Security`.
-        log_directory: For the log of the workers; `None` for `amlsched-jobs` below the current folder.
-        srun: More words for srun, such as `["--gpus-per-task=1"]`.
+        cpus: CPUs per worker; `None` for the job's `--cpus-per-task`.
+        memory: Memory that each worker may use before dask restarts it, such as `"4 GB"`; `None` for no limit by dask.
+        start_timeout: Seconds until the first worker must have started; `None` for no limit.
+        security: `True` for TLS with keys created for these workers only; `False` for none, so that anyone who can
+            reach this machine can run anything as you; or a `distributed.Security`.
+        log_directory: Folder for the log of the workers; `None` for `amlsched-jobs` in the current folder.
+        srun: Further options of srun, such as `["--gpus-per-task=1"]`.
         native_threads: How many threads BLAS and OpenMP start in each worker; `"auto"` for its CPUs, unless variables
-            such as `OMP_NUM_THREADS` are set; `None` for what dask's configuration says, which is 1.
+            such as `OMP_NUM_THREADS` are set; `None` for dask's configuration, which is 1 by default.
 
     Raises:
         MissingExtraError: dask is not installed.

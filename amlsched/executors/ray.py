@@ -1,4 +1,4 @@
-"""Calls on a Ray cluster: one that runs already, or one of this machine."""
+"""Executors on Ray clusters: running ones, or clusters on this machine."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def ray(
     resources: Mapping[str, float] | None = None,
     **options: Any,
 ) -> RayExecutor:
-    """Calls run on a Ray cluster.
+    """Runs calls on a Ray cluster.
 
     Args:
-        address: Of a running cluster, such as `"auto"` or `"ray://host:10001"`; `None` for one on this machine that
-            ends with the run. A Ray that the program has started itself is used, and left as it is.
-        max_workers: How many calls run at a time; `None` for as many as fit into the cluster as it is at the start.
-        num_cpus: CPUs that each call is given.
-        num_gpus: GPUs that each call is given; a share below 1 too. Ray sets `CUDA_VISIBLE_DEVICES`.
+        address: Address of a running cluster, such as `"auto"` or `"ray://host:10001"`; `None` for one on this machine
+            that is shut down with the run. If the program has started Ray itself, that is used and left running.
+        max_workers: How many calls run at a time; `None` for as many as fit into the cluster at the start.
+        num_cpus: Number of CPUs per call.
+        num_gpus: Number of GPUs per call; may be a fraction. Ray sets `CUDA_VISIBLE_DEVICES`.
         memory: Bytes that Ray reserves for each call; `None` for no reservation.
-        resources: Custom resources of the cluster that each call takes, by their names.
+        resources: Custom resources of the cluster per call, by name.
         **options: Any other argument of `ray.init`, such as `runtime_env`.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        TypeError: An argument has a type that it cannot have.
-        ValueError: A number is below what it can be.
+        TypeError: An argument has the wrong type.
+        ValueError: A number is too small.
     """
-    import importlib.util  # here and below: not for `import amlsched`
+    import importlib.util  # here and below, to keep `import amlsched` light
 
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("with_ray", "ray", "ray")

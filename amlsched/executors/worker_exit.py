@@ -1,7 +1,4 @@
-"""Cancels futures of an executor that are running, which `concurrent.futures` does not support.
-
-Determines why a worker process exited.
-"""
+"""Determines why a worker process exited, and cancels futures that were running, which `Future.cancel` cannot do."""
 
 from __future__ import annotations
 

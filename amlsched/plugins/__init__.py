@@ -1,4 +1,4 @@
-"""Plugins of tasks; each is imported when it is first used, so that none costs those who do not use it."""
+"""Plugins for tasks. Each is imported on first use, so that unused ones cost nothing."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

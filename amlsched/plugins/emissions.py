@@ -1,4 +1,4 @@
-"""What calls emit, as codecarbon estimates it where they run."""
+"""Estimates the carbon emissions of calls, by codecarbon."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["EmissionsTrackerPlugin"]
 
 
 class EmissionsTrackerPlugin(Plugin):
-    """Each call of the task runs under a tracker of codecarbon, in its worker.
+    """Runs each call of the task under a tracker of codecarbon, in its worker.
 
-    With `country_iso_code`, it is codecarbon's offline tracker, which needs no network. Without it, codecarbon asks a
+    With `country_iso_code`, this is codecarbon's offline tracker, which needs no network. Without it, codecarbon asks a
     service on the Internet where the machine is.
 
-    The tracker measures the whole machine. Where several calls run on one, each is charged with all of them, unless
+    The tracker measures the whole machine. If several calls run on it, each is charged with all of them, unless
     `tracking_mode="process"` is given.
 
     Args:
         *args: Arguments of `codecarbon.EmissionsTracker`.
-        **kwargs: Its keyword arguments, and those of `codecarbon.OfflineEmissionsTracker`. `project_name` is the name
-            of the function where it is not given, and `allow_multiple_runs` is true.
+        **kwargs: Its keyword arguments, and those of `codecarbon.OfflineEmissionsTracker`. By default, `project_name`
+            is the name of the function, and `allow_multiple_runs` is true.
 
     Raises:
         MissingExtraError: codecarbon is not installed.
@@ -46,7 +46,7 @@ class EmissionsTrackerPlugin(Plugin):
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """The call, its function under a tracker."""
+        """Wrap the function to run under a tracker."""
         return _Tracked(fn, self.codecarbon_args, self.codecarbon_kwargs), args, kwargs
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class EmissionsTrackerPlugin(Plugin):
 
 
 class _Tracked:
-    """Travels to the worker in place of the function."""
+    """Sent to the worker in place of the function."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs

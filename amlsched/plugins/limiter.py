@@ -1,4 +1,4 @@
-"""A bound on the calls of a task."""
+"""Limits the number of calls of a task."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["Limiter"]
 
 
 class Limiter(Plugin):
-    """Refuses calls of a task beyond a bound: `task.submit` then returns `None`, and an event tells of it.
+    """Rejects calls of a task beyond a limit: `task.submit` then returns `None`, and an event is emitted.
 
-    A call that another plugin refuses is not counted. Counts begin anew with each run.
+    Calls rejected by another plugin are not counted. Counts are reset for each run.
 
     Args:
-        max_calls: How many calls of the task a run takes; `None` for no bound.
-        max_concurrent: How many calls of the task there may be at once that have not ended, waiting ones included;
-            `None` for no bound.
-        not_while_running: A task, or several: as long as one of them has a call that has not ended, calls of this
-            task are refused.
+        max_calls: How many calls of the task a run accepts; `None` for no limit.
+        max_concurrent: How many unfinished calls of the task there may be at a time, including waiting ones; `None` for
+            no limit.
+        not_while_running: One or several tasks: while one of them has an unfinished call, calls of this task are
+            rejected.
 
     Raises:
-        ValueError: A bound is no whole number of at least 1.
-        TypeError: `not_while_running` holds something that is no task.
+        ValueError: A limit is not a whole number of at least 1.
+        TypeError: `not_while_running` contains something other than tasks.
     """
 
     name: ClassVar[str] = "limiter"
 
     CALL_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("call-limit-reached", ("task", "*args"))
-    """A call was refused by `max_calls`; with the task and the arguments of the call."""
+    """A call was rejected because of `max_calls`; with the task and the arguments of the call."""
     CONCURRENT_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("concurrent-limit-reached", ("task", "*args"))
-    """A call was refused by `max_concurrent`; with the task and the arguments of the call."""
+    """A call was rejected because of `max_concurrent`; with the task and the arguments of the call."""
     DISABLED_DUE_TO_RUNNING_TASK: ClassVar[Event[..., Any]] = Event(
         "disabled-due-to-running-task", ("other_task", "task", "*args")
     )
-    """A call was refused by `not_while_running`; with the task that runs, the task and the arguments of the call."""
+    """A call was rejected because of `not_while_running`; with the running task, the task and the call's arguments."""
 
     task: Task[..., Any]
 
@@ -59,7 +59,7 @@ class Limiter(Plugin):
         """Keep the task.
 
         Raises:
-            ValueError: `not_while_running` holds this very task.
+            ValueError: `not_while_running` contains this task itself.
         """
         if task in self.not_while_running:
             raise ValueError(
@@ -71,7 +71,7 @@ class Limiter(Plugin):
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None:
-        """The call as it is, or `None` where a bound is reached."""
+        """The unchanged call, or `None` if a limit is reached."""
         task = self.task
         if self.max_calls is not None and task.n_submitted >= self.max_calls:
             task.emit(self.CALL_LIMIT_REACHED, task, *args, **kwargs)
@@ -92,13 +92,13 @@ class Limiter(Plugin):
         if self.max_concurrent is not None:
             parts.append(f"at once {self.task.n_running}/{self.max_concurrent}")
         parts += [f"not while {other.name} runs" for other in self.not_while_running]
-        return f"{self.name}: {', '.join(parts) or 'no bound'}"
+        return f"{self.name}: {', '.join(parts) or 'no limit'}"
 
 
 def _bound(name: str, value: Any) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
-    raise ValueError(f"{name}={value!r}: must be a whole number of at least 1, or None for no bound")
+    raise ValueError(f"{name}={value!r}: must be a whole number of at least 1, or None for no limit")
 
 
 def _tasks(given: Task[..., Any] | Iterable[Task[..., Any]] | None) -> tuple[Task[..., Any], ...]:
@@ -107,5 +107,5 @@ def _tasks(given: Task[..., Any] | Iterable[Task[..., Any]] | None) -> tuple[Tas
     tasks = tuple(given) if isinstance(given, Iterable) else (given,)
     for task in tasks:
         if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"not_while_running: {task!r} is no task; pass what scheduler.task() returned")
+            raise TypeError(f"not_while_running: {task!r} is not a task; pass what scheduler.task() returned")
     return tasks

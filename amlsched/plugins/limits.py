@@ -1,4 +1,4 @@
-"""Limits of what a call may use: time, memory, CPU time."""
+"""Limits on the time, the memory and the CPU time of a call."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ __all__ = ["Limits", "PynisherPlugin"]
 
 
 class Limits(Plugin):
-    """Ends calls of the task that use too much, each with all processes that it has started; on every executor.
+    """Terminates calls of the task that exceed a limit, with all processes they have started; on every executor.
 
-    The call ends with `WalltimeLimitError`, `MemoryLimitError` or `CpuTimeLimitError`, which say how much it used.
-    Other calls are not disturbed: the worker is replaced.
+    The call fails with `WalltimeLimitError`, `MemoryLimitError` or `CpuTimeLimitError`, which say how much it used.
+    Other calls are not affected: the worker is replaced.
 
-    Over `with_processes` the worker runs the call itself and is ended with it. On every other executor, also
-    `with_sequential`, the call runs in a child of the worker, which is kept for the next one. Its arguments and its
-    result are pickled then, and a debugger in the function does not reach the terminal.
+    With `with_processes`, the worker runs the call itself and is terminated with it. On every other executor, even
+    `with_sequential`, the call runs in a child process of the worker, which is kept for the next call. Its arguments
+    and its result are pickled in that case, and a debugger in the function cannot use the terminal.
 
-    A limit is given with its unit in the text, or as a number by the name that tells the unit; not both.
+    Give each limit either as a string with its unit, or as a number by the parameter whose name has the unit.
 
     Args:
-        walltime: How long a call may take from the start of its function, such as `"10 min"`; `None` for no limit.
-        memory: How much resident memory its process and all below it may take beyond what the process had when the
-            function started, such as `"6 GB"`; what they share counts once, and pages of files that they have mapped
-            do not count. `None` for no limit.
-        cputime: How much CPU time they may take from the start of the function; `None` for no limit.
-        address_space: The most address space that the process may have; Python raises MemoryError beyond it, which
-            becomes a `MemoryLimitError`. Libraries reserve far more than they use; so this is no measure of memory.
-        grace: How long they have between SIGTERM and SIGKILL; a call that takes more memory meanwhile is stopped.
+        walltime: How long a call may run from the start of its function, such as `"10 min"`; `None` for no limit.
+        memory: How much resident memory its process and all descendants may use, in addition to what the process had
+            when the function started, such as `"6 GB"`; shared memory counts once, and pages of mapped files do not
+            count. `None` for no limit.
+        cputime: How much CPU time they may use from the start of the function; `None` for no limit.
+        address_space: How much address space the process may have; beyond that, Python raises MemoryError, which
+            becomes a `MemoryLimitError`. Libraries reserve far more than they use, so this does not measure memory.
+        grace: Time between SIGTERM and SIGKILL; a call that uses even more memory meanwhile is stopped.
         walltime_s: The same as `walltime`, in seconds.
         memory_bytes: The same as `memory`.
         cputime_s: The same as `cputime`, in seconds.
@@ -83,7 +83,7 @@ class Limits(Plugin):
         grace_s: float | None = None,
     ) -> None:
         if sys.platform != "linux":
-            raise NotImplementedError("Limits needs Linux: it reads what processes use from /proc")
+            raise NotImplementedError("Limits needs Linux: it reads the usage of processes from /proc")
         from amlsched.plugins._limits.limited_call import Bounds
 
         wait_s = _amount("grace", grace, "grace_s", grace_s, parse_seconds, least=0)
@@ -99,7 +99,7 @@ class Limits(Plugin):
         self._forget()
 
     def attach_task(self, task: Task[..., Any]) -> None:
-        """Keep the task, and learn of its calls."""
+        """Keep the task, and subscribe to its calls."""
         self.task = task
         function = task.function
         self._call_name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
@@ -109,7 +109,7 @@ class Limits(Plugin):
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """The call, its function under the limits."""
+        """Wrap the function to run under the limits."""
         bounds = self._bounds
         if not bounds.watched and bounds.address_space_bytes is None:
             return fn, args, kwargs
@@ -119,7 +119,7 @@ class Limits(Plugin):
             self._executor = self.task.scheduler.executor
             self._in_worker = self.task.batch_size == 1 and _ends_calls(self._executor)
             self._n_workers = 1 if capabilities_of(self._executor).remote else worker_count(self._executor) or 1
-        # The call gets this number among the calls of the task in this run, unless a plugin after this one refuses it.
+        # The number of the call among those of the task in this run, unless a later plugin rejects it.
         number = self.task.n_submitted
         limited: InChild | Watched
         if not self._in_worker:
@@ -133,19 +133,19 @@ class Limits(Plugin):
 
     @property
     def memory_bytes(self) -> int | None:
-        """The limit of memory with which calls begin; `None` for none."""
+        """The memory limit of the first attempt; `None` for none."""
         return self._bounds.memory_bytes
 
     def more_memory(self, future: Future[Any], factor: float, cap_bytes: float) -> int | None:
-        """Multiply the limit of memory of one call, for its next attempt, and that of its address space with it.
+        """Raise the memory limit of one call for its next attempt, and that of its address space likewise.
 
         Args:
             future: The call.
-            factor: More than 1.
-            cap_bytes: No limit of memory gets larger.
+            factor: A number above 1.
+            cap_bytes: The largest possible limit.
 
         Returns:
-            The limit that it has then; `None` where the call has no limit of memory, or one that is at the cap already.
+            The new limit; `None` if the call has no memory limit, or has already reached the cap.
         """
         limited = self._limited.get(future)
         if limited is None:
@@ -157,7 +157,7 @@ class Limits(Plugin):
         return raised.memory_bytes
 
     def reset(self) -> None:
-        """Forget the calls of the run before."""
+        """Forget the calls of the previous run."""
         self._run_ended()
 
     def _forget(self) -> None:
@@ -183,9 +183,9 @@ class Limits(Plugin):
                 self._passed(number, *self._early.pop(number))
 
     def _passed(self, number: int, which: bytes, used: float) -> None:
-        """A call has passed a limit. In a thread of its own, or in the loop's."""
+        """Kill a call that has exceeded a limit. Called in a separate thread, or in the loop's."""
         future = self._futures.get(number)
-        if future is None:  # the loop has not come to tell of its submission
+        if future is None:  # the loop has not emitted its submission yet
             self._early[number] = which, used
             future = self._futures.get(number)
         work, executor = None if future is None else future.work, self._executor
@@ -218,31 +218,31 @@ class Limits(Plugin):
 
 
 class PynisherPlugin(Limits):
-    """Limits under the names of amltk's plugin, with its events.
+    """`Limits` with the parameters and events of amltk's plugin.
 
     Args:
         memory_limit: Bytes, or a number with one of the units `"B"`, `"KB"`, `"MB"`, `"GB"`, which are powers of 1024
-            here, as in pynisher. Resident memory is meant, as in `Limits`, where pynisher limits the address space.
+            here, as in pynisher. Limits resident memory, as `Limits` does; pynisher limits the address space.
         cputime_limit: Seconds, or a number with one of the units `"s"`, `"m"`, `"h"`.
         walltime_limit: The same.
-        context: Not used: how processes start is the executor's matter.
-        disable_trial_handling: Not used: the exception goes to `on_exception`, as with `True` in amltk.
+        context: Ignored: the executor decides how processes start.
+        disable_trial_handling: Ignored: exceptions go to `on_exception`, as with `True` in amltk.
 
     Raises:
-        TypeError: A limit is no number.
+        TypeError: A limit is not a number.
         ValueError: The unit is unknown, or a limit is zero or less, or infinite.
     """
 
     name: ClassVar[str] = "pynisher-plugin"
 
     TIMEOUT: ClassVar[Event[..., Any]] = Event("pynisher-timeout", ("exception",))
-    """A call was ended by the limit of its time or of its CPU time; with the exception."""
+    """A call exceeded its limit of time or of CPU time; with the exception."""
     MEMORY_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("pynisher-memory-limit", ("exception",))
-    """A call was ended by the limit of its memory; with the exception."""
+    """A call exceeded its memory limit; with the exception."""
     CPU_TIME_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("pynisher-cputime-limit", ("exception",))
-    """A call was ended by the limit of its CPU time; with the exception."""
+    """A call exceeded its limit of CPU time; with the exception."""
     WALL_TIME_LIMIT_REACHED: ClassVar[Event[..., Any]] = Event("pynisher-walltime-limit", ("exception",))
-    """A call was ended by the limit of its time; with the exception."""
+    """A call exceeded its time limit; with the exception."""
 
     PynisherException: TypeAlias = LimitError
     TimeoutException: TypeAlias = TimeoutError
@@ -270,7 +270,7 @@ class PynisherPlugin(Limits):
 
     @classmethod
     def supports(cls, kind: str) -> bool:
-        """Whether this kind of limit can be used here: `"memory"`, `"cpu_time"` or `"wall_time"`."""
+        """Whether this kind of limit is supported here: `"memory"`, `"cpu_time"` or `"wall_time"`."""
         return sys.platform == "linux" and kind in ("memory", "cpu_time", "wall_time")
 
     def attach_task(self, task: Task[..., Any]) -> None:
@@ -292,7 +292,7 @@ _PYNISHER_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def _ends_calls(executor: Executor) -> bool:
-    """Whether one running call can be ended with an exception, by a process of this machine."""
+    """Whether the executor can kill a single running call with an exception, in a process of this machine."""
     capabilities = capabilities_of(executor)
     if not capabilities.kills_calls or capabilities.remote:
         return False
@@ -302,9 +302,9 @@ def _ends_calls(executor: Executor) -> bool:
 def _amount(
     name: str, text: Any, number_name: str, number: Any, parse: Callable[[str], float], least: float | None = None
 ) -> float | None:
-    """A limit, however it is given; `None` for none."""
+    """A limit, from either of its parameters; `None` for none."""
     if text is not None and number is not None:
-        raise ValueError(f"{name}={text!r} and {number_name}={number!r}: give one of them")
+        raise ValueError(f"{name}={text!r} and {number_name}={number!r}: give only one of them")
     if text is not None:
         try:
             number = parse(text)

@@ -1,4 +1,4 @@
-"""Runs calls again whose function raised."""
+"""Retries calls whose function raised."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ __all__ = ["Retry", "exponential"]
 
 
 def exponential(initial_s: float = 1.0, factor: float = 2.0, max_s: float = 60.0) -> Callable[[int], float]:
-    """A back-off that grows: `initial_s` after the first failure, each further one `factor` times as long.
+    """Exponential back-off: wait `initial_s` after the first failure, then `factor` times as long after each one.
 
     Args:
         initial_s: Seconds after the first failure.
         factor: At least 1.
-        max_s: No wait is longer.
+        max_s: The longest wait.
 
     Raises:
-        TypeError: What was given is no number.
-        ValueError: A number is out of its range.
+        TypeError: An argument is not a number.
+        ValueError: A number is out of range.
     """
     for name, value in (("initial_s", initial_s), ("factor", factor), ("max_s", max_s)):
         if not is_number(value):
@@ -60,31 +60,31 @@ def exponential(initial_s: float = 1.0, factor: float = 2.0, max_s: float = 60.0
 
 
 class Retry(Plugin):
-    """Runs a call of the task again when its function raised, after a while.
+    """Retries calls of the task whose function raised, after a delay.
 
-    Such a call is submitted once and ends once; `on_retry` of the task tells of each failure in between. While it waits
-    it can be cancelled, and the scheduler goes on with other calls. A run that ends cancels it.
+    Such a call is submitted once and finishes once; `on_retry` of the task reports each failure in between. While it
+    waits, it can be cancelled, and the scheduler runs other calls. If the run ends, it is cancelled.
 
-    Lost workers do not count: those calls run again anyway, see `retries_on_loss` of the scheduler. Nor do calls that
-    passed one of their `Limits`, unless `on` names such an error.
+    Calls whose worker was lost are not affected: they are retried anyway, see `retries_on_loss` of the scheduler. Nor
+    are calls that exceeded one of their `Limits`, unless `on` names such an error.
 
     Args:
-        attempts: How often a call is run at most, the first time included.
-        on: Of which exceptions: a type, several types, or a function that gets the exception and says whether.
-        backoff: Seconds between a failure and the next attempt; a function of the number of failures so far, such as
-            `exponential(initial_s=1, factor=2, max_s=60)`; or `"exponential"` for just that.
-        jitter: Which part of a wait is left to chance, from 0 for none to 1 for all: calls that failed together then
-            do not come back together. A wait never gets longer by it.
-        seed: Makes the chance the same in each run, for the same calls; `None` for another one each time.
-        memory_growth: With it, a call that passed the limit of memory that `Limits` of the task sets is run again too,
-            whatever `on` says, with this many times the memory; more than 1. The errors tell the limit of each attempt.
-        memory_cap: No limit gets larger by that, such as `"64 GiB"`, and a call that passes it there is not run again;
-            `None` for as large as `attempts` make it.
+        attempts: How often to try a call at most, including the first time.
+        on: On which exceptions to retry: one or several types, or a function that takes the exception and returns a
+            bool.
+        backoff: Seconds between a failure and the next attempt; or a function of the number of failures so far, such as
+            `exponential(initial_s=1, factor=2, max_s=60)`; or `"exponential"` for exactly that.
+        jitter: Random part of each wait, from 0 for none to 1 for all of it, so that calls that failed together are not
+            retried together. It only makes waits shorter.
+        seed: Makes the random part the same in each run, for the same calls; `None` for a different one each time.
+        memory_growth: If set, a call that exceeded the memory limit of the task's `Limits` is retried as well, whatever
+            `on` is, with the limit multiplied by this number above 1. The errors contain the limit of each attempt.
+        memory_cap: The largest limit, such as `"64 GiB"`; a call that exceeds it is not retried. `None` for no cap.
 
     Raises:
         TypeError: `on` is none of these, or a function given as `on` or `backoff` does not take one argument.
-        ValueError: A number is out of its range, or `on` names a lost worker. By a run: the task has no limit of memory
-            that could grow, or it begins at `memory_cap`.
+        ValueError: A number is out of range, or `on` names a lost worker. Also raised by a run: the task has no memory
+            limit that could grow, or it starts at `memory_cap`.
     """
 
     name: ClassVar[str] = "retry"
@@ -117,10 +117,10 @@ class Retry(Plugin):
         self.task = task
 
     def retry_after(self, future: Future[Any], exception: Exception) -> float | None:
-        """Seconds until the next attempt; `None` for no further one.
+        """Seconds until the next attempt; `None` to give up.
 
         Raises:
-            ValueError: The function given as `backoff` returned no number of seconds.
+            ValueError: The function given as `backoff` did not return a number of seconds.
         """
         grows = self.memory_growth is not None and isinstance(exception, MemoryLimitError)
         if not grows and not self._matches(exception):
@@ -135,7 +135,7 @@ class Retry(Plugin):
         if not _is_wait(wait_s):
             raise ValueError(f"backoff({failures}) returned {wait_s!r}: must be a number of seconds of at least 0")
         if self.jitter and wait_s:
-            # One generator for each: the order in which calls fail does not matter.
+            # One generator per failure, so that the order in which calls fail does not matter.
             chance = random.Random() if self.seed is None else random.Random(f"{self.seed} {future.number} {failures}")
             wait_s *= 1 - self.jitter * chance.random()
         if grows and not self._has_more_memory(future, exception):
@@ -143,32 +143,32 @@ class Retry(Plugin):
         return wait_s
 
     def _has_more_memory(self, future: Future[Any], error: Exception) -> bool:
-        """Whether the next attempt of a call has; the error of this one says so."""
+        """Raise the memory limit of a call, note that in the error, and return whether it was possible."""
         assert self.memory_growth is not None
         limit = self._limits().more_memory(future, self.memory_growth, self._cap_bytes)
         if limit is None:
-            add_note(error, f"{future!r} is not run again: that is the memory_cap")
+            add_note(error, f"{future!r} is not retried: its limit is the memory_cap")
             return False
         add_note(error, f"attempt {future.attempt + 1} may use {limit / 2**20:.1f} MiB of memory")
         return True
 
     def _limits(self) -> Limits:
-        """Those of the task, whose memory can grow."""
+        """The task's `Limits`, whose memory limit can grow."""
         for plugin in self.task.plugins:
             if isinstance(plugin, Limits) and plugin.memory_bytes is not None:
                 if plugin.memory_bytes < self._cap_bytes:
                     return plugin
                 raise ValueError(
-                    f"{self.task.name}: Retry(memory_cap={self._cap!r}) is not above its limit of memory, "
-                    f"{plugin.memory_bytes / 2**20:.1f} MiB, so that nothing can grow"
+                    f"{self.task.name}: Retry(memory_cap={self._cap!r}) is not above its memory limit of "
+                    f"{plugin.memory_bytes / 2**20:.1f} MiB, so the limit cannot grow"
                 )
         raise ValueError(
-            f"{self.task.name}: Retry(memory_growth={self.memory_growth:g}) needs Limits(memory=…) among the plugins "
-            "of the task: that is what grows"
+            f"{self.task.name}: Retry(memory_growth={self.memory_growth:g}) needs Limits(memory=…) among the task's "
+            "plugins: that is the limit that grows"
         )
 
     def reset(self) -> None:
-        """Forget the calls of the run before, and see that there is what is to grow."""
+        """Forget the calls of the previous run, and check that there is a limit that can grow."""
         self._failures.clear()
         if self.memory_growth is not None:
             self._limits()
@@ -181,7 +181,7 @@ class Retry(Plugin):
 
 
 def _condition(on: Any) -> tuple[Callable[[Exception], object], str]:
-    """Whether an exception counts, and what of it is shown."""
+    """A function that decides whether to retry on an exception, and its description."""
     if callable(on) and not isinstance(on, type):
         _check_takes_one("on", on, "the exception")
         return on, getattr(on, "__name__", repr(on))
@@ -191,14 +191,14 @@ def _condition(on: Any) -> tuple[Callable[[Exception], object], str]:
         types = (on,)
     for kind in types:
         if not isinstance(kind, type) or not issubclass(kind, Exception):
-            raise TypeError(f"on={on!r}: must be types of exceptions, or a function that gets one and says whether")
+            raise TypeError(f"on={on!r}: must be exception types, or a function that takes an exception")
         if issubclass(kind, BrokenExecutor):
             raise ValueError(
-                f"on={kind.__name__}: a call that lost its worker runs again anyway; "
-                "retries_on_loss= of the scheduler or of the task says how often"
+                f"on={kind.__name__}: a call whose worker was lost is retried anyway; "
+                "set how often by retries_on_loss= of the scheduler or the task"
             )
     if not types:
-        raise ValueError("on=(): names no exception")
+        raise ValueError("on=(): must name at least one exception type")
     limits = tuple(kind for kind in types if issubclass(kind, LimitError))
 
     def matches(exception: Exception) -> bool:
@@ -208,7 +208,7 @@ def _condition(on: Any) -> tuple[Callable[[Exception], object], str]:
 
 
 def _waits(backoff: Any) -> tuple[Callable[[int], float], str]:
-    """Seconds by the number of failures, and what of it is shown."""
+    """A function of the number of failures that returns the seconds to wait, and its description."""
     if isinstance(backoff, str) and backoff == "exponential":
         return exponential(), "exponential back-off"
     if backoff is exponential:
@@ -260,7 +260,7 @@ def _cap(text: str | None, growth: float | None) -> float:
     if text is None:
         return inf
     if growth is None:
-        raise ValueError(f"memory_cap={text!r} without memory_growth=: nothing grows")
+        raise ValueError(f"memory_cap={text!r} needs memory_growth=: without it, no limit grows")
     try:
         return parse_memory(text)
     except ValueError as error:
@@ -270,7 +270,7 @@ def _cap(text: str | None, growth: float | None) -> float:
 def _part(number: Any) -> float:
     if is_number(number) and 0 <= number <= 1:
         return float(number)
-    raise ValueError(f"jitter={number!r}: must be between 0 and 1, the part of a wait that is left to chance")
+    raise ValueError(f"jitter={number!r}: must be between 0 and 1, the random part of a wait")
 
 
 def _attempts(number: Any) -> int:

@@ -1,4 +1,4 @@
-"""Bounds on the threads that native libraries (BLAS, OpenMP) start."""
+"""Limits the threads of native libraries (BLAS, OpenMP)."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ __all__ = ["ThreadPoolCTLPlugin", "set_thread_environment", "thread_environment"
 
 
 class ThreadPoolCTLPlugin(Plugin):
-    """Calls of the task run with a bound on the threads of native libraries, set by threadpoolctl.
+    """Limits the threads of native libraries during calls of the task, by threadpoolctl.
 
-    It holds for libraries that are loaded when the call begins, and for those that the function loads itself: these
-    read their variables (`OMP_NUM_THREADS` and its like), which are set during the call. After the call, all of them
-    have as many threads as without the plugin.
+    The limit applies to libraries that are loaded when the call starts, and to those that the function loads itself:
+    these read environment variables (such as `OMP_NUM_THREADS`), which are set during the call. After the call, all of
+    them have as many threads as without the plugin.
 
-    The bound of OpenBLAS belongs to the whole process, and so do variables. Under `with_threads`, the first of several
-    calls at the same time sets them, and the others leave them alone (threadpoolctl 3.8).
+    The limit of OpenBLAS, like environment variables, applies to the whole process. With `with_threads`, the first of
+    several concurrent calls sets them, and the others do not change them (threadpoolctl 3.8).
 
     Args:
         max_threads: As `limits` of `threadpoolctl.threadpool_limits`: a number of threads, a mapping from an interface
-            or a library to a number, or `None` to change nothing.
+            or a library to a number, or `None` for no change.
         user_api: `"blas"`, `"openmp"`, or `None` for both.
 
     Raises:
         MissingExtraError: threadpoolctl is not installed.
-        TypeError: A number of threads is no whole number.
-        ValueError: A number of threads below 1, or an interface that threadpoolctl does not know.
+        TypeError: A number of threads is not a whole number.
+        ValueError: A number of threads is below 1, or threadpoolctl does not know the interface.
     """
 
     name: ClassVar[str] = "threadpoolctl-plugin"
@@ -62,7 +62,7 @@ class ThreadPoolCTLPlugin(Plugin):
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """The call, its function under the bound."""
+        """Wrap the function to run with the limit."""
         return _Limited(fn, self.max_threads, self.user_api), args, kwargs
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class ThreadPoolCTLPlugin(Plugin):
 
 
 class _Limited:
-    """Travels to the worker in place of the function."""
+    """Sent to the worker in place of the function."""
 
     def __init__(
         self, function: Callable[..., Any], max_threads: int | dict[str, int] | None, user_api: str | None
@@ -94,11 +94,11 @@ _BLAS = {
     "blis": "BLIS_NUM_THREADS",
     "accelerate": "VECLIB_MAXIMUM_THREADS",
 }
-"""By the names that threadpoolctl has for them. Most read OpenMP's variable where theirs is not set."""
+"""Variables of the libraries, by threadpoolctl's names. Most libraries read OpenMP's variable if theirs is not set."""
 
 
 def _variables(max_threads: int | Mapping[str, int] | None, user_api: str | None) -> dict[str, str]:
-    """The variables that bound the libraries which a call loads."""
+    """The variables that limit libraries loaded by a call."""
     if max_threads is None:
         return {}
     if not isinstance(max_threads, Mapping):
@@ -115,7 +115,7 @@ def _variables(max_threads: int | Mapping[str, int] | None, user_api: str | None
 
 
 def _unbounded(variable: str) -> int:
-    """The number of threads of a library without a bound."""
+    """The number of threads of a library without a limit."""
     for text in (os.environ.get(variable), os.environ.get(_OPENMP)):
         if text is not None and text.isdigit() and int(text):
             return int(text)
@@ -123,7 +123,7 @@ def _unbounded(variable: str) -> int:
 
 
 class _LaterLibraries:
-    """Bounds the libraries that are loaded while limited calls run in this process."""
+    """Limits libraries that are loaded while limited calls run in this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -134,7 +134,7 @@ class _LaterLibraries:
 
     @contextmanager
     def bounded(self, variables: dict[str, str], controller: Any) -> Generator[None]:
-        """While in here, they are; outside, they have as many threads as without a bound."""
+        """Limit them in this context; afterwards they have as many threads as without a limit."""
         with self._lock:
             self._n_calls += 1
             if self._n_calls == 1:
@@ -156,7 +156,7 @@ class _LaterLibraries:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if not self._before or len(sys.modules) == self._n_modules:  # else it is not worth a look
+        if not self._before or len(sys.modules) == self._n_modules:  # nothing was loaded
             return
         for library in _threadpoolctl().ThreadpoolController().lib_controllers:
             if library.filepath not in self._known:
@@ -167,11 +167,11 @@ _later = _LaterLibraries()
 
 
 def set_thread_environment(max_threads: int) -> None:
-    """Set the variables of `thread_environment` in this process: an initializer for workers.
+    """Set the variables of `thread_environment` in this process; for use as an initializer of workers.
 
-    A library reads its variable when it is loaded. A worker has loaded none when the initializer runs, but for those
-    that the main module imports at its top; one that is forked from the driver (`mp_context=get_context("fork")`) has
-    the driver's, and needs `ThreadPoolCTLPlugin`.
+    A library reads its variable when it is loaded. A worker has loaded no libraries when the initializer runs, except
+    those that the main module imports at its top; a worker forked from the driver (`mp_context=get_context("fork")`)
+    has the driver's, and needs `ThreadPoolCTLPlugin`.
 
         Scheduler.with_processes(4, initializer=set_thread_environment, initargs=(1,))
 

@@ -1,4 +1,4 @@
-"""A run of Weights & Biases around each call, where it runs."""
+"""Runs each call in its own run of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Mode = Literal["online", "offline", "disabled"]
 
 @dataclass(frozen=True)
 class WandbParams:
-    """What `wandb.init` is given; the fields are its arguments of the same names.
+    """Arguments of `wandb.init`, by the same names.
 
     Attributes:
-        dir: Where files are written, below it in a folder `wandb`.
+        dir: Where files are written, in a subfolder `wandb`.
         mode: `"offline"` writes files that `wandb sync` uploads later, and needs no network; `"disabled"` does nothing.
-        reinit: `None` for a run beside those that are open, if there are any, else for one that `wandb.log` finds.
+        reinit: `None` for a separate run if another one is open, otherwise for one that `wandb.log` uses.
         options: Other arguments of `wandb.init`.
     """
 
@@ -49,11 +49,11 @@ class WandbParams:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def modify(self, **changes: Any) -> WandbParams:
-        """The same with other values."""
+        """A copy with other values."""
         return replace(self, **changes)
 
     def run(self, name: str, config: Mapping[str, Any] | None = None) -> Any:
-        """A `wandb.Run` that was started; it is to be finished, or used as a context manager.
+        """Start a `wandb.Run`. Finish it, or use it as a context manager.
 
         Args:
             name: Its name.
@@ -69,28 +69,26 @@ class WandbParams:
 
 
 class WandbPlugin(Plugin):
-    """Each call of the task runs in a run of Weights & Biases of its own, in its worker.
+    """Runs each call of the task in its own run of Weights & Biases, in its worker.
 
-    The run has the name of the function and the number of the call, and the arguments of the call as its config. A
-    result that is a number, or a mapping with numbers in it, becomes its summary. A call that raises makes a failed
-    run.
+    The run is named after the function and the number of the call, and its config is the arguments of the call. If the
+    result is a number, or a mapping that contains numbers, it becomes the summary. If the call raises, the run fails.
 
-    The function reaches its run by `wandb.run` and `wandb.log`, or, where calls run in threads or a run is open in the
-    program already, by the keyword `parameter_name` alone.
+    The function can use its run by `wandb.run` and `wandb.log`. If calls run in threads, or a run is already open in
+    the program, it can only use the run by its parameter `parameter_name`.
 
-    Where the first argument of a call is a trial, with `name` and `config`, those are taken; its `extras["wandb"]` is
-    the run while the call runs; and a report that is returned gives the summary by its `summary`, and a table by its
-    `df()`.
+    If the first argument of a call is a trial, with `name` and `config`, these are used instead, its `extras["wandb"]`
+    is the run during the call, and a returned report provides the summary by its `summary` and a table by its `df()`.
 
     Args:
         project: The project.
         group: Groups the runs.
-        entity: The user or team that owns them.
-        dir: Where files are written, below it in a folder `wandb`; `None` for the current folder.
-        mode: `"online"`, `"offline"` to write files for `wandb sync` and use no network, or `"disabled"`.
-        job_type: What the runs are.
-        tags: Of the runs.
-        parameter_name: The keyword by which the function takes its `wandb.Run`; `None` where it takes none.
+        entity: The user or team that owns the runs.
+        dir: Where files are written, in a subfolder `wandb`; `None` for the current folder.
+        mode: `"online"`, `"offline"` to write files for `wandb sync` without network, or `"disabled"`.
+        job_type: Type of the runs.
+        tags: Tags of the runs.
+        parameter_name: The function's parameter for its `wandb.Run`; `None` if it has none.
         modify: Called in the worker with the first argument of the call, or `None`, and the parameters of its run;
             returns the parameters to use.
         **options: Other arguments of `wandb.init`.
@@ -134,10 +132,10 @@ class WandbPlugin(Plugin):
     def trial_tracker(
         self, job_type: str = "trial", *, modify: Callable[[Any, WandbParams], WandbParams] | None = None
     ) -> WandbPlugin:
-        """A plugin for another task, with the same project.
+        """Create a plugin for another task, with the same project.
 
         Args:
-            job_type: What its runs are.
+            job_type: Type of its runs.
             modify: As of the constructor.
         """
         made = WandbPlugin(project=self.params.project or "", modify=modify, parameter_name=self.parameter_name)
@@ -155,7 +153,7 @@ class WandbPlugin(Plugin):
         resume: bool | str | None = None,
         notes: str | None = None,
     ) -> Any:
-        """A `wandb.Run` for the program's own purposes, such as one for the whole search; it is to be finished.
+        """Start a `wandb.Run` for the program itself, such as one for the whole search. Finish it at the end.
 
         The arguments are those of `wandb.init`.
         """
@@ -166,7 +164,7 @@ class WandbPlugin(Plugin):
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """The call, its function in a run."""
+        """Wrap the function to run in a run of wandb."""
         self._submitted += 1
         return _InRun(fn, self._submitted, self.params, self.modify, self.parameter_name), args, kwargs
 
@@ -179,7 +177,7 @@ class WandbPlugin(Plugin):
 
 
 class _InRun:
-    """Travels to the worker in place of the function."""
+    """Sent to the worker in place of the function."""
 
     def __init__(
         self,
@@ -209,7 +207,7 @@ class _InRun:
                 try:
                     result = call_function(self.function, args, kwargs)
                 finally:
-                    notes.pop("wandb", None)  # the trial travels back, and a run cannot
+                    notes.pop("wandb", None)  # the trial is sent back, but a run cannot be
             _log_result(run, result)
         return result
 
@@ -223,13 +221,13 @@ def _name_and_config(
         return name, {**config}
     try:
         arguments = dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
-    except (TypeError, ValueError):  # a builtin, or a call that will fail by itself
+    except (TypeError, ValueError):  # a builtin, or arguments that the function does not accept
         arguments = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
     return f"{getattr(function, '__name__', 'call')}-{number}", {key: _plain(value) for key, value in arguments.items()}
 
 
 def _plain(value: object) -> object:
-    """What a config can show of a value."""
+    """The value in a form that a config can show."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Mapping):

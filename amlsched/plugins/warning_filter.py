@@ -1,4 +1,4 @@
-"""A filter of the warnings that a function raises, where it runs."""
+"""Filters warnings of calls."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ __all__ = ["WarningFilter"]
 
 
 class WarningFilter(Plugin):
-    """Calls of the task run under a warning filter; the filters of the worker are as before afterwards.
+    """Runs calls of the task under a warning filter; the worker's filters are restored afterwards.
 
-    Python's warning filters belong to the whole process: under `with_threads`, calls that run at the same time share
-    their filters until the last of them has ended.
+    Python's warning filters apply to the whole process: with `with_threads`, concurrent calls share their filters until
+    the last of them has finished.
 
     Args:
         *args: Arguments of `warnings.filterwarnings`, such as `"ignore"`.
         **kwargs: Its keyword arguments, such as `category=UserWarning`.
 
     Raises:
-        TypeError: `warnings.filterwarnings` takes no such arguments.
-        ValueError: It does not know the action, or an argument has a value or a type that it cannot have.
+        TypeError: `warnings.filterwarnings` does not accept these arguments.
+        ValueError: The action is unknown, or an argument is invalid.
     """
 
     name: ClassVar[str] = "warning-filter"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
-            with _filters(args, kwargs):  # so that a mistake is told here, not in each call
+            with _filters(args, kwargs):  # so that a mistake raises here, not in each call
                 self.warning_args = args
                 self.warning_kwargs = kwargs
         except (AssertionError, ValueError, re.error) as error:  # by Python's version
@@ -47,7 +47,7 @@ class WarningFilter(Plugin):
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """The call, its function under the filter."""
+        """Wrap the function to run under the filter."""
         return _Filtered(fn, self.warning_args, self.warning_kwargs), args, kwargs
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class WarningFilter(Plugin):
 
 
 class _Filtered:
-    """Travels to the worker in place of the function."""
+    """Sent to the worker in place of the function."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
@@ -67,8 +67,8 @@ class _Filtered:
             return call_function(self.function, args, kwargs)
 
 
-# Two threads that each save the filters when they enter and restore them when they leave would put each other's
-# back, and one filter would stay for good. So the first to enter saves, and the last to leave restores.
+# If each thread saved the filters on entry and restored them on exit, two of them could restore each other's filters,
+# and one would stay forever. So the first one to enter saves them, and the last one to leave restores them.
 _lock = threading.Lock()
 _inside = 0
 _outside = warnings.catch_warnings()

@@ -1,4 +1,4 @@
-"""What this process may use of its machine, and how it is divided among workers."""
+"""The CPUs and GPUs that this process may use, and how to divide them between workers."""
 
 from amlsched.resources.binding import thread_environment
 from amlsched.resources.detect import cpus, devices

@@ -1,9 +1,9 @@
-"""Workers that are bound to a slot from their first instruction on: variables and affinity are inherited at the start.
+"""Binds workers to slots from their start: they inherit environment variables and CPU affinity.
 
-So they hold before a worker imports anything, the main module of the driver included. A slot is free again when the
-process that was started in it has ended, in whatever way.
+So the binding applies before a worker imports anything, including the driver's main module. A slot is free again when
+the process that was started in it has exited, in whatever way.
 
-The environment variables that native libraries read when they are loaded.
+Also sets the environment variables that limit the threads of native libraries, which read them when they are loaded.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 WorkerThreads: TypeAlias = int | Literal["auto"] | None
-"""How many threads the libraries of a worker start; `"auto"` for its share of the CPUs, `None` for what they choose."""
+"""How many threads libraries start in each worker; `"auto"` for its share of the CPUs, `None` for their defaults."""
 _GENERAL = "OMP_NUM_THREADS"
-"""The variable that the other libraries read where their own is not set."""
+"""The variable that other libraries read if their own is not set."""
 _VARIABLES = (
     _GENERAL,
     "MKL_NUM_THREADS",
@@ -55,9 +55,9 @@ _VARIABLES = (
 
 
 def thread_environment(max_threads: int) -> dict[str, str]:
-    """The environment variables that bound the threads of a process which has not loaded its libraries yet.
+    """Environment variables that limit the threads of a process that has not loaded its libraries yet.
 
-    For `with_loky(env=…)`, for the script of a batch job, or for a program of your own.
+    Use them for `with_loky(env=…)`, in the script of a batch job, or in your own program.
 
     Args:
         max_threads: Number of threads for each library, at least 1.
@@ -66,7 +66,7 @@ def thread_environment(max_threads: int) -> dict[str, str]:
         The variables of OpenMP, MKL, OpenBLAS, NumExpr, BLIS, Accelerate and Numba.
 
     Raises:
-        TypeError: It is no whole number.
+        TypeError: It is not a whole number.
         ValueError: The number is below 1.
     """
     check_whole("max_threads", max_threads, 1)
@@ -74,7 +74,7 @@ def thread_environment(max_threads: int) -> dict[str, str]:
 
 
 def worker_threads(threads_per_worker: Any, name: str = "threads_per_worker") -> WorkerThreads:
-    """The value of `threads_per_worker`.
+    """Return a valid value of `threads_per_worker`.
 
     Raises:
         TypeError: It is neither a number, `"auto"` nor `None`.
@@ -88,17 +88,17 @@ def worker_threads(threads_per_worker: Any, name: str = "threads_per_worker") ->
 
 
 def cpu_share(n_workers: int) -> int:
-    """How many CPUs of this process each of its workers has; at least 1."""
+    """Each worker's share of the CPUs of this process; at least 1."""
     return max(1, len(cpus()) // max(1, n_workers))
 
 
 def worker_environment(threads: WorkerThreads, share: int) -> dict[str, str]:
-    """The variables for the threads of libraries with which a worker starts.
+    """The environment variables of a worker for the threads of libraries.
 
     Args:
-        threads: For each worker. With `"auto"`, variables that are set in this process stay as they are, and where
-            `OMP_NUM_THREADS` is set, which is read in the place of the others, all of them do.
-        share: The threads of a worker under `"auto"`.
+        threads: Number of threads per worker. With `"auto"`, variables that are set in this process are not changed; if
+            `OMP_NUM_THREADS` is set, which libraries read if their own is not, none is changed.
+        share: Number of threads per worker with `"auto"`.
     """
     if threads is None or (threads == "auto" and os.environ.get(_GENERAL)):
         return {}
@@ -108,16 +108,16 @@ def worker_environment(threads: WorkerThreads, share: int) -> dict[str, str]:
 
 
 def shared_threads(n_workers: int) -> WorkerThreads:
-    """`threads_per_worker` of a pool with one worker beside others of its kind.
+    """`threads_per_worker` for one of several pools with one worker each.
 
     Args:
-        n_workers: How many of them share the CPUs of this process.
+        n_workers: How many of these pools share the CPUs of this process.
     """
     return None if os.environ.get(_GENERAL) else cpu_share(n_workers)
 
 
 def exports(threads: WorkerThreads, share: int) -> list[str]:
-    """The same as lines for the shell of a batch job."""
+    """The same variables as shell commands for the script of a batch job."""
     if threads is None:
         return []
     if threads != "auto":
@@ -130,7 +130,7 @@ _FREE_WITHIN_S = 10.0
 
 @contextlib.contextmanager
 def in_slot(slot: Slot) -> Generator[None]:
-    """While in here, this thread is bound to a slot, and so is what it starts; the variables hold for the process."""
+    """In this context, this thread and the processes it starts are bound to a slot; variables are set process-wide."""
     variables = slot.environment
     before = {name: os.environ.get(name) for name in variables}
     affinity = os.sched_getaffinity(0)
@@ -149,7 +149,7 @@ def in_slot(slot: Slot) -> Generator[None]:
 
 
 class _Leases:
-    """Which process has which slot."""
+    """Assigns slots to processes."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._holders: dict[Slot, BaseProcess | None] = dict.fromkeys(slots)
@@ -157,7 +157,7 @@ class _Leases:
 
     @contextlib.contextmanager
     def for_start_of(self, process: BaseProcess) -> Generator[None]:
-        """While in here, the process is started in a slot of its own."""
+        """In this context, start the process in its own slot."""
         with self._lock:
             slot = self._free_slot()
             with in_slot(slot):
@@ -165,13 +165,13 @@ class _Leases:
             self._holders[slot] = process
 
     def _free_slot(self) -> Slot:
-        deadline = time.monotonic() + _FREE_WITHIN_S  # the one before may have been killed a moment ago
+        deadline = time.monotonic() + _FREE_WITHIN_S  # the previous process may have just been killed
         while True:
             for slot, holder in self._holders.items():
                 if holder is None or _has_ended(holder):
                     return slot
             if time.monotonic() > deadline:
-                problem = f"more workers than the {len(self._holders)} slots are to be started"
+                problem = f"there are more workers to start than the {len(self._holders)} slots"
                 raise ResourcesError("workers", problem, "lower max_workers")
             time.sleep(0.01)
 
@@ -179,19 +179,19 @@ class _Leases:
 def _has_ended(process: BaseProcess) -> bool:
     try:
         return process.exitcode is not None
-    except ValueError:  # it was closed, which can be done only afterwards
+    except ValueError:  # it was closed, which is only possible after its exit
         return True
 
 
 def _bound(process_class: Any, leases: _Leases) -> Any:
-    """A function in place of a class of processes, that starts each in a slot."""
+    """A function that replaces a process class, and starts each process in a slot."""
 
     def made(*args: Any, **kwargs: Any) -> Any:
         process = process_class(*args, **kwargs)
         start = process.start
 
         def start_in_slot() -> None:
-            del process.start  # it is pickled for the child, and this function cannot be
+            del process.start  # the process is pickled for the child, and this function cannot be
             with leases.for_start_of(process):
                 start()
 
@@ -202,10 +202,10 @@ def _bound(process_class: Any, leases: _Leases) -> Any:
 
 
 def bound_spawn_context(slots: Sequence[Slot]) -> multiprocessing.context.SpawnContext:
-    """A context of multiprocessing whose processes start each in a slot of its own, for `ProcessPool(mp_context=…)`.
+    """A multiprocessing context that starts each process in its own slot, for `ProcessPool(mp_context=…)`.
 
     Args:
-        slots: As many as there are workers at most.
+        slots: At least as many as there are workers.
     """
     context = multiprocessing.context.SpawnContext()
     context.Process = _bound(multiprocessing.context.SpawnProcess, _Leases(slots))  # type: ignore[misc]
@@ -216,7 +216,7 @@ def bound_loky_context(slots: Sequence[Slot]) -> Any:
     """The same for loky's pool.
 
     Args:
-        slots: As many as there are workers at most.
+        slots: At least as many as there are workers.
     """
     module: Any = importlib.import_module("loky.backend.context")
     context = module.LokyContext()

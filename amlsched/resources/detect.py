@@ -1,4 +1,4 @@
-"""The CPUs and GPUs that this process may use: what it was given, not what the machine has."""
+"""The CPUs and GPUs that this process may use, which may be fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NO_DEVICES = frozenset({"", "-1", "NoDevFiles", "none", "void"})
 
 
 def cpus(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tuple[int, ...]:
-    """The CPUs that this process may run on, by their numbers.
+    """Numbers of the CPUs that this process may use.
 
-    They are those of its affinity; fewer if a control group's quota or Slurm's variables allow less.
+    These are the CPUs of its affinity mask, or fewer if a cgroup's quota or Slurm's variables allow less.
 
     Args:
         environ: The environment variables; `None` for those of this process.
-        root: Where `proc` and `sys` are.
+        root: The folder that contains `proc` and `sys`.
 
     Returns:
         At least one.
@@ -39,14 +39,14 @@ def cpus(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tu
 
 
 def _of_slurm(environ: Mapping[str, str]) -> Iterator[int]:
-    """How many CPUs of this node the job has; where Slurm binds it, the affinity says so too."""
+    """The number of CPUs of the job on this node; if Slurm binds jobs, the affinity mask says the same."""
     text = environ.get("SLURM_CPUS_ON_NODE", "")
     if "SLURM_JOB_ID" in environ and text.isdigit() and int(text):
         yield int(text)
 
 
 def _quotas(root: Path) -> Iterator[int]:
-    """The quotas of the control groups that this process is in, and of those above, in CPUs, at least 1."""
+    """The quotas of this process's cgroups and their parents, in CPUs, at least 1."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -61,7 +61,7 @@ def _quotas(root: Path) -> Iterator[int]:
             continue
         parts = [part for part in path.split("/") if part]
         for length in range(len(parts) + 1):
-            with contextlib.suppress(OSError, ValueError):  # no such file, or "max" in it
+            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it contains "max"
                 yield max(1, math.floor(read(folder.joinpath(*parts[:length]))))
 
 
@@ -78,14 +78,14 @@ def _quota_v1(folder: Path) -> float:
 
 
 def devices(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tuple[str, ...]:
-    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+    """The GPUs that this process may use, as in `CUDA_VISIBLE_DEVICES`.
 
-    If that variable is set, its entries are taken as they are: numbers, UUIDs, names of MIG instances. Otherwise those
-    that Slurm gave, or else those that the machine shows, are numbered from 0.
+    If that variable is set, its entries are used unchanged: numbers, UUIDs, names of MIG instances. Otherwise the GPUs
+    of the Slurm job, or else those of the machine, are numbered from 0.
 
     Args:
         environ: The environment variables; `None` for those of this process.
-        root: Where `dev` is.
+        root: The folder that contains `dev`.
 
     Sources:
         CUDA programming guide, environment variables; sbatch: `SLURM_GPUS_ON_NODE`.

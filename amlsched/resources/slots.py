@@ -1,4 +1,4 @@
-"""Dividing CPUs and GPUs: a slot is what one worker gets."""
+"""Divides CPUs and GPUs into slots, one per worker."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["Request", "Slot", "slots"]
 
 VARIABLE = "AMLSCHED_SLOT"
-"""Set in a process that is bound to a slot."""
+"""Environment variable of processes that are bound to a slot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a repetition asks for.
+    """The resources that a repetition requests.
 
     Attributes:
-        gpus: A whole number of GPUs, or a share of one; `None` to be bound to none.
-        cpus: A number of CPUs; `None` for an even share of them if it is bound to GPUs.
+        gpus: A whole number of GPUs, or a fraction of one; `None` not to bind it to GPUs.
+        cpus: A number of CPUs; `None` for an even share if it is bound to GPUs.
     """
 
     gpus: float | None = None
@@ -38,11 +38,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What one worker gets.
+    """The resources of one worker.
 
     Attributes:
-        index: Its number, from 0.
-        devices: The GPUs, as `CUDA_VISIBLE_DEVICES` names them; `None` to leave that variable as it is.
+        index: Number of the slot, from 0.
+        devices: The GPUs, as in `CUDA_VISIBLE_DEVICES`; `None` to leave that variable unchanged.
         cpus: The CPUs; `None` for all.
     """
 
@@ -52,7 +52,7 @@ class Slot:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables that a worker of this slot starts with."""
+        """The environment variables of a worker in this slot."""
         variables = {VARIABLE: str(self.index)}
         if self.devices is not None:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
@@ -70,18 +70,18 @@ def slots(
 ) -> tuple[Slot, ...]:
     """Divide CPUs and GPUs into slots of the size of a request.
 
-    Shares of GPUs go around: with two GPUs and shares of 0.5, the slots 0 and 2 are on the first one. A share of 0.3
-    fits three times on a GPU. CPUs of a slot have numbers next to each other, as far as they go.
+    Fractions of GPUs are assigned in turn: with two GPUs and fractions of 0.5, the slots 0 and 2 are on the first GPU.
+    A fraction of 0.3 fits three times on a GPU. The CPUs of a slot have consecutive numbers if possible.
 
     Args:
-        request: What each slot shall have.
-        devices: The GPUs there are.
-        cpus: The CPUs there are.
-        at_most: No more slots than this; `None` for as many as fit.
-        where: Who asks, for the message.
+        request: The resources of each slot.
+        devices: The available GPUs.
+        cpus: The available CPUs.
+        at_most: Maximum number of slots; `None` for as many as fit.
+        where: What requests them, for the message.
 
     Raises:
-        ResourcesError: Not even one fits; it names what there is.
+        ResourcesError: Not even one slot fits; the message says what is available.
     """
     n_cpus = len(cpus)
     limits = [math.inf if at_most is None else at_most]
@@ -91,13 +91,13 @@ def slots(
         limits.append(len(on_devices))
         if not on_devices:
             shown = f"{len(devices)} ({','.join(devices)})" if devices else "none"
-            remedy = "a smaller gpus_per_rep, or a machine or an allocation with more"
-            raise ResourcesError(where, f"asks for {request.gpus:g} GPUs, and there are {shown}", remedy)
+            remedy = "use a smaller gpus_per_rep, or a machine or an allocation with more"
+            raise ResourcesError(where, f"requests {request.gpus:g} GPUs, but there are {shown}", remedy)
     if request.cpus is not None:
         limits.append(n_cpus // request.cpus)
         if request.cpus > n_cpus:
-            remedy = "a smaller cpus_per_rep, or a machine or an allocation with more"
-            raise ResourcesError(where, f"asks for {request.cpus} CPUs, and there are {n_cpus}", remedy)
+            remedy = "use a smaller cpus_per_rep, or a machine or an allocation with more"
+            raise ResourcesError(where, f"requests {request.cpus} CPUs, but there are {n_cpus}", remedy)
     if request.gpus is None and request.cpus is None:
         return ()
     count = int(min(limits))

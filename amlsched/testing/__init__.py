@@ -1,4 +1,4 @@
-"""For tests of your own: a scheduler over several executors in turn, and the checks that an executor has to pass."""
+"""For your own tests: a scheduler fixture over several executors, and checks that every executor must pass."""
 
 from amlsched.testing.checks import EXECUTOR_CHECKS, check_executor, scheduler_fixture
 from amlsched.testing.stage import ExecutorCheck

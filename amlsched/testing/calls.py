@@ -1,4 +1,4 @@
-"""The checks of what becomes of calls."""
+"""Checks of the outcomes of calls."""
 
 # ruff: noqa: D103 (the name of a check says what holds)
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def a_call_returns_what_the_function_returns(stage: Stage) -> None:
     with stage.executor() as executor:
         future = executor.submit(divmod, 7, 3)
-        expect(isinstance(future, Future), f"submit returned {future!r}, which is no Future")  # pyright: ignore[reportUnnecessaryIsInstance]
+        expect(isinstance(future, Future), f"submit returned {future!r}, which is not a Future")  # pyright: ignore[reportUnnecessaryIsInstance]
         expect_equal(stage.result(future), (2, 1), "result")
         expect_equal(stage.result(executor.submit(echo, None)), None, "result")
 
@@ -69,7 +69,7 @@ def a_large_argument_and_result_arrive_whole(stage: Stage) -> None:
     with stage.executor() as executor:
         seen, back = stage.result(executor.submit(digest, data))
         expect_equal(seen, hashlib.sha256(data).hexdigest(), "digest of 5 MB")
-        expect(back == data[::-1], "5 MB did not come back as they were")
+        expect(back == data[::-1], "5 MB did not come back unchanged")
 
 
 @check()
@@ -77,7 +77,7 @@ def of_many_calls_each_has_its_own_result(stage: Stage) -> None:
     with stage.executor() as executor:
         futures = [executor.submit(operator.mul, number, number) for number in range(1000)]
         wrong = [number for number, future in enumerate(futures) if stage.result(future) != number * number]
-        expect_equal(wrong, [], "calls that had another result than theirs")
+        expect_equal(wrong, [], "calls with the result of another call")
 
 
 @check()
@@ -129,7 +129,7 @@ def map_raises_an_exception_where_its_result_would_be(stage: Stage) -> None:
 def map_keeps_its_time_out(stage: Stage) -> None:
     with stage.executor() as executor:
         gate = str(stage.gate)
-        patient = Blocked(gate, 2 * stage.timeout_s)  # outlasts the wait below, so that it never decides the outcome
+        patient = Blocked(gate, 2 * stage.timeout_s)  # runs longer than the wait below, so it cannot decide the outcome
         results = executor.map(operator.methodcaller("run"), [patient], timeout=0.05)
         expect_raises(TimeoutError, lambda: stage.soon("map", lambda: list(results)), "map with a time-out")
 
@@ -146,7 +146,7 @@ def what_cannot_be_pickled_is_an_error_and_harms_no_other_call(stage: Stage) -> 
 def _error_of(
     stage: Stage, executor: Executor, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> BaseException | None:
-    """What went wrong, be it told at submission or by the future."""
+    """The error, whether raised by `submit` or set in the future."""
     try:
         future = executor.submit(function, *args)
     except Exception as error:

@@ -1,6 +1,6 @@
-"""A scheduler over several executors in turn, for tests.
+"""All checks of an executor: the contract of `concurrent.futures.Executor` that a scheduler relies on.
 
-All checks of an executor: the contract of `concurrent.futures.Executor`, as a scheduler relies on it.
+And a pytest fixture of a scheduler over several executors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["EXECUTOR_CHECKS", "check_executor", "scheduler_fixture"]
 EXECUTOR_CHECKS: tuple[ExecutorCheck, ...] = tuple(
     value for module in (calls, lifetimes) for value in vars(module).values() if isinstance(value, ExecutorCheck)
 )
-"""The checks that an executor has to pass, each on its own: for `pytest.mark.parametrize`."""
+"""The checks that an executor must pass; use them one by one with `pytest.mark.parametrize`."""
 
 
 def check_executor(
@@ -31,16 +31,16 @@ def check_executor(
     timeout_s: float = 30.0,
     folder: Path | str | None = None,
 ) -> list[str]:
-    """Run every check that applies to an executor, and tell of all that fail; the names of those that held.
+    """Run all checks that apply to an executor, and return the names of those that passed.
 
     Args:
-        make_executor: Makes the executor; called once for each check, which shuts it down.
-        skip: Names of checks that are known not to hold.
-        timeout_s: How long a check waits for what should happen soon, in seconds.
-        folder: A folder that the workers see too; needed where they are on other hosts.
+        make_executor: Creates the executor; called once for each check, which shuts it down.
+        skip: Names of checks that are known to fail.
+        timeout_s: How long a check waits for each step, in seconds.
+        folder: A folder that the workers can access; needed if they are on other hosts.
 
     Raises:
-        ExceptionGroup: With an error for each check that failed.
+        ExceptionGroup: One or more checks failed; contains an error for each.
         ValueError: `skip` names a check that does not exist.
     """
     unknown = set(skip) - {check.name for check in EXECUTOR_CHECKS}
@@ -64,18 +64,18 @@ def check_executor(
 
 
 def scheduler_fixture(*executors: str | tuple[str, Mapping[str, Any]], scope: str = "function") -> Any:
-    """A pytest fixture: each test that uses it runs once for each executor, with a scheduler over that executor.
+    """Create a pytest fixture: each test that uses it runs once per executor, with a scheduler over that executor.
 
-    The fixture has the name that it is assigned to, in a test module or in `conftest.py`:
+    Assign it to a name in a test module or in `conftest.py`:
 
         scheduler = scheduler_fixture("sequential", ("processes", {"max_workers": 2}))
 
-    The workers are kept while the test runs, over several runs of the scheduler, and ended afterwards.
+    The workers are kept during the test, over several runs of the scheduler, and shut down afterwards.
 
     Args:
-        *executors: Names as for `Scheduler.from_name`, each alone or with its options; none for `"sequential"`, and
+        *executors: Names as for `Scheduler.from_name`, each alone or with its options; by default `"sequential"`, and
             `"threads"` and `"processes"` with two workers each.
-        scope: As of `pytest.fixture`: with `"module"`, the tests of a module share the workers, and the callbacks.
+        scope: As of `pytest.fixture`: with `"module"`, the tests of a module share the workers and the callbacks.
     """
     import pytest
 

@@ -1,4 +1,4 @@
-"""The checks of the states of calls, of their end, and of the end of the executor."""
+"""Checks of the states of calls, of done callbacks, and of the executor's shutdown."""
 
 # ruff: noqa: D103 (the name of a check says what holds)
 
@@ -80,7 +80,7 @@ def a_call_that_ended_cannot_be_cancelled(stage: Stage) -> None:
     with stage.executor() as executor:
         future = executor.submit(echo, 1)
         stage.result(future)
-        expect(not future.cancel() and not future.cancelled(), "cancel() of a call that ended")
+        expect(not future.cancel() and not future.cancelled(), "cancel() of a finished call")
         expect_equal(future.result(0), 1, "its result afterwards")
 
 
@@ -103,24 +103,24 @@ def a_done_callback_is_called_once_with_the_future(stage: Stage) -> None:
 def a_done_callback_is_called_for_a_cancelled_call(stage: Stage) -> None:
     with stage.executor() as executor:
         waiting = stage.crowd(executor)[-1]
-        told: list[Future[bool]] = []
-        waiting.add_done_callback(told.append)
+        done: list[Future[bool]] = []
+        waiting.add_done_callback(done.append)
         expect(waiting.cancel(), "cancel() of a call that waits for a worker")
-        stage.until(lambda: told == [waiting], "call of a done callback")
+        stage.until(lambda: done == [waiting], "call of a done callback")
 
 
 @check()
 def an_exception_in_a_done_callback_is_harmless(stage: Stage) -> None:
     log = logging.getLogger("concurrent.futures")
-    was, log.disabled = log.disabled, True  # it tells of the exception, as it should
+    was, log.disabled = log.disabled, True  # it logs the exception, as it should
     try:
         with stage.executor() as executor:
             future = executor.submit(sleep_and_return, 0.02, 1)
-            told: list[Future[int]] = []
+            done: list[Future[int]] = []
             future.add_done_callback(lambda _: 1 // 0)
-            future.add_done_callback(told.append)
+            future.add_done_callback(done.append)
             expect_equal(stage.result(future), 1, "result")
-            stage.until(lambda: told == [future], "call of the callback after it")
+            stage.until(lambda: done == [future], "call of the callback after it")
             expect_equal(stage.result(executor.submit(echo, 2)), 2, "result of the next call")
     finally:
         log.disabled = was
@@ -151,11 +151,11 @@ def as_a_context_manager_it_waits_and_is_shut_down(stage: Stage) -> None:
 
     def use() -> list[Future[int]]:
         with executor as entered:
-            expect(entered is executor, "the context manager gives something else than the executor")
+            expect(entered is executor, "the context manager does not return the executor")
             return [entered.submit(sleep_and_return, 0.02, number) for number in range(5)]
 
     futures = stage.soon("the context", use)
-    expect(all(future.done() for future in futures), "calls had not ended after the context")
+    expect(all(future.done() for future in futures), "calls had not finished after the context")
     expect_equal([future.result(0) for future in futures], list(range(5)), "results")
     expect_raises(RuntimeError, lambda: executor.submit(echo, 1), "submit after the context")
 
@@ -165,7 +165,7 @@ def shutdown_waits_for_the_calls(stage: Stage) -> None:
     with stage.executor() as executor:
         futures = [executor.submit(sleep_and_return, 0.02, number) for number in range(20)]
         stage.soon("shutdown(wait=True)", executor.shutdown)
-        expect(all(future.done() for future in futures), "calls had not ended after shutdown(wait=True)")
+        expect(all(future.done() for future in futures), "calls had not finished after shutdown(wait=True)")
         expect_equal([future.result(0) for future in futures], list(range(20)), "results")
 
 
@@ -174,7 +174,7 @@ def shutdown_without_waiting_returns_at_once_and_the_calls_go_on(stage: Stage) -
     with stage.executor() as executor:
         futures = stage.crowd(executor)
         stage.soon("shutdown(wait=False)", lambda: executor.shutdown(wait=False))
-        expect(not futures[-1].done(), "a call that waits ended by shutdown(wait=False)")
+        expect(not futures[-1].done(), "shutdown(wait=False) finished a waiting call")
         stage.gate.touch()
         for future in futures:
             expect(stage.result(future), "a call did not go on")

@@ -1,9 +1,4 @@
-"""What a check of an executor is.
-
-What the calls of the checks run: here, so that a worker finds it by name.
-
-What the checks of an executor work with.
-"""
+"""A check of an executor, its tools, and the functions that it calls, in a module so that workers can import them."""
 
 from __future__ import annotations
 
@@ -53,7 +48,7 @@ T = TypeVar("T")
 
 
 class ExampleError(Exception):
-    """Has a constructor of its own, as many exceptions have."""
+    """An exception with its own constructor, like many exceptions."""
 
     def __init__(self, text: str, number: int = 0) -> None:
         super().__init__(text, number)
@@ -61,43 +56,43 @@ class ExampleError(Exception):
 
 
 def raise_example(text: str, number: int) -> None:
-    """Raise an exception of a class of its own."""
+    """Raise an `ExampleError`."""
     raise ExampleError(text, number)
 
 
 def echo(value: T) -> T:
-    """The argument."""
+    """Return the argument."""
     return value
 
 
 def arguments(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """All arguments."""
+    """Return all arguments."""
     return args, kwargs
 
 
 def digest(data: bytes) -> tuple[str, bytes]:
-    """What tells whether the data arrived, and the data the other way round."""
+    """Return a hash of the data, and the reversed data."""
     return hashlib.sha256(data).hexdigest(), data[::-1]
 
 
 def something_new() -> bytes:
-    """Something else at each call."""
+    """Return something different at each call."""
     return os.urandom(16)
 
 
 def sleep_and_return(seconds: float, value: int) -> int:
-    """The value, after a while."""
+    """Return the value after a delay."""
     time.sleep(seconds)
     return value
 
 
 def unpicklable() -> Any:
-    """Something that cannot be sent back."""
+    """Return an object that cannot be pickled."""
     return threading.Lock()
 
 
 def invert(number: int) -> float:
-    """One divided by the number."""
+    """Return one divided by the number."""
     return 1 / number
 
 
@@ -108,17 +103,17 @@ class Blocked:
         self.gate, self.timeout_s = gate, timeout_s
 
     def run(self) -> bool:
-        """Whether the gate was opened in time."""
+        """Wait for the gate, and return whether it was opened in time."""
         return wait_for(self.gate, self.timeout_s)
 
 
 def touch(path: str) -> None:
-    """Leave a trace."""
+    """Create a file."""
     Path(path).touch()
 
 
 def wait_for(gate: str, timeout_s: float) -> bool:
-    """Whether the file was there in time: what a blocked call does."""
+    """Wait for a file, and return whether it was created in time: the function of a blocked call."""
     end = time.monotonic() + timeout_s
     while not Path(gate).exists():
         if time.monotonic() > end:
@@ -132,12 +127,12 @@ _SHORT.maxother = _SHORT.maxstring = 200
 
 
 class Stage:
-    """What a check works with.
+    """The tools of a check.
 
     Args:
-        make_executor: Makes the executor that is checked.
-        folder: Seen by the driver and by the workers.
-        timeout_s: How long to wait for what should happen soon.
+        make_executor: Creates the executor.
+        folder: A folder that the driver and the workers can access.
+        timeout_s: How long to wait for each step.
     """
 
     def __init__(self, make_executor: Callable[[], Executor], folder: Path, timeout_s: float) -> None:
@@ -146,7 +141,7 @@ class Stage:
 
     @contextmanager
     def executor(self) -> Generator[Executor]:
-        """An executor, which is shut down at the end whatever happens."""
+        """An executor, which is shut down at the end in any case."""
         executor = self.make_executor()
         try:
             yield executor
@@ -155,7 +150,7 @@ class Stage:
             self.soon("shutdown", partial(executor.shutdown, wait=True))
 
     def soon(self, what: str, function: Callable[[], T]) -> T:
-        """What the function returns, or raises; an AssertionError if that takes too long."""
+        """Call the function with a time limit; raises AssertionError if it takes too long."""
         done: Future[T] = Future()
 
         def run() -> None:
@@ -175,39 +170,39 @@ class Stage:
     def wait(self, future: Future[Any], what: str) -> None:
         """Wait until a future is done."""
         concurrent.futures.wait([future], self.timeout_s)
-        expect(future.done(), f"{what} did not end within {self.timeout_s:g} s")
+        expect(future.done(), f"{what} did not finish within {self.timeout_s:g} s")
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until something holds."""
+        """Wait until a condition holds."""
         end = time.monotonic() + self.timeout_s
         while not condition():
             expect(time.monotonic() < end, f"{what}: not within {self.timeout_s:g} s")
             time.sleep(0.005)
 
     def block(self, executor: Executor) -> Future[bool]:
-        """A call that runs until the gate is opened."""
+        """Submit a call that runs until the gate is opened."""
         return executor.submit(wait_for, str(self.gate), self.timeout_s)
 
     def crowd(self, executor: Executor) -> list[Future[bool]]:
-        """More calls that run until the gate is opened than there are workers: the last ones wait for a worker."""
+        """Submit more calls that run until the gate is opened than there are workers, so that the last ones wait."""
         futures = [self.block(executor) for _ in range(3 * (worker_count(executor) or 32) + 2)]
         self.until(futures[0].running, "running() of a call that was started")
         return futures
 
 
 def expect(holds: bool, problem: str) -> None:
-    """Like `assert`, which Python leaves out under -O."""
+    """Like `assert`, which Python skips with -O."""
     if not holds:
         raise AssertionError(problem)
 
 
 def expect_equal(got: object, expected: object, what: str) -> None:
     """Like `assert got == expected`."""
-    expect(got == expected, f"{what}: {_SHORT.repr(got)}, and not {_SHORT.repr(expected)}")
+    expect(got == expected, f"{what}: {_SHORT.repr(got)} instead of {_SHORT.repr(expected)}")
 
 
 def expect_raises(kinds: type[BaseException], function: Callable[[], object], what: str) -> BaseException:
-    """The exception that the function raises."""
+    """Check that the function raises, and return the exception."""
     try:
         function()
     except kinds as error:
@@ -215,19 +210,19 @@ def expect_raises(kinds: type[BaseException], function: Callable[[], object], wh
     except AssertionError:
         raise
     except Exception as error:
-        raise AssertionError(f"{what}: {type(error).__name__} was raised, and not {kinds.__name__}") from error
+        raise AssertionError(f"{what}: {type(error).__name__} was raised instead of {kinds.__name__}") from error
     raise AssertionError(f"{what}: {kinds.__name__} was not raised")
 
 
 @dataclass(frozen=True)
 class ExecutorCheck:
-    """Something that holds of every executor.
+    """A property that every executor must have.
 
     Attributes:
-        name: What holds.
-        background: Whether it is about calls that go on while the caller does something else, so that it does not
-            apply to an executor that runs a call in the thread that submits it.
-        pickles: Whether it applies only to executors that send calls to other processes.
+        name: The property.
+        background: Whether it is about calls that run in the background, so that it does not apply to executors that
+            run calls in the thread that submits them.
+        pickles: Whether it only applies to executors that send calls to other processes.
     """
 
     name: str
@@ -236,7 +231,7 @@ class ExecutorCheck:
     pickles: bool = False
 
     def applies_to(self, executor: Executor) -> bool:
-        """Whether the check makes sense for this executor, by what it declares as its `capabilities`."""
+        """Whether the check applies to this executor, according to its `capabilities`."""
         capabilities = capabilities_of(executor)
         return not (self.background and capabilities.inline) and (not self.pickles or capabilities.pickles)
 
@@ -246,13 +241,13 @@ class ExecutorCheck:
         """Check an executor.
 
         Args:
-            make_executor: Makes it; the check shuts it down.
-            timeout_s: How long to wait for what should happen soon, in seconds.
-            folder: A folder that the workers see too, for files of the check; `None` for one of the temporary ones of
-                this machine.
+            make_executor: Creates it; the check shuts it down.
+            timeout_s: How long to wait for each step, in seconds.
+            folder: A folder for files of the check that the workers can access; `None` for a temporary one of this
+                machine.
 
         Raises:
-            AssertionError: It does not hold.
+            AssertionError: The check failed.
         """
         try:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -264,7 +259,7 @@ class ExecutorCheck:
 
 
 def check(*, background: bool = False, pickles: bool = False) -> Callable[[Callable[[Stage], None]], ExecutorCheck]:
-    """A decorator that makes a function a check of the same name."""
+    """A decorator that turns a function into a check of the same name."""
 
     def make(function: Callable[[Stage], None]) -> ExecutorCheck:
         return ExecutorCheck(function.__name__.replace("_", " "), function, background, pickles)

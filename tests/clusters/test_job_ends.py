@@ -94,7 +94,7 @@ def test_a_job_on_a_lost_node_is_a_node_lost_error(slurm: Site, tmp_path: Path) 
 def test_a_requeued_job_is_a_job_lost_error(slurm: Site, tmp_path: Path) -> None:
     error = lost(slurm, tmp_path, lambda job: said("scontrol", "requeue", job), job_extra_directives=["--requeue"])
     assert type(error) is JobLostError
-    assert "put back into the queue" in error.reason
+    assert "requeued" in error.reason
 
 
 def test_a_worker_that_dies_in_a_running_job_is_a_plain_loss(slurm_or_sge: Site, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_display_says_why_jobs_do_not_start(
 def test_jobs_that_die_at_once(site: Site) -> None:
     with within(60):
         error = error_of(site.scheduler(2, job_script_prologue=["echo no luck >&2", "exit 3"]))
-    assert "ended before their worker came" in str(error)
+    assert "ended before their worker started" in str(error)
     assert "no luck" in str(error)
     until(lambda: not site.jobs(), 15)
 

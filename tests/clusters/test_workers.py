@@ -173,5 +173,5 @@ def test_workers_that_die_with_nothing_to_do_end_the_run_sooner(slurm: Site, mon
         executor.on_failure = failures.append
         assert executor.client is not None  # which submits the jobs
         until(lambda: failures, 120)
-    assert "jobs in a row ended before a call was completed on them" in str(failures[0])
+    assert "jobs in a row ended before they completed a call" in str(failures[0])
     assert "this node is no good" in str(failures[0])

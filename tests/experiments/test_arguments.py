@@ -222,7 +222,7 @@ def test_nonsense_in_variables_that_say_more_about_a_job_is_left_alone(
     ("name", "value", "words", "message"),
     [
         ("AMLSCHED_CODE_COPY", "a:/nowhere", (), "/nowhere: is not a complete code copy"),
-        ("SLURM_NTASKS", "x", ("--executor", "slurm_allocation"), "SLURM_NTASKS is 'x', and Slurm sets it to a whole"),
+        ("SLURM_NTASKS", "x", ("--executor", "slurm_allocation"), "SLURM_NTASKS is 'x', but Slurm sets it to a whole"),
         ("SLURM_CPUS_PER_TASK", "9" * 99, ("--executor", "slurm_allocation"), "SLURM_CPUS_PER_TASK is '9999"),
     ],
 )

@@ -107,7 +107,7 @@ def test_it_is_refused_before_anything_runs_if_it_fits_nowhere(bound: Project) -
     bound.config("name: small\npath: results\n---\nname: big\npath: results\ngpus_per_rep: 3")
     done = run(bound)
     assert done.returncode == 2
-    assert f"big, a repetition: asks for 3 GPUs, and there are 2 ({UUIDS})" in done.stderr
+    assert f"big, a repetition: requests 3 GPUs, but there are 2 ({UUIDS})" in done.stderr
     assert not (bound.folder / "results").exists()
 
 
@@ -151,7 +151,7 @@ def test_and_is_left_out_if_there_is_not_but_not_in_a_job(bound: Project, monkey
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     done = run(bound, "-o")
     assert done.returncode == 2
-    assert "asks for 1 GPUs, and there are none" in done.stderr
+    assert "requests 1 GPUs, but there are none" in done.stderr
 
 
 def test_this_process_is_as_before_afterwards(bound: Project, monkeypatch: pytest.MonkeyPatch) -> None:

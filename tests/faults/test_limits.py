@@ -317,7 +317,7 @@ def test_a_call_that_takes_too_much_memory_runs_again_with_more(scheduler: Sched
     ("retry", "limits", "note"),
     [
         (lambda: Retry(3, memory_growth=2.0), [100, 200, 400], "failed in each of 3 attempts"),
-        (lambda: Retry(9, memory_growth=2.0, memory_cap="250 MiB"), [100, 200, 250], "that is the memory_cap"),
+        (lambda: Retry(9, memory_growth=2.0, memory_cap="250 MiB"), [100, 200, 250], "its limit is the memory_cap"),
         (lambda: Retry(2, on=OSError, memory_growth=1.5), [100, 150], "failed in each of 2 attempts"),
     ],
     ids=["attempts", "cap", "on"],

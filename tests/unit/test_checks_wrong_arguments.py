@@ -38,7 +38,7 @@ CASES: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: exponential(max_s=inf), ValueError, "max_s=inf"),
     (lambda: exponential(factor=0.5), ValueError, "factor=0.5"),
     (lambda: Retry("3"), ValueError, "attempts='3': must be a whole number"),
-    (lambda: Retry(2, on="ValueError"), TypeError, "on='ValueError': must be types"),
+    (lambda: Retry(2, on="ValueError"), TypeError, "on='ValueError': must be exception types"),
     (lambda: Retry(2, on=lambda: True), TypeError, "can be called with the exception alone"),
     (lambda: Retry(2, backoff="1"), ValueError, "backoff='1': must be a number of seconds"),
     (lambda: Retry(2, backoff=[1, 2]), ValueError, "backoff=[1, 2]: must be"),

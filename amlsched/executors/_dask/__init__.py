@@ -1,1 +1,1 @@
-"""Calls on a dask cluster."""
+"""The implementation of executors on dask clusters."""

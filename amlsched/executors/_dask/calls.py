@@ -1,4 +1,4 @@
-"""The way of calls to a dask cluster, and of their outcomes back."""
+"""Sends calls to a dask cluster, and fetches their outcomes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["SHARED", "Calls", "DaskCall"]
 
 SHARED = "amlsched-shared-"
-"""How the keys of scattered objects begin."""
-_PER_THREAD = 2  # calls that a worker may have begun by the time it hears of something
-_LARGE_BYTES = 1_000_000  # dask warns of arguments of 10 MB: of ours it need not
+"""Prefix of the keys of scattered objects."""
+_PER_THREAD = 2  # calls that a worker may have started before it receives a cancellation
+_LARGE_BYTES = 1_000_000  # dask would warn about arguments above 10 MB
 
 
 class DaskCall(Future[Any]):
@@ -38,11 +38,11 @@ class DaskCall(Future[Any]):
 
     Attributes:
         name: The call in messages.
-        number: Which of the executor's calls it is.
-        blob: What is sent, until it is.
-        remote: dask's own future, from then on until the outcome is here.
-        starts: How many workers have begun it.
-        place: Process id and host of the last of them.
+        number: Its number among the executor's calls.
+        blob: The pickled call, until it is sent.
+        remote: dask's own future, after that until the outcome has arrived.
+        starts: How many workers have started it.
+        place: Process id and host of the last one.
     """
 
     def __init__(self, calls: Calls, name: str, number: int, blob: bytes) -> None:
@@ -55,17 +55,17 @@ class DaskCall(Future[Any]):
         self.place: tuple[int | None, str | None] = (None, None)
 
     def cancel(self) -> bool:
-        """Whether the call never starts: that is, no worker has begun it, as far as is known here."""
+        """Cancel the call, and return whether that succeeded: no worker is known to have started it."""
         was_cancelled = self.cancelled()
         if not super().cancel():
             return False
         if not was_cancelled:
-            self.set_running_or_notify_cancel()  # wakes those that wait for it
+            self.set_running_or_notify_cancel()  # wakes up waiting threads
             self._calls.drop([self])
         return True
 
     def end(self, result: Any = None, error: BaseException | None = None) -> None:
-        """End with the result, or with the error."""
+        """Set the result or the error."""
         with contextlib.suppress(InvalidStateError):  # it was cancelled
             if error is None:
                 self.set_result(result)
@@ -73,24 +73,24 @@ class DaskCall(Future[Any]):
                 self.set_exception(error)
 
     def end_cancelled(self) -> None:
-        """End as cancelled, though it may be running."""
+        """Cancel it, even if it is running."""
         if not self.done():
             end_cancelled(self)
 
 
 class Calls:
-    """The calls of one executor that have not ended.
+    """The unfinished calls of one executor.
 
-    Nothing that dask keeps for a call outlives its outcome's arrival here: a result that is held on the cluster would
-    keep its worker.
+    Once the outcome of a call has arrived, it is released on the cluster: a result that is kept there would keep its
+    worker from leaving.
 
-    Calls wait here rather than in dask's scheduler, where they cost more, and where one that is cancelled may begin
-    before the word of it arrives.
+    Calls wait here rather than in dask's scheduler, where they cost more, and where a cancelled call may start before
+    the cancellation arrives.
 
     Args:
-        client: A `distributed.Client` that is connected, and whose loop runs in a thread of its own.
-        site: Where its cluster is.
-        depth: How many calls are sent at a time; `None` for all, as where the cluster grows with its queue.
+        client: A connected `distributed.Client` whose loop runs in its own thread.
+        site: Provides its cluster.
+        depth: How many calls to send at a time; `None` for all, if the cluster grows with its queue.
     """
 
     def __init__(
@@ -107,16 +107,16 @@ class Calls:
         self._topic = f"amlsched-{uuid.uuid4().hex}"
         self._numbers = itertools.count()
         self._open: dict[int, DaskCall] = {}
-        self._new: deque[DaskCall] = deque()  # not followed yet
-        self._arrived: list[DaskCall] = []  # ended there, not fetched yet
+        self._new: deque[DaskCall] = deque()  # sent, not awaited yet
+        self._arrived: list[DaskCall] = []  # finished on the cluster, not fetched yet
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
-        client.subscribe_topic(self._topic, self._told)
+        client.subscribe_topic(self._topic, self._calls_started)
 
     def submit(self, name: str, blob: bytes) -> DaskCall:
-        """Send a call that is pickled already, or let it wait for its turn."""
+        """Send a pickled call, or queue it."""
         call = DaskCall(self, name, next(self._numbers), blob)
         with self._lock:
             if self._failure is not None:
@@ -131,12 +131,12 @@ class Calls:
         return call
 
     def _may_begin(self, call: DaskCall) -> bool:
-        """Whether a call is to be sent. From then on it counts as running where those that wait do so here."""
+        """Whether to send a call. If calls wait here, it is marked as running from then on."""
         if self._depth is None or call.done():
             return not call.done()
         try:
             return call.set_running_or_notify_cancel()
-        except (InvalidStateError, RuntimeError):  # it was cancelled, and those that wait for it were told
+        except (InvalidStateError, RuntimeError):  # it was cancelled, and waiting threads were notified
             return False
 
     def _send(self, call: DaskCall) -> None:
@@ -144,7 +144,7 @@ class Calls:
         assert blob is not None
         with _without_warning() if len(blob) > _LARGE_BYTES else contextlib.nullcontext():
             key = f"{call.name}-{uuid.uuid4().hex}"
-            # By priority, or else a call whose worker died would wait behind all that came after it.
+            # With a priority: otherwise a call whose worker died would wait behind all later ones.
             call.remote = self._client.submit(
                 run_call,
                 self._topic,
@@ -159,7 +159,7 @@ class Calls:
         self._schedule()
 
     def _gone(self, call: DaskCall) -> Any:
-        """Take a call that ended from the books, and send the next; dask's future of it, if it was sent."""
+        """Remove a finished call, send the next one, and return dask's future of the call, if it was sent."""
         following: DaskCall | None = None
         with self._lock:
             if self._open.pop(call.number, None) is None:
@@ -176,33 +176,33 @@ class Calls:
         return remote
 
     def open(self) -> list[DaskCall]:
-        """The calls that have not ended, oldest first."""
+        """The unfinished calls, oldest first."""
         with self._lock:
             return list(self._open.values())
 
     def share(self, blob: bytes) -> InDask:
-        """Put an object on the cluster, as the result of a task, so that it can be made again."""
+        """Put an object on the cluster, as the result of a task, so that dask can recompute it."""
         key = f"{SHARED}{uuid.uuid4().hex}"
         with _without_warning():
             first = 10**9  # calls wait for it
             return InDask(key, self._client.submit(pickle.loads, blob, key=key, pure=False, priority=first))
 
     def busy(self) -> bool:
-        """Whether there are calls that have not ended."""
+        """Whether there are unfinished calls."""
         return bool(self._open)
 
     def drop(self, calls: Iterable[DaskCall]) -> None:
-        """Forget calls here and on the cluster, whether they run or not."""
+        """Drop calls here and on the cluster, whether they are running or not."""
         remotes = [remote for call in calls if (remote := self._gone(call)) is not None]
         if remotes and self._client.status == "running":
             self._client.loop.add_callback(self._cancel, remotes)
 
     def see_running(self) -> Future[Any] | None:
-        """Completes when every call that a worker may have begun says that it runs.
+        """A future that finishes once all calls that have started are marked as running.
 
-        A worker tells of a call a while after it has begun it. Until then dask's scheduler knows where the call is.
+        A worker reports a call some time after it has started. Until then, dask's scheduler knows where the call is.
         """
-        if self._depth is not None:  # those that are sent say so already
+        if self._depth is not None:  # calls are marked as running when they are sent
             return None
         looking = self._see_running()
         try:
@@ -212,7 +212,7 @@ class Calls:
             return None
 
     def fail(self, error: BaseException) -> None:
-        """End all calls with this error, those too that run, and refuse others; as cancelled by a CancelledError."""
+        """Fail all calls, even running ones, and reject new ones; a CancelledError cancels them."""
         with self._lock:
             self._failure = error if self._failure is None else self._failure
             self._waiting.clear()
@@ -225,7 +225,7 @@ class Calls:
                 call.end(error=error)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Unsubscribe."""
         with contextlib.suppress(Exception):  # the client may be gone
             self._client.unsubscribe_topic(self._topic)
 
@@ -235,11 +235,11 @@ class Calls:
         try:
             threads = await self._client.scheduler.ncores(workers=None)
             processing = await self._client.scheduler.processing(workers=None)
-        except Exception:  # the cluster is going down, or has gone, which the calls' ends will say
+        except Exception:  # the cluster is shutting down or gone, which will fail the calls
             return
         calls = {call.remote.key: call for call in self.open() if call.remote is not None}
         for worker, keys in processing.items():
-            # It takes them in the order of their submission; those that come next may begin before they are cancelled.
+            # A worker runs calls in the order of submission; the next ones may start before they are cancelled.
             here = sorted((calls[key] for key in keys if key in calls), key=lambda call: call.number)
             for call in here[: _PER_THREAD * threads.get(worker, 1)]:
                 _begun(call)
@@ -274,14 +274,14 @@ class Calls:
         self._schedule()
 
     async def _fetch(self, calls: list[DaskCall]) -> None:
-        """Get the outcomes of many calls at once, and let them go."""
+        """Fetch the outcomes of many calls at once, and release them."""
         calls = [call for call in calls if call.remote is not None]
         good = {call.number: call.remote for call in calls if call.remote.status == "finished"}
         outcomes: Mapping[int, bytes | None] = {}
         if good:
             try:
                 outcomes = await self._client._gather(good, errors="skip")
-            except Exception as error:  # the cluster is going down, or has gone
+            except Exception as error:  # the cluster is shutting down or gone
                 for call in calls:
                     self._conclude(call, error=self._lost(call, f"has a cluster that is gone: {error}"))
                 return
@@ -292,7 +292,7 @@ class Calls:
             if isinstance(outcome, bytes):
                 result, raised = load_outcome(outcome)
                 self._conclude(call, result, raised)
-            elif call.remote.status in ("finished", "pending", "lost"):  # lost on the way; dask runs it again
+            elif call.remote.status in ("finished", "pending", "lost"):  # lost on the way; dask recomputes it
                 self._new.append(call)
                 self._schedule()
             elif call.remote.status == "cancelled" and self._client.status == "running":
@@ -324,7 +324,7 @@ class Calls:
             host: str | None = getattr(worker, "host", None)
             lost = await self._site.loss(call.name, worker.address, host)
             if lost is None:
-                cause = f"died, as did each of the {deaths} workers on which it was tried; it is not tried again"
+                cause = f"died, as did each of the {deaths} workers on which it was tried; it is not retried"
                 lost = WorkerLostError(call.name, cause, None, host)
             lost.attempts = deaths
             if log := self._site.log_of(worker.address):
@@ -336,30 +336,30 @@ class Calls:
         pid, host = call.place
         return WorkerLostError(call.name, cause, pid, host)
 
-    def _told(self, event: tuple[float, Mapping[str, Any]]) -> None:
-        """A worker says that calls have started."""
-        told = event[1]
-        for number in told["calls"]:
+    def _calls_started(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Process a worker's report that calls have started."""
+        report = event[1]
+        for number in report["calls"]:
             call = self._open.get(number)
             if call is None:
                 continue
             call.starts += 1
-            call.place = (told["pid"], told["host"])
+            call.place = (report["pid"], report["host"])
             _begun(call)
             starts = self._site.starts
             if starts is not None and call.starts > starts:
                 self.drop([call])
-                cause = f"was the last of {starts} that ended, or reached their lifetime, while they ran it"
+                cause = f"was the last of {starts} that exited, or reached their lifetime, while running it"
                 call.end(error=self._lost(call, cause))
 
 
 def _begun(call: DaskCall) -> None:
     if not call.running() and not call.done():
-        with contextlib.suppress(InvalidStateError, RuntimeError):  # it has just ended, or was cancelled
+        with contextlib.suppress(InvalidStateError, RuntimeError):  # it has just finished, or was cancelled
             call.set_running_or_notify_cancel()
 
 
 def _without_warning() -> Any:
-    """While in here, dask does not warn of large arguments: ours are pickled, and cannot be made smaller."""
+    """In this context, dask does not warn about large arguments: ours are pickled, so its advice does not apply."""
     setting: Callable[..., Any] = importlib.import_module("dask").config.set
     return setting({"distributed.admin.large-graph-warning-threshold": "100 GB"})

@@ -1,4 +1,4 @@
-"""Where a dask cluster is: somebody else's, or processes on this machine."""
+"""Dask clusters: one provided by the user, or one of processes on this machine."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
 __all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "NANNY", "SETTINGS", "Site", "check_memory"]
 
 ALLOWED_FAILURES = 3
-"""A call that was on this many workers and one more when they died is not tried again; dask's own default."""
+"""A call that has lost more workers than this is not retried; the same as dask's default."""
 SETTINGS = {
     "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
-    # A worker has only what it runs: when it dies, no call that waits behind another is taken for the culprit.
+    # A worker has only its running calls: if it dies, no waiting call is blamed.
     "distributed.scheduler.worker-saturation": 1.0,
 }
-"""For clusters of our own."""
+"""Settings of our own clusters."""
 NANNY = "amlsched.executors._dask.nanny"
-"""What a nanny of ours has to preload."""
+"""The preload of our nannies."""
 _PRELOAD = "amlsched.executors._dask.worker"
 _WORKERS_VARIABLES = "distributed.nanny.pre-spawn-environ"
 _NO_WAIT_S = 5.0
 _PATIENCE_S = 60.0
-"""How long calls wait for a cluster of ours that has lost all of its workers: dask gives up a worker that it cannot
-restart, and says so in its log only."""
+"""How long calls wait for our own cluster after it has lost all of its workers: dask only logs that it cannot restart a
+worker."""
 
 
 class Site(ABC):
-    """Where a cluster is made, and ended: what a `DaskExecutor` does not know of it.
+    """Starts and closes a cluster for a `DaskExecutor`.
 
     Attributes:
-        max_workers: How many workers there are at most; `None` if that is not known.
-        scales: Whether the cluster grows with its queue, so that it has to see all of it.
-        starts: On how many workers a call may be begun; `None` for any number.
-        options: Of `Client.submit`, for each call.
+        max_workers: Maximum number of workers; `None` if unknown.
+        scales: Whether the cluster grows with its queue, so that it needs to have all calls.
+        starts: On how many workers a call may be started; `None` for any number.
+        options: Options of `Client.submit` for each call.
     """
 
     options: Mapping[str, Any] = MappingProxyType({})
@@ -63,15 +63,15 @@ class Site(ABC):
 
     def __init__(self) -> None:
         self.busy: Callable[[], bool] = lambda: True
-        """Whether there are calls that have not ended."""
+        """Returns whether there are unfinished calls."""
 
     @property
     def driver_host(self) -> str | None:
-        """The address of this machine that workers can reach; `None` where that is not known."""
+        """The address of this machine that workers can reach; `None` if unknown."""
         return None
 
     def log_of(self, worker: str) -> str:
-        """The end of what a worker that was lost has written, for messages; empty where that is not known.
+        """The end of a lost worker's log, for messages; empty if unknown.
 
         Args:
             worker: Its address.
@@ -79,28 +79,28 @@ class Site(ABC):
         return ""
 
     async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
-        """What a call ends with whose worker was lost, where more is known than that; in the client's loop.
+        """The exception of a call whose worker was lost, if the reason is known. Runs in the client's loop.
 
         Args:
             call: Name of the call.
             worker: Address of the worker.
-            host: Host of it, if known.
+            host: Its host, if known.
         """
         return None
 
     @abstractmethod
     def open(self, fail: Callable[[BaseException], None]) -> Any:
-        """A `distributed.Client` of the cluster, which is started; errors that come later are told by `fail`."""
+        """Start the cluster and return a `distributed.Client`; later errors are reported by `fail`."""
 
     @abstractmethod
     def close(self, at_once: bool) -> None:
-        """Leave or end the cluster, in bounded time; `at_once` whatever its workers do."""
+        """Disconnect from the cluster or close it, with a time limit; with `at_once`, whatever its workers do."""
 
 
 class Given(Site):
-    """The client of somebody else."""
+    """A client provided by the user."""
 
-    scales = True  # it may, as far as is known here
+    scales = True  # it may
 
     def __init__(self, client: Any, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Given(Site):
 
 
 class Elsewhere(Site):
-    """A cluster of somebody else, with a client of our own."""
+    """A cluster provided by the user, with our own client."""
 
     scales = True
 
@@ -136,24 +136,24 @@ class Elsewhere(Site):
 
 
 def _local_cluster() -> Any:
-    """dask's local cluster, which leaves lost workers to those who restart them."""
+    """dask's local cluster, without its cleanup of lost workers, which their nannies restart."""
     distributed: Any = importlib.import_module("distributed")
 
     class Cluster(distributed.LocalCluster):  # type: ignore[misc]
         def _update_worker_status(self, op: str, msg: Any) -> None:
-            # dask looks 15 s after each loss, and closes for good what is not there just then: a worker that dies again
-            # and again, each time by another call, is mostly not there.
+            # 15 s after each loss, dask permanently closes workers that are missing at that moment: a worker that dies
+            # again and again, each time by another call, is missing most of the time.
             super(distributed.SpecCluster, self)._update_worker_status(op, msg)
 
     return Cluster
 
 
 def check_memory(name: str, value: Any) -> None:
-    """Raise for what dask would not read as an amount of memory with its unit, unless it is `None`.
+    """Check that a value is `None` or an amount of memory with its unit that dask can parse.
 
     Raises:
-        TypeError: It is no text; dask takes a number for bytes.
-        ValueError: It is no amount of memory.
+        TypeError: It is not a string; dask would interpret a number as bytes.
+        ValueError: It is not an amount of memory.
     """
     check_text(name, value, "4 GB")
     if value is None:
@@ -167,12 +167,12 @@ def check_memory(name: str, value: Any) -> None:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Raise for options of `distributed.LocalCluster` that its workers would not start with."""
+    """Check that workers would start with these options of `distributed.LocalCluster`."""
     distributed: Any = importlib.import_module("distributed")
     kinds = (*distributed.LocalCluster.__mro__, *distributed.Nanny.__mro__, *distributed.Worker.__mro__)
     known = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
     for name in options:
-        if name not in known and "worker_class" not in options:  # which may have options of its own
+        if name not in known and "worker_class" not in options:  # a custom class may have its own options
             near = get_close_matches(name, known, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise TypeError(f"{name}={options[name]!r}: distributed.LocalCluster has no such option{hint}")
@@ -183,7 +183,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 class Local(Site):
-    """Processes on this machine."""
+    """A cluster of processes on this machine."""
 
     def __init__(self, n_workers: int | None, native_threads: WorkerThreads, options: dict[str, Any]) -> None:
         super().__init__()
@@ -215,8 +215,8 @@ class Local(Site):
         refuse_while_main_is_imported()
         settings = importlib.import_module("dask").config
         distributed = importlib.import_module("distributed")
-        self._around.enter_context(main_module.left_out())  # also while nannies replace their workers
-        self._unwatch = watched(self)  # workers end with the driver by themselves, what calls have started does not
+        self._around.enter_context(main_module.left_out())  # until the end, as nannies restart workers
+        self._unwatch = watched(self)  # workers exit with the driver by themselves, but what calls start does not
         before = dict(os.environ)
         os.environ.update(self._environment())
         try:
@@ -235,7 +235,7 @@ class Local(Site):
         return self._client
 
     def _environment(self) -> dict[str, str]:
-        """Variables for the threads of libraries; dask takes them, instead of its own, if they are set here."""
+        """Variables that limit the threads of libraries; if set in this process, dask passes them to workers."""
         assert self.max_workers is not None
         at_a_time = self._options["threads_per_worker"]
         n_calls = self.max_workers * (at_a_time if isinstance(at_a_time, int) else 1)
@@ -246,7 +246,7 @@ class Local(Site):
         return environment
 
     def _restore_environment(self) -> None:
-        """dask sets the variables of a worker that it starts in this process, too, and leaves them there."""
+        """Restore variables of this process, in which dask sets those of the workers that it starts."""
         for name, (before, value) in self._changed.items():
             if os.environ.get(name) != value:
                 continue
@@ -256,7 +256,7 @@ class Local(Site):
                 os.environ[name] = before
 
     async def _watch(self, fail: Callable[[BaseException], None]) -> None:
-        """See to it that calls do not wait for workers that never come back."""
+        """Fail the calls if all workers are gone and do not come back."""
         gone_since: float | None = None
         while self._client.status == "running":
             await asyncio.sleep(_PATIENCE_S / 60)
@@ -265,7 +265,7 @@ class Local(Site):
             elif gone_since is None:
                 gone_since = time.monotonic()
             elif time.monotonic() - gone_since > _PATIENCE_S:
-                words = f"and the others of its cluster are gone, and none came back within {_PATIENCE_S:g} s"
+                words = f"and all others of its cluster are gone, and none came back within {_PATIENCE_S:g} s"
                 fail(WorkerStartError("a call", f"{words}: see the log of distributed.nanny"))
                 return
 
@@ -275,15 +275,15 @@ class Local(Site):
         self._client.close(timeout=_NO_WAIT_S)
         try:
             self._cluster.close(timeout=2 * _NO_WAIT_S)
-        except TimeoutError:  # this machine is busy: it goes on closing, and the run is not to fail for that
+        except TimeoutError:  # this machine is busy: closing continues, and the run must not fail because of that
             self._kill()
         self._restore_environment()
         self._around.close()
         self._unwatch()
 
     def _kill(self) -> None:
-        """SIGKILL to the workers and all below them; those that dask starts in their place end when it is closed."""
-        psutil = importlib.import_module("psutil")  # dask brings it
+        """Send SIGKILL to the workers and their descendants; dask's replacements exit when the cluster is closed."""
+        psutil = importlib.import_module("psutil")  # a dependency of dask
         found: list[Any] = []
         for nanny in list(self._cluster.workers.values()):
             pid = getattr(nanny, "pid", None)

@@ -1,4 +1,4 @@
-"""Calls on the workers of a dask cluster."""
+"""An executor that runs calls on the workers of a dask cluster."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ __all__ = ["DaskExecutor", "InPlaceOf"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PER_WORKER = 2  # calls sent at a time: a worker has its next one while the outcome of the last is on its way
+_PER_WORKER = 2  # calls submitted at a time, so that a worker has its next one while it returns the last outcome
 
 
 class DaskExecutor(Executor):
-    """Calls run on the workers of a dask cluster, each in the thread of a worker.
+    """Runs calls on the workers of a dask cluster, each in a thread of a worker.
 
-    Used like any `concurrent.futures.Executor`; the cluster is started, or connected to, with the first call.
+    Used like any `concurrent.futures.Executor`; the first call starts the cluster or connects to it.
 
     - Equal calls are separate calls: dask's `pure` does not apply.
-    - Nothing is kept on the cluster for a call once its outcome is here.
-    - What cannot be pickled raises `NotPicklableError` from `submit`, with the name of the argument.
-    - A call whose worker dies runs again on another. One that was on four workers when they died (dask's setting
-      `distributed.scheduler.allowed-failures`, and one more) ends with `WorkerLostError`.
-    - A running call cannot be ended alone. Cancelled while it waits, it never runs.
+    - Once the outcome of a call has arrived, nothing of it is kept on the cluster.
+    - If an argument cannot be pickled, `submit` raises a `NotPicklableError` with its name.
+    - If a worker dies, its call is retried on another. A call that has lost four workers (one more than dask's setting
+      `distributed.scheduler.allowed-failures`) fails with `WorkerLostError`.
+    - A single running call cannot be killed. A waiting call that is cancelled never runs.
 
     Args:
-        site: Where the cluster is.
+        site: Provides the cluster.
     """
 
     capabilities = Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True)
@@ -50,7 +50,7 @@ class DaskExecutor(Executor):
     def __init__(self, site: Site) -> None:
         self.site = site
         self.on_failure: Callable[[BaseException], None] | None = None
-        """Told once when the cluster cannot run calls any more, before they end with that error."""
+        """Called once when the cluster can run no more calls, before they fail with that error."""
         self._calls: Calls | None = None
         self._closed = False
         self._ended = False
@@ -58,24 +58,24 @@ class DaskExecutor(Executor):
 
     @property
     def max_workers(self) -> int | None:
-        """How many workers there are at most, where that is known."""
+        """The maximum number of workers, if known."""
         return self.site.max_workers
 
     @property
     def driver_host(self) -> str | None:
-        """The address of this machine that workers can reach; `None` where that is not known."""
+        """The address of this machine that workers can reach; `None` if unknown."""
         return self.site.driver_host
 
     @property
     def client(self) -> Any:
-        """The `distributed.Client`; the cluster is started for it where that was not done."""
+        """The `distributed.Client`; starts the cluster if necessary."""
         return self._start()._client  # pyright: ignore[reportPrivateUsage]
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Have a function called on a worker.
+        """Submit a call, and return its future.
 
         Raises:
-            NotPicklableError: The function or an argument cannot be sent; it names which.
+            NotPicklableError: The function or an argument cannot be sent; the message names it.
             RuntimeError: The executor was shut down.
         """
         blob = pickled_call(fn, args, kwargs, by_value=True)
@@ -83,20 +83,20 @@ class DaskExecutor(Executor):
         return cast("Future[R]", calls.submit(call_name(fn), blob))
 
     def see_running(self) -> Future[Any] | None:
-        """Completes when every call that a worker may have begun says that it runs; `None` where it does anyway."""
+        """A future that finishes once all calls that have started are marked as running; `None` if they are."""
         return self._calls.see_running() if self._calls is not None else None
 
     def share(self, value: object) -> InDask:
-        """What brings an object to the workers, each of which gets it once."""
+        """Share an object with the workers, each of which loads it once."""
         calls = self._start()
         return calls.share(dumped(value))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; a cluster of this executor's own is ended once those there are have ended.
+        """Accept no more calls; the executor's own cluster is closed once all calls have finished.
 
         Args:
-            wait: Whether to return only then.
-            cancel_futures: Whether calls that no worker has begun are cancelled.
+            wait: Whether to wait for that.
+            cancel_futures: Whether to cancel calls that no worker has started.
         """
         with self._lock:
             self._closed = True
@@ -112,7 +112,7 @@ class DaskExecutor(Executor):
             threading.Thread(target=self._wait_and_end, name="amlsched-dask-shutdown", daemon=False).start()
 
     def kill_workers(self) -> None:
-        """End the workers at once where the cluster is this executor's own, and every call as cancelled."""
+        """Cancel all calls, and kill the workers at once if the cluster is the executor's own."""
         with self._lock:
             self._closed = True
         if self._calls is not None:
@@ -134,9 +134,9 @@ class DaskExecutor(Executor):
             return self._calls
 
     def _fail(self, error: BaseException) -> None:
-        told, self.on_failure = self.on_failure, None
-        if told is not None:
-            told(error)
+        on_failure, self.on_failure = self.on_failure, None
+        if on_failure is not None:
+            on_failure(error)
         if self._calls is not None:
             self._calls.fail(error)
 
@@ -156,10 +156,10 @@ class DaskExecutor(Executor):
 
 
 class InPlaceOf(DaskExecutor):
-    """Runs the calls that are given to the executor of a `distributed.Client`, with what `get_executor` was given.
+    """Runs calls on behalf of the executor of a `distributed.Client`, with the options of its `get_executor`.
 
-    That one itself has no future that says that its call runs, takes keywords of the user's functions for its own, and
-    takes equal calls for one.
+    That executor's own futures do not report running calls, its `submit` interprets keywords of the user's functions,
+    and it treats equal calls as one.
 
     Args:
         executor: A `distributed.cfexecutor.ClientExecutor`.

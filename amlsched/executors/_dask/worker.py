@@ -1,4 +1,4 @@
-"""What runs in the workers of a dask cluster, beside the calls themselves."""
+"""The code that runs in the workers of a dask cluster."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["Tries", "run_call"]
 
 R = TypeVar("R")
 
-_TOLD_AFTER_S = 0.05
-"""Calls that are over sooner are not worth the message that they have started."""
+_REPORT_AFTER_S = 0.05
+"""Calls that finish sooner are not reported as started."""
 _PR_SET_PDEATHSIG = 1
 
 
-class _Watch:
-    """Tells the driver which calls have started, from one thread for all that run here."""
+class _StartReporter:
+    """Reports to the driver which calls have started, from one thread for all calls of this worker."""
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
@@ -41,12 +41,12 @@ class _Watch:
         with self._lock:
             if self._worker is None:
                 prepare_imports()
-                # Else calls cannot use pools of processes of their own. What they leave behind ends with the worker.
+                # Otherwise calls could not use process pools. Processes that they leave behind exit with the worker.
                 multiprocessing.current_process().daemon = False
                 self._worker = importlib.import_module("distributed").get_worker()
             self._begun[call] = time.monotonic()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._tell, name="amlsched-started", daemon=True)
+                self._thread = threading.Thread(target=self._report, name="amlsched-started", daemon=True)
                 self._thread.start()
             elif len(self._begun) == 1:
                 self._lock.notify()
@@ -55,54 +55,54 @@ class _Watch:
         with self._lock:
             self._begun.pop(call, None)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         while True:
             with self._lock:
                 while not self._begun:
                     self._lock.wait()
-            time.sleep(_TOLD_AFTER_S)
-            old = time.monotonic() - _TOLD_AFTER_S
+            time.sleep(_REPORT_AFTER_S)
+            old = time.monotonic() - _REPORT_AFTER_S
             with self._lock:
-                told = [call for call, begun in self._begun.items() if begun < old]
-                for call in told:
+                started = [call for call, begun in self._begun.items() if begun < old]
+                for call in started:
                     del self._begun[call]
-            for topic in {topic for topic, _ in told}:
-                numbers = [number for each, number in told if each == topic]
+            for topic in {topic for topic, _ in started}:
+                numbers = [number for each, number in started if each == topic]
                 place = {"pid": os.getpid(), "host": socket.gethostname(), "worker": self._worker.address}
                 self._worker.log_event(topic, {"calls": numbers, **place})
 
 
-_watch = _Watch()
+_reporter = _StartReporter()
 
 
 def run_call(topic: str, number: int, call: bytes) -> bytes:
-    """Run a call of a `DaskExecutor`; the outcome is pickled, whatever it is.
+    """Run a call of a `DaskExecutor`, and return its pickled outcome.
 
     Args:
-        topic: Where the driver listens for the start of calls.
-        number: Which call of that driver this is.
-        call: As `pickled_call` made it.
+        topic: The topic of dask's events to which the driver subscribes.
+        number: Number of the call in that driver.
+        call: The call, from `pickled_call`.
     """
-    _watch.begin((topic, number))
+    _reporter.begin((topic, number))
     try:
         return run_pickled(call)
     finally:
-        _watch.end((topic, number))
+        _reporter.end((topic, number))
 
 
 class Tries(Generic[R]):
-    """A function that is called again where it raises: dask's `retries`, of which dask itself sees no exception.
+    """Retries a function that raises, in place of dask's `retries`, which never see an exception of our calls.
 
     Args:
         function: The function.
-        retries: How often it is called again.
+        retries: How often to retry it.
     """
 
     def __init__(self, function: Callable[..., R], retries: int) -> None:
-        self.func, self._retries = function, retries  # errors name the call by its `func`, as that of a partial
+        self.func, self._retries = function, retries  # `func` is its name in errors, as for a partial
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> R:
-        """What the function returns."""
+        """Call the function and return its result."""
         for _ in range(self._retries):
             try:
                 return call_function(self.func, args, kwargs)
@@ -112,10 +112,10 @@ class Tries(Generic[R]):
 
 
 def dask_setup(_worker: Any) -> None:
-    """What dask calls where this module is a preload of a worker on the driver's machine.
+    """Called by dask in workers on the driver's machine, which preload this module.
 
-    Ctrl-C in a terminal goes to the workers too: the driver decides what becomes of them. And none outlives it. Nothing
-    is done where the workers are threads of the driver.
+    Makes them ignore Ctrl-C, which a terminal sends to them as well, but which the driver handles; and makes them exit
+    with the driver. Does nothing if the workers are threads of the driver.
     """
     if multiprocessing.parent_process() is None:
         return

@@ -1,1 +1,1 @@
-"""Workers in the jobs of a batch system."""
+"""The implementation of executors on batch systems."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["cluster_class", "dask_jobqueue", "job_class"]
 
 QUOTED = ("job_name", "queue", "account", "project", "walltime")
-"""Options whose values dask-jobqueue writes into directives as they are."""
+"""Options whose values dask-jobqueue writes into directives unchanged."""
 
 
 def dask_jobqueue() -> Any:
@@ -160,6 +160,6 @@ def job_class(system: System, submit: str, cancel: str) -> Any:
 
 
 def cluster_class(system: System, job: Any) -> Any:
-    """A class of clusters with jobs of this class."""
+    """A subclass of dask-jobqueue's cluster class with jobs of this class."""
     base: Any = getattr(dask_jobqueue(), system.dask_class)
     return type(base.__name__, (_OwnCluster, base), {"job_cls": job})

@@ -159,7 +159,7 @@ class Jobs(Site):
         options: dict[str, Any] = {"silence_logs": "error", **self._settings, "shared_temp_directory": str(self._keys)}
         if self._security is False:
             warnings.warn(
-                "security=False: whoever reaches this machine by network can run programs as you", stacklevel=2
+                "security=False: anyone who can reach this machine by network can run programs as you", stacklevel=2
             )
         else:
             options["security"] = distributed.Security.temporary() if self._security is True else self._security
@@ -189,7 +189,7 @@ class Jobs(Site):
         return self.busy()  # set when there is a client
 
     def _begin(self) -> None:
-        """In the thread of the loop."""
+        """Start the workers. Runs in the thread of the loop."""
         assert self._monitor is not None
         if self._adaptive is False:
             self.cluster.scale(self.max_workers)
@@ -231,17 +231,17 @@ class Jobs(Site):
         for job in self.cluster._created:  # else closing the cluster fails, and then never returns
             job.status = closed
         if jobs:
-            with contextlib.suppress(BatchSystemError):  # some had ended
+            with contextlib.suppress(BatchSystemError):  # some had already ended
                 await call(self.system, [*shlex.split(self._cancel), *jobs])
 
 
 class JobQueueExecutor(DaskExecutor):
-    """Calls run on workers in jobs of a batch system. The first call submits the jobs."""
+    """Runs calls on workers in jobs of a batch system. The first call submits the jobs."""
 
     site: Jobs
 
     def job_script(self) -> str:
-        """The script of a job; nothing is submitted for it."""
+        """The script of a job; submits nothing."""
         return self.site.job_script()
 
     @property

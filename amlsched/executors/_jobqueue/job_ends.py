@@ -1,4 +1,4 @@
-"""How a job of a batch system ended, by what the batch system itself says of it, and which error that is.
+"""Determines how a job of a batch system ended, from the batch system's records, and the matching error.
 
 Sources:
     The manuals of squeue and sacct (22.05); of qacct and sge_status (Grid Engine 8.1.9); of condor_history and the
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["JobEnds", "how_ended"]
 
 _WITHIN_S = 45.0
-"""How long a lost call waits for the batch system's answer."""
+"""How long a lost call waits for this information."""
 _RECORDED_S = 25.0
-"""How long after its end a job may be missing in the accounts; Grid Engine writes them every 15 s."""
+"""How long after its end a job may be missing in the accounting records; Grid Engine writes them every 15 s."""
 _RUNS_ON_S = 8.0
-"""A job that still runs this long after its worker was lost did not take the worker along."""
+"""If a job still runs this long after its worker was lost, the job is not the cause."""
 _AGAIN_S = 1.0
 _REMEMBERED = 1000
 
@@ -53,7 +53,7 @@ async def how_ended(system: System, job: str, element: Element | None) -> JobEnd
         return found
     if element is None:
         return JobEnd(JobLostError, "gone", "the queue has forgotten it")
-    return JobEnd(JobLostError, element.reason or str(element.stage), "put back into the queue" if again else "")
+    return JobEnd(JobLostError, element.reason or str(element.stage), "requeued" if again else "")
 
 
 async def _recorded(system: System, command: Sequence[str], once: bool) -> JobEnd | None:
@@ -63,7 +63,7 @@ async def _recorded(system: System, command: Sequence[str], once: bool) -> JobEn
             if found := system.end_recorded(await call(system, command)):
                 return found
         except BatchSystemError as error:
-            if not system.not_recorded.search(error.words):  # this site keeps no accounts
+            if not system.not_recorded.search(error.words):  # there are no accounting records here
                 return None
         if once or time.monotonic() + _AGAIN_S > until:
             return None
@@ -87,7 +87,7 @@ class JobEnds:
 
     @property
     def asked_for(self) -> list[str]:
-        """The jobs whose state is waited for."""
+        """The jobs whose state is needed."""
         return list(self._answers)
 
     def answered(self, jobs: Sequence[str], states: Mapping[str, Element]) -> None:
@@ -103,13 +103,13 @@ class JobEnds:
                 answer.set_result(states.get(job))
 
     def given_up(self, job: str, element: Element) -> None:
-        """A job is about to be cancelled here, and another submitted in its place: what was its state until then."""
+        """Record the last state of a job that is about to be cancelled and replaced."""
         self._given_up[job] = element
         while len(self._given_up) > _REMEMBERED:
             del self._given_up[next(iter(self._given_up))]
 
     async def of(self, record: WorkerRecord) -> JobEnd | None:
-        """How the job of a worker that was lost ended; `None` where it goes on."""
+        """How the job of a lost worker ended; `None` if it is still running."""
         if self._closed:
             return None
         search = self._searches.get(record.job)
@@ -119,12 +119,12 @@ class JobEnds:
         try:
             return await asyncio.shield(search)
         except asyncio.CancelledError:
-            if search.cancelled():  # the cluster is ended
+            if search.cancelled():  # the cluster was closed
                 return None
             raise
 
     def close(self) -> None:
-        """End all searches: nobody asks the queue any more."""
+        """Cancel all searches: the queue is no longer queried."""
         self._closed = True
         for search in tuple(self._searches.values()):
             search.cancel()

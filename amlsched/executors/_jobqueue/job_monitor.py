@@ -134,7 +134,7 @@ class JobMonitor:
         self._report(now, len(here))
         due = now >= max(self._not_before, self._failed.not_before)
         if due and set(self._cluster.worker_spec) - set(self._cluster.workers):
-            await asyncio.shield(self._cluster._correct_state())  # else it would never run again
+            await asyncio.shield(self._cluster._correct_state())  # if it were cancelled, it would never run again
 
     # Queries of the batch system
 
@@ -147,7 +147,7 @@ class JobMonitor:
             if len(ids) > 1 or "invalid job id" not in error.words.lower():
                 known = self._system.forgotten.search(error.words)
                 if not known:
-                    logger.warning("the state of jobs is not known: %s", error)
+                    logger.warning("the state of jobs is unknown: %s", error)
                     self._next_ask = time.monotonic() + _QUERIED_S[1]
                     return
             text = ""
@@ -168,7 +168,7 @@ class JobMonitor:
         if state is None:
             if now - seen.submitted < _SETTLED_S:
                 return
-            state = Element(Stage.ENDED, "it is not in the queue any more")
+            state = Element(Stage.ENDED, "it is no longer in the queue")
         records = self._history.of(str(name))
         if any(record.gone is None for record in records):  # it has just connected, or reconnected
             return
@@ -180,14 +180,14 @@ class JobMonitor:
         what = f"{self._system.title} job {job.job_id}"
         if end.ended_early:
             tail = self._tail(job.job_id)
-            when = "soon after its worker came" if records else "before its worker came"
+            when = "soon after its worker started" if records else "before its worker started"
             logger.warning("%s ended %s: %s%s", what, when, end.how, "" if self._failed.ends else tail)
             self._failed.add(end)
             if too_many := self._failed.too_many(now):
                 told = f"{too_many}; the job script: {self._script}{tail}"
                 raise BatchSystemError(self._system.title, "its jobs", told)
         else:
-            logger.warning("%s lost its worker (%s): it is replaced", what, end.how)
+            logger.warning("%s lost its worker (%s) and is replaced", what, end.how)
         self._ends.given_up(job.job_id, state)
         await job.close()
         self._cluster.workers.pop(name, None)
@@ -209,7 +209,7 @@ class JobMonitor:
                         error.system, error.command, f"{error.words}\n{where}", remedy or error.remedy
                     ) from error
                 raise BatchSystemError(self._system.title, self._system.submit[0], f"{error}\n{where}") from error
-            logger.warning("a job was refused, and is tried again later: %s", error)
+            logger.warning("a job was rejected and will be submitted again later: %s", error)
             self._not_before = time.monotonic() + 30.0
             self._cluster.workers.pop(name, None)
 
@@ -218,12 +218,14 @@ class JobMonitor:
         if inside is None:
             return ""
         own = " or with_slurm_allocation() for workers on the nodes of this job" if self._system.name == "slurm" else ""
-        return f"this program runs in job {inside}: sites may forbid jobs to submit jobs; run it on a login node,{own}"
+        return (
+            f"this program runs in job {inside}, which may not be allowed to submit jobs: run it on a login node{own}"
+        )
 
     def _report(self, now: float, workers: int) -> None:
         wanted = sum(len(each.get("group", [""])) for each in self._cluster.worker_spec.values())
-        told = self._summary(now)
-        self.status = WorkersNow(workers, max(wanted, workers), tuple(told))  # some may be about to leave
+        reasons = self._summary(now)
+        self.status = WorkersNow(workers, max(wanted, workers), tuple(reasons))  # some may be about to leave
         if workers or not self._busy():
             self._waits_since, self._next_word, self._word_s = now, now + _REPORTED_S[0], _REPORTED_S[0]
             return
@@ -231,9 +233,9 @@ class JobMonitor:
         if now >= self._next_word:
             self._word_s = min(2 * self._word_s, _REPORTED_S[1])
             self._next_word = now + self._word_s
-            logger.warning("%s: no worker for %.0f s: %s", self._system.title, waited, ", ".join(told) or _UNKNOWN)
+            logger.warning("%s: no worker for %.0f s: %s", self._system.title, waited, ", ".join(reasons) or _UNKNOWN)
         if not self._here and self._start_timeout is not None and now - self._began > self._start_timeout:
-            seen = ", ".join(told) or _UNKNOWN
+            seen = ", ".join(reasons) or _UNKNOWN
             logs = "".join(self._tail(job) for job in self.jobs()[:1])
             raise BatchSystemError(
                 self._system.title,
@@ -247,11 +249,12 @@ class JobMonitor:
         jobs = self._cluster.workers.values()
         without = [job for job in jobs if job in self._seen and self._seen[job].gone is not None]
         counts = Counter(self._words(self._states.get(job.job_id)) for job in without)
-        told = [f"{count} job{'s' * (count > 1)} {words}" for words, count in counts.items()]
+        reasons = [f"{count} job{'s' * (count > 1)} {words}" for words, count in counts.items()]
         if missing := len(set(self._cluster.worker_spec) - set(self._cluster.workers)):
             due = max(self._not_before, self._failed.not_before) - now
-            told.append(f"{missing} job{'s' * (missing > 1)} to be submitted" + (f" in {due:.0f} s" if due > 1 else ""))
-        return told
+            later = f" in {due:.0f} s" if due > 1 else ""
+            reasons.append(f"{missing} job{'s' * (missing > 1)} to be submitted{later}")
+        return reasons
 
     def _words(self, state: Element | None) -> str:
         return "submitted" if state is None else state.reason or str(state.stage)
@@ -289,12 +292,12 @@ class JobMonitor:
 
     def _tail(self, job: str) -> str:
         """The end of a job's log, for a message; empty if there is none."""
-        told = ""
+        tail = ""
         for path in sorted(self._logs.glob(f"*{job}*")) if self._logs.is_dir() else ():
             try:
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             except OSError:
                 continue
             if lines:
-                told += f"\nthe end of {path}:\n" + "\n".join(f"    {line}" for line in lines[-_LOG_LINES:])
-        return told
+                tail += f"\nthe end of {path}:\n" + "\n".join(f"    {line}" for line in lines[-_LOG_LINES:])
+        return tail

@@ -30,7 +30,7 @@ __all__ = ["LOGS", "driver_host", "lifetime", "settings"]
 logger = logging.getLogger("amlsched.jobs")
 
 LOGS = "amlsched-jobs"
-"""The folder for logs of jobs, below the current one."""
+"""The folder for logs of jobs, inside the current one."""
 _TEMPORARY = '"${TMPDIR:-/tmp}"'  # for the shell of the job, on its node
 _SHORTEST_S = 60.0
 _ASK_S = 5.0
@@ -154,7 +154,7 @@ def _worker_arguments(given: list[str], walltime: Any) -> list[str]:
 
 
 def _directives(system: System, given: Any) -> dict[str, Any] | list[str]:
-    """Ours and the user's, which come last, and so count; HTCondor's are a mapping."""
+    """Our directives and the user's, which come last and take precedence; a mapping for HTCondor."""
     if isinstance(system.job_directives, Mapping):
         found: dict[str, Any] = {**system.job_directives, **(given or {})}
         system.syntax.lines("job_extra_directives", [f"{name} = {value}" for name, value in found.items()])

@@ -1,4 +1,4 @@
-"""Workers on the nodes of the Slurm job in which this program runs: started by srun, no new jobs."""
+"""Workers on the nodes of the Slurm job of this program, started by srun without new jobs."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Allocation(Site):
 
     Args:
         n_workers: Number of workers; `None` for the job's number of tasks.
-        cpus: CPUs of each; `None` for the job's `--cpus-per-task`.
-        memory: What each may use before dask restarts it, such as `"4 GB"`; `None` for no limit of dask's.
-        start_timeout: Seconds until the first worker must be there; `None` for any time.
-        security: `True` for TLS with keys made for these workers alone; `False` for none; or a `distributed.Security`
-            with files.
-        log_directory: For the log of the workers; `None` for a folder below the current one.
-        srun: More words for srun.
-        native_threads: Those that libraries start in each worker.
+        cpus: CPUs per worker; `None` for the job's `--cpus-per-task`.
+        memory: Memory that each worker may use before dask restarts it, such as `"4 GB"`; `None` for no limit by dask.
+        start_timeout: Seconds until the first worker must have started; `None` for no limit.
+        security: `True` for TLS with keys created for these workers only; `False` for none; or a
+            `distributed.Security` with files.
+        log_directory: Folder for the log of the workers; `None` for a subfolder of the current one.
+        srun: Further options of srun.
+        native_threads: Number of threads that libraries start in each worker.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Allocation(Site):
         job = os.environ.get("SLURM_JOB_ID")
         if job is None:
             remedy = "run the program by sbatch or salloc, or use with_slurm, which submits jobs"
-            raise BatchSystemError("Slurm", "srun", "this program does not run in a job", remedy)
+            raise BatchSystemError("Slurm", "srun", "this program is not running in a job", remedy)
         self.max_workers = n_workers or _number("SLURM_NTASKS") or _nodes()
         self._cpus = cpus or _number("SLURM_CPUS_PER_TASK") or 1
         self._memory, self._start_timeout, self._security = memory, start_timeout, security
@@ -100,7 +100,7 @@ class Allocation(Site):
         options: dict[str, Any] = {"host": self.driver_host, "dashboard_address": "127.0.0.1:0", "n_workers": 0}
         if self._security is False:
             warnings.warn(
-                "security=False: whoever reaches this machine by network can run programs as you", stacklevel=2
+                "security=False: anyone who can reach this machine by network can run programs as you", stacklevel=2
             )
         else:
             options["security"] = distributed.Security.temporary() if self._security is True else self._security
@@ -131,7 +131,7 @@ class Allocation(Site):
             self._client.close(timeout=_END_S)
         if self._cluster is not None:
             with contextlib.suppress(TimeoutError):
-                self._cluster.close(timeout=_END_S)  # the workers leave when their scheduler does
+                self._cluster.close(timeout=_END_S)  # the workers exit with their scheduler
         if self._step is not None:
             self._end_step(self._step, 0.1 if at_once else 3.0)
         if self._keys is not None:
@@ -146,7 +146,7 @@ class Allocation(Site):
         return words + self._key_words(security)
 
     def _key_words(self, security: Any) -> list[str]:
-        """What tells a worker its keys; those in memory are written to files that only the user can read."""
+        """Options for the keys of a worker; keys in memory are written to files that only the user can read."""
         if security is None:
             return []
         self._keys = tempfile.TemporaryDirectory(prefix=".keys-", dir=self._logs, ignore_cleanup_errors=True)
@@ -164,7 +164,7 @@ class Allocation(Site):
         return words
 
     def _look(self, fail: Callable[[BaseException], None]) -> None:
-        """Tell when the step ends too early, or no worker comes."""
+        """Report if the step ends too early, or no worker starts in time."""
         assert self._step is not None
         began = time.monotonic()
         came = False
@@ -194,10 +194,10 @@ class Allocation(Site):
 
 
 def _number(name: str) -> int:
-    """A variable of Slurm's; 0 if it is not set."""
+    """The value of a variable set by Slurm; 0 if it is not set."""
     text = os.environ.get(name) or "0"
     if not (text.isdecimal() and text.isascii()) or len(text) > 9:
-        raise ValueError(f"the environment variable {name} is {text[:40]!r}, and Slurm sets it to a whole number")
+        raise ValueError(f"the environment variable {name} is {text[:40]!r}, but Slurm sets it to a whole number")
     return int(text)
 
 

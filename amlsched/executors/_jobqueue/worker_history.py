@@ -85,7 +85,7 @@ class WorkerHistory:
                     history.done(more.get("worker", ""))
 
             def log_event(self, topic: str, msg: Any) -> None:
-                if topic == "all" and msg["action"] == "remove-worker":  # dask's own topic: they all have one
+                if topic == "all" and msg["action"] == "remove-worker":  # dask's topic for all workers
                     history.left(msg["worker"], bool(msg.get("processing-tasks")), bool(msg.get("expected")))
 
         scheduler.add_plugin(HistoryPlugin())
@@ -220,9 +220,9 @@ class FailedJobs:
         # One call is tried so often, and may be the cause of as many.
         if never < EARLY_ENDS and idle < EARLY_ENDS and _in_a_row(self.ends) < EARLY_ENDS + ALLOWED_FAILURES + 1:
             return ""
-        when = "their worker came" if never == len(self.ends) else "a call was completed on them"
-        told = "; ".join(f"job {end.job}: {end.how}" for end in self.ends[-_SHOWN:])
-        return f"{len(self.ends)} jobs in a row ended before {when}: {told}"
+        when = "their worker started" if never == len(self.ends) else "they completed a call"
+        listed = "; ".join(f"job {end.job}: {end.how}" for end in self.ends[-_SHOWN:])
+        return f"{len(self.ends)} jobs in a row ended before {when}: {listed}"
 
 
 def _in_a_row(ends: Iterable[EndedJob]) -> int:

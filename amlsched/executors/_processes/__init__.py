@@ -1,1 +1,1 @@
-"""The pool of processes behind `with_processes`."""
+"""The implementation of the process pool behind `with_processes`."""

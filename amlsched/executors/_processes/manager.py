@@ -1,7 +1,4 @@
-"""The manager of a pool of processes: submits calls to its workers, kills and completes them, and shuts down.
-
-Handles the messages and answers of workers, and their exits.
-"""
+"""The manager of a pool of processes: submits calls to its workers, kills and completes them, and shuts down."""
 
 from __future__ import annotations
 

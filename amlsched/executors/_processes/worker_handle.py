@@ -1,8 +1,6 @@
-"""The driver's handle of one worker: start it, send it calls, reclaim them, and stop it.
+"""The driver's handle of one worker: start it, send it calls, reclaim them, and stop it; and the set of all workers.
 
-The set of workers of a pool: starts them, checks their deadlines, and removes them when they have exited.
-
-Detects stalled calls in processes forked from this one, which may wait for locks or threads lost by the fork.
+Also detects stalled calls in processes forked from this one, which may wait for locks or threads lost by the fork.
 """
 
 from __future__ import annotations

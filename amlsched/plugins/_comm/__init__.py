@@ -1,1 +1,1 @@
-"""What `Comm` is made of."""
+"""The implementation of `Comm`."""

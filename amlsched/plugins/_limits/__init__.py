@@ -1,1 +1,1 @@
-"""What `Limits` is made of."""
+"""The implementation of `Limits`."""

@@ -1,4 +1,4 @@
-"""What travels to a worker in place of a limited function."""
+"""Wraps a limited function; sent to a worker in its place."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Bounds(NamedTuple):
-    """What a call may use; `None` for no limit.
+    """The limits of a call; `None` for no limit.
 
     Attributes:
-        walltime_s: From the start of the function.
-        memory_bytes: Resident memory of the process tree, beyond what the worker had before.
-        cputime_s: Of the process tree, from the start of the function.
-        address_space_bytes: Of the worker's process.
-        grace_s: Between SIGTERM and SIGKILL.
+        walltime_s: Time from the start of the function.
+        memory_bytes: Resident memory of the process tree, in addition to what the worker had before.
+        cputime_s: CPU time of the process tree, from the start of the function.
+        address_space_bytes: Address space of the worker process.
+        grace_s: Time between SIGTERM and SIGKILL.
     """
 
     walltime_s: float | None = None
@@ -42,11 +42,11 @@ class Bounds(NamedTuple):
 
     @property
     def watched(self) -> bool:
-        """Whether somebody has to look."""
+        """Whether the watchdog is needed."""
         return self.walltime_s is not None or self.memory_bytes is not None or self.cputime_s is not None
 
     def with_memory(self, factor: float, cap_bytes: float) -> Bounds | None:
-        """The same with a multiple of the memory, and of the address space; `None` where there is no more to be had."""
+        """A copy with more memory, and more address space; `None` if the limit cannot grow."""
         if self.memory_bytes is None or self.memory_bytes >= cap_bytes:
             return None
         memory = int(min(self.memory_bytes * factor, cap_bytes))
@@ -56,11 +56,11 @@ class Bounds(NamedTuple):
         return self._replace(memory_bytes=memory, address_space_bytes=space)
 
     def error(self, call: str, which: bytes, used: float) -> LimitError:
-        """What a call ends with that has passed one of them.
+        """The exception of a call that exceeded one of the limits.
 
         Args:
             call: Name of the call.
-            which: As the warden tells it.
+            which: The kind of limit, from the watchdog's report.
             used: How much it used, in the unit of the limit.
         """
         if which == warden.MEMORY:
@@ -71,13 +71,13 @@ class Bounds(NamedTuple):
 
 
 class Watched:
-    """Runs a function in the worker, and tells the warden when it begins and ends.
+    """Runs a function in the worker, and notifies the watchdog of its start and end.
 
     Args:
         function: The function.
-        bounds: What it may use.
-        key: Of the call, for the warden.
-        address: Where the warden listens.
+        bounds: The limits.
+        key: Key of the call for the watchdog.
+        address: Where the watchdog listens.
     """
 
     def __init__(self, function: Callable[..., Any], bounds: Bounds, key: int, address: bytes) -> None:
@@ -93,11 +93,11 @@ class Watched:
             if self.bounds.address_space_bytes is not None:
                 limits.enter_context(_address_space(self.__qualname__, self.bounds.address_space_bytes))
             if self.bounds.watched:
-                limits.enter_context(self._told())
+                limits.enter_context(self._watched())
             return call_function(self.function, args, kwargs)
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _watched(self) -> Generator[None]:
         connection = _connection_to(self.address)
         bounds = self.bounds
         resident, shared = _memory() if bounds.memory_bytes is not None else (0, 0)
@@ -123,14 +123,14 @@ _connection: tuple[int, bytes, socket.socket] | None = None
 
 
 def _connection_to(address: bytes) -> socket.socket:
-    """The connection of this process to the warden; made at the first call."""
+    """The connection of this process to the watchdog, which is opened by the first call."""
     global _connection
     if _connection is None or _connection[:2] != (os.getpid(), address):
         if _connection is not None:
             _connection[2].close()
             _connection = None
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.settimeout(None)  # whatever socket.setdefaulttimeout says
+        connection.settimeout(None)  # not socket.setdefaulttimeout's
         connection.connect(address)
         _connection = os.getpid(), address, connection
     return _connection[2]
@@ -140,7 +140,7 @@ _shared: tuple[int, int] | None = None
 
 
 def _memory() -> tuple[int, int]:
-    """Resident bytes of no file in this process, and how many of them belong to others; the latter as at first."""
+    """Resident bytes of this process, without file pages, and how many of them it shared with others at first."""
     global _shared
     resident, _ = warden.sizes(os.getpid())
     if _shared is None or _shared[0] != os.getpid():
@@ -150,7 +150,7 @@ def _memory() -> tuple[int, int]:
 
 @contextmanager
 def _address_space(call: str, limit_bytes: int) -> Generator[None]:
-    """The limit of this process's address space, as the kernel holds it: what goes beyond is refused."""
+    """Limit the address space of this process by the kernel: allocations beyond the limit fail."""
     former = resource.getrlimit(resource.RLIMIT_AS)
     hard = former[1]
     resource.setrlimit(

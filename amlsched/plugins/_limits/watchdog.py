@@ -1,15 +1,15 @@
-"""A process that watches limited calls: what they use, and when they have used too much.
+"""The watchdog: a process that measures limited calls and reports those that exceed a limit.
 
 It is a process because a thread of the driver would have to wait for the interpreter lock, which a callback may hold
-for seconds while a call takes a gigabyte in a fraction of one. It is run as a file, without amlsched and without any
-installed package, so that it starts within some 20 ms. It ends with the process that started it.
+for seconds while a call allocates a gigabyte in a fraction of one. This file is run as a script, without amlsched and
+without any installed package, so that it starts within some 20 ms. It exits with the process that started it.
 
-A worker connects to it and says when a limited function begins and ends, and what its process used before. A call that
-passes a limit is told to the process that started the warden, which ends the call. Should that take too long, because
-something blocks that process, and memory grows on, the warden stops the call's processes (SIGSTOP) until they are
-ended.
+A worker connects to it and reports when a limited function starts and ends, and what its process used before. If a call
+exceeds a limit, the watchdog reports that to the process that started it, which kills the call. If that takes too long,
+because something blocks that process, and memory keeps growing, the watchdog stops the processes of the call (SIGSTOP)
+until they are killed.
 
-What belongs to a call is the process tree below the parent of the worker, its keeper, to which orphans come, too.
+The processes of a call are the tree below the worker's parent, its supervisor, which also adopts orphans.
 
 Sources: proc(5), unix(7).
 """
@@ -25,18 +25,18 @@ import time
 
 __all__ = ["CPUTIME", "MEMORY", "REPORT", "WALLTIME", "begin_message", "end_message", "proportional", "sizes"]
 
-REPORT = struct.Struct("<Qcd")  # key of the call, which limit, how much was used
+REPORT = struct.Struct("<Qcd")  # key of the call, kind of limit, how much was used
 WALLTIME, MEMORY, CPUTIME = b"W", b"M", b"C"
 
 _BEGIN = struct.Struct("<QdddQQQd")
 _END = struct.Struct("<Q")
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
-_GROWTH = 8e9  # bytes a second that calls are thought to take at most; measured: about 4e9 for one thread
-_REST_S = 0.1  # the longest time between two looks at memory
-_SHARE = 4  # a look that takes 1 ms is followed by none before 4 ms
-_STOP_AT = 1.08  # of the memory limit
-_COUNTS = 6  # at most, where the tree changes all the time
+_GROWTH = 8e9  # assumed maximum allocation rate of a call, in bytes per second; measured: about 4e9 for one thread
+_REST_S = 0.1  # longest time between two checks of memory
+_SHARE = 4  # after a check that takes 1 ms, the next one comes after at least 4 ms
+_STOP_AT = 1.08  # times the memory limit
+_COUNTS = 6  # maximum number of counts while the process tree keeps changing
 _FORGET_S = 3.0
 
 
@@ -50,37 +50,37 @@ def begin_message(
     shared: int,
     cpu_s: float,
 ) -> bytes:
-    """What a worker sends before the function.
+    """The message that a worker sends before the function.
 
     Args:
-        key: Of the call.
-        started: Monotonic clock.
+        key: Key of the call.
+        started: Start time, on the monotonic clock.
         walltime_s: Limit; infinite for none.
         cputime_s: Limit; infinite for none.
         memory_bytes: Limit; 0 for none.
-        resident: Bytes that the worker has, without pages of files.
-        shared: As many of these belong to other processes that share them.
-        cpu_s: What the worker has used so far.
+        resident: Resident bytes of the worker, without file pages.
+        shared: How many of these are accounted to other processes that share them.
+        cpu_s: CPU time that the worker has used so far.
     """
     return _BEGIN.pack(key, started, walltime_s, cputime_s, memory_bytes, resident, shared, cpu_s)
 
 
 def end_message(key: int) -> bytes:
-    """What a worker sends after the function."""
+    """The message that a worker sends after the function."""
     return _END.pack(key)
 
 
 class _Call:
-    """A call that runs.
+    """A running call.
 
     Attributes:
-        pid: Of its worker.
-        look_at: When it is to be looked at, on the monotonic clock.
-        twice: As many bytes were counted more than once when this was last found out.
-        count_at: When it is to be found out again.
-        counting_s: How long this took.
-        told: Whether its host knows that it has passed a limit.
-        stopped: The processes that were stopped.
+        pid: Process id of its worker.
+        look_at: When to check it next, on the monotonic clock.
+        twice: How many bytes were counted more than once, at the last exact count.
+        count_at: When to count exactly again.
+        counting_s: How long the last exact count took.
+        reported: Whether it was reported that it exceeded a limit.
+        stopped: Its stopped processes.
     """
 
     key: int
@@ -98,20 +98,20 @@ class _Call:
         )
         self.deadline = self.started + walltime_s
         self.uses = bool(self.memory) or self.cputime_s != float("inf")
-        # Nothing is looked at before: most calls with limits are over by then, or take long.
+        # No check before: most limited calls have finished by then, or take long.
         self.look_at = min(self.deadline, time.monotonic() + 0.002 if self.uses else self.deadline)
         self.keeper = 0
         self.tree = {pid}
         self.twice = 0
         self.count_at = self.counting_s = 0.0
-        self.told = False
+        self.reported = False
         self.stopped: set[int] = set()
 
     def get_to_know(self, processes: "_Processes") -> None:
-        """Add to what the worker had before what is there besides: what former calls have left behind.
+        """Also subtract the usage of processes that earlier calls have left behind.
 
         Raises:
-            ProcessLookupError: The worker has ended.
+            ProcessLookupError: The worker has exited.
         """
         self.keeper = _stat(self.pid)[0]
         if not self.keeper:
@@ -123,10 +123,10 @@ class _Call:
             self.cpu_s += self._cpu_s() - _stat(self.pid)[1]
 
     def look(self, now: float, processes: "_Processes") -> tuple[bytes, float] | None:
-        """Which limit is passed, and by how much; nothing if none is.
+        """Check the limits. Returns the kind of the exceeded limit and the usage; `None` if none is exceeded.
 
         Raises:
-            ProcessLookupError: The worker has ended.
+            ProcessLookupError: The worker has exited.
         """
         if not self.keeper and self.uses:
             self.get_to_know(processes)
@@ -151,13 +151,13 @@ class _Call:
         return None
 
     def used_bytes(self) -> int:
-        """Resident memory of the tree, without pages of files, beyond what there was before the function."""
+        """Resident memory of the tree, without file pages, in addition to what it had before the function."""
         found = {pid: sizes(pid) for pid in self.tree}
         used = sum(resident for resident, _ in found.values()) - self.resident
         if used <= self.memory or len(self.tree) == 1:
             return used
-        # Forked processes share memory, and so far it is counted for each. To count it once takes a millisecond for
-        # some 20 MB; so first look whether it is too much even if forked processes share all they can.
+        # Forked processes share memory, which is counted for each of them so far. Counting it only once takes a
+        # millisecond per 20 MB; so first check whether it is too much even if they share as much as possible.
         least = self._least_bytes(found)
         if least > self.memory:
             return least
@@ -170,11 +170,11 @@ class _Call:
         return used - self.twice
 
     def _once_bytes(self) -> int:
-        """What the tree takes, what it shares counted once.
+        """Memory of the tree, with shared memory counted once.
 
-        Processes are read one after the other. When one of them ends meanwhile, or becomes another program, what it
-        shared was counted for it, and is then counted for the others. So a sum that is too much is believed when
-        another one, during which nothing of this kind has happened, is too much as well.
+        Processes are read one after the other. If one of them exits meanwhile, or executes another program, its shared
+        memory was counted for it, and is then counted for the others again. So a sum above the limit counts only if a
+        second one, during which this did not happen, is above the limit as well.
         """
         sums: list[int] = []
         steady = False
@@ -188,12 +188,12 @@ class _Call:
         return {pid: _stat(pid)[3] for pid in self.tree}
 
     def _least_bytes(self, found: dict[int, tuple[int, int]]) -> int:
-        """What the tree takes at least: of processes forked from each other, the largest one alone."""
+        """Lower bound of the tree's memory: of processes forked from each other, only the largest one counts."""
         own = _stat(self.pid)[3]
         largest = {own: found[self.pid][0] - self.resident}
         for pid, (_, anonymous) in found.items():
             image = _stat(pid)[3]
-            if image not in (own, 0):  # 0: it has ended
+            if image not in (own, 0):  # 0: it has exited
                 largest[image] = max(largest.get(image, 0), anonymous)
         return sum(largest.values())
 
@@ -201,26 +201,26 @@ class _Call:
         return sum(_stat(pid)[1] for pid in self.tree) + _stat(self.keeper)[2]
 
     def stop(self) -> None:
-        """Let no process of it run until it is ended."""
+        """Stop all of its processes until they are killed."""
         for pid in self.tree - self.stopped:
             _signal(pid, signal.SIGSTOP)
             self.stopped.add(pid)
 
     def resume(self) -> None:
-        """It was over already."""
+        """Continue its stopped processes: it had already finished."""
         for pid in self.stopped:
             _signal(pid, signal.SIGCONT)
 
 
 class _Processes:
-    """The process tree. What is once known not to be in a tree never comes to be in it, unless its id is used again."""
+    """The process tree. A process outside of a tree never becomes part of it, unless its id is reused."""
 
     def __init__(self) -> None:
         self.others: dict[int, set[int]] = {}
         self.forget_at = 0.0
 
     def below(self, keeper: int, known: set[int]) -> set[int]:
-        """The processes below a keeper, which were these before."""
+        """The descendants of a supervisor, given those known before."""
         now = time.monotonic()
         if now > self.forget_at:
             self.others, self.forget_at = {}, now + _FORGET_S
@@ -240,11 +240,11 @@ class _Processes:
 
 
 def _stat(pid: int) -> tuple[int, float, float, int]:
-    """What is known of a process; zeros for one that has ended.
+    """Read a process's /proc/PID/stat; zeros if it has exited.
 
     Returns:
-        Its parent; CPU seconds with those of its dead children; these alone; the address of its stack, which is another
-        after each exec, and the same after a fork.
+        Its parent; its CPU seconds including those of its dead children; the latter alone; the address of its stack,
+        which changes with each exec, but not with a fork.
     """
     try:
         with open("/proc/%d/stat" % pid, "rb", 0) as file:  # noqa: UP031
@@ -257,16 +257,16 @@ def _stat(pid: int) -> tuple[int, float, float, int]:
 
 
 def sizes(pid: int) -> tuple[int, int]:
-    """Resident memory that belongs to no file, and how much of it is no shared memory; zeros for an ended process.
+    """Resident memory without file pages, and how much of it is not shared memory; zeros if the process has exited.
 
-    Pages of files are left out: the kernel takes them back where memory is short.
+    File pages are excluded because the kernel reclaims them when memory is short.
     """
     try:
         with open("/proc/%d/status" % pid, "rb", 0) as file:  # noqa: UP031
             text = file.read()
     except OSError:
         return 0, 0
-    if b"RssAnon:" not in text:  # Linux before 4.5, and what only looks like it
+    if b"RssAnon:" not in text:  # Linux before 4.5, and emulations of Linux
         resident = _bytes(text, b"VmRSS:")
         return resident, resident
     anonymous = _bytes(text, b"RssAnon:")
@@ -274,7 +274,7 @@ def sizes(pid: int) -> tuple[int, int]:
 
 
 def proportional(pid: int) -> int:
-    """The first of these, but what is shared by several processes counts for each in part."""
+    """The same resident memory, but memory shared by several processes counts for each of them in part."""
     try:
         with open("/proc/%d/smaps_rollup" % pid, "rb", 0) as file:  # noqa: UP031
             text = file.read()
@@ -284,13 +284,13 @@ def proportional(pid: int) -> int:
 
 
 def _bytes(text: bytes, name: bytes) -> int:
-    """An amount in a file of /proc, whose lines are such as `RssAnon:  1234 kB`; 0 if it is not there."""
+    """An amount from a file of /proc with lines such as `RssAnon:  1234 kB`; 0 if it is missing."""
     start = text.find(b"\n" + name)
     return int(text[start + 1 + len(name) : text.index(b"kB", start)]) * 1024 if start >= 0 else 0
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(OSError):  # it has ended, or changed its user
+    with contextlib.suppress(OSError):  # it has exited, or runs as another user
         os.kill(pid, number)
 
 
@@ -302,14 +302,14 @@ class _Warden:
         self.poll.register(0, select.EPOLLIN)
         self.host = -1
         with contextlib.suppress(OSError):  # Linux before 5.3
-            self.host = os.pidfd_open(os.getppid())  # should somebody else hold the other end of 0
+            self.host = os.pidfd_open(os.getppid())  # in case another process holds the other end of 0
             self.poll.register(self.host, select.EPOLLIN)
         self.workers: dict[int, tuple[socket.socket, int]] = {}  # by descriptor: connection, process id
         self.calls: dict[int, _Call] = {}  # by process id of the worker
         self.processes = _Processes()
 
     def watch(self) -> None:
-        """Return when the process that started this one has ended."""
+        """Return when the process that started this one has exited."""
         while True:
             soonest = min((call.look_at for call in self.calls.values()), default=float("inf"))
             wait = -1.0 if soonest == float("inf") else max(0.0, soonest - time.monotonic())
@@ -358,7 +358,7 @@ class _Warden:
 
     def look(self, call: _Call, now: float) -> None:
         try:
-            if call.told:
+            if call.reported:
                 self.look_again(call, now)
                 return
             passed = call.look(now, self.processes)
@@ -367,7 +367,7 @@ class _Warden:
             return
         if passed is not None:
             os.write(1, REPORT.pack(call.key, passed[0], passed[1]))
-            call.told = True
+            call.reported = True
             call.look_at = now if call.memory else float("inf")
             return
         done = time.monotonic()
@@ -375,7 +375,7 @@ class _Warden:
         call.look_at = max(call.look_at, done + max(0.001, _SHARE * took_s))
 
     def look_again(self, call: _Call, now: float) -> None:
-        """It is being ended. Until then its memory must not grow."""
+        """Check a call that is being killed: stop it if its memory keeps growing."""
         call.tree = self.processes.below(call.keeper, call.tree)
         if call.pid not in call.tree:
             raise ProcessLookupError

@@ -1,4 +1,4 @@
-"""The process in which limited calls are told to have passed a limit: its warden, and children that run calls."""
+"""The client side of the watchdog, in the process that kills calls; and child processes that run limited calls."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = ["InChild", "KEYS", "Listener", "end_children", "listen"]
 logger = logging.getLogger(__name__)
 
 KEYS = 1 << 40
-"""How many calls a listener can tell apart."""
+"""How many calls a listener can distinguish."""
 
 
 class Listener:
-    """Who is told of calls that have passed a limit.
+    """A subscription to calls that exceed a limit.
 
     Attributes:
         base: The keys of its calls are this plus a number below `KEYS`.
-        address: Where workers tell the warden of them.
+        address: Where workers reach the watchdog.
     """
 
     def __init__(self, host: _Warden, base: int) -> None:
@@ -51,11 +51,11 @@ class Listener:
 
     @property
     def up(self) -> bool:
-        """Whether the warden still runs; if not, listen anew."""
+        """Whether the watchdog is still running; if not, call `listen` again."""
         return self._warden.up
 
     def close(self) -> None:
-        """Listen no longer; without listeners the warden ends."""
+        """Unsubscribe; the watchdog exits when there are no subscriptions."""
         with _lock:
             self._warden.handlers.pop(self.base, None)
             if not self._warden.handlers:
@@ -63,14 +63,14 @@ class Listener:
 
 
 class _Warden:
-    """The warden's process, as its host knows it."""
+    """The handle of the watchdog process."""
 
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
         self.up = True
-        # In the abstract name space: there is no file to be left behind. The warden hears only its own user.
+        # In the abstract name space, so that no file can be left behind. The watchdog only accepts its own user.
         self.address = f"\0amlsched-{secrets.token_hex(16)}".encode()
-        # Plain descriptors: a file object has a lock, which a thread may hold while another one forks.
+        # Plain descriptors: file objects have a lock, which a thread may hold while another one forks.
         its_lifeline, self._lifeline = os.pipe()
         self._reports, its_reports = os.pipe()
         try:
@@ -99,15 +99,15 @@ class _Warden:
                 try:
                     handler(number, which, used)
                 except Exception:
-                    logger.exception("a call has passed its limit, and could not be ended")
+                    logger.exception("a call exceeded its limit, but could not be killed")
         if self.up:
-            logger.error("the process that watches limits has ended; calls that run now are not limited any more")
+            logger.error("the watchdog process for limits has exited; running calls are no longer limited")
         with _lock:
             self.let_go()
         self._process.wait()
 
     def end(self) -> None:
-        """End its process."""
+        """Have the watchdog exit."""
         self.up = False
         fd, self._lifeline = self._lifeline, -1
         if fd >= 0:
@@ -121,9 +121,9 @@ class _Warden:
             os.close(fd)
 
     def forget(self) -> None:
-        """In a process forked from its host: it is the parent's."""
+        """In a forked process: release the watchdog, which belongs to the parent."""
         self.let_go()
-        self._process.returncode = 0  # not a child of this process: nobody shall wait for it
+        self._process.returncode = 0  # not a child of this process, which must not wait for it
 
 
 _lock = threading.RLock()
@@ -132,10 +132,10 @@ _bases = itertools.count(KEYS, KEYS)
 
 
 def listen(handler: Handler) -> Listener:
-    """Have a function called, in a thread, when a call has passed a limit.
+    """Subscribe: have a function called, in a thread, when a call has exceeded a limit.
 
     Args:
-        handler: Gets the number of the call, which limit, and how much was used.
+        handler: Called with the number of the call, the kind of limit, and how much was used.
     """
     global _warden
     with _lock:
@@ -147,13 +147,13 @@ def listen(handler: Handler) -> Listener:
 
 
 class InChild:
-    """Runs a function in a child of the worker, under limits. Children are kept for the next calls.
+    """Runs a function under limits in a child process of the worker. Children are kept for later calls.
 
     Args:
         function: The function.
-        bounds: What it may use.
-        run: Whose calls these are, for `end_children`.
-        n_workers: How many workers, with a child each, share the CPUs of this machine.
+        bounds: The limits.
+        run: Identifies the run, for `end_children`.
+        n_workers: How many workers, each with a child, share the CPUs of this machine.
     """
 
     def __init__(self, function: Callable[..., Any], bounds: Bounds, run: str, n_workers: int) -> None:
@@ -163,7 +163,7 @@ class InChild:
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
 
     def with_function(self, function: Callable[..., Any]) -> InChild:
-        """The same for another function."""
+        """A copy for another function."""
         return InChild(function, self.bounds, self.run, self.n_workers)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -172,7 +172,7 @@ class InChild:
 
 
 def _use_start_method(method: str | None) -> None:
-    """Let pools that a call starts start their processes as they would without a limit."""
+    """Have pools that a call starts use the same start method as without a limit."""
     multiprocessing.set_start_method(method, force=True)
 
 
@@ -182,8 +182,8 @@ class _Child:
     def __init__(self, n_workers: int) -> None:
         from amlsched.executors.processes import ProcessPool
 
-        # Not forked from here: there may be threads, whose locks would stay locked in the child. And a server of forks
-        # that the driver had started could not be used in a process forked from the driver.
+        # Not forked from this process, which may have threads, whose locks would stay locked in the child. And a
+        # process forked from the driver cannot use the fork server that the driver has started.
         method = multiprocessing.get_start_method(allow_none=True)
         self.pool = ProcessPool(
             1,
@@ -201,10 +201,10 @@ class _Child:
         return self._listener.up
 
     def call(self, function: Callable[..., Any], bounds: Bounds, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the function returns.
+        """Run the function and return its result.
 
         Raises:
-            LimitError: It has passed a limit, and was ended.
+            LimitError: It exceeded a limit and was terminated.
         """
         number = next(self._numbers)
         watched = Watched(function, bounds, self._listener.base + number, self._listener.address)
@@ -231,7 +231,7 @@ class _Child:
                 return
             if call is not None and call[0] > number:
                 return
-            time.sleep(0.001)  # its thread has not come to note it
+            time.sleep(0.001)  # its thread has not recorded the call yet
 
     def begin_to_leave(self) -> None:
         self._listener.close()
@@ -266,10 +266,10 @@ def _child(run: str, n_workers: int) -> Generator[_Child]:
 
 
 def end_children(run: str | None = None) -> None:
-    """End the children that this process has: at once those that still run calls of a run, and those that are idle.
+    """Terminate child processes of this process: kill those that still run calls of a run, and stop the idle ones.
 
     Args:
-        run: Which; `None` for all.
+        run: The run; `None` for all.
     """
     with _lock:
         busy = [child for child, owner in _busy.items() if run in (owner, None)]
@@ -289,14 +289,14 @@ _finalizer: multiprocessing.util.Finalize | None = None
 
 
 def _end_children_at_exit() -> None:
-    """Workers of process pools run no exit functions but multiprocessing's, which would wait for the children."""
+    """Terminate children at the exit of this process, by multiprocessing, whose own exit functions would wait."""
     global _finalizer
     if _finalizer is None:
         _finalizer = multiprocessing.util.Finalize(None, end_children, exitpriority=100)
 
 
-def _begin_anew() -> None:
-    """In a forked process: all there is belongs to the parent."""
+def _reset_in_child() -> None:
+    """In a forked process: everything belongs to the parent."""
     global _warden, _lock, _finalizer
     _lock = threading.RLock()
     _finalizer = None
@@ -307,4 +307,4 @@ def _begin_anew() -> None:
     _busy.clear()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_in_child)

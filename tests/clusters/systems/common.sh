@@ -1,11 +1,11 @@
-# What the scripts of this folder share; each sources it, defines its functions and ends with: dispatch "$@"
+# Functions shared by the scripts of this folder; each sources this file, defines these, and ends with: dispatch "$@"
 #
 #     is_up         whether the system answers
-#     bring_up      install what is missing, start what does not run
-#     take_down     end the jobs, then the daemons
-#     environment   lines for a shell that wants to use the system (where there are any)
+#     bring_up      install missing packages, and start daemons that are not running
+#     take_down     cancel the jobs, then stop the daemons
+#     environment   shell commands to use the system, if it needs any
 #
-# State lies in $AMLSCHED_CLUSTERS, outside of any checkout, so that all checkouts share one set of systems.
+# State is kept in $AMLSCHED_CLUSTERS, outside of any checkout, so that all checkouts share one set of systems.
 set -euo pipefail
 
 STATE=${AMLSCHED_CLUSTERS:-/var/lib/amlsched-clusters}
@@ -17,8 +17,8 @@ fail() {
     exit 1
 }
 
-# Whether the process with this id runs, under this name (as in /proc/PID/comm). Without systemd nobody may reap a
-# daemon that has ended: a zombie counts as gone, which kill -0 would not tell.
+# Whether the process with this id runs, under this name (as in /proc/PID/comm). Without systemd, no process may reap a
+# daemon that has exited; kill -0 would not distinguish such a zombie from a running process.
 alive() {
     local pid=${1:-} comm=${2:-}
     [[ -n $pid && -r /proc/$pid/status ]] || return 1
@@ -28,7 +28,7 @@ alive() {
 
 pid_in() { cat "$1" 2>/dev/null || true; }
 
-# soon SECONDS COMMAND ...: whether the command comes to succeed in this time.
+# soon SECONDS COMMAND ...: whether the command succeeds within this time.
 soon() {
     local end=$((SECONDS + $1))
     shift
@@ -38,12 +38,12 @@ soon() {
     done
 }
 
-# wait_for SECONDS COMMAND ...: the same, but not coming true is an error.
+# wait_for SECONDS COMMAND ...: the same, but fails with an error.
 wait_for() { soon "$@" || fail "not within $1 s: ${*:2}"; }
 
 gone() { ! alive "$@"; }
 
-# Packages that are missing are installed; a failure shows the end of apt's own output.
+# Install missing packages; on failure, show the end of apt's output.
 packages() {
     local missing=() package log=$STATE/apt.log
     for package in "$@"; do
@@ -58,7 +58,7 @@ packages() {
         { tail -n 20 "$log" >&2; fail "apt-get failed; all of its output: $log"; }
 }
 
-# Why the system cannot be brought up by this user on this machine; nothing where it can.
+# Print why this user cannot start the system on this machine; nothing if it is possible.
 why_not() {
     if [[ $(id -u) != 0 ]]; then echo "only root can bring it up"
     elif ! command -v apt-get >/dev/null || ! grep -qs '^ID=debian' /etc/os-release; then echo "it is brought up on Debian only"
@@ -74,7 +74,7 @@ dispatch() {
         reason=$(why_not)
         [[ -z $reason ]] || fail "$reason"
         install -d -m 0755 "$STATE"
-        # One at a time: two test runs may want the same system.
+        # One at a time: two test runs may start the same system.
         exec 9>"$STATE/$NAME.lock"
         flock -w 300 9 || fail "another run holds $STATE/$NAME.lock"
         is_up || bring_up

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# HTCondor on this one host: a personal pool with one slot that is divided as jobs ask, on the loopback interface.
+# HTCondor on this one host: a personal pool with one slot that is divided by requests of jobs, on the loopback interface.
 #
-# Debian 12 has no HTCondor, and that of Debian 13 cannot be installed there: it is unpacked into a folder of its own,
-# with its own libraries, and nothing of the host is upgraded.
+# Debian 12 has no HTCondor, and that of Debian 13 cannot be installed there: it is unpacked into a separate folder, with
+# its own libraries, without upgrading the host.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 PORT=29618
@@ -19,13 +19,13 @@ queue_answers() { timeout 10 "$POOL/bin/condor_q" -allusers 2>/dev/null; }
 
 is_up() { alive "$(master_pid)" condor_master && slot_ready; }
 
-# The mirror that this host installs Debian from.
+# The Debian mirror of this host.
 mirror() {
     apt-get indextargets --format '$(SITE)' 'Identifier: Packages' "Codename: $(. /etc/os-release && echo "$VERSION_CODENAME")" |
         head -n 1
 }
 
-# A private set of apt's folders, with the next release as its only source and nothing installed so far.
+# Private folders of apt, with the next release as the only source and no installed packages.
 private_apt() {
     local work=$1
     mkdir -p "$work"/{etc,lists/partial,cache/archives/partial}
@@ -56,7 +56,7 @@ unpack() {
     [[ -n $(mirror) ]] || fail "apt-get knows no mirror of Debian"
     private_apt "$work"
     mkdir -p "$TREE"
-    # With nothing installed apt names all that HTCondor stands on; its libraries are enough of that.
+    # Since nothing is installed there, apt lists all dependencies of HTCondor; only its libraries are needed.
     {
         export APT_CONFIG=$work/apt.conf
         apt-get update -q
@@ -74,7 +74,7 @@ unpack() {
     : >"$TREE/.complete"
 }
 
-# Programs and libraries look for each other in the tree, not on the host.
+# Programs and libraries find each other in the tree, not on the host.
 relink() {
     local file loader=$TREE/usr/lib64/ld-linux-x86-64.so.2 libraries=$TREE/usr/lib:$TREE/usr/lib/condor:$TREE/usr/lib/x86_64-linux-gnu
     [[ -e $loader ]] || loader=$TREE/lib64/ld-linux-x86-64.so.2
@@ -171,8 +171,8 @@ CONF
 bring_up() {
     unpack
     id $ACCOUNT >/dev/null 2>&1 || useradd -r -d "$POOL" -s /bin/sh $ACCOUNT
-    # HTCondor runs no job of root and refuses what root submits. In a user namespace root is shown to its programs under
-    # another number: they take themselves for somebody's personal pool, and their jobs keep root's access to files.
+    # HTCondor does not run jobs of root and rejects its submissions. In a user namespace, root has another user id for
+    # its programs: they act as a personal pool of that user, and their jobs keep root's access to files.
     AS_ACCOUNT=(unshare --user --map-user="$(id -u $ACCOUNT)" --map-group="$(id -g $ACCOUNT)" --)
     "${AS_ACCOUNT[@]}" true || fail "user namespaces are forbidden here"
     configure "$(id -u $ACCOUNT).$(id -g $ACCOUNT)"

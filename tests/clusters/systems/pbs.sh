@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The commands of PBS (qsub, qstat, qdel, ... as of Torque) in front of the Slurm of slurm.sh, which runs the jobs.
 #
-# They are unpacked into a folder of their own: Grid Engine has commands of the same names. That folder comes first in
-# PATH for those who want PBS.
+# They are unpacked into a separate folder, as Grid Engine has commands of the same names. To use PBS, put that folder
+# first in PATH.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 HERE=$(dirname "${BASH_SOURCE[0]}")
 TREE=$STATE/pbs
 BIN=$TREE/usr/bin
 
-# qstat is no test of it: it fails when there are no jobs.
+# qstat cannot be used to test it: it fails if there are no jobs.
 is_up() { [[ -x $BIN/qsub ]] && "$HERE/slurm.sh" status && timeout 20 "$BIN/qstat" -Q >/dev/null 2>&1; }
 
 bring_up() {
@@ -25,7 +25,7 @@ bring_up() {
         dpkg-deb -x "$work"/slurm-wlm-torque_*.deb "$TREE"
         rm -rf "$work"
     fi
-    # The commands look for Slurm's beside themselves.
+    # The commands look for those of Slurm in their own folder.
     local command
     for command in salloc sbatch scancel scontrol sinfo squeue srun; do ln -sf "/usr/bin/$command" "$BIN/$command"; done
     is_up || fail "qstat -Q does not answer"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Grid Engine on this one host: queue all.q with 8 slots, parallel environment smp, without systemd.
 #
-# Its two ports (6444, 6445) listen on all interfaces; it has no setting against that.
+# Its two ports (6444, 6445) listen on all interfaces, which cannot be configured.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 SLOTS=8
@@ -26,11 +26,11 @@ install_it() {
                 $part "master string $HOST"
         done | debconf-set-selections
     fi
-    # dma is the smallest mail transport agent: without it all of exim comes along.
+    # dma is the smallest mail transport agent: without it, apt would install exim.
     packages gridengine-master gridengine-exec gridengine-client dma
 }
 
-# Every name of 127.0.0.1 is this host, or else it is refused as another one.
+# Every name of 127.0.0.1 must map to this host; otherwise the daemon rejects it as another host.
 name_host() {
     local common=$SGE_ROOT/$SGE_CELL/common others
     others=$({ echo localhost; getent hosts 127.0.0.1 | cut -d' ' -f2-; awk '$1 == "127.0.0.1"' /etc/hosts | cut -f2- -d' '; } |
@@ -40,7 +40,7 @@ name_host() {
     chown sgeadmin:sgeadmin $common/host_aliases $common/act_qmaster
 }
 
-# What qconf says is of interest only when it fails.
+# Show the output of qconf only if it fails.
 quietly() {
     local log=$STATE/sge/qconf.log
     "$@" >"$log" 2>&1 </dev/null || { cat "$log" >&2; fail "failed: $*"; }
@@ -59,12 +59,12 @@ set_all() {
 configure() {
     local work=$STATE/sge
     qconf -sconf global >"$work/global"
-    # Jobs of root are allowed; loads are reported at once; a whole tree of processes is killed.
+    # Allow jobs of root; report loads at once; kill the whole process tree.
     set_all "$work/global" min_uid 0 min_gid 0 load_report_time 00:00:02 reschedule_unknown 00:00:00 \
         execd_params ENABLE_ADDGRP_KILL=true,PTF_MIN_PRIORITY=0 shell_start_mode unix_behavior
     sed -i 's/flush_time=[0-9:]*/flush_time=00:00:01/' "$work/global"
     quietly qconf -Mconf "$work/global"
-    # It schedules as soon as something happens, and a loaded host holds no job back.
+    # Schedule on each event, and start jobs even on a loaded host.
     qconf -ssconf >"$work/scheduler"
     set_all "$work/scheduler" schedule_interval 0:0:2 flush_submit_sec 1 flush_finish_sec 1 \
         job_load_adjustments NONE schedd_job_info true
@@ -133,7 +133,7 @@ take_down() {
     soon 20 gone "$master" sge_qmaster || say "sge_qmaster has not ended"
 }
 
-# PBS has commands of the same names: these come first again.
+# PBS has commands of the same names: put these first in PATH again.
 environment() { echo 'export PATH=/usr/bin:$PATH'; }
 
 PATH=/usr/bin:$PATH

@@ -2,7 +2,7 @@
 # Slurm on this one host: a controller and simulated nodes n1, n2, ... on the loopback interface, without systemd.
 #
 # Partitions: main, whose jobs are preempted and requeued by those of high. The CPUs and the memory of the nodes are
-# declared, not measured: more jobs fit than the host could run well. AMLSCHED_SLURM_NODES sets the number of nodes.
+# declared, not measured, so more jobs fit than the host could run well. AMLSCHED_SLURM_NODES sets the number of nodes.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 NODES=${AMLSCHED_SLURM_NODES:-4}
@@ -38,7 +38,7 @@ SlurmctldPidFile=$HOME_/slurmctld.pid
 SlurmdPidFile=$HOME_/%n.pid
 SlurmctldLogFile=$HOME_/slurmctld.log
 SlurmdLogFile=$HOME_/%n.log
-# No control groups: they are seldom writable in a container.
+# No cgroups: they are rarely writable in a container.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 ReturnToService=2
@@ -47,7 +47,7 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,bf_interval=2
 SlurmdParameters=config_overrides
-# A request that no node can meet is refused, not queued.
+# Reject requests that no node can satisfy, instead of queuing them.
 EnforcePartLimits=ALL
 DefMemPerCPU=500
 KillWait=5
@@ -56,7 +56,7 @@ MinJobAge=300
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$HOME_/completed.log
-# Jobs above their memory are killed: looked at every 2 s.
+# Kill jobs that exceed their memory; checked every 2 s.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
@@ -68,12 +68,12 @@ PartitionName=high Nodes=ALL Default=NO DefaultTime=60 MaxTime=INFINITE State=UP
 CONF
 }
 
-# Only a Slurm that lives on loopback alone is written over: any other one may be somebody's cluster.
+# Only overwrite a Slurm that uses the loopback interface: any other one may be a real cluster.
 foreign() { [[ -e $CONF ]] && ! grep -qF "$MARK" $CONF && ! grep -q '^NodeName=.*NodeAddr=127\.0\.0\.1' $CONF; }
 
 start_munge() {
     munge_works && return
-    # Without systemd-tmpfiles nobody makes the folder of the socket. munged refuses a key that others can read.
+    # Without systemd-tmpfiles, the folder of the socket is missing. munged rejects a key that others can read.
     install -d -o munge -g munge -m 0755 /run/munge
     install -d -o munge -g munge -m 0700 /var/log/munge /etc/munge
     [[ -s /etc/munge/munge.key ]] || mungekey -c -k /etc/munge/munge.key
@@ -100,7 +100,7 @@ bring_up() {
         install -d -m 0755 "$HOME_/$node"
         alive "$(pid_in "$HOME_/$node.pid")" slurmd || daemon slurmd -N "$node"
     done
-    # A node that a test has set down, or whose daemon had died, does not come back by itself.
+    # A node that a test has set down, or whose daemon has died, does not recover by itself.
     soon 4 nodes_ready || scontrol update NodeName="n[1-$NODES]" State=RESUME 2>/dev/null || true
     wait_for 30 nodes_ready
 }

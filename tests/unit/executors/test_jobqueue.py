@@ -418,7 +418,7 @@ def test_no_security_is_warned_of(commands: Callable[..., Path]) -> None:
 
 
 def test_an_allocation_needs_a_job() -> None:
-    with pytest.raises(BatchSystemError, match=r"does not run in a job.*with_slurm"):
+    with pytest.raises(BatchSystemError, match=r"is not running in a job.*with_slurm"):
         Scheduler.with_slurm_allocation()
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from amlsched import Scheduler, WorkerLostError
-from amlsched.executors._ray_executor import left_as_it_is
+from amlsched.executors._ray_executor import unchanged_process
 from tests.backends import start_ray
 from tests.processes import alive, until
 
@@ -52,8 +52,8 @@ def test_a_call_has_the_resources_that_it_asks_for() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_cpus": 64}, "asks for 64 CPU, and the cluster has 4"),
-        ({"resources": {"tpu-of-mine": 1}}, "asks for 1 tpu-of-mine, and the cluster has 0"),
+        ({"num_cpus": 64}, "requests 64 CPU, but the cluster has 4"),
+        ({"resources": {"tpu-of-mine": 1}}, "requests 1 tpu-of-mine, but the cluster has 0"),
     ],
 )
 def test_what_the_cluster_can_never_give_is_refused(options: dict[str, Any], words: str) -> None:
@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_is_a_worker_lost_with_what_ray_says() -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(WorkerLostError, match=r"die was lost.*Ray says"):
+    with pytest.raises(WorkerLostError, match=r"die was lost.*Ray reports"):
         _first(Scheduler.with_ray(), die)
 
 
@@ -199,7 +199,7 @@ def test_a_signal_ends_the_run_and_all_that_it_started(
 
 def test_a_program_that_is_ended_while_ray_starts_has_the_exit_code_of_others() -> None:
     former = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended, left_as_it_is():
+    with pytest.raises(SystemExit) as ended, unchanged_process():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does
         signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 143

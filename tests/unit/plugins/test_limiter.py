@@ -125,7 +125,7 @@ def test_not_while_running_refuses_while_another_task_runs(scheduler: Scheduler)
     assert refused == [(other, task, 1)]
 
 
-def test_counts_begin_anew_with_each_run(scheduler: Scheduler) -> None:
+def test_counts_reset_in_child_with_each_run(scheduler: Scheduler) -> None:
     task = scheduler.task(twice, plugins=Limiter(max_calls=1))
     answers: list[bool] = []
     scheduler.on_start(lambda: answers.extend(task.submit(x) is not None for x in (1, 2)))
@@ -150,7 +150,7 @@ def test_a_bound_that_is_no_number_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [twice, [twice], "task"])
 def test_what_is_no_task_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match=r"not_while_running: .* is no task"):
+    with pytest.raises(TypeError, match=r"not_while_running: .* is not a task"):
         Limiter(not_while_running=value)
 
 
@@ -165,4 +165,4 @@ def test_it_says_where_it_stands(scheduler: Scheduler) -> None:
     limiter = Limiter(max_calls=3, max_concurrent=2, not_while_running=other)
     scheduler.task(twice, plugins=limiter)
     assert str(limiter) == "limiter: calls 0/3, at once 0/2, not while task abs runs"
-    assert str(Limiter()) == "limiter: no bound"
+    assert str(Limiter()) == "limiter: no limit"

@@ -87,7 +87,7 @@ def test_a_length_of_time_that_is_not_clear_is_refused(text: Any) -> None:
         ({"cputime_s": True}, "cputime_s=True: must"),
         ({"memory_bytes": 0}, "memory_bytes=0: must be more than 0"),
         ({"grace_s": -1}, "grace_s=-1: must be more than 0"),
-        ({"memory": "1 GB", "memory_bytes": 5}, "memory='1 GB' and memory_bytes=5: give one of them"),
+        ({"memory": "1 GB", "memory_bytes": 5}, "memory='1 GB' and memory_bytes=5: give only one of them"),
     ],
 )
 def test_a_limit_that_means_nothing_is_refused(options: dict[str, Any], message: str) -> None:

@@ -159,7 +159,7 @@ def test_a_disabled_plugin_writes_nothing(tmp_path: Path) -> None:
 
 
 @needs_wandb
-def test_the_numbers_of_the_calls_begin_anew_with_each_run_of_the_scheduler() -> None:
+def test_the_numbers_of_the_calls_reset_in_child_with_each_run_of_the_scheduler() -> None:
     plugin = WandbPlugin(project="p", mode="disabled")
     scheduler = Scheduler.with_sequential()
     task = scheduler.task(train, plugins=plugin)

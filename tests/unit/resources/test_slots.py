@@ -53,9 +53,9 @@ def test_more_slots_than_cpus_share_them() -> None:
 @pytest.mark.parametrize(
     ("request_", "devices", "message"),
     [
-        (Request(3), ("0", "1"), r"exp: asks for 3 GPUs, and there are 2 \(0,1\)"),
-        (Request(0.5), (), "exp: asks for 0.5 GPUs, and there are none"),
-        (Request(cpus=9), (), "exp: asks for 9 CPUs, and there are 8"),
+        (Request(3), ("0", "1"), r"exp: requests 3 GPUs, but there are 2 \(0,1\)"),
+        (Request(0.5), (), "exp: requests 0.5 GPUs, but there are none"),
+        (Request(cpus=9), (), "exp: requests 9 CPUs, but there are 8"),
     ],
 )
 def test_what_fits_nowhere_is_refused_with_what_there_is(request_: Request, devices, message: str) -> None:

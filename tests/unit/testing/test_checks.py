@@ -229,18 +229,18 @@ class CancelsNothing(Sound):
 
 #: For each check, an executor with the fault that it is about, and what the check says of it.
 BROKEN: dict[str, tuple[Callable[[], Executor], str]] = {
-    "a call returns what the function returns": (OneTooMany, r"result: \(\(2, 1\), 1\), and not \(2, 1\)"),
+    "a call returns what the function returns": (OneTooMany, r"result: \(\(2, 1\), 1\) instead of \(2, 1\)"),
     "an exception is passed on and harms no other call": (SwallowsExceptions, "ExampleError was not raised"),
     "arguments arrive whatever their names": (KeepsKeywords, "multiple values for argument 'fn'"),
     "a large argument and result arrive whole": (CutsLongArguments, "digest of 5 MB"),
-    "of many calls each has its own result": (MixesUpResults, r"another result than theirs: \[500\]"),
-    "equal calls are all run": (RemembersResults, "different results of a random function: 1, and not 5"),
-    "several threads may submit": (OneThreadOnly, "the call did not end"),
-    "map keeps the order of its input": (MapsAsCompleted, r"and not \[0, 1, 2, 3\]"),
-    "map ends with the shortest of its inputs": (MapsTheLongest, r"\[11, 22, 3\], and not \[11, 22\]"),
+    "of many calls each has its own result": (MixesUpResults, r"calls with the result of another call: \[500\]"),
+    "equal calls are all run": (RemembersResults, "different results of a random function: 1 instead of 5"),
+    "several threads may submit": (OneThreadOnly, "the call did not finish"),
+    "map keeps the order of its input": (MapsAsCompleted, r"instead of \[0, 1, 2, 3\]"),
+    "map ends with the shortest of its inputs": (MapsTheLongest, r"\[11, 22, 3\] instead of \[11, 22\]"),
     "map raises an exception where its result would be": (MapsWithoutErrors, "ZeroDivisionError was not raised"),
-    "map keeps its time out": (MapsWithoutTimeOut, "map did not end"),
-    "what cannot be pickled is an error and harms no other call": (SilentOnUnpicklable, "did not end"),
+    "map keeps its time out": (MapsWithoutTimeOut, "map did not finish"),
+    "what cannot be pickled is an error and harms no other call": (SilentOnUnpicklable, "did not finish"),
     "result and exception keep their time out": (
         with_future(result=lambda self, _=None: Future.result(self)),
         "result with a time-out: TimeoutError was not raised",
@@ -253,11 +253,11 @@ BROKEN: dict[str, tuple[Callable[[], Executor], str]] = {
     "cancelling a call leaves its equal twin alone": (CancelsTwins, "the twin was cancelled too"),
     "a call that ended cannot be cancelled": (
         with_future(cancel=lambda _: True),
-        r"cancel\(\) of a call that ended",
+        r"cancel\(\) of a finished call",
     ),
     "a done callback is called once with the future": (
         with_future(add_done_callback=tell_twice),
-        "added to a done future: 2, and not 1",
+        "added to a done future: 2 instead of 1",
     ),
     "a done callback is called for a cancelled call": (
         with_future(add_done_callback=tell_of_no_cancellation),
@@ -269,9 +269,12 @@ BROKEN: dict[str, tuple[Callable[[], Executor], str]] = {
     ),
     "wait and as completed take its futures": (GivesNoFutures, "the executor raised AttributeError"),
     "it takes no call after its shutdown": (ClosesNever, "submit after the shutdown: RuntimeError was not raised"),
-    "as a context manager it waits and is shut down": (LeavesWithoutWaiting, "calls had not ended after the context"),
-    "shutdown waits for the calls": (NeverWaits, r"calls had not ended after shutdown\(wait=True\)"),
-    "shutdown without waiting returns at once and the calls go on": (AlwaysWaits, "did not end"),
+    "as a context manager it waits and is shut down": (
+        LeavesWithoutWaiting,
+        "calls had not finished after the context",
+    ),
+    "shutdown waits for the calls": (NeverWaits, r"calls had not finished after shutdown\(wait=True\)"),
+    "shutdown without waiting returns at once and the calls go on": (AlwaysWaits, "did not finish"),
     "shutdown can cancel the calls that wait": (CancelsNothing, "cancellation of a call that waits: not within"),
 }
 
@@ -283,7 +286,7 @@ def test_there_is_a_broken_executor_for_each_check() -> None:
 @pytest.mark.parametrize("check", EXECUTOR_CHECKS, ids=lambda check: check.name)
 def test_a_check_finds_the_fault_that_it_is_about(check: ExecutorCheck) -> None:
     broken, told = BROKEN[check.name]
-    waits_in_vain = any(words in told for words in ("did not end", "not within", "time-out"))
+    waits_in_vain = any(words in told for words in ("did not finish", "not within", "time-out"))
     with pytest.raises(AssertionError, match=told):
         check.run(broken, timeout_s=1 if waits_in_vain else 20)
 

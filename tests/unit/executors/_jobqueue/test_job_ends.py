@@ -248,7 +248,7 @@ def test_the_wait_for_accounting_times_out(
 
 def test_a_requeued_job_is_lost(command: Callable[[str, str], None]) -> None:
     command("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    lost = JobEnd(JobLostError, "PENDING (BeginTime)", "put back into the queue")
+    lost = JobEnd(JobLostError, "PENDING (BeginTime)", "requeued")
     assert Asked("slurm", "7|PENDING||BeginTime").end() == lost
     command("sacct", "echo 'PREEMPTED|0:0'; echo 'PENDING|0:0'")
     assert Asked("slurm", "7|PENDING||BeginTime").end() == JobEnd(PreemptedError, "PREEMPTED")

@@ -53,12 +53,12 @@ def too_many(failed: FailedJobs, *ends: EndedJob) -> list[bool]:
 
 def test_jobs_whose_worker_never_came_are_too_many_at_three(failed: FailedJobs) -> None:
     assert too_many(failed, *(end(0, came=False) for _ in range(3))) == [False, False, True]
-    assert failed.too_many(0.0).startswith("3 jobs in a row ended before their worker came: job 7: FAILED")
+    assert failed.too_many(0.0).startswith("3 jobs in a row ended before their worker started: job 7: FAILED")
 
 
 def test_so_are_those_that_died_soon_with_nothing_to_do(failed: FailedJobs) -> None:
     assert too_many(failed, *map(end, range(3))) == [False, False, True]
-    assert failed.too_many(0.0).startswith("3 jobs in a row ended before a call was completed on them")
+    assert failed.too_many(0.0).startswith("3 jobs in a row ended before they completed a call")
 
 
 def test_both_count_together(failed: FailedJobs) -> None:
@@ -196,6 +196,6 @@ def test_a_run_ends_whose_jobs_all_die_soon_after_their_worker_came(jobs: Path) 
     finally:
         executor.kill_workers()
     assert ended.value is failures[0]
-    assert "before a call was completed on them" in str(ended.value)
+    assert "before they completed a call" in str(ended.value)
     assert "this node is no good" in str(ended.value)
     assert len(jobs.read_text().split()) == 5
