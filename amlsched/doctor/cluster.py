@@ -26,8 +26,7 @@ from amlsched.doctor import probe
 from amlsched.doctor.examination import Finding, Line, Verdict, addresses, first_call
 from amlsched.doctor.host import compare
 from amlsched.errors import BatchSystemError
-from amlsched.executors._jobqueue.dask_classes import job_class
-from amlsched.executors._jobqueue.settings import settings
+from amlsched.executors.jobqueue import job_class, job_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,7 +70,7 @@ class Trial:
         self.id: str | None = None
         self.submitted = 0.0
         of_jobs = {key: value for key, value in options.items() if key not in _NOT_OF_JOBS}
-        given = settings(system, of_jobs, options.get("native_threads", "auto"))
+        given = job_settings(system, of_jobs, options.get("native_threads", "auto"))
         self.shared = Path(given["log_directory"])
         self._made_shared = not self.shared.exists()
         self.shared.mkdir(parents=True, exist_ok=True)

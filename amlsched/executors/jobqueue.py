@@ -11,13 +11,16 @@ from amlsched.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from amlsched.batch_systems import System
     from amlsched.executors._dask.executor import DaskExecutor
     from amlsched.executors._jobqueue.executor import JobQueueExecutor
     from amlsched.resources.binding import WorkerThreads
 
 __all__ = [
     "htcondor",
+    "job_class",
     "job_script",
+    "job_settings",
     "jobqueue",
     "lsf",
     "moab",
@@ -95,6 +98,20 @@ def job_script(name: str, /, **options: Any) -> str:
     bound.apply_defaults()
     given = dict(bound.arguments)
     return Jobs(**given).job_script()
+
+
+def job_settings(system: System, options: Mapping[str, Any], native_threads: WorkerThreads) -> dict[str, Any]:
+    """The arguments for dask-jobqueue that `jobqueue` makes of a user's options; the doctor submits a job with them."""
+    from amlsched.executors._jobqueue.settings import settings
+
+    return settings(system, options, native_threads)
+
+
+def job_class(system: System, submit: str, cancel: str) -> Any:
+    """The class of jobs that `jobqueue` submits with these commands; the doctor's trial job is one."""
+    from amlsched.executors._jobqueue import dask_classes
+
+    return dask_classes.job_class(system, submit, cancel)
 
 
 def _named(name: str, function: Callable[Concatenate[str, P], R]) -> Callable[P, R]:
