@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["closest", "did_you_mean", "distance", "is_misspelling", "meant", "meant_file", "misspellings", "offered"]
+__all__ = ["closest", "did_you_mean", "distance", "is_misspelling", "meant", "meant_file", "misspellings", "suggestion"]
 
 _SHORT = 4
 _SHOWN = 20
@@ -42,7 +42,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {guess}? " if guess else ""
 
 
-def offered(word: str, known: Iterable[str], there: str = "there are") -> str:
+def suggestion(word: str, known: Iterable[str], there: str = "there are") -> str:
     """The hint for an unknown word: which word was probably meant, and the list of known words.
 
     Args:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "again",
+    "requeue",
     "call",
     "cancel",
     "check_command",
@@ -206,7 +206,7 @@ def cancel(system: System, elements: Mapping[str, Iterable[int] | None]) -> None
                     raise
 
 
-def again(system: System) -> int:
+def requeue(system: System) -> int:
     """Requeue the element that this process runs, so that it starts again after it has exited.
 
     Returns:
@@ -215,9 +215,9 @@ def again(system: System) -> int:
     Raises:
         BatchSystemError: The batch system rejected that.
     """
-    if system.again:
-        run(system, [os.path.expandvars(word) for word in system.again])
-    return system.again_code
+    if system.requeue_command:
+        run(system, [os.path.expandvars(word) for word in system.requeue_command])
+    return system.requeue_code
 
 
 def largest(system: System) -> int | None:

@@ -152,7 +152,7 @@ def _quote(text: str) -> str:
 _SYNTAX = Syntax(
     title="Grid Engine",
     quote=_quote,
-    rejected="\"'#",  # it drops both kinds of quotes wherever they stand, and takes # for a comment
+    rejected="\"'#",  # it drops both kinds of quotes everywhere, and reads # as a comment
     escape_path=lambda path: f":{path}" if ":" in path else path,  # host:path
     rejected_in_paths=",",  # a list of paths
     names=re.compile(r"""(?!\d)(?:(?![/:@\\*?"'#])[!-~])+"""),
@@ -175,7 +175,7 @@ GRID_ENGINE = System(
     cancel_all=lambda job: ["qdel", job],
     too_many=re.compile(r"only .*(?:tasks|jobs)|exceed|max_u_jobs|max_aj_tasks|job limit", re.IGNORECASE),
     forgotten=re.compile(r"do(?:es)? not exist", re.IGNORECASE),
-    again_code=99,
+    requeue_code=99,
     inside="SGE_TASK_ID",
     inherited=("SGE_TASK_", "SGE_STDIN", "SGE_STDOUT", "SGE_STDERR", "SGE_O_", "SGE_JOB_", "JOB_ID"),
     logs=("out_{job}.{index}.log", "err_{job}.{index}.log"),

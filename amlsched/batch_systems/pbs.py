@@ -44,7 +44,7 @@ _ID = re.compile(r"(\d+)\[(\d+)\]")
 
 
 def _quote(text: str) -> str:
-    """Slurm reads these directives as well, and to it a backslash escapes in quotes, too: so it stands outside."""
+    """Quote text, with backslashes outside of quotes: Slurm, which reads these directives too, would unescape them."""
     return shlex.quote(text).replace("\\", "'\\\\'")
 
 
@@ -216,7 +216,7 @@ PBS = System(
     cancel_all=lambda job: ["qdel", f"{job}[]"],
     too_many=re.compile(r"max_array_size|array size|exceeds? .*limit|max_queued|maximum number of jobs", re.IGNORECASE),
     forgotten=re.compile(r"unknown job|has finished|job id has finished", re.IGNORECASE),
-    again=("qrerun", "$PBS_JOBID"),
+    requeue_command=("qrerun", "$PBS_JOBID"),
     inside="PBS_JOBID",
     inherited=("PBS_", "NCPUS"),
     kept=("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT"),

@@ -71,10 +71,10 @@ def _directives(job: ArrayJob) -> Iterator[str]:
 
 
 def options_of_sbatch(options: Mapping[str, object]) -> list[str]:
-    """Options of sbatch as directives; one whose value is `None` or true has none, one that is false is left out.
+    """Options of sbatch as directives: without a value if it is `None` or true, left out if it is false.
 
     Raises:
-        ValueError: A value has several lines.
+        ValueError: A value has more than one line.
     """
     return [
         f"--{name}" if value is None or value is True else f"--{name}={_SYNTAX.value(name, value)}"
@@ -278,7 +278,7 @@ SLURM = System(
     ),
     forgotten=re.compile(r"invalid job id", re.IGNORECASE),
     # One of the elements has the id of the whole array as its job id, so the form ARRAY_INDEX is used.
-    again=("scontrol", "requeue", "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"),
+    requeue_command=("scontrol", "requeue", "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"),
     inside="SLURM_JOB_ID",
     inherited=("SLURM_", "SBATCH_", "SLURMD_"),
     kept=("SLURM_CONF", "SLURM_CLUSTERS"),

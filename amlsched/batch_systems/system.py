@@ -134,18 +134,18 @@ def _in_double_quotes(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Syntax:
-    """How a batch system reads the values of its directives, and which values it cannot hold at all.
+    """How a batch system parses the values of its directives, and which values it does not support.
 
     Attributes:
-        title: What people call the batch system.
-        quote: Writes a value as one word.
-        rejected: Characters that no value can have, however it is quoted.
-        escape: Writes a text so that the batch system takes each character for itself; it is quoted after that.
-        escape_path: Likewise, in the path of log files.
-        rejected_in_paths: Characters that such a path cannot have.
-        names: The names that a job can have.
-        names_rule: These in words.
-        directive: Writes a directive of the user's.
+        title: Name of the batch system in messages.
+        quote: Quotes a value as one word.
+        rejected: Characters that are not supported in any value, even if quoted.
+        escape: Escapes text, so that the batch system takes each character literally; it is quoted after that.
+        escape_path: Additionally escapes the path of log files.
+        rejected_in_paths: Characters that are not supported in such a path.
+        names: Matches the valid names of a job.
+        names_rule: The rule for these names, in words.
+        directive: Converts a directive of the user.
     """
 
     title: str = "the batch system"
@@ -155,31 +155,31 @@ class Syntax:
     escape_path: Callable[[str], str] = str
     rejected_in_paths: str = ""
     names: re.Pattern[str] = re.compile(".+", re.DOTALL)
-    names_rule: str = "a text that is not empty"
+    names_rule: str = "text that is not empty"
     directive: Callable[[str], str] = str
 
     def value(self, argument: str, value: object) -> str:
-        """A value, quoted if it has to be.
+        """A value, quoted if necessary.
 
         Args:
-            argument: What sets it, for the message.
+            argument: The argument that sets it, for messages.
             value: The value.
 
         Raises:
-            ValueError: The batch system cannot hold it.
+            ValueError: The batch system does not support it.
         """
         return self.quote(self.escape(self._holds(argument, str(value), self.rejected)))
 
     def log(self, argument: str, folder: object, file: str) -> str:
-        """The path of log files, quoted if it has to be.
+        """The path of log files, quoted if necessary.
 
         Args:
-            argument: What sets the folder, for the message.
+            argument: The argument that sets the folder, for messages.
             folder: The folder.
-            file: The rest of the path, in which symbols of the batch system count.
+            file: The rest of the path, in which symbols of the batch system are expanded.
 
         Raises:
-            ValueError: The batch system cannot hold the path of the folder.
+            ValueError: The batch system does not support the path of the folder.
         """
         held = self._holds(argument, str(folder), self.rejected + self.rejected_in_paths)
         return self.quote(f"{self.escape_path(self.escape(held))}/{file}")
@@ -188,7 +188,7 @@ class Syntax:
         """The name of a job, unquoted.
 
         Raises:
-            ValueError: The batch system takes no such name.
+            ValueError: The batch system does not accept this name.
         """
         text = self._holds(argument, str(name), "")
         if not self.names.fullmatch(text):
@@ -199,7 +199,7 @@ class Syntax:
         return text
 
     def fitting_name(self, text: str) -> str:
-        """The nearest name that a job can have."""
+        """The closest valid name of a job."""
         if self.names.fullmatch(text) and not _LINES.search(text):
             return text
         plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", text) or "amlsched"
@@ -208,10 +208,10 @@ class Syntax:
         return found[0] if found else "amlsched"
 
     def lines(self, argument: str, directives: Iterable[str]) -> list[str]:
-        """Directives of the user's, which stand in the script as they are.
+        """The user's own directives, which are written to the script unchanged.
 
         Raises:
-            ValueError: One of them has several lines.
+            ValueError: One of them has more than one line.
         """
         return [self.directive(self._holds(argument, one, "")) for one in directives]
 
@@ -301,8 +301,8 @@ class System:
         largest_of: Parses its output.
         logs: Names of the files with standard output and standard error of an element.
         own_logs: The id of the array in an element's shell, if the script has to open these files itself; else empty.
-        again: The command with which an element requeues itself; empty if there is none.
-        again_code: The exit code with which it does; 0 if there is none.
+        requeue_command: The command with which an element requeues itself; empty if there is none.
+        requeue_code: The exit code with which it does; 0 if there is none.
 
         dask_class: Workers: dask-jobqueue's class of a cluster; empty if it has none.
         job_query: The command that lists these jobs.
@@ -349,8 +349,8 @@ class System:
     largest_of: Callable[[str], int | None] = lambda text: None
     logs: tuple[str, str] = ("out_{job}_{index}.log", "err_{job}_{index}.log")
     own_logs: str = ""
-    again: tuple[str, ...] = ()
-    again_code: int = 0
+    requeue_command: tuple[str, ...] = ()
+    requeue_code: int = 0
 
     dask_class: str = ""
     job_query: Callable[[Sequence[str]], Sequence[str]] = tuple
@@ -381,7 +381,7 @@ class System:
         """The script of an array's elements.
 
         Raises:
-            ValueError: The batch system cannot hold what a directive would say.
+            ValueError: The batch system does not support the value of a directive.
         """
         directives, body = self.parts(job)
         return "\n".join(["#!/bin/bash", *directives, "", *body, ""])
@@ -422,7 +422,7 @@ def job_lines(system: System, job: ArrayJob) -> list[str]:
     """The directives of an array.
 
     Raises:
-        ValueError: The batch system cannot hold what one of them would say.
+        ValueError: The batch system does not support the value of one of them.
     """
     return [*system.directives(job), *system.syntax.lines("directives", job.directives)]
 
@@ -440,7 +440,7 @@ def ranges(indices: Iterable[int]) -> list[str]:
 
 _COMMAND = "%%python_script%%"
 _TEXTS = ("partition", "account", "job-name", "experiment_execution_dir", "slurm_log")
-"""Placeholders for what may have to be quoted where it stands."""
+"""Placeholders whose values may have to be quoted."""
 _ADDED = ("--open-mode", "--requeue", "--no-requeue", "--signal", "--dependency")
 """Options that templates of cw2 lack and elements rely on."""
 
@@ -455,8 +455,8 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
         job: The array.
 
     Raises:
-        ValueError: There is no line for the command, or a placeholder that nobody knows; or the batch system cannot
-            hold a value.
+        ValueError: There is no line for the command, a placeholder is unknown, or the batch system does not support a
+            value.
     """
     directives, body = system.parts(job)
     values: dict[str, object] = {
@@ -493,11 +493,11 @@ def filled(template: str, system: System, job: ArrayJob) -> str:
 
 
 def _written(line: str, system: System, name: str, text: str) -> str:
-    """The value of a placeholder, quoted as the line up to it wants."""
+    """The value of a placeholder, quoted as required by the line before it."""
     inside = next((quote for quote in "\"'" if line.count(quote) % 2), "")
     if line.startswith(system.marker):
         path = system.syntax.escape_path(text) if name == "slurm_log" else text
-        word = system.syntax.value(name, path)  # raises for what cannot be held
+        word = system.syntax.value(name, path)  # raises if the value is not supported
         return re.sub(r"""(["'\\])""", r"\\\1", path) if inside else word
     if inside == '"':
         return re.sub(r'(["\\$`])', r"\\\1", text)

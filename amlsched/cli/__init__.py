@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, cast
 from amlsched import __version__
 from amlsched._surroundings import open_streams, restart_in_utf8_mode, working_folder_problem
 from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
-from amlsched.cli._output import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, say, shortened
+from amlsched.cli._output import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, print_stderr, shortened
 from amlsched.cli.parser import Parser
 from amlsched.errors import AmlschedError, MissingExtraError, ResultsNotWritableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["exit_code", "leave_threads", "main"]
+__all__ = ["exit_code", "exit_despite_threads", "main"]
 
-_LAST_WORDS_S = 1.5
-_LEFT_S = 5.0
+_SIGNAL_GRACE_S = 1.5
+_EXIT_GRACE_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         restart_in_utf8_mode()
     code = exit_code(lambda: _command(argv))
     if argv is None:
-        leave_threads(code)
+        exit_despite_threads(code)
     return code
 
 
@@ -63,7 +63,7 @@ def exit_code(command: Callable[[], int]) -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python fails again when it exits
         if not isinstance(error, BrokenPipeError):  # such as `| head`
-            say(f"amlsched: error: the output cannot be written: {error.strerror}")
+            print_stderr(f"amlsched: error: the output cannot be written: {error.strerror}")
         code = code or SOME_FAILED
     return code
 
@@ -84,18 +84,18 @@ def _exit_code(command: Callable[[], int]) -> int:
             message = f"{error.filename2 or error.filename}: {error.strerror}"
         if isinstance(error, MissingExtraError):
             message = re.sub("^with_", "--executor ", message)  # as the user typed it
-        say(shortened(f"amlsched: error: {problem or message}"))
+        print_stderr(shortened(f"amlsched: error: {problem or message}"))
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
     except (ImportError, AttributeError) as error:
         from amlsched._surroundings import hidden
 
         if not (hint := hidden(error)):
             raise
-        say(f"amlsched: error: {type(error).__name__}: {error} ({hint})")
+        print_stderr(f"amlsched: error: {type(error).__name__}: {error} ({hint})")
         return BAD_INPUT
 
 
-def leave_threads(code: int) -> None:
+def exit_despite_threads(code: int) -> None:
     """Let Python exit although repetitions left threads or children running; Python would wait for them forever.
 
     Nothing happens before Python exits: in a notebook or a test the process goes on, and its threads are not ours to
@@ -106,25 +106,25 @@ def leave_threads(code: int) -> None:
         ending = threading.Event()
         # Before Python waits for threads, unlike what `atexit` calls.
         cast("Any", threading)._register_atexit(ending.set)
-        threading.Thread(target=_leave_late, args=(code, ending), daemon=True).start()
+        threading.Thread(target=_exit_late, args=(code, ending), daemon=True).start()
 
 
-def _leave_late(code: int, ending: threading.Event) -> None:
+def _exit_late(code: int, ending: threading.Event) -> None:
     """Runs while Python exits: idle threads of pools have exited by then; `atexit` functions run after all threads."""
     ending.wait()
     by_itself = code in (OK, SOME_FAILED, BAD_INPUT)
-    time.sleep(_LEFT_S if by_itself else _LAST_WORDS_S)  # after a signal, threads still shut down their workers
+    time.sleep(_EXIT_GRACE_S if by_itself else _SIGNAL_GRACE_S)  # after a signal, threads still shut down their workers
     for pid in _children():
         with contextlib.suppress(OSError):  # it has exited
             os.kill(pid, signal.SIGKILL)
     if others := _other_threads():
         if by_itself:
             names = ", ".join(sorted({thread.name for thread in others}))
-            say(f"amlsched: exiting without waiting for threads that are still running: {names}")
-        _leave_now(code)
+            print_stderr(f"amlsched: exiting without waiting for threads that are still running: {names}")
+        _exit_now(code)
 
 
-def _leave_now(code: int) -> None:
+def _exit_now(code: int) -> None:
     with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed stream
         sys.stdout.flush()
         sys.stderr.flush()

@@ -6,7 +6,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from amlsched._signals import raised_by_handler
-from amlsched._spelling import offered
+from amlsched._spelling import suggestion
 from amlsched._surroundings import is_installed
 from amlsched.errors import AmlschedError, ExperimentError
 from amlsched.executors.pickling import describe
@@ -16,12 +16,12 @@ from amlsched.experiments.target import Target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["KNOWN", "chosen_logger"]
+__all__ = ["KNOWN", "logger_from_option"]
 
 KNOWN: dict[str, Callable[[], AbstractLogger]] = {"print": Printer, "wandb": WandBLogger}
 
 
-def chosen_logger(text: str) -> AbstractLogger:
+def logger_from_option(text: str) -> AbstractLogger:
     """The logger of a `--logger` option.
 
     Args:
@@ -32,7 +32,7 @@ def chosen_logger(text: str) -> AbstractLogger:
     """
     where = f"--logger {text}"
     if ":" not in text and text not in KNOWN:
-        remedy = f"{offered(text, KNOWN)}, or path/to/file.py:Class"
+        remedy = f"{suggestion(text, KNOWN)}, or path/to/file.py:Class"
         raise ExperimentError(where, "there is no such logger", remedy)
     make: Callable[[], object] = KNOWN[text] if text in KNOWN else Target.parse(text).found()
     try:

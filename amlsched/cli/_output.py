@@ -32,14 +32,14 @@ __all__ = [
     "described",
     "folder",
     "ranges",
-    "refuse_swapped",
-    "say",
+    "check_not_swapped",
+    "print_stderr",
     "shortened",
-    "tell",
-    "tell_failures",
-    "tell_interrupted",
-    "tell_notes",
-    "tell_table",
+    "print_summary",
+    "print_failures",
+    "print_interrupted",
+    "print_notes",
+    "print_table",
 ]
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -78,7 +78,7 @@ def folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def refuse_swapped(target: str, config: str, right: str) -> None:
+def check_not_swapped(target: str, config: str, right: str) -> None:
     """Reject an experiment and a YAML file that were given in the wrong order.
 
     Args:
@@ -101,20 +101,20 @@ def shortened(text: str) -> str:
     return _LONG_WORD.sub(r"\1…\2", text)
 
 
-def say(text: str) -> None:
+def print_stderr(text: str) -> None:
     """Print to standard error, and ignore errors if it is closed."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
-def tell(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, quiet: bool) -> None:
+def print_summary(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, quiet: bool) -> None:
     """Print what a run did, and the state of all repetitions."""
     from amlsched.display.table import duration
 
     if not quiet:
-        tell_table(summary, metrics)
-    tell_failures(summary)
-    tell_notes(summary)
+        print_table(summary, metrics)
+    print_failures(summary)
+    print_notes(summary)
     if summary.ran:
         head = f"Ran {summary.ran} in {duration(seconds)}. "
     else:
@@ -136,7 +136,7 @@ def counts(summary: Summary) -> str:
     return f"{counted(summary.total, 'repetition')}: {states}."
 
 
-def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
+def print_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
     """Print a table with a row for each run."""
     from amlsched.display.table import duration, mean_and_deviation, table
 
@@ -158,33 +158,33 @@ def tell_table(summary: Summary, metrics: list[str], *, everything: bool = False
         print(f"… and {len(tallies) - len(shown)} more runs")
 
 
-def tell_failures(summary: Summary) -> None:
+def print_failures(summary: Summary) -> None:
     """Print what failed, and the log file of each failure."""
     from amlsched.experiments.storage import State, layout
 
     for name, folder, reason in summary.failed[:_SHOWN_FAILURES]:
-        say(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
+        print_stderr(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
     if len(summary.failed) > _SHOWN_FAILURES:
-        say(f"… and {len(summary.failed) - _SHOWN_FAILURES} more")
+        print_stderr(f"… and {len(summary.failed) - _SHOWN_FAILURES} more")
     states = [state for state in ("failed", "unknown") if summary.states[State(state)]]
     if summary.failed and states:
-        say(f"--rerun {' '.join(states)} runs them again")
+        print_stderr(f"--rerun {' '.join(states)} runs them again")
 
 
-def tell_notes(summary: Summary) -> None:
+def print_notes(summary: Summary) -> None:
     """Print the notes of a summary."""
     for note in summary.notes[:_SHOWN_FAILURES]:
-        say(note)
+        print_stderr(note)
     if len(summary.notes) > _SHOWN_FAILURES:
-        say(f"… and {len(summary.notes) - _SHOWN_FAILURES} more such notes")
+        print_stderr(f"… and {len(summary.notes) - _SHOWN_FAILURES} more such notes")
 
 
-def tell_interrupted(summary: Summary) -> None:
+def print_interrupted(summary: Summary) -> None:
     """Print the state of the repetitions after a signal stopped the run."""
     states = ", ".join(
         f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count and state != "pending"
     )
-    say(f"Interrupted{f': {states}' if states else ''}. Run the same command again to resume.")
+    print_stderr(f"Interrupted{f': {states}' if states else ''}. Run the same command again to resume.")
 
 
 def _near(path: Path) -> str:

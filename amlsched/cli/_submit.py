@@ -9,8 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, SOME_FAILED, say, tell
-from amlsched.cli.status import tell_queue
+from amlsched.cli._output import OK, SOME_FAILED, print_stderr, print_summary
+from amlsched.cli.status import print_queue
 from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from amlsched.experiments import AbstractScheduler
-    from amlsched.experiments.arrays import Submitted
+    from amlsched.experiments.arrays import SubmitResult
     from amlsched.experiments.loggers.base import AbstractLogger
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
 
 
-__all__ = ["attach", "refuse_others", "submit_or_wait"]
+__all__ = ["attach", "check_no_run_options", "submit_or_wait"]
 
 
 def submit_or_wait(
@@ -54,7 +54,7 @@ def submit_or_wait(
             loggers=loggers,
             scheduler=scheduler,
         ):
-            _tell(done)
+            _print_submitted(done)
     if arguments.wait:
         return attach(arguments, plan)
     return OK
@@ -68,17 +68,17 @@ def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan
     nothing = True
     for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
         nothing = False
-        say(f"The script of an array of {counted(count, 'element')} in {results} (not submitted):")
+        print_stderr(f"The script of an array of {counted(count, 'element')} in {results} (not submitted):")
         print(script, end="")
         if description:
-            say("Its submit description:")
+            print_stderr("Its submit description:")
             print(description, end="")
     if nothing:
-        say(f"Nothing remains to run in {', '.join(map(str, plan.paths))}, so there is no script to print.")
+        print_stderr(f"Nothing remains to run in {', '.join(map(str, plan.paths))}, so there is no script to print.")
     return OK
 
 
-def refuse_others(arguments: argparse.Namespace) -> None:
+def check_no_run_options(arguments: argparse.Namespace) -> None:
     """Reject arguments that only apply to a run in this process.
 
     Raises:
@@ -95,13 +95,13 @@ def refuse_others(arguments: argparse.Namespace) -> None:
             raise ExperimentError(flag, problem, "leave it out")
 
 
-def _tell(done: Submitted) -> None:
+def _print_submitted(done: SubmitResult) -> None:
     queued = f"{counted(done.queued, 'repetition', 'are')} already in the queue. " if done.queued else ""
     one = done.submission
     if one is None:
         print(f"{queued}Nothing else to submit in {done.results}.")
         if done.refused:
-            say(f"{done.refused}\nRun the same command again later to submit the rest.")
+            print_stderr(f"{done.refused}\nRun the same command again later to submit the rest.")
         return
     parts = one.parts
     count = sum(part.count for part in parts)
@@ -112,8 +112,8 @@ def _tell(done: Submitted) -> None:
     size = f"{counted(count, 'element')}{some}"
     print(f"{queued}Submitted {array} to {one.batch}: {size}. {repetitions} in {one.folder}")
     if count < len(one.work):
-        say(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {done.refused}")
-        say("They are submitted as others finish, when you run the same command again, or with --wait.")
+        print_stderr(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {done.refused}")
+        print_stderr("They are submitted as others finish, when you run the same command again, or with --wait.")
     print(f"amlsched status {done.results}   shows its progress; amlsched cancel cancels it")
 
 
@@ -131,10 +131,10 @@ def attach(arguments: argparse.Namespace, plan: Plan) -> int:
         with progress_for(attached, attached.summary.total, arguments.metric, quiet=arguments.quiet):
             summary = attached.wait()
     except KeyboardInterrupt:
-        say(f"Detached; the jobs keep running. See amlsched status {plan.paths[0]}; amlsched cancel cancels them.")
+        print_stderr(f"Detached; the jobs keep running: see amlsched status {plan.paths[0]} and amlsched cancel.")
         raise
-    tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
+    print_summary(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
     if not summary.complete:
         for path in plan.paths:
-            tell_queue(Overview.of(path, (one for one in survey(path) if not one.record.state.done)))
+            print_queue(Overview.of(path, (one for one in survey(path) if not one.record.state.done)))
     return OK if summary.complete else SOME_FAILED

@@ -27,7 +27,7 @@ def add_to(commands: Commands) -> None:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Cancel elements of arrays, pending or running. Their repetitions are cancelled; `run -s` submits them again."""
-    from amlsched._spelling import offered
+    from amlsched._spelling import suggestion
     from amlsched.errors import ExperimentError
     from amlsched.experiments.arrays import status, submissions
     from amlsched.experiments.results.survey import existing_folder
@@ -40,7 +40,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     wanted = set(arguments.names)
     known = {name for one in chosen for work in one.work for name in (work.experiment, *work.repetitions)}
     if unknown := sorted(wanted - known):
-        remedy = offered(unknown[0], sorted(known))
+        remedy = suggestion(unknown[0], sorted(known))
         raise ExperimentError(f"amlsched cancel {' '.join(unknown)}", "nothing with this name was submitted", remedy)
     count = 0
     for one in chosen:

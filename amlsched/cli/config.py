@@ -7,14 +7,14 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli._output import BAD_INPUT, OK, add_debug, add_set, described, refuse_swapped
+from amlsched.cli._output import BAD_INPUT, OK, add_debug, add_set, check_not_swapped, described
 from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from amlsched.cli._output import Commands
-    from amlsched.experiments.config import Experiment, Explained, Run
+    from amlsched.experiments.config import Explained, ResolvedExperiment, Run
     from amlsched.experiments.plan import Plan
 
 __all__ = ["add_to"]
@@ -63,19 +63,19 @@ def explain(arguments: argparse.Namespace) -> int:
     limit = None if arguments.all else _SHOWN
     for experiment in plan.experiments:
         print(f"{experiment.name}  ({experiment.place()})\n")
-        _tell_values(explained(experiment, plan.debug))
-        _tell_runs(plan, experiment, limit)
-    _tell_jobs(plan, limit)
+        _print_values(explained(experiment, plan.debug))
+        _print_runs(plan, experiment, limit)
+    _print_jobs(plan, limit)
     section, cluster = plan.resolved.section, plan.resolved.cluster
     if section is not None and cluster is not None:
         print(f"\n{section.name}  ({section.place()}), for this host\n")
-        _tell_values(explained_section(section, cluster))
+        _print_values(explained_section(section, cluster))
         for fault in plan.resolved.sections.faults:
             print(f"left out, because it is invalid: {fault}")
     return OK
 
 
-def _tell_values(values: Iterable[Explained]) -> None:
+def _print_values(values: Iterable[Explained]) -> None:
     from amlsched.display.table import table
 
     print(table(["key", "value", "from"], [[one.key, _text(one.value), one.origin] for one in values]))
@@ -86,7 +86,7 @@ def _text(value: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _tell_runs(plan: Plan, experiment: Experiment, limit: int | None) -> None:
+def _print_runs(plan: Plan, experiment: ResolvedExperiment, limit: int | None) -> None:
     from amlsched.display.table import table
     from amlsched.experiments.config import expand, settings
     from amlsched.experiments.storage import layout
@@ -107,7 +107,7 @@ def _tell_runs(plan: Plan, experiment: Experiment, limit: int | None) -> None:
     print()
 
 
-def _tell_jobs(plan: Plan, limit: int | None) -> None:
+def _print_jobs(plan: Plan, limit: int | None) -> None:
     from amlsched.experiments.config import jobs
 
     number = jobs.count(plan)
@@ -123,7 +123,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Find everything that would go wrong in a run of a config, without running it. Exit code 2: there are problems."""
     from amlsched.experiments.config import check
 
-    refuse_swapped(arguments.target or "", arguments.config, f"{arguments.target} {arguments.config}")
+    check_not_swapped(arguments.target or "", arguments.config, f"{arguments.target} {arguments.config}")
     found = check(arguments.config, arguments.target, select=arguments.experiments, overrides=arguments.overrides)
     for fault in found.faults:
         print(fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, SOME_FAILED, counts, tell_failures, tell_notes
+from amlsched.cli._output import OK, SOME_FAILED, counts, print_failures, print_notes
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +32,7 @@ def element(arguments: argparse.Namespace) -> int:
     summary = run_element(arguments.folder, arguments.first, arguments.count, arguments.index)
     if summary is None:
         return OK
-    tell_failures(summary)
-    tell_notes(summary)
+    print_failures(summary)
+    print_notes(summary)
     print(counts(summary))
     return OK if summary.complete else SOME_FAILED

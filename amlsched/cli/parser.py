@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Parser", "at_least_one", "seconds"]
 
-_NOT_FOR_PEOPLE = "element"
+_INTERNAL_COMMAND = "element"
 """The command that the script of an array calls; it is not suggested."""
 
 
@@ -23,13 +23,13 @@ class Parser(argparse.ArgumentParser):
     Subcommands reject unknown arguments themselves, so that the error shows the usage of the subcommand.
     """
 
-    _given: Sequence[str] = ()
+    _argv: Sequence[str] = ()
 
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  (one for all overloads)
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As in argparse, but unknown arguments are an error."""
-        self._given = list(sys.argv[1:] if args is None else args)
+        self._argv = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(args, namespace)
         if rest:
             options = [word for word in rest if word.startswith("-") and word != "-"]
@@ -46,9 +46,9 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        from amlsched._spelling import offered
+        from amlsched._spelling import suggestion
 
-        hint = offered(str(value), [str(choice) for choice in action.choices if choice != _NOT_FOR_PEOPLE])
+        hint = suggestion(str(value), [str(choice) for choice in action.choices if choice != _INTERNAL_COMMAND])
         if action.nargs == argparse.PARSER:
             kind = str(action.metavar or "command").lower()
             raise argparse.ArgumentError(None, f"there is no {kind} {value!r} ({hint})")
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
     def _hints(self) -> Iterable[str]:
         """Why required arguments may be missing: an option is misspelled, or an option consumed them."""
-        for word in self._given:
+        for word in self._argv:
             name = word.partition("=")[0]
             if name[:2] == "--" != name and not self._get_option_tuples(name):
                 yield self._unknown(word)
@@ -78,10 +78,10 @@ class Parser(argparse.ArgumentParser):
 
     def _taken(self) -> Iterable[tuple[str, list[str]]]:
         """The options that take any number of words, each with the words it took."""
-        for number, word in enumerate(self._given):
+        for number, word in enumerate(self._argv):
             action = self._option_string_actions.get(word)
             if action is not None and action.nargs == argparse.ONE_OR_MORE:
-                rest = self._given[number + 1 :]
+                rest = self._argv[number + 1 :]
                 end = next((place for place, one in enumerate(rest) if one.startswith("-")), len(rest))
                 yield word, list(rest[:end])
 

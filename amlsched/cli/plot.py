@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from amlsched.cli._output import OK, folder
-from amlsched.cli.results import add_picking, picked
+from amlsched.cli.results import add_selection, selected
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +29,7 @@ def add_to(commands: Commands) -> None:
     add("--by", metavar="KEY", nargs="+", action="extend", default=[], help=text)
     text = "what the bands show: std (standard deviation, the default), interval (95%% of the mean), range or none"
     add("--band", choices=("std", "interval", "range", "none"), default="std", help=text)
-    add_picking(parser)
+    add_selection(parser)
 
 
 def plot(arguments: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def plot(arguments: argparse.Namespace) -> int:
     from amlsched.experiments.results.plot import plot_curves
 
     out = plot_curves(
-        picked(arguments),
+        selected(arguments),
         arguments.metric,
         arguments.out,
         x=arguments.x,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amlsched.cli._output import OK, folder, say
+from amlsched.cli._output import OK, folder, print_stderr
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Frame = TypeVar("Frame", bound=pd.DataFrame)
 
-__all__ = ["add_picking", "add_to", "picked"]
+__all__ = ["add_selection", "add_to", "selected"]
 
 _OFFERED = 8
 
@@ -34,7 +34,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
     )
-    add_picking(parser)
+    add_selection(parser)
     add = parser.add_argument
     text = "group by this key, such as params.lr or run; shows mean, std, median, min, max and the 95%% interval"
     add("--by", metavar="KEY", nargs="+", action="extend", default=[], help=text)
@@ -46,7 +46,7 @@ def add_to(commands: Commands) -> None:
         add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()} to this file instead (- for standard output)")
 
 
-def add_picking(parser: argparse.ArgumentParser) -> None:
+def add_selection(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that select repetitions."""
     add = parser.add_argument
     add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
@@ -55,14 +55,14 @@ def add_picking(parser: argparse.ArgumentParser) -> None:
     add("--rep", metavar="N", type=int, nargs="+", action="extend", default=[], help="only these repetitions")
 
 
-def picked(arguments: argparse.Namespace) -> Results:
-    """The results that the arguments of `add_picking` select.
+def selected(arguments: argparse.Namespace) -> Results:
+    """The results that the arguments of `add_selection` select.
 
     Raises:
         ExperimentError: They select none.
         ConfigError: A condition is not `KEY=VALUE`.
     """
-    from amlsched._spelling import offered
+    from amlsched._spelling import suggestion
     from amlsched.errors import ExperimentError
     from amlsched.experiments.config import condition
     from amlsched.experiments.results.survey import load
@@ -72,7 +72,7 @@ def picked(arguments: argparse.Namespace) -> Results:
     names = dict.fromkeys(found.index.get_level_values("name"))
     for name in arguments.experiments:
         if name not in names:
-            raise ExperimentError(f"-e {name}", "there is no such experiment", offered(name, names))
+            raise ExperimentError(f"-e {name}", "there is no such experiment", suggestion(name, names))
     if arguments.experiments:
         found = found.experiment(*arguments.experiments)
     if arguments.rep:
@@ -105,7 +105,7 @@ def results(arguments: argparse.Namespace) -> int:
     """Show the parameters, the last value of each metric and the state of each repetition, or statistics (--by)."""
     from amlsched.experiments.results.table import STATISTICS
 
-    found = picked(arguments)
+    found = selected(arguments)
     if arguments.by:
         table = _sorted(found.summary(arguments.by, arguments.metric or None), arguments)
         columns = {str(name): table[name].tolist() for name in table}
@@ -113,7 +113,7 @@ def results(arguments: argparse.Namespace) -> int:
             columns[name] = [None if value != value else value for value in columns[name]]
         left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
         if left_out:
-            say(f"Left out {counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done")
+            print_stderr(f"Left out {counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done")
     else:
         for name in arguments.metric:
             found.column(name)
@@ -130,7 +130,7 @@ def _is_asked(name: str, metrics: list[str]) -> bool:
 
 
 def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
-    from amlsched._spelling import offered
+    from amlsched._spelling import suggestion
     from amlsched.errors import ExperimentError
 
     if arguments.sort is None:
@@ -138,7 +138,7 @@ def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
     name = arguments.sort.removeprefix("params.").replace(".", "_")
     column = arguments.sort if arguments.sort in table.columns else name
     if column not in table.columns:
-        raise ExperimentError(f"--sort {arguments.sort}", "is not a column", offered(name, map(str, table.columns)))
+        raise ExperimentError(f"--sort {arguments.sort}", "is not a column", suggestion(name, map(str, table.columns)))
     try:
         return table.sort_values(column, ascending=not arguments.descending, kind="stable", ignore_index=True)
     except TypeError:  # values of several kinds

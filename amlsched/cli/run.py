@@ -18,13 +18,13 @@ from amlsched.cli._output import (
     SOME_FAILED,
     add_debug,
     add_set,
+    check_not_swapped,
     described,
     folder,
+    print_interrupted,
+    print_stderr,
+    print_summary,
     ranges,
-    refuse_swapped,
-    say,
-    tell,
-    tell_interrupted,
 )
 from amlsched.cli.parser import at_least_one, seconds
 from amlsched.errors import ExperimentError
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.target import Target
 
 __all__ = [
-    "Executed",
+    "CommandResult",
     "add_arguments",
     "add_to",
     "check_executor_arguments",
@@ -148,11 +148,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the repetitions of a config that are not done. Each has a folder with its results, output and record."""
     from amlsched.experiments.target import Target
 
-    refuse_swapped(arguments.target, arguments.config, f"{arguments.config} {arguments.target}")
+    check_not_swapped(arguments.target, arguments.config, f"{arguments.config} {arguments.target}")
     return execute(arguments, Target.parse(arguments.target)).code
 
 
-class Executed(NamedTuple):
+class CommandResult(NamedTuple):
     """The outcome of a command: the exit code, and the summary if repetitions ran in this process."""
 
     code: int
@@ -167,7 +167,7 @@ def execute(
     scheduler: AbstractScheduler | None = None,
     plan: Plan | None = None,
     one_job_at_a_time: bool = False,
-) -> Executed:
+) -> CommandResult:
     """Run, submit or list repetitions as the arguments say, and print the outcome.
 
     Args:
@@ -185,28 +185,28 @@ def execute(
 
     on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
     if on_array:
-        from amlsched.cli._submit import refuse_others
+        from amlsched.cli._submit import check_no_run_options
 
-        refuse_others(arguments)
+        check_no_run_options(arguments)
     given = check_executor_arguments(arguments)
     plan = plan or plan_of(arguments)
     if not arguments.quiet:
-        _tell_notes(arguments, plan)
+        _print_notes(arguments, plan)
     if arguments.dry_run:
         _dry_run(plan)
-        return Executed(OK)
-    from amlsched.cli._loggers import chosen_logger
+        return CommandResult(OK)
+    from amlsched.cli._loggers import logger_from_option
 
-    loggers = [*loggers, *map(chosen_logger, arguments.logger)]
+    loggers = [*loggers, *map(logger_from_option, arguments.logger)]
     if on_array:
         from amlsched.cli._submit import submit_or_wait
 
-        return Executed(submit_or_wait(arguments, target, plan, loggers, scheduler))
+        return CommandResult(submit_or_wait(arguments, target, plan, loggers, scheduler))
     options = _executor_options(arguments, plan, given)
     if plan.bundle is not None and not arguments.print_job_script:
         print(described(plan.bundle))
     if arguments.print_job_script:
-        return Executed(_print_job_script(arguments.executor, options))
+        return CommandResult(_print_job_script(arguments.executor, options))
     if one_job_at_a_time and arguments.max_workers is None and arguments.executor in _ON_THIS_MACHINE:
         options.setdefault(
             "max_workers", max(next(expand.expand(one, plan.debug)).reps_in_parallel for one in plan.experiments)
@@ -229,10 +229,10 @@ def execute(
         with progress_for(experiments, experiments.summary.total, arguments.metric, quiet=arguments.quiet):
             summary = _run(experiments) if scheduler is None else experiments.run_by(scheduler, arguments.overwrite)
     except (KeyboardInterrupt, SystemExit):
-        tell_interrupted(experiments.summary)
+        print_interrupted(experiments.summary)
         raise
-    tell(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
-    return Executed(OK if summary.complete else SOME_FAILED, summary)
+    print_summary(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
+    return CommandResult(OK if summary.complete else SOME_FAILED, summary)
 
 
 def _run(experiments: ExperimentRun) -> Summary:
@@ -257,7 +257,7 @@ def _run(experiments: ExperimentRun) -> Summary:
                 raise interruption or KeyboardInterrupt from None
 
 
-def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
+def _print_notes(arguments: argparse.Namespace, plan: Plan) -> None:
     """Print notes on the config. Differences from YAML 1.1 are only shown the first time that it is run."""
     from amlsched.experiments.arrays import BATCH_SYSTEMS
     from amlsched.experiments.storage import layout
@@ -273,9 +273,9 @@ def _tell_notes(arguments: argparse.Namespace, plan: Plan) -> None:
     if any(is_new):
         notes = [*resolved.differences, *notes]
     for note in notes[:_SHOWN_NOTES]:
-        say(f"note: {note}")
+        print_stderr(f"note: {note}")
     if len(notes) > _SHOWN_NOTES:
-        say(f"note: and {len(notes) - _SHOWN_NOTES} more: amlsched config check {plan.config} shows all")
+        print_stderr(f"note: and {len(notes) - _SHOWN_NOTES} more: amlsched config check {plan.config} shows all")
 
 
 def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[str, Any]) -> dict[str, Any]:

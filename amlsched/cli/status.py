@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, counts, folder, say, tell_failures, tell_notes, tell_table
+from amlsched.cli._output import OK, counts, folder, print_failures, print_notes, print_stderr, print_table
 
 if TYPE_CHECKING:
     import argparse
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.arrays import Overview
     from amlsched.experiments.results.survey import Found
 
-__all__ = ["add_to", "tell_queue"]
+__all__ = ["add_to", "print_queue"]
 
 _SHOWN = 20
 
@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
 def status(arguments: argparse.Namespace) -> int:
     """Show the state of each repetition in a folder of results, by its record and the batch system's queue."""
     from amlsched.experiments.arrays import Overview
-    from amlsched.experiments.results.survey import survey, tallied
+    from amlsched.experiments.results.survey import summarized, survey
 
     unfinished: list[Found] = []
 
@@ -45,19 +45,19 @@ def status(arguments: argparse.Namespace) -> int:
                 unfinished.append(one)
             yield one
 
-    summary = tallied(passed(survey(arguments.results)))
-    tell_table(summary, [], everything=arguments.all)
-    tell_queue(Overview.of(arguments.results, unfinished), everything=arguments.all)
-    tell_failures(summary)
-    tell_notes(summary)
+    summary = summarized(passed(survey(arguments.results)))
+    print_table(summary, [], everything=arguments.all)
+    print_queue(Overview.of(arguments.results, unfinished), everything=arguments.all)
+    print_failures(summary)
+    print_notes(summary)
     print(counts(summary))
     return OK
 
 
-def tell_queue(overview: Overview, *, everything: bool = False) -> None:
+def print_queue(overview: Overview, *, everything: bool = False) -> None:
     """Print what is in the queue, what is running, and which repetitions were lost."""
     if overview.problem:
-        say(f"{overview.problem}\nSo only the records are shown.")
+        print_stderr(f"{overview.problem}\nSo only the records are shown.")
     for name, counted in overview.arrays.items():
         print(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(counted.items()))}")
     _listed([_running(one) for one in overview.running()], everything)
@@ -74,7 +74,7 @@ def _listed(lines: list[str], everything: bool) -> None:
         print(f"… and {len(lines) - _SHOWN} more")
 
 
-def _running(one: arrays.status.Submitted) -> str:
+def _running(one: arrays.status.SubmittedRepetition) -> str:
     from amlsched.display.table import duration
 
     begun = datetime.fromisoformat(one.found.record.attempts[-1].started)
@@ -83,6 +83,6 @@ def _running(one: arrays.status.Submitted) -> str:
     return "  ".join(word for word in words if word)
 
 
-def _lost(one: arrays.status.Submitted) -> str:
+def _lost(one: arrays.status.SubmittedRepetition) -> str:
     element = f" (element {one.place})" if one.place else ""
     return f"lost     {one.found.run} rep {one.found.rep}{element}: {one.cause}"

@@ -78,7 +78,7 @@ class ClusterWork:
         Raises:
             SystemExit: The command line is invalid (2), or asks for help.
         """
-        _refuse_while_imported(inspect.currentframe(), "args")
+        _check_not_importing(inspect.currentframe(), "args")
         return self._words()
 
     @property
@@ -89,7 +89,7 @@ class ClusterWork:
             SystemExit: Without `argv`: the command line or the config is invalid (2).
             ConfigError: With `argv`: the config is invalid.
         """
-        _refuse_while_imported(inspect.currentframe(), "config")
+        _check_not_importing(inspect.currentframe(), "config")
 
         def read() -> int:
             made = Config()
@@ -136,7 +136,7 @@ class ClusterWork:
         """
         if self.exp_cls is None:
             raise ExperimentError("ClusterWork", "has no experiment to run", "ClusterWork(MyExperiment).run()")
-        _refuse_while_imported(inspect.currentframe(), "run")
+        _check_not_importing(inspect.currentframe(), "run")
         target = Target.of(self.exp_cls)
         done: list[Summary | None] = []
 
@@ -241,7 +241,7 @@ def _ended(command: Callable[[], int], argv: Sequence[str] | None) -> None:
     if argv is not None:
         command()
     elif code := cli.exit_code(command):
-        cli.leave_threads(code)
+        cli.exit_despite_threads(code)
         raise SystemExit(code)
 
 
@@ -255,7 +255,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _refuse_while_imported(frame: FrameType | None, name: str) -> None:
+def _check_not_importing(frame: FrameType | None, name: str) -> None:
     caller = frame.f_back.f_globals.get("__name__") if frame is not None and frame.f_back is not None else None
     if caller in being_imported or getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ExperimentError(f"ClusterWork.{name}", "was used while its script was being imported", _NO_GUARD)

@@ -6,13 +6,13 @@ from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_o
 from amlsched.experiments._arrays.run_element import run_element
 from amlsched.experiments._arrays.status import Overview
 from amlsched.experiments._arrays.submission import submissions
-from amlsched.experiments._arrays.submit import Submitted, job_scripts, submit
+from amlsched.experiments._arrays.submit import SubmitResult, job_scripts, submit
 
 __all__ = [
     "Attached",
     "BATCH_SYSTEMS",
     "Overview",
-    "Submitted",
+    "SubmitResult",
     "job_scripts",
     "run_element",
     "status",

@@ -5,8 +5,8 @@ from amlsched.experiments._config.document import as_config
 from amlsched.experiments._config.expand import Debug, Run
 from amlsched.experiments._config.explain import Explained, explained, explained_section, json_schema, settings
 from amlsched.experiments._config.overrides import condition
-from amlsched.experiments._config.reporting import refuse
-from amlsched.experiments._config.resolve import Experiment
+from amlsched.experiments._config.reporting import raise_error
+from amlsched.experiments._config.resolve import ResolvedExperiment
 from amlsched.experiments._config.values import copied, jsonable, plain
 from amlsched.experiments._config.yaml import write
 from amlsched.experiments._planning import jobs
@@ -16,7 +16,7 @@ from amlsched.experiments._planning.jobs import Bundle
 __all__ = [
     "Bundle",
     "Debug",
-    "Experiment",
+    "ResolvedExperiment",
     "Explained",
     "Run",
     "as_config",
@@ -32,7 +32,7 @@ __all__ = [
     "jsonable",
     "keys",
     "plain",
-    "refuse",
+    "raise_error",
     "settings",
     "write",
 ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from amlsched.experiments._config.document import Source
     from amlsched.experiments._config.expand import Debug, Run
-    from amlsched.experiments._config.resolve import Experiment
+    from amlsched.experiments._config.resolve import ResolvedExperiment
 
 __all__ = ["Plan", "Planned"]
 
@@ -52,11 +52,11 @@ class Planned:
     changed: bool = False
 
 
-def _several(texts: Iterable[str]) -> tuple[str, ...]:
+def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
-def _prefixed(experiment: Experiment, prefix: str) -> Experiment:
+def _prefixed(experiment: ResolvedExperiment, prefix: str) -> ResolvedExperiment:
     name = prefix + experiment.name
     return replace(experiment, name=name, config=experiment.config | {"name": name}) if prefix else experiment
 
@@ -97,13 +97,13 @@ class Plan:
         prefix: str = "",
     ) -> None:
         self.debug: Debug = debug
-        self.overrides = _several(overrides)
-        self.resolved = resolve(config, _several(select), overrides=self.overrides)
+        self.overrides = _as_tuple(overrides)
+        self.resolved = resolve(config, _as_tuple(select), overrides=self.overrides)
         self.config = self.resolved.file
-        self.experiments: list[Experiment] = [_prefixed(one, prefix) for one in self.resolved.experiments]
+        self.experiments: list[ResolvedExperiment] = [_prefixed(one, prefix) for one in self.resolved.experiments]
         self._root = Path(root)
         self._results = None if results is None else expanded(results, f"results folder {results}")
-        self.rerun = frozenset(_several(rerun))
+        self.rerun = frozenset(_as_tuple(rerun))
         self._job = job
         self.bundle: jobs.Bundle | None = None
         self._check_rerun()
@@ -113,12 +113,12 @@ class Plan:
         if self._job is not None:
             self.bundle = jobs.bundle(self, self._job)
 
-    def replace(self, experiments: Iterable[Experiment]) -> None:
+    def replace(self, experiments: Iterable[ResolvedExperiment]) -> None:
         """Replace the experiments by others of the same names, which must have the same runs."""
         self.experiments = list(experiments)
         self._choose_job()
 
-    def path(self, experiment: Experiment) -> Path:
+    def path(self, experiment: ResolvedExperiment) -> Path:
         """The folder for the results of an experiment, as written by the user."""
         return self._root / (self._results or layout.output_folder(experiment))
 
@@ -176,16 +176,16 @@ class Plan:
         problem += " (remove the folder, or run with --rerun unknown)"
         return Record(state=State.UNKNOWN, attempts=record.attempts, problem=problem)
 
-    def asks_anew(self, planned: Planned) -> bool:
+    def starts_from_scratch(self, planned: Planned) -> bool:
         """Whether `rerun` makes a repetition start from scratch, even if it has saved a checkpoint."""
         return bool(self.rerun & {"all", planned.run.experiment_name, planned.run.name})
 
-    def asks_for(self, run: Run, state: State) -> bool:
+    def is_rerun(self, run: Run, state: State) -> bool:
         """Whether `rerun` includes the repetitions of a run that are in this state."""
         return bool(self.rerun & {"all", state.value, run.experiment_name, run.name})
 
     def _planned(self, run: Run, index: int, folder: Path, known: Record, made_of: str) -> Planned:
-        asked = self.asks_for(run, known.state)
+        asked = self.is_rerun(run, known.state)
         changed = bool(known.config_hash) and known.config_hash != made_of
         todo, note = known.state is State.PENDING or asked, ""
         if known.state is State.RUNNING:

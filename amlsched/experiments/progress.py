@@ -100,26 +100,26 @@ class PlainProgress:
     def __init__(self, run: Watched, total: int, metrics: list[str], stream: TextIO) -> None:
         self._run, self._total, self._metrics = run, total, metrics
         self._stream: TextIO | None = stream
-        self._told = 0.0
-        self._untold = 0
+        self._last_printed = 0.0
+        self._n_skipped = 0
         run.on_repetition_done(self._done)
 
     def __enter__(self) -> object:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._untold:
-            self._write(f"and {self._untold} more")
+        if self._n_skipped:
+            self._write(f"and {self._n_skipped} more")
 
     def _done(self, repetition: Repetition, ended: Ended) -> None:
-        if self._total > FEW and ended.state.done and time.monotonic() - self._told < 1.0:
-            self._untold += 1
+        if self._total > FEW and ended.state.done and time.monotonic() - self._last_printed < 1.0:
+            self._n_skipped += 1
             return
-        more = f"  (and {self._untold} more)" if self._untold else ""
+        more = f"  (and {self._n_skipped} more)" if self._n_skipped else ""
         about = (ended.error.line if ended.error else "") or shown(ended.last, self._metrics)
         words = (f"{ended.state.value:<11}", str(repetition), duration(ended.seconds), about)
         self._write("  ".join(word for word in words if word) + more)
-        self._told, self._untold = time.monotonic(), 0
+        self._last_printed, self._n_skipped = time.monotonic(), 0
 
     def _write(self, text: str) -> None:
         if self._stream is None:

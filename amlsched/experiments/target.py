@@ -24,7 +24,7 @@ from amlsched._spelling import did_you_mean, meant_file
 from amlsched._surroundings import expanded, hidden, is_installed
 from amlsched.errors import ExperimentError, NotPicklableError
 from amlsched.executors.pickling import pickled_by_value
-from amlsched.experiments._running.asynchronous import call, called, generator_complaint, taken
+from amlsched.experiments._running.asynchronous import accepted_arguments, call, called, generator_complaint
 from amlsched.experiments.experiment import Experiment, IterativeExperiment
 
 if TYPE_CHECKING:
@@ -393,7 +393,9 @@ def _misfit(found: type[Any], name: str, method: Any) -> str | None:
         return None
     given = _ARGUMENTS[name]
     try:
-        inspect.signature(method).bind(*(taken(method, None, *given) if name in _METHODS else (None, *given)))
+        inspect.signature(method).bind(
+            *(accepted_arguments(method, None, *given) if name in _METHODS else (None, *given))
+        )
     except ValueError:  # a function in C
         return None
     except TypeError as error:

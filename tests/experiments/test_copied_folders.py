@@ -12,7 +12,7 @@ from amlsched.cli import main
 from amlsched.experiments import ExperimentRun, Plan, load
 from amlsched.experiments._storage.record import State
 from amlsched.experiments.results import plot
-from amlsched.experiments.results.survey import survey, tallied
+from amlsched.experiments.results.survey import summarized, survey
 
 CONFIG = "{name: train, path: results, repetitions: 2, grid: {lr: [0.1, 0.2]}}"
 RESULTS = Path("results")
@@ -43,7 +43,7 @@ def listed(folder: str | Path = RESULTS) -> dict[str, list[tuple[str, int]]]:
         found.setdefault(one.name, []).append((one.run, one.rep))
     frame = load(folder)
     assert list(frame.index) == [(name, rep) for name, places in found.items() for _, rep in places]
-    summary = tallied(survey(folder))
+    summary = summarized(survey(folder))
     assert summary.total == summary.done == sum(map(len, found.values()))
     assert all(tally.total == 2 for tally in summary.tallies.values())
     return found
@@ -142,7 +142,7 @@ def test_a_copied_run_does_not_pass_for_another(capsys: pytest.CaptureFixture[st
     shutil.copytree(RESULTS / "train/train__l0.1", RESULTS / "train/train__l0.2")
     states = [(one.run, one.record.state.value) for one in survey(RESULTS)]
     assert states[2:] == [("train__l0.2", "unknown")] * 2
-    assert "the record of train__l0.1 rep 0, copied or moved here" in tallied(survey(RESULTS)).failed[0][2]
+    assert "the record of train__l0.1 rep 0, copied or moved here" in summarized(survey(RESULTS)).failed[0][2]
     assert list(load(RESULTS).summary("params.lr", ["loss"])["n"]) == [2]
 
 
@@ -157,7 +157,7 @@ def test_a_copied_repetition_does_not_pass_for_another() -> None:
     assert summary.failed[0][2].endswith("(remove the folder, or run with --rerun unknown)")
     assert [one.record.state.value for one in survey(RESULTS) if one.rep == 2] == ["unknown", "completed"]
     assert run(rerun=["unknown"]) == 1
-    assert tallied(survey(RESULTS)).complete
+    assert summarized(survey(RESULTS)).complete
 
 
 def test_a_link_from_one_repetition_to_another_is_counted_once() -> None:

@@ -205,7 +205,7 @@ def test_seeding_can_be_switched_off(ways: Project) -> None:
 
 
 def test_threads_say_that_they_share_the_generators(ways: Project) -> None:
-    assert "are not seeded there" in run(ways, "draws", "threads")
+    assert "not seeded; use log.seed" in run(ways, "draws", "threads")
     assert "not seeded" not in run(ways, "number", "threads", "-o")
 
 
@@ -282,12 +282,12 @@ GOES_ON = """
 import threading
 from amlsched import cli
 
-cli._LEFT_S = cli._LAST_WORDS_S = 0
+cli._EXIT_GRACE_S = cli._SIGNAL_GRACE_S = 0
 leave = threading.Event()
 thread = threading.Thread(target=leave.wait)
 thread.start()
 for code in (1, 130):
-    cli.leave_threads(code)
+    cli.exit_despite_threads(code)
 thread.join(1)  # where it was ended before
 leave.set()
 thread.join()

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments.config import as_config, cluster_section, copied, keys, refuse, write
+from amlsched.experiments.config import as_config, cluster_section, copied, keys, raise_error, write
 from amlsched.experiments.plan import Plan
 from amlsched.experiments.storage import layout, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from amlsched.experiments.config import Debug, Experiment
+    from amlsched.experiments.config import Debug, ResolvedExperiment
 
 __all__ = ["Config"]
 
@@ -121,7 +121,7 @@ class Config:
         plan.replace([_with(one, varied.get(one.name), jobs.get(one.name, {})) for one in plan.experiments])
         if self.slurm_config != plan.resolved.cluster:
             section = as_config(self.slurm_config, "slurm_config")
-            keys.check_rules(section or {}, cluster_section.RULES, (), _place("slurm_config"), refuse)
+            keys.check_rules(section or {}, cluster_section.RULES, (), _place("slurm_config"), raise_error)
             plan.resolved = replace(plan.resolved, sections=replace(plan.resolved.sections, cluster=section))
         return plan
 
@@ -162,8 +162,8 @@ class Config:
 
 
 def _with(
-    experiment: Experiment, varied: dict[str, dict[int, dict[str, Any]]] | None, jobs: dict[str, Any]
-) -> Experiment:
+    experiment: ResolvedExperiment, varied: dict[str, dict[int, dict[str, Any]]] | None, jobs: dict[str, Any]
+) -> ResolvedExperiment:
     config = experiment.config | jobs
     return replace(experiment, config=config | {keys.VARIED: varied} if varied else config)
 
@@ -176,7 +176,7 @@ def _check(number: int, config: dict[str, Any], before: dict[str, Any]) -> None:
             problem = f"the key {key} was changed from {before.get(key)!r} to {config.get(key)!r}; amlsched sets it"
             remedy = "use -t or --results for new folders, seed for other seeds: see the page on migrating from cw2"
             raise ExperimentError(where, problem, remedy)
-    keys.check_rules(config, keys.RULES, (*keys.NULLABLE, "repetitions"), _place(where), refuse)
+    keys.check_rules(config, keys.RULES, (*keys.NULLABLE, "repetitions"), _place(where), raise_error)
 
 
 def _place(where: str) -> Callable[..., str]:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["BATCH_SYSTEMS", "worker_options"]
 
 
-def asked(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict[str, Any]:
-    """What the config's section asks for, as `ArrayJob` has it.
+def array_options(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict[str, Any]:
+    """What the config's section requests, as attributes of `ArrayJob`.
 
     Raises:
-        ConfigError: Two keys do not go together, or the batch system takes no such name of a job.
+        ConfigError: A key does not apply to the batch system, a value is invalid, or it accepts no such name of a job.
     """
     where = str(resolved.file)
     if section.get("sbatch_args") and batch.name != "slurm":
@@ -128,7 +128,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         ExperimentError: The number of workers is not given.
     """
     section = plan.resolved.checked_cluster() or {}
-    found = asked(section, WORKER_SYSTEMS[executor], plan.resolved)
+    found = array_options(section, WORKER_SYSTEMS[executor], plan.resolved)
     tasks, cpus = found["tasks"], found["cpus"]
     memory_bytes = (found["memory_bytes"] or _MEMORY_BYTES) * tasks * cpus
     options: dict[str, Any] = {

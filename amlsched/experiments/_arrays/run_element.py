@@ -44,16 +44,16 @@ class _ElementPlan(Plan):
         self._work = work
 
     def repetitions(self, run: Run, path: Path) -> Iterator[Planned]:
-        return (self._mine(planned) for planned in super().repetitions(run, path))
+        return (self._of_element(planned) for planned in super().repetitions(run, path))
 
     def repetition(self, run: Run, index: int, path: Path) -> Planned:
-        return self._mine(super().repetition(run, index, path))
+        return self._of_element(super().repetition(run, index, path))
 
-    def asks_anew(self, planned: Planned) -> bool:
+    def starts_from_scratch(self, planned: Planned) -> bool:
         name, attempts = planned.run.name, len(planned.known.attempts)
         return name in self._work.anew and self._work.is_run_again(name, planned.index, attempts)
 
-    def _mine(self, planned: Planned) -> Planned:
+    def _of_element(self, planned: Planned) -> Planned:
         name, known = planned.run.name, planned.known
         if planned.index not in self._work.repetitions.get(name, ()):
             return replace(planned, todo=False)
@@ -61,7 +61,9 @@ class _ElementPlan(Plan):
             return planned
         if known.state is State.RUNNING:
             owner = claims.holder(planned.folder)
-            todo = owner is None or owner.gives_way_to(Owner("", Process.this()))  # an earlier start of this element
+            todo = owner is None or owner.can_be_taken_over_by(
+                Owner("", Process.this())
+            )  # an earlier start of this element
         else:
             todo = self._work.is_run_again(name, planned.index, len(known.attempts))
         return replace(planned, todo=todo)
@@ -98,8 +100,8 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
     work = one.work[number]
     plan = _ElementPlan(one.config, work)
     assert plan.bundle is not None
-    target = _in_copy(one, number)
-    loggers, scheduler = _carried(one)
+    target = _enter_copy(one, number)
+    loggers, scheduler = _load_carried(one)
     run = ElementRun(
         target,
         plan,
@@ -110,24 +112,24 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
         keep_changed=True,  # changes were checked at the submission
         max_workers=plan.bundle.reps_in_parallel,
     )
-    _hear_notices()
+    _handle_notify()
     try:
         summary = run.run() if scheduler is None else run.run_by(scheduler)
     except SystemExit as ending:
-        if ending.code == _WARNED and one.array["requeue"] and _got_on(run):
-            raise SystemExit(commands.again(one.batch) or _WARNED) from None
+        if ending.code == _WARNED and one.array["requeue"] and _made_progress(run):
+            raise SystemExit(commands.requeue(one.batch) or _WARNED) from None
         raise
     feed_from_element(one, number)
     return summary
 
 
-def _hear_notices() -> None:
+def _handle_notify() -> None:
     """Handle SIGUSR2 like SIGTERM: Grid Engine's `-notify` sends it before it kills."""
     if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
         signal.signal(signal.SIGUSR2, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def _got_on(run: ExperimentRun) -> bool:
+def _made_progress(run: ExperimentRun) -> bool:
     """Whether this start of the element made progress, so that another one will, too."""
     for path, one in run.plan.runs():
         for planned in run.plan.repetitions(one, path):
@@ -140,7 +142,7 @@ def _got_on(run: ExperimentRun) -> bool:
     return False
 
 
-def _in_copy(one: Submission, number: int) -> Target:
+def _enter_copy(one: Submission, number: int) -> Target:
     """The experiment. If there is a copy of the code for this element, this process is switched to it."""
     place, _, name = one.target.rpartition(":")
     if not one.copies:
@@ -152,7 +154,7 @@ def _in_copy(one: Submission, number: int) -> Target:
     return Target.parse(f"{code.place(place) if place.endswith('.py') else place}:{name}")
 
 
-def _carried(one: Submission) -> tuple[tuple[AbstractLogger, ...], AbstractScheduler | None]:
+def _load_carried(one: Submission) -> tuple[tuple[AbstractLogger, ...], AbstractScheduler | None]:
     """The pickled loggers and scheduler of the submission."""
     if not one.carried.exists():
         return (), None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORGOTTEN",
     "Overview",
-    "Submitted",
+    "SubmittedRepetition",
     "UNSUBMITTED",
     "cancel",
     "explained",
@@ -131,7 +131,7 @@ _ENDS_KNOWN = (State.FAILED, State.COMPLETED, State.SURRENDERED)
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class SubmittedRepetition:
     """A repetition that is not done, and the array element that runs it.
 
     Attributes:
@@ -213,7 +213,7 @@ class Overview:
         problem: Why the queue could not be queried; empty if it could.
     """
 
-    repetitions: list[Submitted] = field(default_factory=list[Submitted])
+    repetitions: list[SubmittedRepetition] = field(default_factory=list[SubmittedRepetition])
     arrays: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     problem: str = ""
 
@@ -235,19 +235,19 @@ class Overview:
         for one in chosen:
             latest.update((key, (one, number)) for number, work in enumerate(one.work) for key in work.keys)
         open_ones = [(one, latest[key]) for one in found if (key := (one.name, one.run, one.rep)) in latest]
-        asked = {str(one.folder): one for _, (one, _) in open_ones}
+        array_options = {str(one.folder): one for _, (one, _) in open_ones}
         try:
-            seen = states(list(asked.values()))
+            seen = states(list(array_options.values()))
         except BatchSystemError as error:
             made.problem = str(error)
             return made
-        for folder, one in asked.items():
+        for folder, one in array_options.items():
             elements = seen[folder]
             wanted = {n for _, (other, n) in open_ones if other is one}
             unknown = [n for n in wanted if elements[n].stage is Stage.ENDED and not elements[n].reason]
             elements.update(explained(one, unknown) if unknown else {})
             made._count(one, elements)
-        made.repetitions += (Submitted(f, one, n, seen[str(one.folder)][n]) for f, (one, n) in open_ones)
+        made.repetitions += (SubmittedRepetition(f, one, n, seen[str(one.folder)][n]) for f, (one, n) in open_ones)
         return made
 
     def _count(self, one: Submission, elements: dict[int, Element]) -> None:
@@ -264,11 +264,11 @@ class Overview:
         if counted:
             self.arrays[name] = counted
 
-    def running(self) -> Iterator[Submitted]:
+    def running(self) -> Iterator[SubmittedRepetition]:
         """The repetitions that are running."""
         return (one for one in self.repetitions if one.runs)
 
-    def lost(self) -> Iterator[Submitted]:
+    def lost(self) -> Iterator[SubmittedRepetition]:
         """The repetitions whose element has ended without recording how they ended."""
         return (one for one in self.repetitions if one.lost)
 

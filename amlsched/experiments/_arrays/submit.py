@@ -13,13 +13,13 @@ from amlsched._surroundings import expanded
 from amlsched.batch_systems import SYSTEMS, ArrayJob, Element, Stage, System, commands
 from amlsched.batch_systems.system import filled
 from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
-from amlsched.experiments._arrays.cluster_options import asked
+from amlsched.experiments._arrays.cluster_options import array_options
 from amlsched.experiments._arrays.status import UNSUBMITTED, in_queue, live_arrays, states
 from amlsched.experiments._arrays.submission import Part, Submission, Work, create, next_folder, submissions
 from amlsched.experiments._code.copy import CodeCopy, CopyPlan
 from amlsched.experiments._config import yaml
 from amlsched.experiments._config.axes import DEBUG_FOLDER
-from amlsched.experiments._planning.jobs import Numbers
+from amlsched.experiments._planning.jobs import JobNumbers
 from amlsched.experiments._running.experiment_run import ExperimentRun
 from amlsched.experiments._running.graceful_stop import GRACE_S
 from amlsched.experiments._storage import layout
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
 
-__all__ = ["Submitted", "feed", "feed_from_element", "job_scripts", "submit"]
+__all__ = ["SubmitResult", "feed", "feed_from_element", "job_scripts", "submit"]
 
 _PATIENCE_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Submitted:
+class SubmitResult:
     """The outcome of submitting the repetitions in a folder.
 
     Attributes:
@@ -68,7 +68,7 @@ def submit(
     grace_s: float = GRACE_S,
     loggers: Iterable[AbstractLogger] = (),
     scheduler: object = None,
-) -> list[Submitted]:
+) -> list[SubmitResult]:
     """Submit the remaining repetitions of a plan: those that are neither done nor in the queue.
 
     Args:
@@ -99,7 +99,7 @@ def submit(
     commands.largest(batch)  # raises early if there is no batch system
     run = ExperimentRun(target, plan, capture=capture, loggers=loggers, keep_changed=keep_changed)
     run.prepare()
-    done: list[Submitted] = []
+    done: list[SubmitResult] = []
     for path in plan.paths:
         results = path.resolve()
         before = submissions(results / DEBUG_FOLDER if plan.debug else results)
@@ -107,14 +107,14 @@ def submit(
         for one in before:
             refused = feed(one) or refused
         queued = in_queue(before)
-        work = left(plan, results, queued)
+        work = remaining_work(plan, results, queued)
         made = None
         if work:
             copies = CopyPlan.of(section, results, where=str(plan.config), **(copy or {}))
             copied = copies.make(len(work), replace=replace_copy, exclude=[one.resolve() for one in plan.paths])
             made = create(
                 results,
-                frozen(plan, results),
+                config_snapshot(plan, results),
                 system=batch.name,
                 target=str(target),
                 command=list(command) or sys.argv,
@@ -127,7 +127,7 @@ def submit(
                 grace_s=grace_s,
                 copies=[str(one.folder) for one in copied],
             )
-            _carry(made, run.loggers, scheduler)
+            _save_carried(made, run.loggers, scheduler)
             try:
                 refused = feed(made, live_arrays(before, batch.name) if made.at_once else ())
             except (BatchSystemError, ConfigError):
@@ -135,13 +135,13 @@ def submit(
                     shutil.rmtree(made.folder, ignore_errors=True)
                 raise
             _copy_script(made, section.get("slurm_output"))
-        done.append(Submitted(results, made, len(queued), refused))
+        done.append(SubmitResult(results, made, len(queued), refused))
     return done
 
 
-def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
+def remaining_work(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
     """The remaining work in a folder for the results, by jobs, without what is in the queue."""
-    numbers = Numbers()
+    numbers = JobNumbers()
     found: dict[int, dict[str, Any]] = {}
     for path, run in plan.runs():
         if path != results:
@@ -153,7 +153,7 @@ def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
             fresh: dict[str, Any] = {"experiment": run.experiment_name, "repetitions": {}, "again": {}, "anew": []}
             work = found.setdefault(numbers.job(planned.index), fresh)
             work["repetitions"].setdefault(run.name, []).append(planned.index)
-            anew = plan.asks_anew(planned)
+            anew = plan.starts_from_scratch(planned)
             if anew and run.name not in work["anew"]:
                 work["anew"].append(run.name)
             if anew or planned.known.state.done or planned.known.state in (State.FAILED, State.UNKNOWN):
@@ -161,7 +161,7 @@ def left(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
     return [Work(job, **work) for job, work in found.items()]
 
 
-def frozen(plan: Plan, results: Path) -> str:
+def config_snapshot(plan: Plan, results: Path) -> str:
     """The current config, for the folder of a submission."""
     up = {"path": "../.."}
     chosen = [one for one in plan.experiments if plan.path(one).resolve() == results]
@@ -278,7 +278,7 @@ def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Ite
     section, batch, array = _section(plan, system)
     for path in plan.paths:
         results = path.resolve()
-        work = left(plan, results, frozenset())
+        work = remaining_work(plan, results, frozenset())
         if not work:
             continue
         folder = next_folder(results)
@@ -307,14 +307,14 @@ def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System,
         where, remedy = str(plan.config), "add a document with name: SLURM and the keys partition and time"
         raise ConfigError(where, "there is no SLURM section for this host", remedy)
     batch = SYSTEMS[system or section.get("system", "slurm")]
-    return section, batch, asked(section, batch, plan.resolved)
+    return section, batch, array_options(section, batch, plan.resolved)
 
 
 def _logs(section: Mapping[str, Any]) -> Path | None:
     return expanded(section["slurm_log"], "slurm_log").resolve() if section.get("slurm_log") else None
 
 
-def _carry(one: Submission, loggers: Sequence[AbstractLogger], scheduler: object) -> None:
+def _save_carried(one: Submission, loggers: Sequence[AbstractLogger], scheduler: object) -> None:
     """Save the loggers and the scheduler for elements."""
     if not loggers and scheduler is None:
         return

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.keys import Place, expansion_kind, shown
-from amlsched.experiments._config.reporting import Report, refuse
+from amlsched.experiments._config.reporting import Report, raise_error
 from amlsched.experiments._config.values import is_list, is_mapping
 from amlsched.experiments._config.yaml import Key
 
@@ -174,7 +174,7 @@ class Axis:
     alternatives: tuple[Alternative, ...]
 
 
-def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) -> tuple[Axis, ...]:
+def axes_of(config: Mapping[str, Any], place: Place, report: Report = raise_error) -> tuple[Axis, ...]:
     """The axes of an experiment, in the order in which cw2 expands them.
 
     Each path of a `grid` is an axis; a `list` is one axis, which sets value i of all its paths together; an `ablative`
@@ -208,9 +208,9 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = refuse) ->
             baseline = [Alternative((), "baseline")] if config.get("ablative_baseline") else []
             axes.append(Axis(key, (*baseline, *single)))
     for axis in axes:
-        _refuse_doubles(axis, place, report)
-    _refuse_blocked_paths(config.get("params"), axes, place, report)
-    _refuse_overwritten(axes, place, report)
+        _check_duplicates(axis, place, report)
+    _check_blocked_paths(config.get("params"), axes, place, report)
+    _check_overwritten(axes, place, report)
     return tuple(axes)
 
 
@@ -258,7 +258,7 @@ def _rows(key: str, paths: Mapping[KeyPath, list[Any]], place: Place, report: Re
     )
 
 
-def _refuse_doubles(axis: Axis, place: Place, report: Report) -> None:
+def _check_duplicates(axis: Axis, place: Place, report: Report) -> None:
     seen: dict[str, int] = {}
     for number, alternative in enumerate(axis.alternatives, 1):
         first = seen.setdefault(digest(alternative.settings, 32), number)
@@ -270,7 +270,7 @@ def _refuse_doubles(axis: Axis, place: Place, report: Report) -> None:
             report(ConfigError(place(axis.key, *path), problem, remedy))
 
 
-def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, report: Report) -> None:
+def _check_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, report: Report) -> None:
     """Report paths of an axis through values that are not mappings, in `params` or set by an earlier axis."""
     set_before: dict[KeyPath, tuple[str, Any]] = {}
     for axis in axes:
@@ -289,7 +289,7 @@ def _refuse_blocked_paths(params: Any, axes: Sequence[Axis], place: Place, repor
                 set_before[path] = (axis.key, value)
 
 
-def _refuse_overwritten(axes: Sequence[Axis], place: Place, report: Report) -> None:
+def _check_overwritten(axes: Sequence[Axis], place: Place, report: Report) -> None:
     """Report parameters that two expansions set: the later one would silently overwrite the earlier one."""
     before: list[tuple[str, KeyPath, list[Any]]] = []
     for key, group in groupby(axes, key=lambda axis: axis.key):

@@ -20,7 +20,7 @@ from amlsched.experiments._config.keys import (
     one_of,
     text_rule,
 )
-from amlsched.experiments._config.reporting import Note, Report, unheard
+from amlsched.experiments._config.reporting import Note, Report, ignore_note
 from amlsched.experiments._config.values import copied, filled, is_list, is_mapping
 from amlsched.experiments._config.yaml import Unread
 from amlsched.units import slurm_seconds
@@ -137,7 +137,7 @@ def sections_for(sections: Sequence[Document], host: str) -> Sections:
             (faults if same is chosen else others).append(
                 ConfigError(section.place("name"), problem, "join the two, or rename one")
             )
-        _check(section, report, notes.append if section is chosen else unheard)
+        _check(section, report, notes.append if section is chosen else ignore_note)
     if chosen is None:
         return Sections(other_faults=tuple(others))
     data = _as_numbers(filled(copied(chosen.data), chosen.place, faults.append))

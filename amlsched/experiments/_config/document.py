@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
-from amlsched._spelling import meant_file, offered
+from amlsched._spelling import meant_file, suggestion
 from amlsched.errors import ConfigError, ExperimentError
-from amlsched.experiments._config.reporting import Report, refuse
+from amlsched.experiments._config.reporting import Report, raise_error
 from amlsched.experiments._config.values import copied, is_list, is_mapping, is_tuple, merge, plain, read_unread
 from amlsched.experiments._config.yaml import (
     ASKS,
@@ -104,7 +104,7 @@ def _place(file: Path, line: int, index: int, keys: tuple[Key, ...] = ()) -> str
     return f"{file}{f':{line}' if line else ''} (document {index}{f', key {key_text(keys)}' if keys else ''})"
 
 
-def load(path: Source, report: Report = refuse) -> list[Document]:
+def load(path: Source, report: Report = raise_error) -> list[Document]:
     """The documents of a config file, in order, without empty ones.
 
     Args:
@@ -134,7 +134,7 @@ def load(path: Source, report: Report = refuse) -> list[Document]:
     return parse(text, file, report)
 
 
-def parse(text: str, file: str | Path, report: Report = refuse) -> list[Document]:
+def parse(text: str, file: str | Path, report: Report = raise_error) -> list[Document]:
     """The documents in the text of a config file; see `load`.
 
     Args:
@@ -338,7 +338,7 @@ class Files:
         file: The file of the config; `NO_FILE` if it was given as mappings.
     """
 
-    def __init__(self, source: Source, report: Report = refuse) -> None:
+    def __init__(self, source: Source, report: Report = raise_error) -> None:
         self.file = Path(source) if isinstance(source, str | Path) else NO_FILE
         self._source = source
         self._report = report
@@ -374,7 +374,7 @@ class Files:
         return copied(config), layers
 
     def _merge(self, document: Document, importers: Layers) -> Merged:
-        _refuse_cycle(document, importers)
+        _check_cycle(document, importers)
         config = copied(document.data)
         layers: Layers = (document,)
         if document.kind == "experiment":
@@ -414,7 +414,7 @@ class Files:
             key = "import_exp" if config.get("import_exp") is not None else "import_path"
             known = [one.name for one in documents if one.kind != "cluster"]
             problem = f"there is no {name} in {file} to import"
-            raise ConfigError(place(layers, key), problem, offered(name, known, "the file has"))
+            raise ConfigError(place(layers, key), problem, suggestion(name, known, "the file has"))
         return found[0]
 
 
@@ -430,7 +430,7 @@ def _check_import(config: dict[str, Any], layers: Layers) -> None:
             )
 
 
-def _refuse_cycle(document: Document, importers: Layers) -> None:
+def _check_cycle(document: Document, importers: Layers) -> None:
     if len(importers) > _MOST_IMPORTS:
         raise ConfigError(
             importers[0].place(), f"its chain of imports is longer than {_MOST_IMPORTS}", "shorten the chain"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from amlsched.experiments._config.axes import Alternative, Axis, KeyPath, distinct_name, names_are_safe
 from amlsched.experiments._config.document import key_text
 from amlsched.experiments._config.keys import ALL_CPUS, VARIED, expansion_kind
-from amlsched.experiments._config.resolve import Experiment
+from amlsched.experiments._config.resolve import ResolvedExperiment
 from amlsched.experiments._config.values import copied, set_at
 from amlsched.resources import cpus
 
@@ -32,7 +32,7 @@ class Run:
         debug: The debug mode, if any.
     """
 
-    experiment: Experiment
+    experiment: ResolvedExperiment
     name: str
     choices: tuple[Alternative, ...] = ()
     debug: Debug = ""
@@ -116,7 +116,7 @@ class Run:
         return number
 
 
-def expand(experiment: Experiment, debug: Debug = "") -> Iterator[Run]:
+def expand(experiment: ResolvedExperiment, debug: Debug = "") -> Iterator[Run]:
     """Yield the runs of an experiment in cw2's order: the first expanding key varies slowest.
 
     Names are cw2's: the experiment's name, `__`, and the short forms of the settings, joined by `_`
@@ -147,7 +147,7 @@ def expand(experiment: Experiment, debug: Debug = "") -> Iterator[Run]:
         yield Run(experiment, name, choices, debug)
 
 
-def count(experiment: Experiment, debug: Debug = "") -> int:
+def count(experiment: ResolvedExperiment, debug: Debug = "") -> int:
     """How many runs `expand` yields, without expanding."""
     axes = _shortened(experiment.axes, debug_mode(experiment.config, debug))
     return math.prod(len(axis.alternatives) for axis in axes)

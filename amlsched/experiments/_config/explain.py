@@ -14,7 +14,7 @@ from amlsched.experiments._config import cluster_section, keys
 from amlsched.experiments._config.document import Document, Layers, key_text, origin
 from amlsched.experiments._config.expand import ONE_IN_DEBUG, Debug, Run, debug_mode
 from amlsched.experiments._config.keys import expansion_kind
-from amlsched.experiments._config.resolve import Experiment
+from amlsched.experiments._config.resolve import ResolvedExperiment
 from amlsched.experiments._config.values import is_list, is_tuple, nested
 from amlsched.experiments._config.yaml import Key, Unread
 
@@ -120,7 +120,7 @@ class Explained:
     origin: str
 
 
-def explained(experiment: Experiment, debug: Debug = "") -> Iterator[Explained]:
+def explained(experiment: ResolvedExperiment, debug: Debug = "") -> Iterator[Explained]:
     """Each value of an experiment with its origin, in the order of the merged config, followed by the defaults.
 
     Args:
@@ -179,7 +179,7 @@ def _asks(data: Any, path: tuple[Key, ...]) -> bool:
     return isinstance(data, Unread) or ((is_list(data) or is_tuple(data)) and any(_asks(item, ()) for item in data))
 
 
-def _replaced_by(experiment: Experiment, path: tuple[Key, ...]) -> str:
+def _replaced_by(experiment: ResolvedExperiment, path: tuple[Key, ...]) -> str:
     """The expansion that sets this parameter in every run; empty if there is none."""
     for axis in experiment.axes:
         for setting, _ in axis.alternatives[0].settings if expansion_kind(axis.key) != "ablative" else ():

@@ -8,7 +8,7 @@ from typing import Any
 
 from amlsched._spelling import closest, meant
 from amlsched.errors import ConfigError
-from amlsched.experiments._config.reporting import Note, Report, refuse, unheard
+from amlsched.experiments._config.reporting import Note, Report, ignore_note, raise_error
 from amlsched.experiments._config.values import is_list, is_mapping
 from amlsched.experiments._config.yaml import Unread
 
@@ -198,7 +198,7 @@ def declared(config: Mapping[str, Any]) -> set[str]:
     return {key for keys in named if _is_texts(keys) for key in keys}
 
 
-def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse, note: Note = unheard) -> None:
+def check_keys(config: Mapping[str, Any], place: Place, report: Report = raise_error, note: Note = ignore_note) -> None:
     """Report keys that are probably misspelled and values of the wrong type; note keys that amlsched does not read.
 
     A key is known if cw2 or amlsched reads it, or if it starts with `grid`, `list`, `ablative`, `_` or `x-`. Unless
@@ -234,10 +234,10 @@ def check_keys(config: Mapping[str, Any], place: Place, report: Report = refuse,
     if isinstance(config.get("seed"), str) and not isinstance(config["seed"], Unread):
         seed = f"seed is {shown(config['seed'])}, which is not a whole number"
         note(f"{place('seed')}: {seed}: it is kept for your code, and repetitions are seeded as with seed 0")
-    _refuse_nested_expansions(config.get("params"), own, place, report)
+    _check_nested_expansions(config.get("params"), own, place, report)
 
 
-def _refuse_nested_expansions(params: Any, own: Container[str], place: Place, report: Report) -> None:
+def _check_nested_expansions(params: Any, own: Container[str], place: Place, report: Report) -> None:
     """Report a `grid` below `params`, where it would be an ordinary parameter."""
 
     def look(mapping: Any, path: tuple[Any, ...]) -> None:

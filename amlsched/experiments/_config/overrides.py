@@ -11,11 +11,11 @@ from amlsched.errors import ConfigError
 from amlsched.experiments._config.axes import Axis, KeyPath
 from amlsched.experiments._config.document import Document, key_text
 from amlsched.experiments._config.keys import RULES, WRITTEN_KEYS, expansion_kind, shown
-from amlsched.experiments._config.reporting import Note, Report, refuse, unheard
+from amlsched.experiments._config.reporting import Note, Report, ignore_note, raise_error
 from amlsched.experiments._config.values import is_list, is_mapping, set_at
 from amlsched.experiments._config.yaml import Key, Tree, read, resolve_scalar
 
-__all__ = ["Override", "check_new", "condition", "parse_override", "refuse_futile"]
+__all__ = ["Override", "check_new", "condition", "parse_override", "check_effective"]
 
 _KEY = re.compile(r'\+?(?:"[^"]*"|[^".=\s]+)(?:\.(?:"[^"]*"|[^".=\s]+))*')
 _PART = re.compile(r'"([^"]*)"|([^".]+)')
@@ -44,7 +44,7 @@ class Override:
         """Its place, for messages."""
         return _where(self.text)
 
-    def document(self, config: Mapping[Any, Any], report: Report = refuse) -> Document | None:
+    def document(self, config: Mapping[Any, Any], report: Report = raise_error) -> Document | None:
         """The override as a document to merge over a config; `None` if it does not fit into the config.
 
         Args:
@@ -83,7 +83,7 @@ def _where(text: str) -> str:
     return f"command line (--set {text})"
 
 
-def parse_override(text: str, report: Report = refuse) -> Override | None:
+def parse_override(text: str, report: Report = raise_error) -> Override | None:
     """Parse `KEY=VALUE`: a key whose parts are joined by dots (parts that contain a dot are quoted), and a YAML value.
 
     Args:
@@ -116,7 +116,7 @@ def _split(text: str) -> tuple[str, str, str]:
     return (match[1].strip(), "=", text[match.end() :]) if match else (text, "", "")
 
 
-def refuse_futile(
+def check_effective(
     overrides: Sequence[Override], experiments: Sequence[tuple[Mapping[str, Any], Sequence[Axis]]], report: Report
 ) -> None:
     """Report overrides of parameters without effect, because in each experiment a grid or list sets them in every run.
@@ -136,7 +136,7 @@ def refuse_futile(
 
 
 def check_new(
-    overrides: Sequence[Override], configs: Sequence[Mapping[str, Any]], report: Report, note: Note = unheard
+    overrides: Sequence[Override], configs: Sequence[Mapping[str, Any]], report: Report, note: Note = ignore_note
 ) -> None:
     """Report overrides of unknown parameters that resemble an existing one, and note those of other new parameters.
 

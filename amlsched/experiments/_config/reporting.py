@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from amlsched.errors import ConfigError
 
-__all__ = ["Note", "Report", "refuse", "unheard"]
+__all__ = ["Note", "Report", "raise_error", "ignore_note"]
 
 Report = Callable[[ConfigError], None]
 """Called with each error. If it returns, reading continues without the invalid value."""
@@ -13,10 +13,10 @@ Note = Callable[[str], None]
 """Called with each hint about something that works but may not be intended."""
 
 
-def refuse(fault: ConfigError) -> None:
+def raise_error(fault: ConfigError) -> None:
     """Raise the error."""
     raise fault
 
 
-def unheard(_: str) -> None:
+def ignore_note(_: str) -> None:
     """Ignore a note."""

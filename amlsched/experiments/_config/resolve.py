@@ -13,18 +13,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from amlsched._spelling import is_misspelling, offered
+from amlsched._spelling import is_misspelling, suggestion
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.axes import Axis, axes_of, name_problem
 from amlsched.experiments._config.cluster_section import OF_SECTIONS, Sections, sections_for
 from amlsched.experiments._config.document import Document, Files, Layers, Source, of_kind, origin, place
 from amlsched.experiments._config.keys import VARIED, check_keys
-from amlsched.experiments._config.overrides import Override, check_new, parse_override, refuse_futile
-from amlsched.experiments._config.reporting import Note, Report, refuse, unheard
+from amlsched.experiments._config.overrides import Override, check_effective, check_new, parse_override
+from amlsched.experiments._config.reporting import Note, Report, ignore_note, raise_error
 from amlsched.experiments._config.values import filled, merge
 from amlsched.experiments._config.yaml import Difference, Key
 
-__all__ = ["Experiment", "Resolved", "differences", "resolve"]
+__all__ = ["ResolvedExperiment", "Resolved", "differences", "resolve"]
 
 _SHOWN = 8
 
@@ -61,7 +61,7 @@ def _shown(value: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Experiment:
+class ResolvedExperiment:
     """An experiment with all that it inherits.
 
     Args:
@@ -102,7 +102,7 @@ class Resolved:
         differences: For each file, the values that YAML 1.1, and so cw2, reads differently.
     """
 
-    experiments: list[Experiment]
+    experiments: list[ResolvedExperiment]
     sections: Sections
     file: Path
     notes: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ def resolve(
     host: str | None = None,
     prefix: str = "",
     overrides: Sequence[str] = (),
-    report: Report = refuse,
+    report: Report = raise_error,
 ) -> Resolved:
     """Read a config file and the files that it imports, and check everything that is selected.
 
@@ -156,33 +156,33 @@ def resolve(
     files = Files(source, report)
     file = files.file
     documents = files.documents(file)
-    _refuse_misspelt_kinds(documents, report)
+    _check_misspelled_kinds(documents, report)
     given = [one for text in overrides if (one := parse_override(text, report)) is not None]
     sections = sections_for(of_kind(documents, "cluster"), socket.gethostname() if host is None else host)
     groups = _selected(of_kind(documents, "experiment"), select, file, report)
     chosen = [group[0] for group in groups]
     notes: dict[str, None] = {}  # a note on a DEFAULT appears once
 
-    def made(document: Document, note: Note) -> Experiment | None:
+    def made(document: Document, note: Note) -> ResolvedExperiment | None:
         return _experiment(document, files, prefix, given, report, note)
 
-    experiments: list[Experiment] = []
+    experiments: list[ResolvedExperiment] = []
     for group in groups:
         first = made(group[0], notes.setdefault)
         if first is not None:
-            others = [made(document, unheard) for document in group[1:]]
+            others = [made(document, ignore_note) for document in group[1:]]
             experiments.append(_varied(first, [other for other in others if other is not None]))
     if len(experiments) == len(chosen):
-        refuse_futile(given, [(one.config, one.axes) for one in experiments], report)
+        check_effective(given, [(one.config, one.axes) for one in experiments], report)
         check_new(given, [files.merged(one)[0] for one in chosen], report, notes.setdefault)
-    _refuse_shared_folders(experiments, report)
+    _check_shared_folders(experiments, report)
     used = [layer for one in experiments for layer in one.layers]
     if sections.chosen is not None:
         used.append(sections.chosen)
     return Resolved(experiments, sections, file, tuple(notes), tuple(differences(used)))
 
 
-def _refuse_misspelt_kinds(documents: Sequence[Document], report: Report) -> None:
+def _check_misspelled_kinds(documents: Sequence[Document], report: Report) -> None:
     """Report experiments that were probably meant to be `DEFAULT` or a section for a batch system."""
     has_default = any(document.kind == "default" for document in documents)
     for document in of_kind(documents, "experiment"):
@@ -205,7 +205,7 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
     known = list(dict.fromkeys(document.name for document in documents))
     for name in select:
         if name not in known:
-            report(ConfigError(str(file), f"there is no experiment {name!r}", offered(name, known, "the file has")))
+            report(ConfigError(str(file), f"there is no experiment {name!r}", suggestion(name, known, "the file has")))
     wanted = set(select)
     groups: dict[tuple[str, str], list[Document]] = {}
     for document in documents:
@@ -225,7 +225,7 @@ def _selected(documents: list[Document], select: Sequence[str], file: Path, repo
     return [group for group in groups.values() if not wanted or group[0].name in wanted]
 
 
-def _varied(first: Experiment, others: Sequence[Experiment]) -> Experiment:
+def _varied(first: ResolvedExperiment, others: Sequence[ResolvedExperiment]) -> ResolvedExperiment:
     """Combine the documents of single repetitions, whose keys may differ, to one experiment."""
     own = _own(first.config)
     if all(_own(one.config) == own for one in others):
@@ -241,7 +241,7 @@ def _own(config: dict[str, Any]) -> str:
 
 def _experiment(
     document: Document, files: Files, prefix: str, overrides: Sequence[Override], report: Report, tell: Note
-) -> Experiment | None:
+) -> ResolvedExperiment | None:
     """The experiment of a document; `None` if it has errors."""
     faults: list[ConfigError] = []
 
@@ -260,13 +260,13 @@ def _experiment(
             config, layers = merge(config, over.data), (*layers, over)
     name = f"{prefix}_{document.name}" if prefix else document.name
     config["name"] = name
-    raw = Experiment(name, filled(config, lambda *keys: place(layers, *keys), note), layers)
+    raw = ResolvedExperiment(name, filled(config, lambda *keys: place(layers, *keys), note), layers)
     _check(raw, note, tell)
     axes = axes_of(config, raw.place, note)
-    return None if faults else Experiment(name, config, layers, axes)
+    return None if faults else ResolvedExperiment(name, config, layers, axes)
 
 
-def _check(raw: Experiment, report: Report, note: Note) -> None:
+def _check(raw: ResolvedExperiment, report: Report, note: Note) -> None:
     if problem := name_problem(raw.name):
         remedy = "choose another; folders belong in path"
         report(ConfigError(raw.place("name"), f"the name {raw.name!r} {problem}", remedy))
@@ -279,9 +279,9 @@ def _check(raw: Experiment, report: Report, note: Note) -> None:
         report(ConfigError(raw.place("_experiment_name"), problem, "leave the key out"))
 
 
-def _refuse_shared_folders(experiments: Sequence[Experiment], report: Report) -> None:
+def _check_shared_folders(experiments: Sequence[ResolvedExperiment], report: Report) -> None:
     """Report an experiment whose folder is where another one puts its runs; that needs several paths."""
-    folders: dict[str, Experiment] = {}
+    folders: dict[str, ResolvedExperiment] = {}
     for experiment in experiments:
         base = str(experiment.config.get("_basic_path") or experiment.config["path"])
         folders.setdefault(os.path.normpath(f"{base}/{experiment.name}"), experiment)

@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import Any, TypeGuard, TypeVar, cast
 
 from amlsched.errors import ConfigError, ExperimentError
-from amlsched.experiments._config.reporting import Report, refuse
+from amlsched.experiments._config.reporting import Report, raise_error
 from amlsched.experiments._config.yaml import MAX_DEPTH, Key, Unread
 
 __all__ = [
@@ -275,7 +275,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 _REMEDY = "write ${env:NAME} or ${env:NAME:default}; $${env: gives the text ${env:"
 
 
-def filled(config: Any, place: Callable[..., str], report: Report = refuse) -> Any:
+def filled(config: Any, place: Callable[..., str], report: Report = raise_error) -> Any:
     """Fill in the values of the environment variables in a config.
 
     Args:
@@ -302,7 +302,9 @@ def filled(config: Any, place: Callable[..., str], report: Report = refuse) -> A
     return fill(config, ())
 
 
-def read_unread(scalar: Unread, where: str, report: Report = refuse, environ: Mapping[str, str] | None = None) -> Any:
+def read_unread(
+    scalar: Unread, where: str, report: Report = raise_error, environ: Mapping[str, str] | None = None
+) -> Any:
     """The value of a scalar with its variables filled in; unless quoted, it may then be a number.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from amlsched._surroundings import import_extra
 from amlsched.errors import ConfigError
-from amlsched.experiments._config.reporting import Report, refuse
+from amlsched.experiments._config.reporting import Report, raise_error
 
 __all__ = ["Difference", "Key", "Places", "Tree", "Unread", "read", "resolve_scalar", "write"]
 
@@ -107,7 +107,7 @@ class _Node:
     is_tuple: bool = False
 
 
-def read(text: str, file: str, report: Report = refuse) -> list[Tree]:
+def read(text: str, file: str, report: Report = raise_error) -> list[Tree]:
     """The documents of a YAML text, in order, including empty ones (whose value is `None`).
 
     Args:

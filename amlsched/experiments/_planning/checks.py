@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from amlsched.experiments._config.document import Source
     from amlsched.experiments._config.expand import Debug, Run
-    from amlsched.experiments._config.resolve import Experiment
+    from amlsched.experiments._config.resolve import ResolvedExperiment
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
 
@@ -84,7 +84,7 @@ def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
         if (
             known.state is not State.UNKNOWN
             and known.config_hash != hash_at(index)
-            and not plan.asks_for(run, known.state)
+            and not plan.is_rerun(run, known.state)
         ):
             yield known
 
@@ -104,7 +104,7 @@ class Checked:
 
     faults: list[AmlschedError] = field(default_factory=list[AmlschedError])
     notes: list[str] = field(default_factory=list[str])
-    experiments: list[Experiment] = field(default_factory=list["Experiment"])
+    experiments: list[ResolvedExperiment] = field(default_factory=list["ResolvedExperiment"])
     debug: Debug = ""
 
     def report(self, fault: AmlschedError) -> None:
@@ -166,19 +166,19 @@ def check(
 
 def _section_notes(resolved: Resolved, checked: Checked) -> list[str]:
     """A note if an environment or template of the section is missing here; it may exist on the cluster."""
-    from amlsched.experiments._arrays.cluster_options import asked
+    from amlsched.experiments._arrays.cluster_options import array_options
 
     section = resolved.cluster
     if checked.faults or section is None:
         return []
     try:
-        asked(section, SYSTEMS[section.get("system", "slurm")], resolved)
+        array_options(section, SYSTEMS[section.get("system", "slurm")], resolved)
     except ConfigError as fault:
         return [str(fault)]
     return []
 
 
-def missing_iterations(made: Callable[[], Any], experiments: Iterable[Experiment]) -> Iterator[ConfigError]:
+def missing_iterations(made: Callable[[], Any], experiments: Iterable[ResolvedExperiment]) -> Iterator[ConfigError]:
     """An error for each experiment without `iterations`, if the target is an IterativeExperiment.
 
     Args:
@@ -220,7 +220,7 @@ def _not_writable(folder: Path) -> str:
     return "" if os.access(place, os.W_OK | os.X_OK) else f"cannot be written: no permission to write to {place}"
 
 
-def _names_told_apart(experiment: Experiment) -> list[str]:
+def _names_told_apart(experiment: ResolvedExperiment) -> list[str]:
     """A note if runs of an experiment are not named as by cw2."""
     changed: list[str] = []
     for number, run in enumerate(expand(experiment)):

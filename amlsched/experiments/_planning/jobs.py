@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from amlsched.experiments._config.expand import Debug, Run
-    from amlsched.experiments._config.resolve import Experiment
+    from amlsched.experiments._config.resolve import ResolvedExperiment
 
-__all__ = ["Bundle", "Bundled", "Numbers", "Turns", "bundle", "bundles", "count"]
+__all__ = ["Bundle", "Bundled", "JobNumbers", "JobThrottle", "bundle", "bundles", "count"]
 
 _LOOK_AHEAD = 10_000
 """The most repetitions that are held back because their job is full."""
@@ -56,7 +56,7 @@ class HasJobs(Protocol):
     """The part of a plan that jobs are made from."""
 
     @property
-    def experiments(self) -> Sequence[Experiment]:
+    def experiments(self) -> Sequence[ResolvedExperiment]:
         """The experiments."""
         ...
 
@@ -95,13 +95,13 @@ def count(plan: HasJobs) -> int:
     return sum(_count(experiment, plan.debug) for experiment in plan.experiments)
 
 
-def _count(experiment: Experiment, debug: Debug) -> int:
+def _count(experiment: ResolvedExperiment, debug: Debug) -> int:
     run = next(expand.expand(experiment, debug))
     repetitions = expand.count(experiment, debug) * run.repetitions
     return -(-repetitions // run.reps_per_job)
 
 
-def _of_experiment(experiment: Experiment, debug: Debug, first: int, skipped: int) -> Iterator[Bundle]:
+def _of_experiment(experiment: ResolvedExperiment, debug: Debug, first: int, skipped: int) -> Iterator[Bundle]:
     """The jobs of an experiment, numbered from `first`, without the first `skipped` ones."""
     run = next(expand.expand(experiment, debug))
     size, parallel, repetitions = run.reps_per_job, run.reps_in_parallel, run.repetitions
@@ -114,7 +114,7 @@ def _of_experiment(experiment: Experiment, debug: Debug, first: int, skipped: in
         index += 1
 
 
-class Numbers:
+class JobNumbers:
     """Finds the job of each repetition while the runs of a plan are iterated in order.
 
     Args:
@@ -160,7 +160,7 @@ class Bundled(Protocol):
 T = TypeVar("T", bound=Bundled)
 
 
-class Turns(Generic[T]):
+class JobThrottle(Generic[T]):
     """Hands out repetitions, with at most `reps_in_parallel` of a job at a time.
 
     Args:

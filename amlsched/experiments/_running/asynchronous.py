@@ -19,7 +19,7 @@ from amlsched.executors.user_function import call_function, forked_children_end
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-__all__ = ["call", "called", "generator_complaint", "own_loop", "taken"]
+__all__ = ["call", "called", "generator_complaint", "own_loop", "accepted_arguments"]
 
 _GRACE_S = 5.0
 """Seconds that a cancelled coroutine has to clean up."""
@@ -107,7 +107,7 @@ def call(function: Callable[..., Any], /, *args: Any) -> Any:
         return cast("_OwnLoop", _own.get()).run(alone)
 
 
-def taken(method: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
+def accepted_arguments(method: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
     """As many of the arguments as a method takes: methods written for earlier versions of cw2 take fewer."""
     try:
         parameters = inspect.signature(method).parameters.values()

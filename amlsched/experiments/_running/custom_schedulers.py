@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import ExperimentError
-from amlsched.experiments._running.repetition import Outcome, Repetition, run_repetition
-from amlsched.experiments._running.summary import close
+from amlsched.experiments._running.repetition import Repetition, RepetitionOutcome, run_repetition
+from amlsched.experiments._running.summary import record_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ class Job:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def run_task(self, task: dict[str, Any], overwrite: bool = False) -> Outcome | None:
+    def run_task(self, task: dict[str, Any], overwrite: bool = False) -> RepetitionOutcome | None:
         """Run one repetition in this process.
 
         An exception of the experiment is written to its `err.log` and its record, and not raised, so that the next
@@ -73,7 +73,7 @@ class Job:
             return run_repetition(repetition)
         except Exception as error:
             with contextlib.suppress(OSError):
-                close(repetition, error)  # in case it could not record that itself
+                record_failure(repetition, error)  # in case it could not record that itself
             print(f"{repetition} failed: {error}", file=sys.stderr)  # noqa: T201  (the trace is in err.log)
             return None
 

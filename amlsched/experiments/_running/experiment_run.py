@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
-from amlsched._spelling import offered
+from amlsched._spelling import suggestion
 from amlsched.errors import (
     BatchSystemError,
     ExperimentError,
@@ -29,14 +29,14 @@ from amlsched.executors.capabilities import WorkersNow, workers_now
 from amlsched.experiments._code.files import Code, code_version
 from amlsched.experiments._planning.checks import check_run, scheduler_for
 from amlsched.experiments._planning.config_changes import config_hash, differences, settings
-from amlsched.experiments._planning.jobs import Numbers, Turns, bundles
+from amlsched.experiments._planning.jobs import JobNumbers, JobThrottle, bundles
 from amlsched.experiments._running import graceful_stop
 from amlsched.experiments._running.custom_schedulers import Job
 from amlsched.experiments._running.output_capture import children_ended, per_thread
-from amlsched.experiments._running.repetition import Outcome, Repetition, run_repetition
+from amlsched.experiments._running.repetition import Repetition, RepetitionOutcome, run_repetition
 from amlsched.experiments._running.resource_binding import Binding, bindings
-from amlsched.experiments._running.summary import Ended, Summary, Tally, close, lose
-from amlsched.experiments._running.work_source import Names
+from amlsched.experiments._running.summary import Ended, Summary, Tally, record_failure, record_lost_attempt
+from amlsched.experiments._running.work_source import SearchRuns
 from amlsched.experiments._storage import layout, record_file
 from amlsched.experiments._storage.record import ErrorNote, Process, Record, State
 from amlsched.experiments.plan import Plan, Planned
@@ -145,25 +145,25 @@ class ExperimentRun(Emitter):
         self.on_result = self.subscriber(self.RESULT)
         self.on_results = self.subscriber(self.RESULTS)
         self.on_exception = self.subscriber(self.EXCEPTION)
-        self.running: dict[Future[Outcome], Repetition] = {}
+        self.running: dict[Future[RepetitionOutcome], Repetition] = {}
         self.summary = Summary(self.plan.count()[1] if initial else 0)
         self._driver = Process.this()
         self._code: Code | None = None
-        self._turns: Turns[Repetition] = Turns(iter(()))
+        self._throttle: JobThrottle[Repetition] = JobThrottle(iter(()))
         self._scheduler: Scheduler | None = None
-        self._runs_on: Executor | None = None
+        self._executor: Executor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._faults: list[Exception] = []
+        self._errors: list[Exception] = []
         self._gathered: list[tuple[Repetition, Ended]] = []  # done, but not yet passed to `on_results`
         self._more: deque[Repetition] = deque()  # submitted by the user, but not yet to the executor
         self._stopping = False  # because of a signal
         self._in_flight = 0
-        self._enough = 1
+        self._max_in_flight = 1
         self._n_submitted = 0
-        self._names = Names(self.plan, initial)
-        self._twins: dict[Path, list[Planned]] = {}  # for those in flight: the same repetitions, submitted again
+        self._names = SearchRuns(self.plan, initial)
+        self._duplicates: dict[Path, list[Planned]] = {}  # for those in flight: the same repetitions, submitted again
         self._bindings: dict[str, Binding] = {}
-        self._busy: dict[Planned, tuple[Path, int]] = {}  # running in another run: folder for the results, and job
+        self._running_elsewhere: dict[Planned, tuple[Path, int]] = {}  # folder for the results, and job
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.summary.table())}</pre>"
@@ -171,7 +171,7 @@ class ExperimentRun(Emitter):
     @property
     def workers(self) -> WorkersNow | None:
         """How many workers there are, and why others are missing, if their number changes."""
-        return workers_now(self._runs_on) if self._runs_on is not None else None
+        return workers_now(self._executor) if self._executor is not None else None
 
     def run(self) -> Summary:
         """Run the remaining repetitions.
@@ -197,7 +197,7 @@ class ExperimentRun(Emitter):
                 if not isinstance(scheduler, Scheduler):
                     time.sleep(scheduler)
                     continue
-                with graceful_stop.graceful(self._tell_to_stop, scheduler.interrupt, scheduler.kill, self.grace_s):
+                with graceful_stop.graceful(self._request_stop, scheduler.interrupt, scheduler.kill, self.grace_s):
                     scheduler.run(on_exception="continue", on_cancelled="continue")
         return self.summary
 
@@ -222,7 +222,7 @@ class ExperimentRun(Emitter):
             await asyncio.shield(run)
         except asyncio.CancelledError:
             try:
-                if not run.done() and self._tell_to_stop():
+                if not run.done() and self._request_stop():
                     await asyncio.wait((run,), timeout=self.grace_s)
             finally:
                 run.cancel()
@@ -237,28 +237,28 @@ class ExperimentRun(Emitter):
             self._bindings = bindings(self.plan, self.executor, self.options.get("max_workers"))
             with next(iter(self._bindings.values())).here(self.executor):  # before the experiment is imported
                 self.prepare()
-            self._tell(self.on_start)
+            self._emit(self.on_start)
             if self.initial:
                 yield from self._grouped(self._repetitions())
                 yield from self._until_orphans_end()
                 yield from self._grouped(self._orphans())
-            self._tell_gathered()
-            while self._more and not self._faults:
-                self._turns = Turns[Repetition](iter(()))
+            self._emit_gathered()
+            while self._more and not self._errors:
+                self._throttle = JobThrottle[Repetition](iter(()))
                 binding = self._bindings[self._more[0].record.name]
-                if (first := self._taken()) is not None:
+                if (first := self._take_next()) is not None:
                     with binding.here(self.executor):
                         yield from self._schedule(first, binding.options(self.executor, self.options))
-                self._tell_gathered()
-            for planned in self._busy:
-                self._left(planned)
-        if self._faults:
-            raise self._faults[0]
+                self._emit_gathered()
+            for planned in self._running_elsewhere:
+                self._count_skipped(planned)
+        if self._errors:
+            raise self._errors[0]
 
     def _grouped(self, work: Iterator[Repetition]) -> Iterator[Scheduler]:
         for binding, bound in groupby(work, key=lambda one: self._bindings[one.record.name]):
-            self._turns = Turns(bound)
-            first = None if self._faults else self._turns.take()
+            self._throttle = JobThrottle(bound)
+            first = None if self._errors else self._throttle.take()
             if first is not None:
                 with binding.here(self.executor):
                     yield from self._schedule(first, binding.options(self.executor, self.options))
@@ -294,7 +294,7 @@ class ExperimentRun(Emitter):
         if experiment is None and len(known) == 1:
             experiment = next(iter(known))
         if experiment not in known:
-            raise ExperimentError(f"experiment {experiment}", "is unknown", offered(str(experiment), known))
+            raise ExperimentError(f"experiment {experiment}", "is unknown", suggestion(str(experiment), known))
         path = self.plan.path(known[experiment]).resolve()
         indices = None if repetitions is None else list(repetitions)
         run = self._names.run_with(known[experiment], params, iterations, path, indices)
@@ -305,15 +305,15 @@ class ExperimentRun(Emitter):
                 raise ExperimentError(run.name, f"was run with other settings under the same name: {changes}", "use -o")
             self._n_submitted += 1
             self.summary.expect(run.name, 1)
-            if planned.folder in self._twins or any(one.folder == planned.folder for one in self.running.values()):
-                self._twins.setdefault(planned.folder, []).append(planned)
+            if planned.folder in self._duplicates or any(one.folder == planned.folder for one in self.running.values()):
+                self._duplicates.setdefault(planned.folder, []).append(planned)
             elif planned.todo:
-                self._twins[planned.folder] = []
+                self._duplicates[planned.folder] = []
                 self._more.append(self._repetition(planned, path, -self._n_submitted))
             elif planned.known.state is State.RUNNING:
-                self._busy[planned] = path, -self._n_submitted
+                self._running_elsewhere[planned] = path, -self._n_submitted
             else:
-                self._left(planned)
+                self._count_skipped(planned)
         return run.name
 
     def run_by(self, scheduler: AbstractScheduler, overwrite: bool = False) -> Summary:
@@ -359,10 +359,10 @@ class ExperimentRun(Emitter):
         for path, run in self.plan.runs():
             self.summary.tallies[run.name] = Tally(run.name, len(self.plan.indices(run)))
             for planned in self.plan.repetitions(run, path):
-                self._left(planned)
+                self._count_skipped(planned)
                 attempts = planned.known.attempts
                 self.summary.ran += bool(attempts) and attempts[-1].run_id == self.run_id
-        self._tell_gathered()
+        self._emit_gathered()
 
     # ------------------------------------------------------------------------------------------------ before it starts
 
@@ -391,10 +391,10 @@ class ExperimentRun(Emitter):
     # ---------------------------------------------------------------------------------------------------- while it runs
 
     def _schedule(self, first: Repetition, options: Mapping[str, Any]) -> Iterator[Scheduler]:
-        self._enough = self._calls_ahead(options)
+        self._max_in_flight = self._calls_ahead(options)
         scheduler = scheduler_for(self.executor, options)
         task = scheduler.task(run_repetition)
-        faults, self._scheduler = self._faults, scheduler
+        faults, self._scheduler = self._errors, scheduler
 
         def submit(repetition: Repetition | None = None) -> None:
             try:
@@ -418,25 +418,25 @@ class ExperimentRun(Emitter):
 
         @scheduler.on_start
         def begin() -> None:  # pyright: ignore[reportUnusedFunction]
-            self._runs_on, self._loop = scheduler.executor, asyncio.get_running_loop()
+            self._executor, self._loop = scheduler.executor, asyncio.get_running_loop()
             submit(first)
 
         @task.on_result
-        def returned(future: Future[Outcome], outcome: Outcome) -> None:  # pyright: ignore[reportUnusedFunction]
+        def returned(future: Future[RepetitionOutcome], outcome: RepetitionOutcome) -> None:  # pyright: ignore[reportUnusedFunction]
             ended = Ended(outcome.state, outcome.last, outcome.seconds, left=outcome.left, used=outcome.used)
-            self._ended(self._landed(future), ended)
+            self._ended(self._take_finished(future), ended)
             if outcome.drew and _SHARED not in self.summary.notes:
                 self.summary.notes.append(_SHARED)
             submit()
 
         @task.on_results
         def many(_: object) -> None:  # pyright: ignore[reportUnusedFunction]
-            self._tell_gathered()
+            self._emit_gathered()
             submit()
 
         @task.on_exception
-        def failed(future: Future[Outcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]
-            repetition = self._landed(future)
+        def failed(future: Future[RepetitionOutcome], error: BaseException) -> None:  # pyright: ignore[reportUnusedFunction]
+            repetition = self._take_finished(future)
             if isinstance(error, ResultsNotWritableError):  # all others would fail in the same way
                 self.running[future] = repetition
                 faults.append(error)
@@ -446,21 +446,21 @@ class ExperimentRun(Emitter):
                 self.running[future] = repetition
                 return
             self._ended(repetition, self._close(repetition, error))
-            self._tell(self.on_exception, repetition, error)
+            self._emit(self.on_exception, repetition, error)
             submit()
 
         @task.on_retry
-        def lost(future: Future[Outcome], error: BaseException, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction]
+        def lost(future: Future[RepetitionOutcome], error: BaseException, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction]
             repetition = self.running[future]
             try:
-                lose(repetition, error)
+                record_lost_attempt(repetition, error)
             except OSError as problem:
                 self._not_written(repetition, problem)
 
         @task.on_cancelled
-        def cancelled(future: Future[Outcome]) -> None:  # pyright: ignore[reportUnusedFunction]
+        def cancelled(future: Future[RepetitionOutcome]) -> None:  # pyright: ignore[reportUnusedFunction]
             # Its record is written at the end, when no worker can write there any more.
-            self.running[future] = self._landed(future)
+            self.running[future] = self._take_finished(future)
             submit()
 
         before = children_ended()
@@ -474,12 +474,12 @@ class ExperimentRun(Emitter):
         try:
             yield scheduler
         finally:
-            self._settle()
-            self._scheduler = self._runs_on = self._loop = None
+            self._record_cancelled()
+            self._scheduler = self._executor = self._loop = None
         if faults:
             raise faults[0]
 
-    def _tell_to_stop(self) -> int:
+    def _request_stop(self) -> int:
         """On a signal: ask repetitions to stop, and start no others; returns how many are able to stop."""
         loop, scheduler = self._loop, self._scheduler
         able = sum(graceful_stop.can_stop(repetition.folder) for repetition in self.running.values())
@@ -493,18 +493,18 @@ class ExperimentRun(Emitter):
 
     def _next(self) -> Repetition | None:
         """The next repetition to submit; `None` if enough are in flight, or no job has a free slot."""
-        return self._taken() if self._in_flight < self._enough else None
+        return self._take_next() if self._in_flight < self._max_in_flight else None
 
-    def _taken(self) -> Repetition | None:
+    def _take_next(self) -> Repetition | None:
         while self._more:
-            self._turns.add(self._more.popleft())
-        return self._turns.take()
+            self._throttle.add(self._more.popleft())
+        return self._throttle.take()
 
-    def _landed(self, future: Future[Outcome]) -> Repetition:
+    def _take_finished(self, future: Future[RepetitionOutcome]) -> Repetition:
         """The repetition of a call that has ended, which is no longer in flight."""
         repetition = self.running.pop(future)
         self._in_flight -= 1
-        self._turns.give_back(repetition)
+        self._throttle.give_back(repetition)
         return repetition
 
     def _calls_ahead(self, options: Mapping[str, Any]) -> int:
@@ -514,7 +514,7 @@ class ExperimentRun(Emitter):
         workers = options.get("max_workers") or options.get("n_workers") or len(cpus())
         return 2 * int(workers) + 2
 
-    def _settle(self) -> None:
+    def _record_cancelled(self) -> None:
         """Record cancelled repetitions, now that no worker remains that could write to their folders."""
         for repetition in self.running.values():
             graceful_stop.withdraw(repetition.folder)
@@ -527,13 +527,13 @@ class ExperimentRun(Emitter):
             if begun:
                 self._ended(repetition, Ended.of(record))
             else:
-                for _ in (None, *self._twins.pop(repetition.folder, ())):
+                for _ in (None, *self._duplicates.pop(repetition.folder, ())):
                     self.summary.count(repetition.record.run, record.state, record.last, record.seconds, record.used)
         self.running.clear()
 
     def _close(self, repetition: Repetition, error: BaseException) -> Ended:
         try:
-            return close(repetition, error)
+            return record_failure(repetition, error)
         except OSError as problem:
             self._not_written(repetition, problem)
             return Ended(State.FAILED, {}, error=ErrorNote.of(error))
@@ -551,35 +551,37 @@ class ExperimentRun(Emitter):
             logger.error("%s failed: %s (see %s)", repetition, line, repetition.folder)
         elif ended.state is State.RUNNING:
             self.summary.notes.append(f"{repetition}: is running in another run")
-        self._tell(self.on_repetition_done, repetition, ended)
+        self._emit(self.on_repetition_done, repetition, ended)
         if ended.state.done:
             self._done(repetition, ended)
-        for twin in self._twins.pop(repetition.folder, ()):
-            self._left(self.plan.repetition(twin.run, twin.index, self.plan.path(twin.run.experiment).resolve()))
+        for duplicate in self._duplicates.pop(repetition.folder, ()):
+            self._count_skipped(
+                self.plan.repetition(duplicate.run, duplicate.index, self.plan.path(duplicate.run.experiment).resolve())
+            )
 
     def _done(self, repetition: Repetition, ended: Ended) -> None:
-        self._tell(self.on_result, repetition, ended)
+        self._emit(self.on_result, repetition, ended)
         if self.on_results.handlers:
             self._gathered.append((repetition, ended))
 
-    def _tell_gathered(self) -> None:
-        while self._gathered and not self._faults:
+    def _emit_gathered(self) -> None:
+        while self._gathered and not self._errors:
             results, self._gathered = self._gathered, []
-            self._tell(self.on_results, results)
+            self._emit(self.on_results, results)
 
-    def _tell(self, subscriber: Subscriber[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    def _emit(self, subscriber: Subscriber[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Emit an event to the user's callbacks; if one raises, the run stops and raises the error."""
         try:
             subscriber.emit(*args, **kwargs)
         except Exception as fault:
-            self._faults.append(fault)
+            self._errors.append(fault)
             if self._scheduler is not None:
                 self._scheduler.stop(stop_msg="a callback failed")
 
     def _repetitions(self) -> Iterator[Repetition]:
         """Yield, lazily, the repetitions to run, and count the others on the way."""
         changed = 0
-        numbers = Numbers(self.plan.bundle)
+        numbers = JobNumbers(self.plan.bundle)
         for path, run in self.plan.runs():
             self.summary.tallies[run.name] = Tally(run.name, len(self.plan.indices(run)))
             numbers.enter(run)
@@ -587,9 +589,9 @@ class ExperimentRun(Emitter):
                 if planned.todo:
                     yield self._repetition(planned, path, numbers.job(planned.index))
                 elif planned.known.state is State.RUNNING:
-                    self._busy[planned] = path, numbers.job(planned.index)
+                    self._running_elsewhere[planned] = path, numbers.job(planned.index)
                 else:
-                    self._left(planned)
+                    self._count_skipped(planned)
                     changed += planned.changed
         if changed:
             self.summary.notes.append(
@@ -600,7 +602,7 @@ class ExperimentRun(Emitter):
     def _until_orphans_end(self) -> Iterator[float]:
         """Yield seconds to wait while workers are running whose driver was killed: they exit soon."""
         deadline = time.monotonic() + _ORPHANS_END_S
-        while any(map(self._is_orphaned, self._busy.items())) and time.monotonic() < deadline:
+        while any(map(self._is_orphaned, self._running_elsewhere.items())) and time.monotonic() < deadline:
             yield _ORPHANS_END_S / 50
 
     def _is_orphaned(self, busy: tuple[Planned, tuple[Path, int]]) -> bool:
@@ -611,17 +613,17 @@ class ExperimentRun(Emitter):
 
     def _orphans(self) -> Iterator[Repetition]:
         """Yield repetitions that were running in another run when this one started, and no longer are."""
-        for planned, (path, job) in list(self._busy.items()):
+        for planned, (path, job) in list(self._running_elsewhere.items()):
             again = self.plan.repetition(planned.run, planned.index, path)
             if again.known.state is State.RUNNING and not again.todo:
                 continue
-            del self._busy[planned]
+            del self._running_elsewhere[planned]
             if again.todo:
                 yield self._repetition(again, path, job)
             else:
-                self._left(again)
+                self._count_skipped(again)
 
-    def _left(self, planned: Planned) -> None:
+    def _count_skipped(self, planned: Planned) -> None:
         known = planned.known
         self.summary.count(planned.run.name, known.state, known.last, known.seconds, known.used)
         if known.state.done and (self.on_result.handlers or self.on_results.handlers):
@@ -658,5 +660,5 @@ class ExperimentRun(Emitter):
             reps_in_parallel=run.reps_in_parallel,
             seen=len(planned.known.attempts),
             code=self._code,
-            anew=self.plan.asks_anew(planned),
+            from_scratch=self.plan.starts_from_scratch(planned),
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-__all__ = ["GRACE_S", "can_stop", "graceful", "listening", "request", "requested", "withdraw"]
+__all__ = ["GRACE_S", "can_stop", "graceful", "stop_on_signals", "request", "requested", "withdraw"]
 
 GRACE_S = 20.0
 """The default grace period in seconds; Slurm waits 30 between SIGTERM and SIGKILL (`KillWait`)."""
@@ -78,7 +78,7 @@ def can_stop(folder: Path) -> bool:
 
 
 @contextmanager
-def listening(asked: threading.Event, folder: Path) -> Generator[None]:
+def stop_on_signals(asked: threading.Event, folder: Path) -> Generator[None]:
     """Within this context, SIGTERM and SIGUSR1 ask this worker process's repetition to stop, if it is able to."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -109,7 +109,10 @@ def _is_default(number: int) -> bool:
 
 @contextmanager
 def graceful(
-    tell: Callable[[], int], interrupt: Callable[[BaseException], bool], kill: Callable[[], None], grace_s: float
+    request_stop: Callable[[], int],
+    interrupt: Callable[[BaseException], bool],
+    kill: Callable[[], None],
+    grace_s: float,
 ) -> Generator[None]:
     """Within this context, a signal, or the end of the batch job's time limit, asks repetitions to stop.
 
@@ -119,7 +122,7 @@ def graceful(
     until the job ends. Signal handlers that the program set itself are not replaced.
 
     Args:
-        tell: Asks them to stop; returns how many are able to.
+        request_stop: Asks them to stop; returns how many are able to.
         interrupt: Interrupts the run; returns whether the run will raise the error it is given.
         kill: Kills the workers.
         grace_s: The grace period in seconds.
@@ -146,7 +149,7 @@ def graceful(
         nonlocal error, stage
         if os.getpid() != driver:  # a worker that was forked, between two repetitions
             return
-        count = 0 if stage else tell()
+        count = 0 if stage else request_stop()
         if number == _WARNING and not stage and not count:
             if (_left_s() or 0) > 0:
                 later(_LOOK_AGAIN_S, number)  # one that has just started is able to after it calls should_stop

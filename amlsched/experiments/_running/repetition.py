@@ -19,7 +19,7 @@ from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender,
 from amlsched.events import add_note
 from amlsched.executors.user_function import call_function, forked_children_end
 from amlsched.experiments._running import asynchronous, graceful_stop
-from amlsched.experiments._running.asynchronous import taken
+from amlsched.experiments._running.asynchronous import accepted_arguments
 from amlsched.experiments._running.isolation import generators, isolated
 from amlsched.experiments._running.output_capture import Capture, captured
 from amlsched.experiments._storage import layout, record_file
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.experiment import Experiment
     from amlsched.experiments.target import Target
 
-__all__ = ["Outcome", "Repetition", "perform", "run_repetition"]
+__all__ = ["RepetitionOutcome", "Repetition", "perform", "run_repetition"]
 
 _FOLDER_LOST = "what it logged is lost; let the experiment write elsewhere, and leave this folder alone"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -60,7 +60,7 @@ class Repetition:
         reps_in_parallel: How many repetitions of that job run at a time.
         seen: How many attempts it had when it was planned; `None` to run it even if another run has finished it since.
         code: The version of its code.
-        anew: Whether to start from scratch even if an earlier run left a checkpoint.
+        from_scratch: Whether to start from scratch even if an earlier run left a checkpoint.
     """
 
     target: Target
@@ -76,7 +76,7 @@ class Repetition:
     reps_in_parallel: int = 1
     seen: int | None = None
     code: Code | None = None
-    anew: bool = False
+    from_scratch: bool = False
 
     def __str__(self) -> str:
         run = self.record.run or self.record.name
@@ -84,7 +84,7 @@ class Repetition:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RepetitionOutcome:
     """The outcome of a repetition, which the worker returns to the driver.
 
     Attributes:
@@ -104,7 +104,7 @@ class Outcome:
     drew: bool = False
 
 
-def run_repetition(repetition: Repetition) -> Outcome:
+def run_repetition(repetition: Repetition) -> RepetitionOutcome:
     """Run a repetition in its folder, and record that it is running and how it ended.
 
     Raises:
@@ -123,30 +123,32 @@ def run_repetition(repetition: Repetition) -> Outcome:
         raise ResultsNotWritableError(place, problem, "free some space; the same command then resumes") from error
 
 
-def _run(repetition: Repetition) -> Outcome:
+def _run(repetition: Repetition) -> RepetitionOutcome:
     folder = repetition.folder
     driver, worker = repetition.driver, Process.this()
     attempt = Attempt(repetition.run_id, driver, worker, repetition.executor, now(), code=repetition.code)
     if graceful_stop.requested(folder, repetition.run_id):
-        return Outcome(State.PENDING, left=True)
-    known, claim, resumed = record_file.begin(folder, repetition.record, attempt, repetition.seen, repetition.anew)
+        return RepetitionOutcome(State.PENDING, left=True)
+    known, claim, resumed = record_file.begin(
+        folder, repetition.record, attempt, repetition.seen, repetition.from_scratch
+    )
     if claim is None:
-        return Outcome(known.state, known.last, known.seconds or 0.0, left=True, used=known.used)
+        return RepetitionOutcome(known.state, known.last, known.seconds or 0.0, left=True, used=known.used)
     asked = threading.Event()
     try:
-        with _listening(repetition, asked):
+        with _stop_on_signals(repetition, asked):
             record, drew = _run_claimed(repetition, claim, asked, resumed)
     finally:
         claim.release()
         graceful_stop.withdraw(folder)
-    return Outcome(record.state, record.last, record.seconds or 0.0, used=record.used, drew=drew)
+    return RepetitionOutcome(record.state, record.last, record.seconds or 0.0, used=record.used, drew=drew)
 
 
-def _listening(repetition: Repetition, asked: threading.Event) -> AbstractContextManager[None]:
+def _stop_on_signals(repetition: Repetition, asked: threading.Event) -> AbstractContextManager[None]:
     """In a worker process, signals stop its repetition; in the driver, the driver handles them."""
     if os.getpid() == repetition.driver.pid:
         return nullcontext()
-    return graceful_stop.listening(asked, repetition.folder)
+    return graceful_stop.stop_on_signals(asked, repetition.folder)
 
 
 def _run_claimed(repetition: Repetition, claim: Claim, asked: threading.Event, resumed: bool) -> tuple[Record, bool]:
@@ -244,8 +246,8 @@ def _run_to_its_end(
     experiment: Experiment, config: dict[str, Any], rep: int, logger: RepetitionLog
 ) -> ExperimentSurrender | None:
     try:
-        asynchronous.call(experiment.initialize, *taken(experiment.initialize, config, rep, logger))
-        result = asynchronous.call(experiment.run, *taken(experiment.run, config, rep, logger))
+        asynchronous.call(experiment.initialize, *accepted_arguments(experiment.initialize, config, rep, logger))
+        result = asynchronous.call(experiment.run, *accepted_arguments(experiment.run, config, rep, logger))
     except ExperimentSurrender as ending:
         row = None if ending.logged else payload_row(ending.payload)
         if row:
@@ -265,7 +267,7 @@ def _finish(
 ) -> None:
     """Finalize the experiment and the loggers; an error here is added to an earlier one as a note."""
     first = problem
-    arguments = taken(experiment.finalize, surrender, problem is not None)
+    arguments = accepted_arguments(experiment.finalize, surrender, problem is not None)
     finalize = partial(asynchronous.call, experiment.finalize, *arguments)
     for step in (finalize, logger.finalize):
         try:

@@ -14,7 +14,7 @@ from amlsched.resources.binding import bound_loky_context, bound_spawn_context, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from amlsched.experiments._config.resolve import Experiment
+    from amlsched.experiments._config.resolve import ResolvedExperiment
     from amlsched.experiments.plan import Plan
     from amlsched.resources import Slot
 
@@ -88,7 +88,7 @@ def bindings(plan: Plan, executor: str, max_workers: int | None = None) -> dict[
     return found
 
 
-def _request(experiment: Experiment, section: Mapping[str, Any]) -> tuple[Request, bool]:
+def _request(experiment: ResolvedExperiment, section: Mapping[str, Any]) -> tuple[Request, bool]:
     """What a repetition requests, and whether it is requested by the experiment itself."""
     own = experiment.config.get("gpus_per_rep"), experiment.config.get("cpus_per_rep")
     gpus, n_cpus = (mine if mine is not None else section.get(key) for mine, key in zip(own, _KEYS, strict=True))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from amlsched.experiments._running.repetition import Repetition
 
-__all__ = ["Ended", "Summary", "Tally", "close", "lose"]
+__all__ = ["Ended", "Summary", "Tally", "record_failure", "record_lost_attempt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Ended:
         return cls(record.state, record.last, record.seconds, record.error, left, record.used)
 
 
-def close(repetition: Repetition, error: BaseException) -> Ended:
+def record_failure(repetition: Repetition, error: BaseException) -> Ended:
     """Record the failure of a repetition whose worker died, or that never got a worker.
 
     Raises:
@@ -62,7 +62,9 @@ def close(repetition: Repetition, error: BaseException) -> Ended:
     claim = None
     if not record.attempts or record.attempts[-1].run_id != run_id:
         attempt = Attempt(run_id, repetition.driver, None, repetition.executor, now(), code=repetition.code)
-        record, claim, _ = record_file.begin(folder, repetition.record, attempt, repetition.seen, repetition.anew)
+        record, claim, _ = record_file.begin(
+            folder, repetition.record, attempt, repetition.seen, repetition.from_scratch
+        )
         if claim is None:
             return Ended.of(record, left=True)
     if record.state is State.RUNNING:
@@ -74,7 +76,7 @@ def close(repetition: Repetition, error: BaseException) -> Ended:
     return Ended.of(record)
 
 
-def lose(repetition: Repetition, error: BaseException) -> None:
+def record_lost_attempt(repetition: Repetition, error: BaseException) -> None:
     """Record why an attempt died, before the next one starts.
 
     Raises:

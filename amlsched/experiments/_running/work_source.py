@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from amlsched.experiments._config.axes import KeyPath
-    from amlsched.experiments._config.resolve import Experiment
+    from amlsched.experiments._config.resolve import ResolvedExperiment
     from amlsched.experiments.plan import Plan
 
-__all__ = ["Names"]
+__all__ = ["SearchRuns"]
 
 
-class Names:
+class SearchRuns:
     """Creates the runs of a search with unique names.
 
     Names do not distinguish all settings, such as "1" from 1; then the later run has a suffix made from its settings.
@@ -39,7 +39,7 @@ class Names:
 
     def run_with(
         self,
-        experiment: Experiment,
+        experiment: ResolvedExperiment,
         params: Mapping[str, Any],
         iterations: int | None,
         path: Path,
@@ -67,7 +67,7 @@ class Names:
             labels.append(f"i{iterations}")
         name = "__".join([experiment.name, "_".join(labels)]) if labels else experiment.name
         run = Run(experiment, distinct_name(name, choices, set()), choices, self._plan.debug)
-        _refuse_twins(run.params, f"{experiment.name}: params")
+        _check_key_texts(run.params, f"{experiment.name}: params")
         if self._is_of_another(run, path, range(run.repetitions) if indices is None else indices):
             run.name = distinct_name(name, choices, {run.name})
         self._names[run.name] = identity(run.params)
@@ -102,7 +102,7 @@ def _at(params: Any, place: KeyPath) -> Any:
     return params
 
 
-def _refuse_twins(params: dict[Any, Any], where: str) -> None:
+def _check_key_texts(params: dict[Any, Any], where: str) -> None:
     """Raise if two keys have the same text, as in a config, which could not be read again."""
     texts: dict[str, Any] = {}
     for key, value in params.items():
@@ -112,4 +112,4 @@ def _refuse_twins(params: dict[Any, Any], where: str) -> None:
             )
         texts[str(key)] = key
         if is_mapping(value):
-            _refuse_twins(value, f"{where}[{key!r}]")
+            _check_key_texts(value, f"{where}[{key!r}]")

@@ -68,20 +68,20 @@ class Owner:
     beat_s: float = BEAT_S
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def gone(self, age_s: float) -> bool:
+    def is_gone(self, age_s: float) -> bool:
         """Whether the owner no longer runs the repetition.
 
         Args:
             age_s: Seconds since its last heartbeat.
         """
         if self.process == Process.this():
-            return self.token not in _heart.tokens()
+            return self.token not in _heartbeat.tokens()
         alive = self.process.alive()
         if alive is not None:
             return not alive
         return age_s > self.beat_s * MISSED
 
-    def gives_way_to(self, other: Owner) -> bool:
+    def can_be_taken_over_by(self, other: Owner) -> bool:
         """Whether `other` can safely take over this claim.
 
         It can if its executor retries the same call, or if it is the same batch job after a restart.
@@ -102,7 +102,7 @@ class Claim:
         self.owner = owner
         self._path = path
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        _heart.add(self)
+        _heartbeat.add(self)
 
     @property
     def lost(self) -> bool:
@@ -121,7 +121,7 @@ class Claim:
 
     def release(self) -> None:
         """Remove the claim."""
-        _heart.remove(self)
+        _heartbeat.remove(self)
         try:
             if self._path.stat().st_ino == os.fstat(self._file).st_ino:
                 self._path.unlink()
@@ -131,7 +131,7 @@ class Claim:
             os.close(self._file)
 
 
-class _Heart:
+class _Heartbeat:
     """A thread that touches the claims of this process as long as there are any."""
 
     def __init__(self) -> None:
@@ -170,15 +170,15 @@ class _Heart:
                     claim.beat()
 
 
-_heart = _Heart()
+_heartbeat = _Heartbeat()
 
 
-def _new_heart() -> None:
-    global _heart
-    _heart = _Heart()  # the claims belong to the parent, and its thread does not exist here
+def _reset_heartbeat() -> None:
+    global _heartbeat
+    _heartbeat = _Heartbeat()  # the claims belong to the parent, and its thread does not exist here
 
 
-os.register_at_fork(after_in_child=_new_heart)
+os.register_at_fork(after_in_child=_reset_heartbeat)
 
 
 def holder(folder: Path) -> Owner | None:
@@ -192,7 +192,7 @@ def holder(folder: Path) -> Owner | None:
     _, owner, touched = latest
     age_s = time.time() - touched
     # This clock is not the file server's: if the age is implausible, ignore it.
-    return None if owner.gone(age_s if age_s > -owner.beat_s else float("inf")) else owner
+    return None if owner.is_gone(age_s if age_s > -owner.beat_s else float("inf")) else owner
 
 
 def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
@@ -213,18 +213,18 @@ def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
     temporary = folder / f"{_TEMPORARY}{owner.token}"
     try:
         # Write before reading: NFS then refreshes the folder, and the file has the server's time.
-        temporary.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(owner) | {"process": owner.process.to_json()}), encoding="utf-8")
         for _ in range(_TRIES):
             latest = _latest(folder)
             if latest is not None:
                 _, other, touched = latest
                 age_s = temporary.stat().st_mtime - touched
-                if not other.gone(age_s) and not other.gives_way_to(owner):
+                if not other.is_gone(age_s) and not other.can_be_taken_over_by(owner):
                     return other
             number = 1 if latest is None else latest[0] + 1
             path = folder / f"{_NAME}{number}"
-            if _linked(temporary, path):
-                if _stands(folder, number, latest):
+            if _link(temporary, path):
+                if _is_latest(folder, number, latest):
                     _tidy(folder, number)
                     return Claim(path, owner)
                 path.unlink(missing_ok=True)
@@ -272,7 +272,7 @@ def _read(path: Path) -> tuple[Owner, float]:
         touched = os.fstat(file.fileno()).st_mtime
         try:
             raw: dict[str, Any] = json.load(file)
-            raw["process"] = checked(Process(**raw["process"]))
+            raw["process"] = checked(Process.from_json(raw["process"]))
             return checked(Owner(**raw)), touched
         except (
             ValueError,
@@ -284,7 +284,7 @@ def _read(path: Path) -> tuple[Owner, float]:
             return Owner("", Process("", 0), "", "", 0, BEAT_S, ""), touched
 
 
-def _linked(temporary: Path, path: Path) -> bool:
+def _link(temporary: Path, path: Path) -> bool:
     """Make the claim; whether this process succeeded."""
     try:
         os.link(temporary, path)
@@ -303,7 +303,7 @@ def _linked(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _stands(folder: Path, number: int, former: tuple[int, Owner, float] | None) -> bool:
+def _is_latest(folder: Path, number: int, former: tuple[int, Owner, float] | None) -> bool:
     """Whether the new claim is the latest, and directly follows the one whose owner is gone.
 
     If not, other processes were faster: the former claim was taken over and released in the meantime.

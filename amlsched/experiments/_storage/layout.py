@@ -19,7 +19,7 @@ from amlsched._surroundings import expanded, import_extra
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.axes import DEBUG_FOLDER
 from amlsched.experiments._config.expand import Debug, Run, debug_mode
-from amlsched.experiments._config.resolve import Experiment
+from amlsched.experiments._config.resolve import ResolvedExperiment
 from amlsched.experiments._config.values import copied, escaped
 from amlsched.experiments._config.yaml import write
 from amlsched.experiments._storage.atomic import replace_file
@@ -52,7 +52,7 @@ CHECKPOINT = "checkpoint"
 RESOLVED_CONFIG = "config.yml"
 
 
-def output_folder(experiment: Experiment) -> Path:
+def output_folder(experiment: ResolvedExperiment) -> Path:
     """The folder for all output of an experiment.
 
     A relative `path` is relative to the working folder, as in cw2; in a resolved config it is relative to the file, so
@@ -65,7 +65,7 @@ def output_folder(experiment: Experiment) -> Path:
     return path
 
 
-def experiment_folder(output: str | Path, experiment: Experiment, debug: Debug = "") -> Path:
+def experiment_folder(output: str | Path, experiment: ResolvedExperiment, debug: Debug = "") -> Path:
     """The folder of an experiment and its runs.
 
     Args:
@@ -162,7 +162,7 @@ def cw_config(run: Run, index: int, output: str | Path, cpu_cores: Iterable[int]
     return config
 
 
-def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
+def resolved_config(one: ResolvedExperiment | Run, debug: Debug = "") -> dict[str, Any]:
     """A document without imports and DEFAULT that gives the same repetitions when it is loaded.
 
     It has to be written to `resolved_config_folder`, because its path is relative to that.
@@ -183,7 +183,7 @@ def resolved_config(one: Experiment | Run, debug: Debug = "") -> dict[str, Any]:
     return config | ({"_debug": debug} if debug else {})
 
 
-def resolved_config_folder(output: str | Path, one: Experiment | Run, debug: Debug = "") -> Path:
+def resolved_config_folder(output: str | Path, one: ResolvedExperiment | Run, debug: Debug = "") -> Path:
     """The folder for a resolved config: the experiment's folder, or for a single run that of the run."""
     if isinstance(one, Run):
         return run_folder(output, one)
@@ -192,7 +192,7 @@ def resolved_config_folder(output: str | Path, one: Experiment | Run, debug: Deb
     return folder if one.axes or name in (None, one.name) else _below(folder, name)
 
 
-def write_resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug = "") -> Path:
+def write_resolved(output: str | Path, one: ResolvedExperiment | Run, source: str | Path, debug: Debug = "") -> Path:
     """Write a resolved config to its folder; a file with the same content is not touched.
 
     Args:
@@ -215,12 +215,12 @@ def write_resolved(output: str | Path, one: Experiment | Run, source: str | Path
     return file
 
 
-def is_resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug = "") -> bool:
+def is_resolved(output: str | Path, one: ResolvedExperiment | Run, source: str | Path, debug: Debug = "") -> bool:
     """Whether the file exists with the content that `write_resolved` would write."""
     return _says(*_resolved(output, one, source, debug))
 
 
-def _resolved(output: str | Path, one: Experiment | Run, source: str | Path, debug: Debug) -> tuple[Path, str]:
+def _resolved(output: str | Path, one: ResolvedExperiment | Run, source: str | Path, debug: Debug) -> tuple[Path, str]:
     text = f"# Resolved from {Path(source).name!a}: the same repetitions, wherever this folder lies.\n"
     return resolved_config_folder(output, one, debug) / RESOLVED_CONFIG, text + write([resolved_config(one, debug)])
 

@@ -62,19 +62,33 @@ class Process:
     Attributes:
         host: Name of the host.
         pid: Process id.
-        born: When it started, in clock ticks since the host booted; 0 if unknown.
+        start_ticks: When it started, in clock ticks since the host booted; 0 if unknown.
         space: Where its id is valid: the boot id of the host, and the pid namespace. Empty if unknown.
     """
 
     host: str
     pid: int
-    born: int = 0
+    start_ticks: int = 0
     space: str = ""
 
     @classmethod
     def this(cls) -> Process:
         """The calling process."""
         return _this(os.getpid())
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Process:
+        """The process from the JSON of `to_json`.
+
+        Raises:
+            TypeError: A key is missing or unknown.
+        """
+        return cls(**{_ATTRIBUTES.get(key, key): value for key, value in raw.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The process as JSON, in records and claims."""
+        keys = {attribute: key for key, attribute in _ATTRIBUTES.items()}
+        return {keys.get(attribute, attribute): value for attribute, value in asdict(self).items()}
 
     def alive(self) -> bool | None:
         """Whether it is alive; `None` if that cannot be determined, on another host or in another container."""
@@ -86,12 +100,16 @@ class Process:
             return False
         except PermissionError:
             pass
-        return not self.born or _born(self.pid) == self.born
+        return not self.start_ticks or _start_ticks(self.pid) == self.start_ticks
+
+
+_ATTRIBUTES = {"born": "start_ticks"}
+"""Attributes by their keys in files, where these differ."""
 
 
 @functools.lru_cache(1)
 def _this(pid: int) -> Process:
-    return Process(socket.gethostname(), pid, _born(pid), _space())
+    return Process(socket.gethostname(), pid, _start_ticks(pid), _space())
 
 
 @functools.cache
@@ -107,7 +125,7 @@ def _space() -> str:
         return ""
 
 
-def _born(pid: int) -> int:
+def _start_ticks(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 if unknown, or for a zombie.
 
     Sources:
@@ -264,6 +282,9 @@ def encoded(record: Record) -> dict[str, Any]:
     """The record as JSON."""
     raw = asdict(record)
     del raw["problem"]
+    for attempt, written in zip(record.attempts, raw["attempts"], strict=True):
+        written["driver"] = attempt.driver.to_json()
+        written["worker"] = None if attempt.worker is None else attempt.worker.to_json()
     for key in ("last", "params", "config"):
         raw[key] = jsonable(raw[key])
     return {"format": FORMAT, **raw}
@@ -301,8 +322,8 @@ def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
             raise ValueError(f"the time {time!r} has no time zone")
     attempt = Attempt(
         run_id=raw["run_id"],
-        driver=checked(Process(**raw["driver"])),
-        worker=None if raw["worker"] is None else checked(Process(**raw["worker"])),
+        driver=checked(Process.from_json(raw["driver"])),
+        worker=None if raw["worker"] is None else checked(Process.from_json(raw["worker"])),
         executor=raw["executor"],
         started=raw["started"],
         ended=raw["ended"],

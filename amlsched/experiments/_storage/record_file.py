@@ -33,7 +33,19 @@ from amlsched.experiments._storage.record import Attempt, ErrorNote, Record, Sta
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Begun", "Checkpoint", "begin", "end", "is_there", "load", "lose", "read", "rows_lost", "save", "write"]
+__all__ = [
+    "BeginResult",
+    "Checkpoint",
+    "begin",
+    "end",
+    "is_there",
+    "load",
+    "lose",
+    "read",
+    "rows_lost",
+    "save",
+    "write",
+]
 
 _STATE = "state.pkl"
 
@@ -147,7 +159,7 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it during the fork
 
 
-class Begun(NamedTuple):
+class BeginResult(NamedTuple):
     """The result of `begin`.
 
     Attributes:
@@ -161,7 +173,9 @@ class Begun(NamedTuple):
     resumed: bool = False
 
 
-def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None, anew: bool = False) -> Begun:
+def begin(
+    folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None, from_scratch: bool = False
+) -> BeginResult:
     """Claim the repetition, and record that it is running.
 
     The output of an earlier attempt is moved to `earlier/<its number>/`, unless this attempt resumes from its
@@ -173,7 +187,7 @@ def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None
         attempt: The new attempt.
         seen: How many attempts the record had when the repetition was planned: if another run has since made one that
             ended, the repetition is not run. `None` to skip this check.
-        anew: Whether to start from scratch even if there is a checkpoint of another run.
+        from_scratch: Whether to start from scratch even if there is a checkpoint of another run.
 
     Raises:
         OSError: The folder cannot be written.
@@ -182,21 +196,21 @@ def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None
     claim = claims.take(folder, attempt.run_id)
     if not isinstance(claim, Claim):
         known = read(folder)  # the owner may not have written yet that it is running
-        return Begun(known if known.state is State.RUNNING else replace(fresh, state=State.RUNNING), None)
+        return BeginResult(known if known.state is State.RUNNING else replace(fresh, state=State.RUNNING), None)
     try:
         known = read(folder)
         if seen is not None and _ended_since(known, seen, attempt.run_id):
             claim.release()
-            return Begun(known, None)
+            return BeginResult(known, None)
         ours = bool(known.attempts) and known.attempts[-1].run_id == attempt.run_id
         resumes = (
-            not (known.state.done or (anew and not ours))
+            not (known.state.done or (from_scratch and not ours))
             and known.config_hash == fresh.config_hash
             and is_there(folder)
         )
         if not resumes:
             put_aside(folder, len(known.attempts))
-        return Begun(_begun(folder, known, fresh, replace(attempt, resumed=resumes)), claim, resumes)
+        return BeginResult(_write_begin(folder, known, fresh, replace(attempt, resumed=resumes)), claim, resumes)
     except BaseException:
         claim.release()
         raise
@@ -207,7 +221,7 @@ def _ended_since(known: Record, seen: int, run_id: str) -> bool:
     return bool(new) and new[-1].run_id != run_id and (known.state.done or known.state is State.FAILED)
 
 
-def _begun(folder: Path, known: Record, fresh: Record, attempt: Attempt) -> Record:
+def _write_begin(folder: Path, known: Record, fresh: Record, attempt: Attempt) -> Record:
     for leftover in folder.glob(f".{layout.RECORD}.*"):  # from a worker that was killed while writing
         leftover.unlink(missing_ok=True)
     last = known.attempts[-1] if known.attempts else None

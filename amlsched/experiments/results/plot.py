@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from amlsched._spelling import offered
+from amlsched._spelling import suggestion
 from amlsched._surroundings import expanded, import_extra
 from amlsched.display.table import number
 from amlsched.errors import ExperimentError
@@ -149,5 +149,5 @@ def _numbers(rows: Any, name: str) -> Any:
     if name not in rows.columns or not has_numbers(rows[name]):
         numbers = [str(column) for column in rows.columns if has_numbers(rows[column])]
         kept = [column for column in numbers if column not in ("r", "rep", "iter")]
-        raise ExperimentError("results", f"{name!r} is not a column of numbers there", offered(name, kept))
+        raise ExperimentError("results", f"{name!r} is not a column of numbers there", suggestion(name, kept))
     return numbers_of(rows[name])

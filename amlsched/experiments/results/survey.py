@@ -38,7 +38,7 @@ __all__ = [
     "load",
     "pandas_for",
     "survey",
-    "tallied",
+    "summarized",
 ]
 
 OWN: tuple[str, ...] = ("name", "r", "run", "state", "seconds", "seed", "folder")
@@ -114,7 +114,7 @@ def survey(results: str | Path) -> Iterator[Found]:
             seen.add(real)
             record = record_file.read(place)
             if record.state is not State.PENDING:
-                yield _left_over(place.absolute(), record, base)
+                yield _found_by_record(place.absolute(), record, base)
     if not seen:
         raise ExperimentError(f"results folder {folder}", "contains no repetitions of amlsched", _PATH)
 
@@ -153,7 +153,7 @@ def _of_config(place: Path, base: Path) -> Iterator[Found]:
                 yield Found(label, name, index, folder, ran_with, known, experiment.name if moved else "")
 
 
-def _left_over(place: Path, record: Record, base: Path) -> Found:
+def _found_by_record(place: Path, record: Record, base: Path) -> Found:
     """A repetition that no config here has."""
     run = record.run or place.parent.parent.name
     name = record.name or run
@@ -195,7 +195,7 @@ def _repetition_folders(folder: Path) -> Iterator[Path]:
             folders.clear()
 
 
-def tallied(found: Iterable[Found]) -> Summary:
+def summarized(found: Iterable[Found]) -> Summary:
     """Count repetitions by run and by state."""
     summary = Summary()
     elsewhere: dict[str, str] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 import pandas
 
-from amlsched._spelling import offered
+from amlsched._spelling import suggestion
 from amlsched.errors import ExperimentError
 from amlsched.experiments._config.document import key_text
 from amlsched.experiments._config.values import as_float, identity, is_list, nested, plain
@@ -95,7 +95,7 @@ class Results(pandas.DataFrame):
             if one in known:
                 return one
         there = [*self.settings, *self.metrics, "name", "run", "state"]
-        raise ExperimentError(key, "is not a column of these results", offered(name, there))
+        raise ExperimentError(key, "is not a column of these results", suggestion(name, there))
 
     def with_params(self, params: Mapping[str, Any] | None = None, **more: Any) -> Results:
         """The repetitions with these parameters.
@@ -277,7 +277,7 @@ class Results(pandas.DataFrame):
         for one in (*of_name, name):
             if one in there:
                 return one
-        raise ExperimentError(name, "is not a logged column of numbers", offered(name, there))
+        raise ExperimentError(name, "is not a logged column of numbers", suggestion(name, there))
 
 
 def table_of(found: Iterable[Found]) -> Results:

@@ -539,11 +539,11 @@ def test_variables_of_a_job_do_not_reach_the_jobs_that_it_submits(monkeypatch: p
 
 def test_two_keys_that_do_not_go_together(tmp_path: Path) -> None:
     from amlsched.experiments import Plan
-    from amlsched.experiments._arrays.cluster_options import asked
+    from amlsched.experiments._arrays.cluster_options import array_options
 
     config = tmp_path / "c.yml"
     config.write_text("{name: SLURM, sbatch_args: {gres: gpu:1}}\n---\n{name: x, path: results}\n")
     plan = Plan(config)
     assert plan.resolved.cluster is not None
     with pytest.raises(ConfigError, match="sbatch_args are options of Slurm, but this is for Grid Engine"):
-        asked(plan.resolved.cluster, SYSTEMS["sge"], plan.resolved)
+        array_options(plan.resolved.cluster, SYSTEMS["sge"], plan.resolved)

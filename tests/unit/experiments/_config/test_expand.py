@@ -9,11 +9,11 @@ import pytest
 
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.expand import Debug, Run, count, expand
-from amlsched.experiments._config.resolve import Experiment, resolve
+from amlsched.experiments._config.resolve import ResolvedExperiment, resolve
 from amlsched.resources import cpus
 
 
-def experiment(tmp_path: Path, text: str, name: str = "e") -> Experiment:
+def experiment(tmp_path: Path, text: str, name: str = "e") -> ResolvedExperiment:
     file = tmp_path / "f.yml"
     file.write_text(f"name: {name}\npath: out\n{text}\n")
     [one] = resolve(file).experiments

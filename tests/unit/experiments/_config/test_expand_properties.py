@@ -15,7 +15,7 @@ from amlsched.errors import ConfigError
 from amlsched.experiments._config.axes import axes_of
 from amlsched.experiments._config.document import Document, parse
 from amlsched.experiments._config.expand import count, expand
-from amlsched.experiments._config.resolve import Experiment, resolve
+from amlsched.experiments._config.resolve import ResolvedExperiment, resolve
 from amlsched.experiments._config.values import escaped, filled, merge
 from amlsched.experiments._config.yaml import read, write
 from amlsched.experiments._planning.checks import check
@@ -64,7 +64,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     return config | {key: draw(expansions[key]) for key in chosen}
 
 
-def made(config: dict[str, Any]) -> Experiment:
+def made(config: dict[str, Any]) -> ResolvedExperiment:
     """The experiment, unless one of its paths leads through a value, which is refused."""
     document = Document("experiment", config["name"], config, Path("f.yml"), 1)
     try:
@@ -72,7 +72,7 @@ def made(config: dict[str, Any]) -> Experiment:
     except ConfigError as error:
         assume("no key can be set below it" not in error.problem and " is set by " not in error.problem)
         raise
-    return Experiment(config["name"], config, (document,), axes)
+    return ResolvedExperiment(config["name"], config, (document,), axes)
 
 
 def expected_count(config: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.expand import expand
-from amlsched.experiments._config.resolve import Experiment, Resolved, resolve
+from amlsched.experiments._config.resolve import Resolved, ResolvedExperiment, resolve
 from amlsched.experiments._storage import layout
 from amlsched.experiments.plan import Plan
 
@@ -25,14 +25,14 @@ repetitions: 2
 params: {lr: 2}
 """
 
-With = Callable[..., list[Experiment]]
+With = Callable[..., list[ResolvedExperiment]]
 
 
 @pytest.fixture
 def given(tmp_path: Path) -> With:
     file = tmp_path / "f.yml"
 
-    def given(*overrides: str, text: str = FILE) -> list[Experiment]:
+    def given(*overrides: str, text: str = FILE) -> list[ResolvedExperiment]:
         file.write_text(text)
         return resolve(file, overrides=overrides).experiments
 

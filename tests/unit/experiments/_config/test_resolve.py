@@ -8,7 +8,7 @@ import pytest
 
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.expand import expand
-from amlsched.experiments._config.resolve import Experiment, Resolved, resolve
+from amlsched.experiments._config.resolve import Resolved, ResolvedExperiment, resolve
 from amlsched.units import slurm_seconds
 
 Write = Callable[..., Path]
@@ -25,7 +25,7 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def only(resolved: Resolved) -> Experiment:
+def only(resolved: Resolved) -> ResolvedExperiment:
     [experiment] = resolved.experiments
     return experiment
 
@@ -213,7 +213,7 @@ def test_a_long_chain_of_imports_ends_with_a_message(write: Write) -> None:
 # ---------------------------------------------------------------------------------------------------------------- keys
 
 
-def experiment_with(write: Write, lines: str) -> Experiment:
+def experiment_with(write: Write, lines: str) -> ResolvedExperiment:
     return only(resolve(write(f"name: a\npath: out\n{lines}\n")))
 
 

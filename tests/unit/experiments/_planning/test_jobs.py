@@ -9,7 +9,7 @@ import pytest
 
 from amlsched.errors import ExperimentError
 from amlsched.experiments import Plan
-from amlsched.experiments._planning.jobs import Bundle, Numbers, Turns, bundle, bundles, count
+from amlsched.experiments._planning.jobs import Bundle, JobNumbers, JobThrottle, bundle, bundles, count
 
 CONFIG = """
 name: DEFAULT
@@ -81,7 +81,7 @@ def test_in_debug_each_repetition_is_a_job(tmp_path: Path, debug) -> None:
 
 def test_numbers_agree_with_the_bundles(tmp_path: Path) -> None:
     whole = plan(tmp_path)
-    numbers, found = Numbers(), []
+    numbers, found = JobNumbers(), []
     for _, run in whole.runs():
         numbers.enter(run)
         found += [numbers.job(index) for index in range(run.repetitions)]
@@ -97,7 +97,7 @@ class Work:
 
 def test_turns_let_no_more_of_a_job_run_than_it_allows() -> None:
     work = [Work(0, 2, f"a{i}") for i in range(4)] + [Work(1, 1, f"b{i}") for i in range(2)]
-    turns = Turns(iter(work))
+    turns = JobThrottle(iter(work))
     out = [turns.take() for _ in range(4)]
     assert [one and one.name for one in out] == ["a0", "a1", "b0", None]
     turns.give_back(out[0])

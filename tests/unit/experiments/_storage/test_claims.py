@@ -18,7 +18,7 @@ from amlsched.experiments._storage.record import Process
 from tests.processes import until
 
 ELSEWHERE = Process("nowhere.invalid", 1)
-DEAD = replace(Process.this(), born=1)
+DEAD = replace(Process.this(), start_ticks=1)
 
 
 def taken(folder: Path, run_id: str = "run") -> Claim:
@@ -30,7 +30,7 @@ def taken(folder: Path, run_id: str = "run") -> Claim:
 def left_behind(folder: Path, owner: Owner, age_s: float = 0.0, number: int = 1) -> Path:
     """The claim of somebody who is not this process."""
     path = folder / f"claim.{number}"
-    path.write_text(json.dumps(asdict(owner)))
+    path.write_text(json.dumps(asdict(owner) | {"process": owner.process.to_json()}))
     os.utime(path, (time.time() - age_s,) * 2)
     return path
 
@@ -68,7 +68,7 @@ def test_a_process_of_this_host_that_lives_holds_it_however_long_it_was_silent(t
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         parent = Process.this()
-        owner = Owner("old", replace(parent, pid=process.pid, born=0))
+        owner = Owner("old", replace(parent, pid=process.pid, start_ticks=0))
         left_behind(tmp_path, owner, age_s=1e6)
         assert take(tmp_path, "new") == owner
     finally:

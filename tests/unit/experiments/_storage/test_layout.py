@@ -11,13 +11,13 @@ import pytest
 
 from amlsched.errors import ConfigError, MissingExtraError
 from amlsched.experiments._config.expand import Debug, Run, expand
-from amlsched.experiments._config.resolve import Experiment, resolve
+from amlsched.experiments._config.resolve import ResolvedExperiment, resolve
 from amlsched.experiments._storage import layout
 
 GRID = "repetitions: 2\niterations: 3\nparams: {a: 0}\ngrid: {lr: [0.1, 0.2]}\n"
 
 
-def experiment(tmp_path: Path, text: str = GRID, path: str = "out") -> Experiment:
+def experiment(tmp_path: Path, text: str = GRID, path: str = "out") -> ResolvedExperiment:
     file = tmp_path / "f.yml"
     file.write_text(f"name: e\npath: {path}\n{text}")
     return resolve(file).experiments[0]
@@ -167,7 +167,7 @@ ablative_baseline: true
 """
 
 
-def described(experiment: Experiment, debug: Debug = "") -> list[tuple[Any, ...]]:
+def described(experiment: ResolvedExperiment, debug: Debug = "") -> list[tuple[Any, ...]]:
     """All that matters of its repetitions."""
     output = layout.output_folder(experiment)
     return [

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.experiments._config.values import restored
-from amlsched.experiments._storage import record_file
+from amlsched.experiments._storage import claims, record_file
 from amlsched.experiments._storage.record import Attempt, ErrorNote, Process, Record, State, Used, decoded, encoded, now
 from amlsched.experiments._storage.record_file import end, read
 
@@ -26,8 +26,8 @@ def attempt(run_id: str = "one", worker: Process | None = None) -> Attempt:
 
 
 def dead() -> Process:
-    """A process that was born at another time than the one that has its number now."""
-    return replace(Process.this(), born=1)
+    """A process that started at another time than the one that has its number now."""
+    return replace(Process.this(), start_ticks=1)
 
 
 def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None) -> Record | None:
@@ -41,6 +41,19 @@ def begin(folder: Path, fresh: Record, attempt: Attempt, seen: int | None = None
 def test_a_folder_without_a_record_is_a_repetition_that_was_never_begun(tmp_path: Path) -> None:
     assert read(tmp_path / "nowhere").state is State.PENDING
     assert read(tmp_path).state is State.PENDING
+
+
+def test_a_process_keeps_its_keys_in_files(tmp_path: Path) -> None:
+    begin(tmp_path, FRESH, attempt(worker=replace(GONE, start_ticks=17)))
+    raw = json.loads((tmp_path / "record.json").read_text())["attempts"][0]
+    assert raw["worker"] == {"host": "nowhere.invalid", "pid": 1, "born": 17, "space": ""}
+    assert raw["driver"].keys() == raw["worker"].keys()
+    assert read(tmp_path).attempts[0].worker == replace(GONE, start_ticks=17)
+    (tmp_path / "claimed").mkdir()
+    claim = claims.take(tmp_path / "claimed", "run")
+    assert json.loads((tmp_path / "claimed/claim.1").read_text())["process"].keys() == raw["worker"].keys()
+    assert isinstance(claim, claims.Claim)
+    claim.release()
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
