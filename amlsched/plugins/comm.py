@@ -1,6 +1,6 @@
-"""Two-way messages between a call that runs and its driver, on every executor.
+"""Two-way messages between a running call and its driver, on every executor.
 
-The function of the task takes a `Comm` as keyword, by which it says something and asks; the task has an event for each:
+The function of the task gets a `Comm` as keyword argument, to send messages and requests; the task has events for them:
 
     def train(epochs: int, *, comm: Comm) -> float:
         with comm.open():
@@ -18,7 +18,7 @@ The function of the task takes a `Comm` as keyword, by which it says something a
     @task.on("comm-request")
     def decide(msg: Comm.Msg): msg.respond("stop" if enough else "go on")
 
-What a call sent before it returned is delivered before the events of its end.
+Messages that a call sent before it returned are delivered before the events of its result.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Comm", "CommPlugin"]
 
-_LOST_S = 2.0  # after the end of a call whose worker was lost: for what it had sent before, and may be on its way
+_LOST_S = 2.0  # how long to wait for messages that a lost worker may have sent before
 _FORKED = (
-    "a process that the call has forked cannot use its channel: give what it has to say to the process of the call, "
-    "such as by a multiprocessing.Queue"
+    "a process forked by the call cannot use its channel: pass its messages to the process of the call, "
+    "for example by a multiprocessing.Queue"
 )
 
 
 class CommPlugin(Plugin):
-    """Gives each call of a task a `Comm`, and the task the events `comm-open`, `-message`, `-request` and `-close`.
+    """Passes a `Comm` to each call of a task, and adds the events `comm-open`, `-message`, `-request` and `-close`.
 
     Args:
-        parameter_name: The keyword by which the function takes the `Comm`.
-        host: The address of this machine where workers find it. `None` for loopback; where workers may be on other
-            hosts, for the address that the executor says, or else the one of the default route.
+        parameter_name: The function's parameter for the `Comm`.
+        host: The address of this machine that workers can reach. `None` for loopback, or if workers may be on other
+            hosts, for the address that the executor reports, or else that of the default route.
 
     Raises:
-        ValueError: `parameter_name` cannot be the name of a parameter.
+        ValueError: `parameter_name` is not a valid name of a parameter.
     """
 
     name: ClassVar[str] = "comm"
@@ -92,18 +92,18 @@ class CommPlugin(Plugin):
         self._task: Task[..., Any] | None = None
         self._hub: Hub | None = None
         self._comes_first = False
-        self._channels: dict[Future[Any], Channel] = {}  # of the calls that have not ended
+        self._channels: dict[Future[Any], Channel] = {}  # of the unfinished calls
 
     @property
     def n_open(self) -> int:
-        """How many calls have their channel open."""
+        """How many channels are open."""
         return sum(channel.is_open for channel in self._channels.values())
 
     def attach_task(self, task: Task[..., Any]) -> None:
-        """Listen to the task.
+        """Subscribe to the task.
 
         Raises:
-            TypeError: Its function does not take the parameter.
+            TypeError: Its function does not have the parameter.
         """
         self._comes_first = self._checked_parameters(task)
         self._task = task
@@ -116,19 +116,19 @@ class CommPlugin(Plugin):
     def pre_submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """The call with a `Comm`.
+        """Add a `Comm` to the call.
 
         Raises:
-            ValueError: The call has such an argument already.
+            ValueError: The call already has this argument.
         """
         name = self.parameter_name
         if name in kwargs:
             raise ValueError(
-                f"{_name(fn)}: its argument {name!r} is given by Comm.Plugin, and cannot be given by the call"
+                f"{_name(fn)}: Comm.Plugin provides the argument {name!r}, so the call must not contain it"
             )
         task = self._task
         assert task is not None
-        if not task.scheduler.running():  # which the scheduler will say
+        if not task.scheduler.running():  # the scheduler will raise an error
             return fn, args, kwargs
         if self._hub is None:
             self._hub = Hub(asyncio.get_running_loop(), task, self._address(task))
@@ -139,7 +139,7 @@ class CommPlugin(Plugin):
         return function, args, {**kwargs, name: comm}
 
     def reset(self) -> None:
-        """Forget a run that did not end in good order."""
+        """Clean up after a run that did not end gracefully."""
         self._close()
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ class CommPlugin(Plugin):
         return getattr(executor, "driver_host", None) or outward_address()
 
     def _checked_parameters(self, task: Task[..., Any]) -> bool:
-        """Whether the function's first parameter is the one for the `Comm`: positional arguments begin behind it."""
+        """Check the function's parameters, and return whether its first one is the one for the `Comm`."""
         try:
             parameters = inspect.signature(task.function).parameters
         except (TypeError, ValueError):  # some builtins have none
@@ -166,8 +166,8 @@ class CommPlugin(Plugin):
             return False
         if accepted is None or accepted.kind is accepted.POSITIONAL_ONLY:
             raise TypeError(
-                f"{task.name}: Comm.Plugin gives its function the keyword {self.parameter_name!r}, which it does not "
-                f"take: write `def {_name(task.function)}(..., *, {self.parameter_name})`, or name another one by "
+                f"{task.name}: Comm.Plugin passes the keyword {self.parameter_name!r}, which the function does not "
+                f"accept: write `def {_name(task.function)}(..., *, {self.parameter_name})`, or set another name by "
                 "Comm.Plugin(parameter_name=...)"
             )
         return False
@@ -177,7 +177,7 @@ class CommPlugin(Plugin):
         channel = comm.channel if isinstance(comm, Comm) else None
         if channel is None:
             raise RuntimeError(
-                f"{future!r}: a plugin has taken the argument {self.parameter_name!r} out of the call; "
+                f"{future!r}: a plugin has removed the argument {self.parameter_name!r} from the call; "
                 "attach it before Comm.Plugin"
             )
         channel.future = future
@@ -189,7 +189,7 @@ class CommPlugin(Plugin):
             return
         lost = isinstance(future.exception(), BrokenExecutor)
         if channel.is_open or (lost and not channel.was_open):
-            # Its worker was lost. What it had sent may be on its way; the run goes on until it has arrived.
+            # Its worker was lost. Messages that it had sent may still arrive; the run waits for them.
             channel.task.spawn(_drain(channel, hub), f"in the channel of {future!r}")
 
     def _cancelled(self, future: Future[Any]) -> None:
@@ -209,39 +209,38 @@ class CommPlugin(Plugin):
 
 
 class Comm:
-    """The end of a channel that a call holds. Its methods may be used from several threads of the call, but not in a
-    process that the call has forked.
+    """A call's end of its channel. Several threads of the call can use it, but no process forked by the call.
 
-    A channel opens with its first use, at the latest, and is closed when the function ends, at the latest.
+    The channel is opened on first use and closed when the function returns, unless that was done before.
     """
 
     OPEN: ClassVar[Event[[Message[Any]], Any]] = OPEN
-    """A call opened its channel; `msg.data` is what it gave to `open`."""
+    """A call opened its channel; `msg.data` is the argument of `open`."""
     MESSAGE: ClassVar[Event[[Message[Any]], Any]] = MESSAGE
-    """A call sent something."""
+    """A call sent a message."""
     REQUEST: ClassVar[Event[[Message[Any]], Any]] = REQUEST
-    """A call asks for something, and waits until `msg.respond(answer)`."""
+    """A call sent a request, and waits for `msg.respond(answer)`."""
     CLOSE: ClassVar[Event[[Message[Any]], Any]] = CLOSE
-    """A call closed its channel, or lost it: `msg.exception` says why, and is `None` where it closed it."""
+    """A call closed its channel, or lost it: `msg.exception` is the reason, or `None` if the call closed it."""
 
     Plugin = CommPlugin
     if TYPE_CHECKING:
-        Msg = TypeAliasType("Msg", Message[T], type_params=(T,))  # else it is a variable for mypy
+        Msg = TypeAliasType("Msg", Message[T], type_params=(T,))  # otherwise mypy treats it as a variable
     else:
         Msg = Message
     TimeoutError = TimeoutError
-    """What `request` raises when its time is over."""
+    """The exception of `request` if it times out."""
     CloseRequestError = CommError
-    """What the methods raise where the channel cannot be used (amltk's name)."""
+    """The exception of the methods if the channel cannot be used (amltk's name)."""
 
     _link: Link | None
-    _over: str  # why the channel cannot be used any more
+    _closed: str  # why the channel can no longer be used
     _sent: int
     _pid: int
     _answers: dict[int, Frame]
     _writing: threading.Lock
     _arrived: threading.Condition
-    _somebody_reads: bool
+    _is_being_read: bool
 
     def __init__(self, call: str, address: tuple[str, int], key: bytes, channel: Channel) -> None:
         self.channel: Channel | None = channel  # in the driver's process only
@@ -257,7 +256,7 @@ class Comm:
 
         Args:
             opening_msg: The data of `comm-open`.
-            wait_for_ack: Without effect: closing always waits until the driver has everything (amltk's name).
+            wait_for_ack: Ignored: closing always waits until the driver has received everything (amltk's name).
 
         Raises:
             CommError: The driver cannot be reached, or the channel was closed.
@@ -270,25 +269,25 @@ class Comm:
             self.close()
 
     def send(self, obj: Any) -> None:
-        """Send something; it does not wait until it has arrived.
+        """Send a message, without waiting for its arrival.
 
         Raises:
-            CommError: The channel is closed, such as when the call was cancelled or the run is over.
+            CommError: The channel is closed, for example because the call was cancelled or the run has finished.
             NotPicklableError: It cannot be sent; the channel can still be used.
         """
         self._say(Kind.MESSAGE, obj)
 
     def request(self, msg: Any = None, *, timeout: float | None = None) -> Any:
-        """The answer that a callback of `comm-request` gives.
+        """Send a request, and return the answer of a callback of `comm-request`.
 
         Args:
-            msg: What is asked for.
-            timeout: Seconds to wait; `None` for as long as there can be an answer.
+            msg: The request.
+            timeout: Seconds to wait; `None` for as long as an answer is possible.
 
         Raises:
-            TimeoutError: Nobody answered in time; a later answer is dropped.
-            CommError: There will be no answer: the callback failed or left the request unanswered, the run is
-                ending, the call was cancelled, or the driver is gone.
+            TimeoutError: There was no answer in time; a later answer is dropped.
+            CommError: There will be no answer: the callback raised or did not answer the request, the run is ending,
+                the call was cancelled, or the driver is gone.
             NotPicklableError: `msg` cannot be sent; the channel can still be used.
         """
         until = None if timeout is None else time.monotonic() + timeout
@@ -301,7 +300,7 @@ class Comm:
         return pickle.loads(answer.body)
 
     def close(self, msg: Any = None) -> None:
-        """Close the channel, and wait until the driver has everything that was sent. Again: nothing happens.
+        """Close the channel, and wait until the driver has received everything. Does nothing if already closed.
 
         Args:
             msg: The data of `comm-close`.
@@ -310,25 +309,25 @@ class Comm:
             NotPicklableError: `msg` cannot be sent; the channel stays open.
         """
         link = self._link
-        if link is None or self._over or os.getpid() != self._pid:
+        if link is None or self._closed or os.getpid() != self._pid:
             return
         body = dump(msg, self._call, "the closing message")
-        with suppress(CommError):  # the driver is gone, or closed the channel itself, and need not be told
+        with suppress(CommError):  # the driver is gone, or has closed the channel itself
             with self._writing:
                 link.send(Frame(Kind.CLOSE, 0, body))
-            self._wait(link, lambda: bool(self._over), None)
+            self._wait(link, lambda: bool(self._closed), None)
         self._shut("it was closed")
         link.close()
 
     def begin(self) -> None:
-        """Let the channel be opened: called before the function is, again where it is run again in this process."""
-        if self._over:
+        """Allow the channel to be opened. Called before the function, for each attempt in this process."""
+        if self._closed:
             self._begin()
 
     def end(self) -> None:
-        """Close the channel where it is open: called when the function has ended."""
+        """Close the channel if it is open. Called when the function has returned or raised."""
         if self._link is None:
-            self._shut("the function has ended")
+            self._shut("the function has returned")
         self.close()
 
     # The link
@@ -337,8 +336,8 @@ class Comm:
         if os.getpid() != self._pid:
             raise CommError(self._call, _FORKED)
         with self._writing:
-            if self._over:
-                raise CommError(self._call, f"the channel cannot be used: {self._over}")
+            if self._closed:
+                raise CommError(self._call, f"the channel cannot be used: {self._closed}")
             if self._link is None:
                 body = dump(opening_msg, self._call, "the opening message")
                 self._link = self._connect()
@@ -351,7 +350,7 @@ class Comm:
         try:
             return SocketLink(self._call, self._address, self._key)
         except AuthenticationError as error:
-            raise CommError(self._call, "who listens at the driver's address does not hold its key") from error
+            raise CommError(self._call, "the process at the driver's address does not have its key") from error
         except (OSError, EOFError) as error:
             host, port = self._address
             raise CommError(self._call, f"the driver cannot be reached at {host}:{port}: {error!r}") from error
@@ -367,13 +366,13 @@ class Comm:
         return link, number
 
     def _wait(self, link: Link, done: Callable[[], bool], until: float | None) -> bool:
-        """Take what the driver says until something has come; whether it has, in time. One thread reads for all."""
+        """Receive from the driver until a condition holds; whether it does in time. One thread reads for all."""
         with self._arrived:
             while not done():
-                if self._over:
-                    raise CommError(self._call, f"the channel cannot be used: {self._over}")
+                if self._closed:
+                    raise CommError(self._call, f"the channel cannot be used: {self._closed}")
                 left = None if until is None else max(0.0, until - time.monotonic())
-                if self._somebody_reads:
+                if self._is_being_read:
                     if not self._arrived.wait(left):
                         return done()
                 elif not self._read(link, left):
@@ -381,8 +380,8 @@ class Comm:
         return True
 
     def _read(self, link: Link, timeout: float | None) -> bool:
-        """Whether a frame came in time. Used while holding `_arrived`, which it releases while it waits."""
-        self._somebody_reads = True
+        """Receive a frame, and return whether one came in time. Releases `_arrived` while it waits."""
+        self._is_being_read = True
         self._arrived.release()
         problem, frame = "", None
         try:
@@ -391,7 +390,7 @@ class Comm:
             problem = error.problem
         finally:
             self._arrived.acquire()
-            self._somebody_reads = False
+            self._is_being_read = False
             self._arrived.notify_all()
         if frame is not None and frame.kind is Kind.CLOSED:
             problem = "it was closed"
@@ -403,12 +402,12 @@ class Comm:
         return frame is not None or bool(problem)
 
     def _shut(self, reason: str) -> None:
-        self._over = self._over or reason
+        self._closed = self._closed or reason
 
     def _begin(self) -> None:
-        self._link, self._over, self._sent, self._answers = None, "", 0, {}
-        self._pid = os.getpid()  # a process that is forked from this one shares the connection, and must leave it alone
-        self._writing, self._arrived, self._somebody_reads = threading.Lock(), threading.Condition(), False
+        self._link, self._closed, self._sent, self._answers = None, "", 0, {}
+        self._pid = os.getpid()  # a forked process shares the connection, and must not use it
+        self._writing, self._arrived, self._is_being_read = threading.Lock(), threading.Condition(), False
 
     def __getstate__(self) -> tuple[object, ...]:
         return self._number, self._call, self._address, self._key
@@ -419,11 +418,11 @@ class Comm:
         self._begin()
 
     def __repr__(self) -> str:
-        return f"<Comm {self._number} of {self._call}>"  # the key is not for logs
+        return f"<Comm {self._number} of {self._call}>"  # must not contain the key
 
 
 class _WithComm:
-    """The function of a call; the channel is closed when it ends."""
+    """Wraps the function of a call, to close the channel when it returns."""
 
     def __init__(self, function: Callable[..., Any], parameter_name: str) -> None:
         self.function = function
@@ -449,7 +448,7 @@ async def _drain(channel: Channel, hub: Hub) -> None:
                 if channel.is_open:
                     await gone.wait()
     finally:
-        channel.end("the call has ended", ConnectionResetError("the worker ended without closing its channel"))
+        channel.end("the call has finished", ConnectionResetError("the worker exited without closing its channel"))
 
 
 def _comm_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The driver's end of a channel: turns what a call says into events of its task, and answers its requests."""
+"""The driver's end of a channel: emits the messages of a call as events of its task, and answers its requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
     from typing import TypeVar
 
-    T = TypeVar("T")  # Python 3.11 knows no defaults
+    T = TypeVar("T")  # Python 3.11 does not support defaults
 
 __all__ = ["CLOSE", "MESSAGE", "OPEN", "REQUEST", "Channel", "Msg", "Peer"]
 
@@ -36,28 +36,29 @@ MESSAGE: Event[[Any], Any] = Event("comm-message", ("msg",))
 REQUEST: Event[[Any], Any] = Event("comm-request", ("msg",))
 CLOSE: Event[[Any], Any] = Event("comm-close", ("msg",))
 
-# A worker that sends faster than the callbacks take is held back between these numbers of messages not delivered.
+# A worker that sends faster than callbacks process is paused at the first, and resumed at the second number of
+# undelivered messages.
 _MANY, _FEW = 1000, 100
 
 
 class Peer(Protocol):
-    """The way back to a call."""
+    """The connection back to a call."""
 
     def write(self, frame: Frame) -> None:
-        """Send it; this never blocks, and does nothing where the way is cut."""
+        """Send a frame without blocking; does nothing if the connection is broken."""
         ...
 
     def close(self) -> None:
-        """Cut the way, after what was written."""
+        """Close the connection, after everything written was sent."""
         ...
 
     def hold(self, held: bool) -> None:
-        """Whether to take nothing more from the call for now."""
+        """Pause or resume receiving from the call."""
         ...
 
 
 class MsgKind(StrEnum):
-    """What kind of message it is."""
+    """The kind of a message."""
 
     OPEN = "open"
     MESSAGE = "message"
@@ -66,13 +67,13 @@ class MsgKind(StrEnum):
 
 
 class Msg(Generic[T]):
-    """What a call said; callbacks of the four events are called with one.
+    """A message of a call; the argument of callbacks of the four events.
 
     Attributes:
-        kind: Which of the events it is, such as `"request"`.
-        data: What was sent; in `comm-open` and `comm-close`, what was given to `open` and `close`, else `None`.
-        task: The task whose call it is.
-        exception: In `comm-close`: why the channel broke, or `None` where the call closed it.
+        kind: The kind of event, such as `"request"`.
+        data: The sent object; in `comm-open` and `comm-close`, the argument of `open` and `close`, if any.
+        task: The task of the call.
+        exception: In `comm-close`: why the channel broke, or `None` if the call closed it.
     """
 
     Kind = MsgKind
@@ -90,49 +91,49 @@ class Msg(Generic[T]):
 
     @property
     def future(self) -> Future[Any]:
-        """The handle of the call."""
+        """The future of the call."""
         future = self._channel.future
-        assert future is not None, "a call was submitted before it can say anything"
+        assert future is not None, "a call is submitted before it can send anything"
         return future
 
     def respond(self, response: Any = None) -> None:
-        """Answer a request: `comm.request()` returns it. Nothing happens where the call waits no longer.
+        """Answer a request: `comm.request()` returns the response. Does nothing if the call no longer waits.
 
-        It may be called later than in the callback, and in any thread.
+        Can be called after the callback has returned, and in any thread.
 
         Args:
             response: The answer.
 
         Raises:
             NotPicklableError: It cannot be sent; the request can still be answered.
-            RuntimeError: It is no request, or was answered already.
+            RuntimeError: This is not a request, or was already answered.
         """
         call = repr(self._channel)
         if self.kind is not MsgKind.REQUEST:
-            raise RuntimeError(f"{call}: a {self.kind} asks for no answer, only a request does")
+            raise RuntimeError(f"{call}: cannot respond to a {self.kind}, only to a request")
         if self._responded:
-            raise RuntimeError(f"{call}: this request was answered already")
+            raise RuntimeError(f"{call}: this request was already answered")
         body = dump(response, call, "the answer")
         self._responded = True
         self._channel.in_loop(self._channel.answer, Frame(Kind.ANSWER, self._number, body))
 
     def fail(self, problem: str) -> None:
-        """Tell a request that it gets no answer; nothing happens where it was answered."""
+        """Fail a request that gets no answer; does nothing if it was answered."""
         if not self._responded:
             self._responded = True
             self._channel.in_loop(self._channel.answer, Frame(Kind.FAILED, self._number, problem.encode()))
 
     def not_later(self) -> None:
-        """The callbacks of a request have run: while the run is ending, an answer is waited for no longer."""
+        """Called after the callbacks of a request: while the run is ending, the request does not wait any longer."""
         if self._channel.ending:
             self.fail(self._channel.ending)
 
     def delivered(self) -> None:
-        """The callbacks were called."""
+        """Called after the callbacks."""
         self._channel.delivered()
 
     def __del__(self) -> None:
-        # Nobody can answer any more, and the call need not wait for it. This may be in any thread, at any time.
+        # No code can answer it any more, so the call need not wait. This may run in any thread, at any time.
         if self.kind is MsgKind.REQUEST and not self._responded:
             frame = Frame(Kind.FAILED, self._number, b"no callback of comm-request answered the request")
             self._channel.soon(self._channel.answer, frame)
@@ -143,13 +144,13 @@ class Msg(Generic[T]):
 
 
 class Channel:
-    """The driver's end of the channel of one call. All of it happens in the loop's thread, except where it says so.
+    """The driver's end of the channel of one call. Used in the loop's thread, unless a method says otherwise.
 
     Args:
         loop: The loop of the run.
-        task: Whose events are emitted.
-        number: Of this channel among those of the run.
-        home: Where channels whose calls may still open them are found by their number.
+        task: The task, whose events are emitted.
+        number: Number of the channel in the run.
+        home: The channels that calls may still open, by number.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Channel:
     ) -> None:
         self.task = task
         self.number = number
-        self.future: Future[Any] | None = None  # known once the call was submitted, and before it can say anything
+        self.future: Future[Any] | None = None  # set when the call is submitted, before it can send anything
         self.was_open = False
         self.on_gone: Callable[[], object] | None = None  # called when the channel is closed or broken
         self._loop = loop
@@ -169,51 +170,51 @@ class Channel:
         self._peer: Peer | None = None
         self._inline = False
         self._unanswered: set[int] = set()
-        self.ending = ""  # the run ends: why requests are not kept for later
+        self.ending = ""  # while the run is ending: why requests are failed
         self._undelivered = 0
         home[number] = self
 
     @property
     def is_open(self) -> bool:
-        """Whether the call can say something."""
+        """Whether the call can send messages."""
         return self._peer is not None
 
     def is_here(self) -> bool:
-        """Whether this is the loop's own thread. May be called anywhere."""
+        """Whether this is the loop's own thread. Can be called anywhere."""
         return self._home == (os.getpid(), get_ident())
 
     def in_loop(self, function: Callable[[Frame], None], frame: Frame) -> None:
-        """Call a function in the loop's thread: now, if this is it. May be called in any thread."""
+        """Call a function in the loop's thread: now, if this is it. Can be called in any thread."""
         if self.is_here():
             function(frame)
         else:
             self.soon(function, frame)
 
     def soon(self, function: Callable[[Frame], None], frame: Frame) -> None:
-        """Call a function in the loop's thread, soon. May be called in any thread."""
+        """Call a function in the loop's thread, soon. Can be called in any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, frame)
 
     # From the call
 
     def received(self, peer: Peer, frame: Frame, *, inline: bool = False) -> None:
-        """Take up what the call said.
+        """Process a frame from the call.
 
         Args:
-            peer: Through which it came.
-            frame: What it is.
-            inline: The call runs in this very thread: callbacks run now, as it may wait for one.
+            peer: The connection.
+            frame: The frame.
+            inline: Whether the call runs in this thread: callbacks then run now, as the call may wait for one.
         """
         if frame.kind is Kind.OPEN:
-            # A call whose worker was lost may be run again, by executors that do so.
-            self.end("the call was run again elsewhere", ConnectionResetError("the call was run again elsewhere"))
+            # Some executors retry a call whose worker was lost.
+            self.end("the call was retried elsewhere", ConnectionResetError("the call was retried elsewhere"))
             self.was_open = True
             self._peer, self._inline = peer, inline and self.future is not None
         elif peer is not self._peer:
             return
         try:
             data = pickle.loads(frame.body)
-        except BaseException as error:  # whatever an import or a __setstate__ raises: it may exit, too
+        except BaseException as error:  # an import or a __setstate__ may raise anything, even SystemExit
             self._not_loaded(frame, error)
             if frame.kind in (Kind.MESSAGE, Kind.REQUEST):
                 return
@@ -228,25 +229,25 @@ class Channel:
         elif frame.kind is Kind.CLOSE:
             self._fail_requests("the call closed the channel")
             self._gone(data, None)
-            # All that was said is on its way to the callbacks now. The result of the call comes after this, so that
-            # its events come after those of its messages.
+            # All messages have been posted to the callbacks. The result of the call arrives after this, so its events
+            # come after those of its messages.
             peer.write(Frame(Kind.CLOSED, 0))
 
     def lost(self, peer: Peer, reason: BaseException) -> None:
-        """The way to the call is cut."""
+        """The connection to the call is broken."""
         if peer is self._peer:
             self._gone(None, self._better_reason(reason))
 
     # To the call
 
     def answer(self, frame: Frame) -> None:
-        """Answer a request, or tell it that there will be no answer; once."""
+        """Answer or fail a request, once."""
         if self._peer is not None and frame.number in self._unanswered:
             self._unanswered.discard(frame.number)
             self._peer.write(frame)
 
     def end_soon(self, problem: str) -> None:
-        """The run ends: requests that wait get no answer, and later ones only from the callbacks themselves."""
+        """The run is ending: fail waiting requests, and accept answers to later ones only in the callbacks themselves."""
         self.ending = problem
         self._fail_requests(problem)
 
@@ -254,8 +255,8 @@ class Channel:
         """Close the channel from this side.
 
         Args:
-            problem: What the call is told.
-            reason: What the callbacks of `comm-close` are told.
+            problem: The reason, for the call.
+            reason: The exception, for the callbacks of `comm-close`.
         """
         if (peer := self._peer) is None:
             return
@@ -265,7 +266,7 @@ class Channel:
         peer.close()
 
     def delivered(self) -> None:
-        """The callbacks of a message were called."""
+        """Called after the callbacks of a message."""
         self._undelivered -= 1
         if self._undelivered == _FEW and self._peer is not None:
             self._peer.hold(False)
@@ -294,16 +295,16 @@ class Channel:
 
     def _not_loaded(self, frame: Frame, error: BaseException) -> None:
         reason = f"it cannot be loaded here: {describe(error)}"
-        told = NotPicklableError(repr(self), f"a {MsgKind[frame.kind.name]} of its channel", reason)
-        told.__cause__ = error
+        wrapped = NotPicklableError(repr(self), f"a {MsgKind[frame.kind.name]} of its channel", reason)
+        wrapped.__cause__ = error
         if frame.kind is Kind.REQUEST:
             self._unanswered.add(frame.number)
-            self.answer(Frame(Kind.FAILED, frame.number, str(told).encode()))
+            self.answer(Frame(Kind.FAILED, frame.number, str(wrapped).encode()))
         if self.task.dispatcher is not None:
-            self.task.dispatcher.callback_failed(told)
+            self.task.dispatcher.callback_failed(wrapped)
 
     def _better_reason(self, reason: BaseException) -> BaseException:
-        """What became of the call, where that is known already."""
+        """The exception of the call, if it has already finished."""
         future = self.future
         if future is None or not future.done():
             return reason
@@ -319,7 +320,7 @@ class Channel:
 
 
 class _Delivery(Subscriber[[Msg[Any]], Any]):
-    """Delivers one event in its turn, and keeps watch over it."""
+    """Delivers one event, and makes sure that a request is answered or failed."""
 
     __slots__ = ()
 
@@ -332,22 +333,22 @@ class _Delivery(Subscriber[[Msg[Any]], Any]):
             subscriber.deliver((msg,))
         else:
             if not subscriber.handlers:
-                msg.fail(f"{emitter.name} has no callback of {str(REQUEST)!r}, so that nobody answers")
-            emitter.dispatcher = watch = _Watch(dispatcher, msg)
+                msg.fail(f"{emitter.name} has no callback of {str(REQUEST)!r}, which would answer it")
+            emitter.dispatcher = wrapper = _RequestDispatcher(dispatcher, msg)
             try:
                 subscriber.deliver((msg,))
             finally:
                 emitter.dispatcher = dispatcher
-            if not watch.goes_on:
+            if not wrapper.is_async:
                 msg.not_later()
         msg.delivered()
 
 
-class _Watch(Dispatcher):
-    """A run's dispatcher while a request is delivered: a callback that fails does not leave the call waiting."""
+class _RequestDispatcher(Dispatcher):
+    """Wraps a run's dispatcher while a request is delivered: fails the request if a callback raises."""
 
     def __init__(self, inner: Dispatcher, request: Msg[Any]) -> None:
-        self.goes_on = False  # an async callback was started, and may answer yet
+        self.is_async = False  # whether an async callback was started, which may still answer
         self.stopwatch = inner.stopwatch
         self._inner = inner
         self._request = request
@@ -356,13 +357,13 @@ class _Watch(Dispatcher):
         self._inner.post(subscriber, args, kwargs)
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], note: str) -> asyncio.Task[Any]:
-        self.goes_on = True
+        self.is_async = True
         callback = self._inner.spawn(coroutine, note)
         callback.add_done_callback(self._ended)
         return callback
 
     def callback_failed(self, error: BaseException) -> None:
-        self._tell(error)
+        self._fail(error)
         self._inner.callback_failed(error)
 
     def _ended(self, callback: asyncio.Task[Any]) -> None:
@@ -370,7 +371,7 @@ class _Watch(Dispatcher):
         if error is None:
             self._request.not_later()
         else:
-            self._tell(error)
+            self._fail(error)
 
-    def _tell(self, error: BaseException) -> None:
-        self._request.fail(f"the callback of comm-request failed: {describe(error)}")
+    def _fail(self, error: BaseException) -> None:
+        self._request.fail(f"the callback of comm-request raised {describe(error)}")

@@ -1,4 +1,4 @@
-"""How a call reaches its driver: by a connection, or where it runs in the driver's own thread, directly."""
+"""A call's connection to its driver: by a socket, or directly if it runs in the driver's own thread."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["InlineLink", "Link", "SocketLink"]
 
 _CONNECT_S = 60.0
-_PROOF_S = 600.0  # a driver whose callbacks take long answers late
+_PROOF_S = 600.0  # a driver with long callbacks answers late
 _NOT_LATER = (
-    "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, nobody can "
-    "answer later: use with_threads(1) or with_processes(1) instead of with_sequential()"
+    "no callback of 'comm-request' answered at once; while a call runs in the scheduler's own thread, it cannot be "
+    "answered later: use with_threads(1) or with_processes(1) instead of with_sequential()"
 )
 
 
 class Link(Protocol):
-    """How a call reaches its driver."""
+    """A call's connection to its driver."""
 
     def send(self, frame: Frame) -> None: ...
 
@@ -47,11 +47,11 @@ class Link(Protocol):
 
 
 class SocketLink:
-    """A connection to the driver, wherever the call runs.
+    """A socket connection to the driver.
 
     Raises:
-        AuthenticationError: Who listens there does not hold the key.
-        OSError: Nobody listens there, says nothing, or the connection broke; also `EOFError`.
+        AuthenticationError: The process at this address does not have the key.
+        OSError: No process listens there or answers, or the connection broke; also `EOFError`.
     """
 
     def __init__(self, call: str, address: tuple[str, int], key: bytes) -> None:
@@ -79,9 +79,9 @@ class SocketLink:
 
 
 def _connect(address: tuple[str, int], key: bytes) -> tuple[Connection[Any, Any], bytes]:
-    """A connection whose ends both hold the key, and the key of its packets.
+    """Open an authenticated connection; returns it and the key of its packets.
 
-    A driver that many strangers crowd upon may need several attempts.
+    May need several attempts if the driver has many unauthenticated connections.
     """
     until = time.monotonic() + _CONNECT_S
     patience = 0.05
@@ -106,7 +106,7 @@ def _connect(address: tuple[str, int], key: bytes) -> tuple[Connection[Any, Any]
 
 
 def _agree(stream: socket.socket, key: bytes) -> bytes:
-    """Prove the key to the driver, and have it proved by the driver first."""
+    """Authenticate: the driver proves that it has the key, then this end does."""
     stream.settimeout(_PROOF_S)
     number = secrets.token_bytes(NUMBER_BYTES)
     stream.sendall(number)
@@ -118,16 +118,16 @@ def _agree(stream: socket.socket, key: bytes) -> bytes:
         answer += part
     agreement = Agreement(key, number, answer[:NUMBER_BYTES])
     if not hmac.compare_digest(answer[NUMBER_BYTES:], agreement.proof_of_driver):
-        raise AuthenticationError("the proof of the driver is wrong")
+        raise AuthenticationError("the driver's proof is wrong")
     stream.sendall(agreement.proof_of_worker)
     return agreement.key
 
 
 class InlineLink:
-    """The channel of a call that runs in the loop's own thread: what it says is delivered while it says it.
+    """The connection of a call that runs in the loop's own thread: its messages are delivered immediately.
 
-    No callback runs meanwhile, as the call itself was not started by one. Where it was, by an executor that runs calls
-    inside `submit`, everything is delivered after the call, and a request cannot be answered.
+    No other callback runs meanwhile, as the call was not started by one. If it was, by an executor that runs calls in
+    `submit`, everything is delivered after the call, and requests cannot be answered.
     """
 
     def __init__(self, call: str, channel: Channel) -> None:
@@ -153,7 +153,7 @@ class InlineLink:
     def close(self) -> None:
         pass
 
-    # As the driver's way back
+    # As the driver's `Peer`
 
     def write(self, frame: Frame) -> None:
         self._frames.append(frame)

@@ -1,7 +1,7 @@
-"""Where the calls of one task find their driver: a listening socket in the loop of the run, closed to strangers.
+"""The server to which the calls of one task connect: a listening socket in the loop of the run, with authentication.
 
-All of it happens in the loop's thread and never blocks. What a peer sends before it has proved that it holds the key
-of the run is bounded in time and size, and nothing of it is kept or unpickled.
+Everything runs in the loop's thread and never blocks. What a peer sends before it has proved that it has the key of the
+run is limited in time and size, and nothing of it is kept or unpickled.
 """
 
 from __future__ import annotations
@@ -41,44 +41,44 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-_PROOF_S = 5.0  # how long a peer may take to prove that it holds the key
-_MOST_STRANGERS = 64  # peers that have not proved it yet; one more drives the oldest away,
-_PATIENCE_S = 0.25  # which has had this long at least
+_PROOF_S = 5.0  # how long a peer may take to authenticate
+_MOST_STRANGERS = 64  # maximum number of unauthenticated peers; one more disconnects the oldest,
+_PATIENCE_S = 0.25  # which has at least this much time
 _BACKLOG = 512
-_PAUSE_S = 0.5  # when no connection can be accepted, for want of file descriptors
+_PAUSE_S = 0.5  # when no connection can be accepted because there are no file descriptors
 
 
 def outward_address() -> str:
-    """The address of this machine on its default route; loopback where there is none."""
+    """The address of this machine on its default route; loopback if there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # nobody's (RFC 5737); connecting a datagram socket sends nothing
+            probe.connect(("192.0.2.1", 9))  # reserved (RFC 5737); connecting a datagram socket sends nothing
         except OSError:
             return LOOPBACK
         return str(probe.getsockname()[0])
 
 
 class _Stranger(NamedTuple):
-    """A peer that has not proved itself yet."""
+    """An unauthenticated peer."""
 
     came: float
     timer: asyncio.TimerHandle
 
 
 class Hub:
-    """Listens for the calls of one task during one run.
+    """Serves the calls of one task during one run.
 
     Args:
         loop: The loop of the run.
-        task: Whose calls these are.
-        host: The address to listen at, and to tell the workers.
+        task: The task.
+        host: The address to listen on, which workers connect to.
 
     Attributes:
-        address: Where the workers find it: host and port.
-        key: What they prove themselves with; it is in the arguments of the calls, and nowhere else.
+        address: Its host and port.
+        key: The key for authentication, which is only contained in the arguments of calls.
 
     Raises:
-        OSError: It cannot listen there.
+        OSError: It cannot listen on this address.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, task: Task[..., Any], host: str) -> None:
@@ -93,37 +93,37 @@ class Hub:
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
         self._strangers: dict[_Peer, _Stranger] = {}
         self._admissions: set[asyncio.Task[Any]] = set()
-        self.peers: dict[_Peer, socket.socket] = {}  # the strangers, too
+        self.peers: dict[_Peer, socket.socket] = {}  # including unauthenticated ones
         self.closed = False
         loop.add_reader(self._listening, self._accept)
         _hubs.add(self)
 
     def new_channel(self) -> Channel:
-        """The driver's end of the channel of a call that is about to be submitted."""
+        """Create the driver's end of the channel of a call that is about to be submitted."""
         self._made += 1
         return Channel(self.loop, self._task, self._made, self.channels)
 
     async def all_arrived(self, until: Callable[[], bool]) -> None:
-        """Wait until every connection is taken up whose peer may be dead by now; or until something is so."""
-        for _ in range(2):  # connections that only the kernel knows are accepted
+        """Wait until all connections are processed whose peers may be dead by now, or until a condition holds."""
+        for _ in range(2):  # accept connections that are waiting in the kernel
             await asyncio.sleep(0)
         while not until() and any(peer.is_new for peer in self.peers):
             await asyncio.sleep(0.005)
 
     def close(self) -> None:
-        """Close everything: calls that still want to say something are told."""
+        """Close all channels and connections, which notifies their calls."""
         self.closed = True
         self.loop.remove_reader(self._listening)
         self._listening.close()
         for channel in list(self.channels.values()):
-            channel.end("the run is over", ConnectionAbortedError("the run is over"))
+            channel.end("the run has finished", ConnectionAbortedError("the run has finished"))
         for admission in tuple(self._admissions):
             admission.cancel()
         for peer in tuple(self.peers):
             peer.abort()
 
     def close_inherited(self) -> None:
-        """In a forked worker: keep no connection of the driver open, which nobody would read."""
+        """In a forked worker: close the driver's connections."""
         for connection in (self._listening, *self.peers.values()):
             connection.close()
 
@@ -151,11 +151,11 @@ class Hub:
         admission.add_done_callback(partial(self._admitted, peer))
 
     def _without_descriptors(self, error: OSError) -> None:
-        logger.warning("the channel of %s cannot take a connection: %s", self._task.name, error)
+        logger.warning("the channel of %s cannot accept a connection: %s", self._task.name, error)
         self._pause(_PAUSE_S)
 
     def _pause(self, seconds: float) -> None:
-        """Leave connections waiting for a while; they would wake up the loop all the time."""
+        """Stop accepting connections for a while, as they would wake up the loop all the time."""
         self.loop.remove_reader(self._listening)
         self.loop.call_later(seconds, self._accept_again)
 
@@ -173,7 +173,7 @@ class Hub:
             logger.warning("a worker of %s could not be connected: %s", self._task.name, error)
 
     def known(self, peer: _Peer) -> None:
-        """A peer is no stranger any more: it has proved itself, or is sent away."""
+        """A peer is no longer unauthenticated: it has proved that it has the key, or was disconnected."""
         if (stranger := self._strangers.pop(peer, None)) is not None:
             stranger.timer.cancel()
 
@@ -184,7 +184,7 @@ class Hub:
 
 
 class _Peer(asyncio.Protocol):
-    """A connection from a worker, or from a stranger until it has proved itself."""
+    """A connection from a worker, or from an unauthenticated peer."""
 
     def __init__(self, hub: Hub, connection: socket.socket) -> None:
         self._hub = hub
@@ -193,12 +193,12 @@ class _Peer(asyncio.Protocol):
         self._channel: Channel | None = None
         self._buffer = bytearray()
         self._agreement: Agreement | None = None
-        self._seals: tuple[Seal, Seal] | None = None  # what comes in and what goes out, once it has proved itself
+        self._seals: tuple[Seal, Seal] | None = None  # incoming and outgoing, once it is authenticated
         self._aborted = False
 
     @property
     def is_new(self) -> bool:
-        """Whether it has said nothing yet."""
+        """Whether it has sent nothing yet."""
         return self._channel is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -221,7 +221,7 @@ class _Peer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._hub.left(self)
-        self._broken(exc or ConnectionResetError("the worker ended without closing its channel"))
+        self._broken(exc or ConnectionResetError("the worker exited without closing its channel"))
 
     def write(self, frame: Frame) -> None:
         """See `Peer`."""
@@ -234,11 +234,11 @@ class _Peer(asyncio.Protocol):
             self._transport.close()
 
     def discard(self) -> None:
-        """Close the connection of a peer that could not be let in."""
+        """Close the connection of a peer that could not be accepted."""
         self._connection.close()
 
     def abort(self) -> None:
-        """Cut the way at once."""
+        """Close the connection at once."""
         self._aborted = True
         if self._transport is not None:
             self._transport.abort()
@@ -253,10 +253,10 @@ class _Peer(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _proves_itself(self) -> bool:
-        """Take the peer's part of the proof, as far as it has come; whether it is complete.
+        """Process the received part of the peer's proof, and return whether it is complete.
 
         Raises:
-            ConnectionError: The peer does not hold the key.
+            ConnectionError: The peer does not have the key.
         """
         if self._agreement is None:
             if len(self._buffer) < NUMBER_BYTES:
@@ -268,7 +268,7 @@ class _Peer(asyncio.Protocol):
         if len(self._buffer) < PROOF_BYTES:
             return False
         if not hmac.compare_digest(self._take(PROOF_BYTES), self._agreement.proof_of_worker):
-            raise ConnectionError("a peer does not hold the key")
+            raise ConnectionError("a peer does not have the key")
         self._seals = Seal(self._agreement.key, FROM_WORKER), Seal(self._agreement.key, FROM_DRIVER)
         self._hub.known(self)
         return True
@@ -282,19 +282,19 @@ class _Peer(asyncio.Protocol):
         if self._channel is None:
             self._channel = self._hub.channels.get(frame.number) if frame.kind is Kind.OPEN else None
             if self._channel is None:
-                raise ConnectionError(f"the call {frame.number} of a worker is not known here")
+                raise ConnectionError(f"the call {frame.number} of a worker is unknown here")
         self._channel.received(self, frame)
 
     def _broken(self, error: Exception) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            # Strangers may knock at any port.
+            # Any program may connect to any port.
             logger.log(logging.DEBUG if self._seals is None else logging.WARNING, "a channel was closed: %s", error)
             self._transport.abort()
         if self._channel is not None:
             self._channel.lost(self, error)
 
 
-# Processes that are forked while a run goes on inherit its sockets: the ends of connections would stay open in them.
+# Processes forked during a run inherit its sockets, and would keep the driver's ends of connections open.
 _hubs: WeakSet[Hub] = WeakSet()
 
 

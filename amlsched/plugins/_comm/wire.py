@@ -1,15 +1,15 @@
-"""What travels between a call and its driver, and how: the same on both ends, without any state of either.
+"""The protocol between a call and its driver, which both ends use.
 
-The two ends prove to each other, once, that they hold the key of the run:
+The two ends prove to each other, once, that they have the key of the run:
 
     worker -> driver   a random number
-    driver -> worker   a random number of its own, and a code of both numbers, made with the key
-    worker -> driver   another code of both numbers, and all that it has to say
+    driver -> worker   another random number, and an authentication code of both numbers, made with the key
+    worker -> driver   another code of both numbers, and then its messages
 
-Packets are framed as `multiprocessing.connection.Connection.send_bytes` frames them, so that the worker uses that class
-while the driver, which must never block, reads the same bytes in its event loop. Each packet carries a code, made with
-a key of this connection that follows from both numbers: bytes that someone slips into a connection on their way between
-two hosts are never unpickled, and neither are those that were recorded from another connection.
+Packets are framed as by `multiprocessing.connection.Connection.send_bytes`, so that the worker can use that class while
+the driver, which must never block, reads the same bytes in its event loop. Each packet has an authentication code, made
+with a key of this connection that is derived from both numbers: bytes that are injected into a connection between two
+hosts, or replayed from another connection, are never unpickled.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ NUMBER_BYTES = PROOF_BYTES = 32
 
 
 class Agreement:
-    """What both ends of one connection know once they have told each other a random number.
+    """What both ends of one connection derive from the exchanged random numbers.
 
     Args:
         key: The key of the run.
         worker: The worker's number.
-        driver: The driver's.
+        driver: The driver's number.
 
     Attributes:
-        proof_of_worker: What the worker sends to show that it holds the key.
-        proof_of_driver: What the driver sends.
-        key: For the packets of this connection.
+        proof_of_worker: The worker's proof that it has the key.
+        proof_of_driver: The driver's proof.
+        key: The key of the packets of this connection.
     """
 
     def __init__(self, key: bytes, worker: bytes, driver: bytes) -> None:
@@ -67,7 +67,7 @@ class Agreement:
 
 
 class Kind(StrEnum):
-    """What a frame is; the first four go to the driver, the others come from it."""
+    """The kind of a frame; the first four go to the driver, the others come from it."""
 
     OPEN = "O"
     MESSAGE = "M"
@@ -75,22 +75,22 @@ class Kind(StrEnum):
     CLOSE = "C"
 
     ANSWER = "A"
-    """To the request of this number, pickled."""
+    """The answer to the request with this number, pickled."""
     FAILED = "F"
-    """The request of this number gets no answer; why, in words."""
+    """The request with this number gets no answer; contains the reason."""
     CLOSED = "K"
-    """The driver has everything that was sent before `CLOSE`."""
+    """The driver has received everything that was sent before `CLOSE`."""
     ENDED = "E"
-    """The driver closes the channel; why, in words."""
+    """The driver closes the channel; contains the reason."""
 
 
 class Frame(NamedTuple):
-    """One thing that is said.
+    """One message of the protocol.
 
     Attributes:
-        kind: What it is.
-        number: Of the call in `OPEN`; of the message or request elsewhere.
-        body: A pickle, or words in UTF-8.
+        kind: The kind.
+        number: Number of the call in `OPEN`; otherwise of the message or request.
+        body: A pickle, or text in UTF-8.
     """
 
     kind: Kind
@@ -98,18 +98,18 @@ class Frame(NamedTuple):
     body: bytes | memoryview = b""
 
     def words(self) -> str:
-        """The body of a frame that carries words."""
+        """The body as text."""
         return bytes(self.body).decode("utf-8", "replace")
 
 
 class Seal:
-    """One direction of one connection: packs frames with a code that only those who hold the key can make.
+    """Packs and unpacks frames of one direction of one connection, with a code that requires the key.
 
-    The code covers the place of the packet in the stream, so that none can be dropped, repeated or moved.
+    The code includes the position of the packet in the stream, so that none can be dropped, repeated or moved.
 
     Args:
         key: The key of the connection.
-        direction: Differs between the two directions.
+        direction: Identifies the direction.
     """
 
     _HEAD = struct.Struct("!cQ")
@@ -121,25 +121,25 @@ class Seal:
         self._count = 0
 
     def wrap(self, frame: Frame) -> bytes:
-        """The frame as the payload of a packet."""
+        """Pack a frame into the payload of a packet."""
         content = self._HEAD.pack(frame.kind.encode(), frame.number) + frame.body
         return self._code(content) + content
 
     def unwrap(self, payload: bytes | bytearray) -> Frame:
-        """The frame in a payload.
+        """Unpack the frame of a payload.
 
         Raises:
-            ConnectionError: It does not carry the code, or is no frame.
+            ConnectionError: The code is wrong, or the payload is not a frame.
         """
         view = memoryview(payload)
         content = view[self._CODE_BYTES :]
         if not hmac.compare_digest(view[: self._CODE_BYTES], self._code(content)):
-            raise ConnectionError("a packet was changed or slipped in on its way")
+            raise ConnectionError("a packet was modified or injected on its way")
         try:
             kind, number = self._HEAD.unpack_from(content)
             return Frame(Kind(kind.decode()), number, content[self._HEAD.size :])
         except (struct.error, ValueError) as error:
-            raise ConnectionError(f"a packet is no frame: {error}") from error
+            raise ConnectionError(f"a packet is not a frame: {error}") from error
 
     def _code(self, content: bytes | memoryview) -> bytes:
         self._count += 1
@@ -149,13 +149,13 @@ class Seal:
 
 
 def packet(payload: bytes) -> bytes:
-    """The payload as `Connection.recv_bytes` reads it."""
+    """A packet for `Connection.recv_bytes`."""
     size = len(payload)
     return (struct.pack("!i", size) if size <= 0x7FFFFFFF else struct.pack("!iQ", -1, size)) + payload
 
 
 def packets(buffer: bytearray) -> Iterator[bytes]:
-    """The payloads that are complete in the buffer, as `Connection.send_bytes` wrote them; they are taken out of it."""
+    """Remove complete packets of `Connection.send_bytes` from the buffer, and return their payloads."""
     start = 0
     try:
         while len(buffer) - start >= 4:
@@ -177,16 +177,16 @@ def packets(buffer: bytearray) -> Iterator[bytes]:
 
 
 def dump(value: object, call: str, what: str) -> bytes:
-    """A value pickled; by cloudpickle where plain pickle cannot.
+    """Pickle a value, by cloudpickle if plain pickle fails.
 
     Raises:
-        NotPicklableError: Neither can; it names `what` of the call, and shows the value.
+        NotPicklableError: Both fail; the message names `what` of the call, and shows the value.
     """
     try:
         return dumps(value, protocol=5)
     except KeyboardInterrupt:
         raise
-    except BaseException as plain:  # whatever a __reduce__ raises: it may exit, too
+    except BaseException as plain:  # a __reduce__ may raise anything, even SystemExit
         try:
             return pickled_by_value(value, protocol=5)
         except KeyboardInterrupt:
@@ -196,8 +196,8 @@ def dump(value: object, call: str, what: str) -> bytes:
 
 
 def shown(value: object) -> str:
-    """A value for an error message: short, and never an error itself."""
+    """A short representation of a value for an error message; never raises."""
     try:
         return reprlib.repr(value)
-    except BaseException:  # it may exit, too
+    except BaseException:  # even SystemExit
         return f"<a {type(value).__name__}>"

@@ -404,7 +404,7 @@ def test_a_call_that_runs_again_elsewhere_opens_its_channel_again() -> None:
         second.send(Frame(Kind.OPEN, 1, pickle.dumps("second")))
         told = await asyncio.to_thread(first.receive, 45)
         assert told is not None
-        assert (told.kind, told.words()) == (Kind.ENDED, "the call was run again elsewhere")
+        assert (told.kind, told.words()) == (Kind.ENDED, "the call was retried elsewhere")
         first.close()
         second.close()
         await eventually(lambda: not hub.channels[1].is_open)
@@ -555,7 +555,7 @@ def any_keyword(**kwargs: Any) -> list[str]:
 
 @pytest.mark.parametrize("function", [no_comm, positional_comm])
 def test_a_function_without_the_parameter_is_refused_at_once(function: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match=r"gives its function the keyword 'comm', which it does not take"):
+    with pytest.raises(TypeError, match=r"passes the keyword 'comm', which the function does not accept"):
         Scheduler.with_sequential().task(function, plugins=Comm.Plugin())
 
 
@@ -573,7 +573,7 @@ def test_the_parameter_cannot_be_given_by_the_call() -> None:
     scheduler = Scheduler.with_sequential()
     task = scheduler.task(takes_comm, plugins=Comm.Plugin())
     scheduler.on_start(lambda: task.submit(comm=1))
-    with pytest.raises(ValueError, match="takes_comm: its argument 'comm' is given by Comm.Plugin"):
+    with pytest.raises(ValueError, match="takes_comm: Comm.Plugin provides the argument 'comm'"):
         scheduler.run()
 
 
