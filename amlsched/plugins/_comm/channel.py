@@ -247,7 +247,7 @@ class Channel:
             self._peer.write(frame)
 
     def end_soon(self, problem: str) -> None:
-        """The run is ending: fail waiting requests, and accept answers to later ones only in the callbacks themselves."""
+        """The run is ending: fail the requests that wait. Later ones are answered in their callbacks, or not at all."""
         self.ending = problem
         self._fail_requests(problem)
 
