@@ -18,7 +18,7 @@ from amlsched.experiments._code import copy
 from amlsched.experiments._config.expand import count, expand
 from amlsched.experiments._config.resolve import Resolved, resolve
 from amlsched.experiments._planning import jobs
-from amlsched.experiments._planning.config_changes import _SHOWN_DIFFERENCES, differences, hashes
+from amlsched.experiments._planning.config_changes import SHOWN_DIFFERENCES, differences, hashes
 from amlsched.experiments._storage import layout, record_file
 from amlsched.experiments._storage.atomic import file_bytes
 from amlsched.experiments._storage.record import Record, State
@@ -62,7 +62,7 @@ def check_unchanged(plan: Plan) -> None:
     lines = [f"{counted(count, 'repetition', 'were')} run with other settings under the same name"]
     for changes, names in list(runs.items())[:_SHOWN]:
         lines.append(f"  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}:")
-        lines += [f"    {line}" for line in changes[:_SHOWN_DIFFERENCES]]
+        lines += [f"    {line}" for line in changes[:SHOWN_DIFFERENCES]]
     if len(runs) > _SHOWN:
         lines.append(f"  … and {sum(map(len, list(runs.values())[_SHOWN:]))} more runs")
     remedy = "-o runs them again, --keep-changed leaves them as they are, another name keeps both"

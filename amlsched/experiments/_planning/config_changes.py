@@ -23,7 +23,7 @@ _NO_MATTER = frozenset(
         *("gpus_per_rep", "cpus_per_rep", "scheduler"),
     }
 )
-_SHOWN_DIFFERENCES = 20
+SHOWN_DIFFERENCES = 20
 
 
 def settings(run: Run) -> dict[str, Any]:
