@@ -371,7 +371,7 @@ class WorkerLostError(AmlschedError, BrokenExecutor):
 
     Args:
         call: The lost call.
-        cause: How the worker died, as far as it is known, in words.
+        cause: How the worker died, in words, if it is known.
         pid: Process id of the worker, if known.
         host: Host of the worker, if known.
 

@@ -22,8 +22,8 @@ def _job_states(text: str) -> JobStates:
         parts = line.strip().split("|", 3)
         if len(parts) == 4:
             job, state, host, reason = parts
-            told = f"{state} ({reason.strip()})" if reason.strip(" -") else state
-            found[job] = Element(_STAGES.get(state, Stage.ENDED), told, host.strip("-"))
+            words = f"{state} ({reason.strip()})" if reason.strip(" -") else state
+            found[job] = Element(_STAGES.get(state, Stage.ENDED), words, host.strip("-"))
     return found
 
 

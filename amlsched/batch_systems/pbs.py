@@ -162,8 +162,8 @@ def _job_states(text: str) -> JobStates:
             state = values.get("job_state", "")
             host = values.get("exec_host", "").partition("/")[0]
             comment = values.get("comment", "")
-            told = f"{state} ({comment})" if comment else state
-            found[job[1]] = Element(_JOB_STAGES.get(state, Stage.ENDED), told, host)
+            words = f"{state} ({comment})" if comment else state
+            found[job[1]] = Element(_JOB_STAGES.get(state, Stage.ENDED), words, host)
     return found
 
 

@@ -320,8 +320,8 @@ def _account(system: System, options: Mapping[str, Any]) -> Finding:
     wanted = options.get("account")
     accounts = system.accounts()
     if accounts is None:
-        told = f"{system.title} keeps no list of accounts here"
-        return Finding("account", OK, told if wanted is None else f"{told}: {wanted} is not checked")
+        detail = f"{system.title} keeps no list of accounts here"
+        return Finding("account", OK, detail if wanted is None else f"{detail}: {wanted} is not checked")
     if wanted is None:
         return Finding("account", OK, f"the default one; yours are {', '.join(accounts) or 'none'}")
     if wanted not in accounts:

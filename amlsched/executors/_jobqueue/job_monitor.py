@@ -184,8 +184,8 @@ class JobMonitor:
             logger.warning("%s ended %s: %s%s", what, when, end.how, "" if self._failed.ends else tail)
             self._failed.add(end)
             if too_many := self._failed.too_many(now):
-                told = f"{too_many}; the job script: {self._script}{tail}"
-                raise BatchSystemError(self._system.title, "its jobs", told)
+                text = f"{too_many}; the job script: {self._script}{tail}"
+                raise BatchSystemError(self._system.title, "its jobs", text)
         else:
             logger.warning("%s lost its worker (%s) and is replaced", what, end.how)
         self._ends.given_up(job.job_id, state)

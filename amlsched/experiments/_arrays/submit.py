@@ -153,10 +153,10 @@ def remaining_work(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Wo
             fresh: dict[str, Any] = {"experiment": run.experiment_name, "repetitions": {}, "again": {}, "anew": []}
             work = found.setdefault(numbers.job(planned.index), fresh)
             work["repetitions"].setdefault(run.name, []).append(planned.index)
-            anew = plan.starts_from_scratch(planned)
-            if anew and run.name not in work["anew"]:
+            from_scratch = plan.starts_from_scratch(planned)
+            if from_scratch and run.name not in work["anew"]:
                 work["anew"].append(run.name)
-            if anew or planned.known.state.done or planned.known.state in (State.FAILED, State.UNKNOWN):
+            if from_scratch or planned.known.state.done or planned.known.state in (State.FAILED, State.UNKNOWN):
                 work["again"].setdefault(run.name, {})[str(planned.index)] = len(planned.known.attempts)
     return [Work(job, **work) for job, work in found.items()]
 
