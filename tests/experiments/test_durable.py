@@ -67,7 +67,7 @@ def has_come_to(project: Project, process: subprocess.Popen[str], completed: int
 def test_a_driver_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing(
     project: Project, saves: bool
 ) -> None:
-    count, kills = 40, 12
+    count, kills = 60, 20
     seed = random.randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
