@@ -322,8 +322,8 @@ def test_an_element_that_is_started_again_on_another_host_does_not_wait_for_its_
     elsewhere = known["attempts"][0]["worker"] | {"host": "elsewhere"}
     known["attempts"][0] |= {"outcome": None, "ended": None, "worker": elsewhere, "driver": elsewhere}
     record.write_text(json.dumps(known | {"state": "running"}))
-    owner = Owner("lost", Process(**elsewhere), job="100", restart=0)
-    (record.parent / "claim.1").write_text(json.dumps(asdict(owner)))
+    owner = Owner("lost", Process.from_json(elsewhere), job="100", restart=0)
+    (record.parent / "claim.1").write_text(json.dumps(asdict(owner) | {"process": elsewhere}))
     assert slurm.run("1", "0", restart=1) == 0
     assert project.states() == ["completed"]
 
