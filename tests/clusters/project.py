@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -132,7 +133,8 @@ class Project:
         """What each repetition logged."""
         found: list[list[str]] = []
         for path in sorted(self.results.rglob("log/rep_*/rep_*.csv")):
-            with path.open(newline="") as file:
+            # A repetition that starts from scratch meanwhile puts its earlier rows aside.
+            with contextlib.suppress(FileNotFoundError), path.open(newline="") as file:
                 found.append([row[column] for row in csv.DictReader(file)])
         return found
 
