@@ -94,16 +94,27 @@ def completed(
         raise BatchSystemError(title, words[0], f"cannot be started: {error.strerror}") from error
 
 
-def run(system: System, words: Sequence[str], limit_s: float | None = None, text: str = "") -> str:
-    """The standard output of a command of a batch system; the last two arguments are those of `completed`.
+def run(
+    system: System, words: Sequence[str], limit_s: float | None = None, text: str = "", *, lists_jobs: bool = False
+) -> str:
+    """The standard output of a command of a batch system.
+
+    Args:
+        system: The batch system.
+        words: The command and its arguments.
+        limit_s: As for `completed`.
+        text: As for `completed`.
+        lists_jobs: Whether it lists jobs. If the batch system has forgotten some of them, such a command may fail, but
+            lists the others.
 
     Raises:
         BatchSystemError: As `completed`; or it failed, with its output.
     """
     done = completed(system.title, words, system.environment(), limit_s=limit_s, text=text)
     if done.returncode:
-        output = re.sub(r"\n+", "\n", f"{done.stderr}\n{done.stdout}".strip())
-        raise BatchSystemError(system.title, words[0], output[:_SHOWN] or f"exited with code {done.returncode}")
+        output = re.sub(r"\n+", "\n", f"{done.stderr}\n{done.stdout}".strip())[:_SHOWN]
+        if not (lists_jobs and system.forgotten.search(output)):
+            raise BatchSystemError(system.title, words[0], output or f"exited with code {done.returncode}")
     return done.stdout
 
 
@@ -126,7 +137,9 @@ def first_column(*words: str, header: int = 0) -> dict[str, str]:
     return {row[0]: "" for row in columns(output(*words))[header:] if not row[0].startswith("-")}
 
 
-async def call(system: System, words: Sequence[str], limit_s: float | None = None, text: str = "") -> str:
+async def call(
+    system: System, words: Sequence[str], limit_s: float | None = None, text: str = "", *, lists_jobs: bool = False
+) -> str:
     """As `run`, without blocking the event loop; a caller that is cancelled does not wait for the command."""
     loop = asyncio.get_running_loop()
     output: asyncio.Future[str] = loop.create_future()
@@ -137,7 +150,7 @@ async def call(system: System, words: Sequence[str], limit_s: float | None = Non
 
     def work() -> None:
         try:
-            deliver(output.set_result, run(system, words, limit_s, text))
+            deliver(output.set_result, run(system, words, limit_s, text, lists_jobs=lists_jobs))
         except Exception as error:
             deliver(output.set_exception, error)
 
@@ -231,11 +244,7 @@ def largest(system: System) -> int | None:
 
 def _asked(system: System, words: Sequence[str], read: Callable[[str], Places], jobs: Sequence[str]) -> Places:
     try:
-        found = read(run(system, words))
-    except BatchSystemError as error:
-        if system.forgotten.search(error.words):
-            return {}
-        raise
+        found = read(run(system, words, lists_jobs=True))
     except (ValueError, KeyError, SyntaxError) as error:  # SyntaxError: of XML
         raise BatchSystemError(system.title, words[0], f"its output cannot be parsed: {error}") from error
     wanted = frozenset(jobs)

@@ -142,15 +142,11 @@ class JobMonitor:
         jobs = {name: self._cluster.workers[name] for name in missing}
         ids = list(dict.fromkeys([*(job.job_id for job in jobs.values()), *self._ends.asked_for]))
         try:
-            text = await call(self._system, self._system.job_query(ids))
+            text = await call(self._system, self._system.job_query(ids), lists_jobs=True)
         except BatchSystemError as error:
-            if len(ids) > 1 or "invalid job id" not in error.words.lower():
-                known = self._system.forgotten.search(error.words)
-                if not known:
-                    logger.warning("the state of jobs is unknown: %s", error)
-                    self._next_ask = time.monotonic() + _QUERIED_S[1]
-                    return
-            text = ""
+            logger.warning("the state of jobs is unknown: %s", error)
+            self._next_ask = time.monotonic() + _QUERIED_S[1]
+            return
         former = self._states
         self._states = {job: each for job, each in self._system.job_states(text).items() if job in ids}
         now = time.monotonic()

@@ -518,6 +518,17 @@ def test_jobs_that_the_queue_has_forgotten_are_no_error(monkeypatch: pytest.Monk
     assert commands.ended(SYSTEMS["slurm"], ["1"]) == {}
 
 
+def test_the_answer_about_other_jobs_counts_where_one_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    answer = '{"Jobs": {"2[0].srv": {"job_state": "Q"}}}'
+    fake(tmp_path, "qstat", f"echo 'qstat: Unknown Job Id 1[].srv' >&2; echo '{answer}'; exit 153")
+    assert commands.query(SYSTEMS["pbs"], ["1", "2"]) == {("2", 0): Element(Stage.PENDING)}
+    with pytest.raises(BatchSystemError, match="Unknown Job Id"):
+        commands.run(SYSTEMS["pbs"], ["qstat", "1[]"])
+
+
 def test_an_answer_that_makes_no_sense_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     fake(tmp_path, "squeue", "echo 'what?'")
