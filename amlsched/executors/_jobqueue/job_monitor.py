@@ -14,7 +14,7 @@ from amlsched.batch_systems.commands import call
 from amlsched.batch_systems.system import Element, Stage
 from amlsched.errors import BatchSystemError
 from amlsched.executors._jobqueue.job_ends import JobEnds
-from amlsched.executors._jobqueue.worker_history import EndedJob, FailedJobs, WorkerHistory
+from amlsched.executors._jobqueue.worker_history import EndedJob, FailedJobs, WorkerHistory, job_names
 from amlsched.executors.capabilities import WorkersNow
 
 if TYPE_CHECKING:
@@ -115,20 +115,22 @@ class JobMonitor:
         self._failed.update(now)
         self._check_rejected()
         here = {record.name for record in self._history.here()}
+        with_worker = {job for worker in here for job in job_names(worker)}
         missing: list[Any] = []
         for name, job in list(self._cluster.workers.items()):
             if job not in self._seen and job.job_id:
                 self._canceller.add(job.job_id)
                 logger.info("%s job %s was submitted", self._system.title, job.job_id)
             seen = self._seen.setdefault(job, _Seen(now))
-            if str(name) in here or any(worker.startswith(f"{name}-") for worker in here):
+            if str(name) in with_worker:
                 seen.gone = None
                 self._here = True
             elif job.job_id:
                 if seen.gone is None:
                     seen.gone, self._next_ask, self._ask_s = now, min(self._next_ask, now + 1), _QUERIED_S[0]
                 missing.append(name)
-        self._seen = {job: seen for job, seen in self._seen.items() if job in set(self._cluster.workers.values())}
+        kept = set(self._cluster.workers.values())
+        self._seen = {job: seen for job, seen in self._seen.items() if job in kept}
         if (missing or self._ends.asked_for) and now >= self._next_ask:
             await self._ask(missing)
         self._report(now, len(here))
@@ -282,7 +284,7 @@ class JobMonitor:
     def _job_of(self, worker: str) -> str:
         """The id of the job of the worker with this name."""
         for name, job in self._cluster.workers.items():
-            if job.job_id and (worker == str(name) or worker.startswith(f"{name}-")):
+            if job.job_id and str(name) in job_names(worker):
                 return str(job.job_id)
         return ""
 

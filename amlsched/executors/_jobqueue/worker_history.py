@@ -14,7 +14,7 @@ from amlsched.executors._dask.clusters import ALLOWED_FAILURES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["EARLY_ENDS", "EndedJob", "FailedJobs", "WorkerRecord", "WorkerHistory"]
+__all__ = ["EARLY_ENDS", "EndedJob", "FailedJobs", "WorkerRecord", "WorkerHistory", "job_names"]
 
 EARLY_ENDS = 3
 """How many jobs in a row may end early before the run fails."""
@@ -50,6 +50,11 @@ class WorkerRecord:
     former: bool = False
     job: str = ""
     address: str = ""
+
+
+def job_names(worker: str) -> tuple[str, str]:
+    """The names that the job of a worker may have: the worker's, or that without its number in a job of several."""
+    return worker, worker.rpartition("-")[0]
 
 
 class WorkerHistory:
@@ -118,7 +123,7 @@ class WorkerHistory:
         return [
             record
             for record in (*self._gone, *self._here.values())
-            if not record.former and (record.name == job or record.name.startswith(f"{job}-"))
+            if not record.former and job in job_names(record.name)
         ]
 
     def at(self, address: str) -> WorkerRecord | None:
