@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeGuard, c
 from amlsched._surroundings import import_extra, printable
 from amlsched.events import Stopwatch
 from amlsched.executors.capabilities import WorkersNow, capabilities_of, worker_count, workers_now
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -105,7 +106,7 @@ class Workers:
         name, now, number = type(self._executor).__name__, self.now, self.number
         if now is not None:
             return f"{name}, {now._replace(instead=())}"
-        return name if number is None else f"{name}, {number} worker{'s' * (number != 1)}"
+        return name if number is None else f"{name}, {counted(number, 'worker')}"
 
 
 def are_missing(now: WorkersNow | None, counts: Counts) -> TypeGuard[WorkersNow]:

@@ -7,6 +7,8 @@ import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
+from amlsched.units import counted
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -109,7 +111,7 @@ class WorkersNow(NamedTuple):
 
     def __str__(self) -> str:
         reasons = f": {', '.join(self.instead)}" if self.instead else ""
-        return f"{self.here} of {self.wanted} worker{'s' * (self.wanted != 1)}{reasons}"
+        return f"{self.here} of {counted(self.wanted, 'worker')}{reasons}"
 
 
 class ReportingExecutor(Protocol):

@@ -16,6 +16,7 @@ from amlsched.errors import BatchSystemError
 from amlsched.executors._jobqueue.job_ends import JobEnds
 from amlsched.executors._jobqueue.worker_history import EndedJob, FailedJobs, WorkerHistory, job_names
 from amlsched.executors.capabilities import WorkersNow
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,11 +248,11 @@ class JobMonitor:
         jobs = self._cluster.workers.values()
         without = [job for job in jobs if job in self._seen and self._seen[job].gone is not None]
         counts = Counter(self._words(self._states.get(job.job_id)) for job in without)
-        reasons = [f"{count} job{'s' * (count > 1)} {words}" for words, count in counts.items()]
+        reasons = [f"{counted(count, 'job')} {words}" for words, count in counts.items()]
         if missing := len(set(self._cluster.worker_spec) - set(self._cluster.workers)):
             due = max(self._not_before, self._failed.not_before) - now
             later = f" in {due:.0f} s" if due > 1 else ""
-            reasons.append(f"{missing} job{'s' * (missing > 1)} to be submitted{later}")
+            reasons.append(f"{counted(missing, 'job')} to be submitted{later}")
         return reasons
 
     def _words(self, state: Element | None) -> str:
