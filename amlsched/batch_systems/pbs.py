@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["MOAB", "PBS", "TORQUE"]
 
 _ID = re.compile(r"(\d+)\[(\d+)\]")
+_STAGES = {**dict.fromkeys("QWTM", Stage.PENDING), "H": Stage.STUCK, **dict.fromkeys("RESUB", Stage.RUNNING)}
 
 
 def _quote(text: str) -> str:
@@ -122,14 +123,15 @@ def _places(jobs: Iterable[tuple[str, Mapping[str, Any]]]) -> Places:
 def _element(job: Mapping[str, Any]) -> Element:
     state, reason = job.get("job_state", ""), job.get("comment", "")
     host = re.split(r"[/+]", job.get("exec_host", ""))[0]
-    if state in ("Q", "W", "T", "M"):
-        return Element(Stage.PENDING, reason)
-    if state == "H":
+    stage = _STAGES.get(state, Stage.ENDED)
+    if stage is Stage.PENDING:
+        return Element(stage, reason)
+    if stage is Stage.STUCK:
         return _held(job.get("Hold_Types", ""), job.get("depend", ""), reason)
-    if state in ("R", "E", "S", "U", "B"):
-        return Element(Stage.RUNNING, "" if state in "RB" else state, host)
+    if stage is Stage.RUNNING:
+        return Element(stage, "" if state in "RB" else state, host)
     code = job.get("Exit_status", job.get("exit_status"))
-    return Element(Stage.ENDED, "" if code in (None, "0", 0) else f"exit code {code}", host)
+    return Element(stage, "" if code in (None, "0", 0) else f"exit code {code}", host)
 
 
 def _held(by: str, depend: str, reason: str) -> Element:
@@ -150,9 +152,6 @@ def _torque_cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["qdel", "-t", ",".join(ranges(indices)), f"{job}[]"]
 
 
-_JOB_STAGES = {**dict.fromkeys("QWTM", Stage.PENDING), "H": Stage.STUCK, **dict.fromkeys("RESUB", Stage.RUNNING)}
-
-
 def _job_states(text: str) -> JobStates:
     found: JobStates = {}
     for part in re.split(r"^Job Id:", text, flags=re.MULTILINE)[1:]:
@@ -163,7 +162,7 @@ def _job_states(text: str) -> JobStates:
             host = values.get("exec_host", "").partition("/")[0]
             comment = values.get("comment", "")
             words = f"{state} ({comment})" if comment else state
-            found[job[1]] = Element(_JOB_STAGES.get(state, Stage.ENDED), words, host)
+            found[job[1]] = Element(_STAGES.get(state, Stage.ENDED), words, host)
     return found
 
 
