@@ -260,14 +260,6 @@ class JobEnd:
         return self.kind(call, job, self.state, self.reason, host)
 
 
-def _unlisted(element: Element) -> JobEnd | None:
-    return None
-
-
-def _unrecorded(text: str) -> JobEnd | None:
-    return None
-
-
 _NEVER = re.compile(r"(?!)")
 
 
@@ -357,9 +349,9 @@ class System:
     job_states: Callable[[str], JobStates] = lambda text: {}
     job_directives: Sequence[str] | Mapping[str, str] = ()
     starts_at_home: bool = False
-    end_listed: Callable[[Element], JobEnd | None] = _unlisted
+    end_listed: Callable[[Element], JobEnd | None] = lambda element: None
     end_query: Callable[[str], Sequence[str]] | None = None
-    end_recorded: Callable[[str], JobEnd | None] = _unrecorded
+    end_recorded: Callable[[str], JobEnd | None] = lambda text: None
     not_recorded: re.Pattern[str] = _NEVER
 
     needed: tuple[str, ...] = ()
