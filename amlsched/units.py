@@ -6,14 +6,13 @@ import re
 __all__ = ["clock", "counted", "parse_memory", "parse_seconds", "slurm_bytes", "slurm_seconds"]
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-_MEMORY = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
+_WITH_UNIT = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
 _PREFIXES = "kmgtp"
 _BYTES = {
     "b": 1,
     **{f"{prefix}b": 1000**power for power, prefix in enumerate(_PREFIXES, 1)},
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate(_PREFIXES, 1)},
 }
-_PART = re.compile(rf"\s*{_NUMBER}\s*([a-z]+)\s*", re.IGNORECASE)
 _CLOCK = re.compile(r"\s*(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d(?:\.\d*)?)\s*")
 _SLURM_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _SLURM_MEMORY = re.compile(r"(\d+)\s*([KMGT]?)B?", re.IGNORECASE)
@@ -42,7 +41,7 @@ def parse_memory(text: str) -> int:
         Slurm reads a bare number as MiB (sbatch, `--mem`), dask as bytes; so a bare number raises. Slurm's `K`, `M`
         and `G` are powers of 1024, those of others powers of 1000; so they raise, too.
     """
-    found = _MEMORY.fullmatch(str(text))  # also rejects numbers, which have no unit
+    found = _WITH_UNIT.fullmatch(str(text))  # also rejects numbers, which have no unit
     if found is None or found[2].lower() not in _BYTES:
         raise ValueError(f"{text!r} is not an amount of memory: write number and unit, such as '6 GB' or '1.5 GiB'")
     amount = int(float(found[1]) * _BYTES[found[2].lower()])
@@ -72,8 +71,8 @@ def parse_seconds(text: str) -> float:
     if clock := _CLOCK.fullmatch(str(text)):
         days, hours, minutes, seconds = clock.groups(default="0")
         return int(days) * 86400.0 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    parts = _PART.findall(str(text))
-    if not parts or _PART.sub("", str(text)) or any(unit.lower() not in _SECONDS for _, unit in parts):
+    parts = _WITH_UNIT.findall(str(text))
+    if not parts or _WITH_UNIT.sub("", str(text)) or any(unit.lower() not in _SECONDS for _, unit in parts):
         raise ValueError(f"{text!r} is not a duration: {remedy}")
     return math.fsum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
 
