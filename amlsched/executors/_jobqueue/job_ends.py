@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING
 
 from amlsched.batch_systems.commands import call
 from amlsched.batch_systems.system import Element, JobEnd, Stage
-from amlsched.errors import (
-    BatchSystemError,
-    JobLostError,
-)
+from amlsched.errors import BatchSystemError, JobLostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,19 +132,15 @@ class JobEnds:
         try:
             async with asyncio.timeout(_WITHIN_S):
                 while True:
-                    element = self._given_up.get(job)
-                    final = element is not None
-                    if element is None:
-                        element = await self._state(job)
+                    last = self._given_up.get(job)
+                    element = await self._state(job) if last is None else last
                     if element is None or element.stage is not Stage.RUNNING:
                         return await how_ended(self._system, job, element)
                     ending = self._system.end_listed(element)
-                    if ending is None and (
-                        final or time.monotonic() - began > _RUNS_ON_S or self._runs_on(job, lost or began)
-                    ):
-                        return None
-                    if ending is not None and final:
+                    if last is not None:
                         return ending
+                    if ending is None and (time.monotonic() - began > _RUNS_ON_S or self._runs_on(job, lost or began)):
+                        return None
                     so_far = ending or so_far
         except TimeoutError:
             return so_far
