@@ -35,7 +35,6 @@ _REPORTED_S = (5.0, 300.0)  # seconds between two log messages that no worker ha
 _GRACE_S = 15.0  # a job whose worker has left is cancelled after this
 _SETTLED_S = 4.0  # the batch system may not list a new job yet
 _LOG_LINES = 20
-_UNKNOWN = "no job is known"
 
 
 @dataclass
@@ -203,16 +202,14 @@ class JobMonitor:
             if not taken:
                 where = f"the job script: {self._script}"
                 if isinstance(error, BatchSystemError):
-                    remedy = self._remedy(error.words)
-                    raise BatchSystemError(
-                        error.system, error.command, f"{error.words}\n{where}", remedy or error.remedy
-                    ) from error
+                    words, remedy = f"{error.words}\n{where}", self._remedy() or error.remedy
+                    raise BatchSystemError(error.system, error.command, words, remedy) from error
                 raise BatchSystemError(self._system.title, self._system.submit[0], f"{error}\n{where}") from error
             logger.warning("a job was rejected and will be submitted again later: %s", error)
             self._not_before = time.monotonic() + 30.0
             self._cluster.workers.pop(name, None)
 
-    def _remedy(self, words: str) -> str:
+    def _remedy(self) -> str:
         inside = self._system.own_job
         if inside is None:
             return ""
@@ -228,18 +225,18 @@ class JobMonitor:
         if workers or not self._busy():
             self._waits_since, self._next_word, self._word_s = now, now + _REPORTED_S[0], _REPORTED_S[0]
             return
+        shown = ", ".join(reasons) or "no job is known"
         waited = now - self._waits_since
         if now >= self._next_word:
             self._word_s = min(2 * self._word_s, _REPORTED_S[1])
             self._next_word = now + self._word_s
-            logger.warning("%s: no worker for %.0f s: %s", self._system.title, waited, ", ".join(reasons) or _UNKNOWN)
+            logger.warning("%s: no worker for %.0f s: %s", self._system.title, waited, shown)
         if not self._here and self._start_timeout is not None and now - self._began > self._start_timeout:
-            seen = ", ".join(reasons) or _UNKNOWN
             logs = "".join(self._tail(job) for job in self.jobs()[:1])
             raise BatchSystemError(
                 self._system.title,
                 "its jobs",
-                f"no worker came within {self._start_timeout:g} s: {seen}; the job script: {self._script}{logs}",
+                f"no worker came within {self._start_timeout:g} s: {shown}; the job script: {self._script}{logs}",
                 f"ask for less, wait longer (start_timeout=), or see {self._system.job_query([''])[0]} for the reasons",
             )
 
