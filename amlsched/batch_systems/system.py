@@ -364,6 +364,11 @@ class System:
     def __str__(self) -> str:
         return self.title
 
+    @property
+    def cancel_command(self) -> str:
+        """The name of the command that cancels jobs."""
+        return self.cancel_all("")[0]
+
     def log(self, folder: Path, job: str, index: int) -> tuple[Path, Path]:
         """The files with standard output and standard error of an element."""
         out, err = (folder / name.format(job=job, index=index) for name in self.logs)

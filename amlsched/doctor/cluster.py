@@ -284,7 +284,7 @@ def _own_commands(system: System, options: Mapping[str, Any]) -> tuple[str, str]
     """The commands that submit and cancel."""
     return (
         options.get("submit_command") or system.submit[0],
-        options.get("cancel_command") or system.cancel_all("")[0],
+        options.get("cancel_command") or system.cancel_command,
     )
 
 

@@ -82,7 +82,7 @@ class Jobs(Site):
         self.cluster: Any = None
         self._adaptive = adaptive
         self._submit = submit_command or self.system.submit[0]
-        self._cancel = cancel_command or self.system.cancel_all("")[0]
+        self._cancel = cancel_command or self.system.cancel_command
         self._start_timeout = start_timeout
         self._security = security
         self._settings = settings(self.system, options, worker_threads(native_threads, "native_threads"))
