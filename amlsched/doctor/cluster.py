@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["ClusterExamination", "Trial"]
 
 _OURS = ("n_workers", "adaptive", "start_timeout", "security", "native_threads", "submit_command", "cancel_command")
-_OF_CLUSTERS = ("asynchronous", "loop", "name", "scheduler_cls", "scheduler_options", "shared_temp_directory")
-_NOT_OF_JOBS = frozenset((*_OURS, *_OF_CLUSTERS, "silence_logs"))
 _WITH = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv.pop(1))))"
 _FAILED = "the probe failed"
 _LOG_END = 1500
@@ -69,8 +67,8 @@ class Trial:
         self._line = line
         self.id: str | None = None
         self.submitted = 0.0
-        of_jobs = {key: value for key, value in options.items() if key not in _NOT_OF_JOBS}
-        given = job_settings(system, of_jobs, options.get("native_threads", "auto"))
+        theirs = {key: value for key, value in options.items() if key not in _OURS}
+        given = job_settings(system, theirs, options.get("native_threads", "auto"))
         self.shared = Path(given["log_directory"])
         self._made_shared = not self.shared.exists()
         self.shared.mkdir(parents=True, exist_ok=True)
@@ -78,8 +76,7 @@ class Trial:
         try:
             (self.folder / "token").write_text(line.token)
             commands = _own_commands(system, options)
-            kept = {key: value for key, value in given.items() if key not in _NOT_OF_JOBS and value is not None}
-            self._job: Any = job_class(system, *commands)("tcp://127.0.0.1:0", "doctor", **kept)
+            self._job: Any = job_class(system, *commands)("tcp://127.0.0.1:0", "doctor", **given)
         except BaseException:
             self.close()
             raise

@@ -101,10 +101,10 @@ def job_script(name: str, /, **options: Any) -> str:
 
 
 def job_settings(system: System, options: Mapping[str, Any], native_threads: WorkerThreads) -> dict[str, Any]:
-    """The arguments for dask-jobqueue that `jobqueue` makes of a user's options; the doctor submits a job with them."""
-    from amlsched.executors._jobqueue.settings import settings
+    """The arguments for a job that `jobqueue` makes of a user's options; the doctor submits a job with them."""
+    from amlsched.executors._jobqueue.settings import of_job, settings
 
-    return settings(system, options, native_threads)
+    return of_job(settings(system, options, native_threads))
 
 
 def job_class(system: System, submit: str, cancel: str) -> Any:

@@ -33,7 +33,6 @@ __all__ = ["JobQueueExecutor", "Jobs"]
 
 MOST_STARTS = 10
 """A call is not retried that was started on this many workers which all ended or reached their lifetime."""
-_OF_CLUSTER = ("asynchronous", "loop", "name", "scheduler_cls", "shared_temp_directory", "silence_logs")
 _END_S = 10.0
 
 
@@ -122,11 +121,9 @@ class Jobs(Site):
 
     def job_script(self) -> str:
         """The script of a job."""
-        options = {
-            key: value
-            for key, value in self._settings.items()
-            if key not in _OF_CLUSTER and key != "scheduler_options" and value is not None
-        }
+        from amlsched.executors._jobqueue.settings import of_job
+
+        options = of_job(self._settings)
         protocol = "tcp" if self._security is False else "tls"
         address = f"{protocol}://{self.driver_host or 'DRIVER'}:PORT"
         if self._security is not False:

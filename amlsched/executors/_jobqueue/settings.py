@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from amlsched.batch_systems import System
     from amlsched.resources.binding import WorkerThreads
 
-__all__ = ["LOGS", "driver_host", "lifetime", "settings"]
+__all__ = ["LOGS", "driver_host", "lifetime", "of_job", "settings"]
 
 logger = logging.getLogger("amlsched.jobs")
 
@@ -34,6 +34,15 @@ LOGS = "amlsched-jobs"
 _TEMPORARY = '"${TMPDIR:-/tmp}"'  # for the shell of the job, on its node
 _SHORTEST_S = 60.0
 _ASK_S = 5.0
+_OF_CLUSTER = (
+    "asynchronous",
+    "loop",
+    "name",
+    "scheduler_cls",
+    "scheduler_options",
+    "shared_temp_directory",
+    "silence_logs",
+)
 _TEXTS = {
     "queue": "main",
     "account": "group",
@@ -101,6 +110,11 @@ def settings(system: System, options: Mapping[str, Any], native_threads: WorkerT
         scheduler["host"] = driver_host(system)
     found["scheduler_options"] = scheduler
     return found
+
+
+def of_job(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments of dask-jobqueue's cluster class that its class of a job takes."""
+    return {key: value for key, value in arguments.items() if key not in _OF_CLUSTER and value is not None}
 
 
 def _python(given: Any) -> str:
