@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 import shlex
 import socket
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from amlsched.resources.binding import WorkerThreads
 
 __all__ = ["LOGS", "driver_host", "lifetime", "of_job", "settings"]
-
-logger = logging.getLogger("amlsched.jobs")
 
 LOGS = "amlsched-jobs"
 """The folder for logs of jobs, inside the current one."""
