@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import time
+import warnings
 from abc import ABC, abstractmethod
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -26,7 +27,17 @@ if TYPE_CHECKING:
     from amlsched.errors import WorkerLostError
     from amlsched.resources.binding import WorkerThreads
 
-__all__ = ["ALLOWED_FAILURES", "Elsewhere", "Given", "Local", "NANNY", "SETTINGS", "Site", "check_memory"]
+__all__ = [
+    "ALLOWED_FAILURES",
+    "Elsewhere",
+    "Given",
+    "Local",
+    "NANNY",
+    "SETTINGS",
+    "Site",
+    "check_memory",
+    "cluster_security",
+]
 
 ALLOWED_FAILURES = 3
 """A call that has lost more workers than this is not retried; the same as dask's default."""
@@ -146,6 +157,16 @@ def _local_cluster() -> Any:
             super(distributed.SpecCluster, self)._update_worker_status(op, msg)
 
     return Cluster
+
+
+def cluster_security(security: Any) -> Any:
+    """The `distributed.Security` for an argument: with new keys for `True`; `None` for `False`, with a warning."""
+    if security is False:
+        warnings.warn(
+            "security=False: anyone who can reach this machine by network can run programs as you", stacklevel=3
+        )
+        return None
+    return importlib.import_module("distributed").Security.temporary() if security is True else security
 
 
 def check_memory(name: str, value: Any) -> None:

@@ -8,7 +8,6 @@ import importlib
 import shlex
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from amlsched._checks import check_seconds, check_text, whole_number
 from amlsched._surroundings import import_extra
 from amlsched.batch_systems.commands import call, check_command
 from amlsched.errors import BatchSystemError, MissingExtraError
-from amlsched.executors._dask.clusters import SETTINGS, Site
+from amlsched.executors._dask.clusters import SETTINGS, Site, cluster_security
 from amlsched.executors._dask.executor import DaskExecutor
 
 if TYPE_CHECKING:
@@ -150,16 +149,16 @@ class Jobs(Site):
         from amlsched.executors._jobqueue.job_monitor import JobMonitor
 
         distributed = importlib.import_module("distributed")
+        security = cluster_security(self._security)
         self._logs.mkdir(parents=True, exist_ok=True)
         self._keys = Path(tempfile.mkdtemp(prefix=".keys-", dir=self._logs))
         self._canceller = JobCanceller(shlex.split(self._cancel), self.system.environment(), self._keys)
-        options: dict[str, Any] = {"silence_logs": "error", **self._settings, "shared_temp_directory": str(self._keys)}
-        if self._security is False:
-            warnings.warn(
-                "security=False: anyone who can reach this machine by network can run programs as you", stacklevel=2
-            )
-        else:
-            options["security"] = distributed.Security.temporary() if self._security is True else self._security
+        options: dict[str, Any] = {
+            "silence_logs": "error",
+            **self._settings,
+            "shared_temp_directory": str(self._keys),
+            "security": security,
+        }
         try:
             with importlib.import_module("dask").config.set(SETTINGS):
                 self.cluster = cluster_class(self.system, self._job)(**options)

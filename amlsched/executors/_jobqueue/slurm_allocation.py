@@ -11,13 +11,12 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_seconds, check_text, check_texts, check_whole
 from amlsched.errors import BatchSystemError
-from amlsched.executors._dask.clusters import NANNY, SETTINGS, Site, check_memory
+from amlsched.executors._dask.clusters import NANNY, SETTINGS, Site, check_memory, cluster_security
 from amlsched.resources.binding import worker_environment, worker_threads
 
 if TYPE_CHECKING:
@@ -97,18 +96,14 @@ class Allocation(Site):
     def open(self, fail: Callable[[BaseException], None]) -> Any:
         distributed = importlib.import_module("distributed")
         self._logs.mkdir(parents=True, exist_ok=True)
+        security = cluster_security(self._security)
         options: dict[str, Any] = {"host": self.driver_host, "dashboard_address": "127.0.0.1:0", "n_workers": 0}
-        if self._security is False:
-            warnings.warn(
-                "security=False: anyone who can reach this machine by network can run programs as you", stacklevel=2
-            )
-        else:
-            options["security"] = distributed.Security.temporary() if self._security is True else self._security
-            options["protocol"] = "tls://"
+        if self._security is not False:
+            options.update(security=security, protocol="tls://")
         with importlib.import_module("dask").config.set(SETTINGS):
             self._cluster = distributed.LocalCluster(threads_per_worker=1, **options)
         self._client = distributed.Client(self._cluster, set_as_default=False)
-        command = self._command(self._cluster.scheduler_address, options.get("security"))
+        command = self._command(self._cluster.scheduler_address, security)
         with self._log.open("wb") as log:
             try:
                 self._step = subprocess.Popen(
