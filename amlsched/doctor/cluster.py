@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from amlsched.batch_systems import System
-    from amlsched.doctor.examination import Line
-
 
 __all__ = ["ClusterExamination", "Trial"]
 
@@ -41,6 +39,11 @@ _OURS = ("n_workers", "adaptive", "start_timeout", "security", "native_threads",
 _WITH = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv.pop(1))))"
 _FAILED = "the probe failed"
 _LOG_END = 1500
+OK, WARNING, FAULT, SKIPPED = Verdict.OK, Verdict.WARNING, Verdict.FAULT, Verdict.SKIPPED
+_POLL_S = 0.3
+_ASK_S = 2.0
+_AFTERWARDS_S = 15.0  # how long a report in a file may take to become visible on a network file system
+_DEFAULTS: dict[str, Any] = {"cores": 1, "memory": "1 GB"}
 
 
 class Trial:
@@ -125,17 +128,14 @@ class Trial:
     def state(self) -> tuple[bool, str]:
         """Whether it has ended, and its state and reason in the batch system's words."""
         assert self.id is not None
-        words = self._system.job_query([self.id])
         try:
-            text = run(self._system, words)
+            text = run(self._system, self._system.job_query([self.id]))
             found = self._system.job_states(text).get(self.id)
         except (BatchSystemError, ValueError, SyntaxError):  # some fail for a job that they have forgotten
             found = None
-        return (
-            (True, "no longer in the queue")
-            if found is None
-            else (found.stage is Stage.ENDED, str(found.reason or found.stage))
-        )
+        if found is None:
+            return True, "no longer in the queue"
+        return found.stage is Stage.ENDED, found.reason or str(found.stage)
 
     def report(self) -> dict[str, Any] | None:
         """The report of the probe, over the network or in the folder; `None` so far."""
@@ -172,13 +172,6 @@ class Trial:
 
 def _coded(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-OK, WARNING, FAULT, SKIPPED = Verdict.OK, Verdict.WARNING, Verdict.FAULT, Verdict.SKIPPED
-_POLL_S = 0.3
-_ASK_S = 2.0
-_AFTERWARDS_S = 15.0  # how long a report in a file may take to become visible on a network file system
-_DEFAULTS: dict[str, Any] = {"cores": 1, "memory": "1 GB"}
 
 
 class ClusterExamination:
