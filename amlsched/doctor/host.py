@@ -6,6 +6,7 @@ Sources:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.doctor.examination import Finding, Verdict, first_call
 from amlsched.doctor.probe import packages
-from amlsched.resources import cpus
+from amlsched.resources.detect import cgroups, cpu_quotas, cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ def examine_host(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _cpus(cores: int, workers: object) -> Finding:
-    quota = _cgroup_cpus()
+    quota = min(cpu_quotas(), default=None)
     text = f"{os.cpu_count()} on this host, {len(os.sched_getaffinity(0))} by affinity, " + (
         f"{quota:g} by the cgroup" if quota else "no limit by a cgroup"
     )
@@ -124,53 +125,13 @@ def _gib(amount: int) -> str:
     return f"{amount / _GIB:.1f} GiB"
 
 
-# ----------------------------------------------------------------------------------------------------------- cgroups
-def _cgroup_files(controller: str, name: str) -> Iterator[Path]:
-    """The files of this name, from this process's cgroup up to the root."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = root / controllers if controllers else root
-        for folder in [top / path.lstrip("/"), *(top / path.lstrip("/")).parents]:
-            yield folder / name
-            if folder == top:
-                break
-
-
-def _first_words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
-
-
-def _cgroup_cpus() -> float | None:
-    """The smallest quota, in CPUs; `None` if there is none."""
-    found: list[float] = []
-    for path in _cgroup_files("cpu", "cpu.max"):
-        found += _quota(_first_words(path))
-    for path in _cgroup_files("cpu", "cpu.cfs_quota_us"):
-        found += _quota([*_first_words(path), *_first_words(path.with_name("cpu.cfs_period_us"))])
-    return min(found, default=None)
-
-
-def _quota(words: list[str]) -> list[float]:
-    """A list of the quota; empty for `max 100000` or `-1 100000`, which mean no limit."""
-    if len(words) != 2 or not words[0].isdecimal() or not int(words[1]):
-        return []
-    return [int(words[0]) / int(words[1])]
-
-
 def _cgroup_memory() -> int | None:
-    """The smallest limit, in bytes; `None` if there is none."""
-    paths = (*_cgroup_files("memory", "memory.max"), *_cgroup_files("memory", "memory.limit_in_bytes"))
-    limits = [int(words[0]) for path in paths if (words := _first_words(path)) and words[0].isdecimal()]
+    """The smallest limit of this process's cgroups, in bytes; `None` if there is none."""
+    limits: list[int] = []
+    for folder in cgroups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it contains "max"
+                limits.append(int((folder / name).read_text()))
     return min(limits, default=None)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["cpus", "devices"]
+__all__ = ["cgroups", "cpu_quotas", "cpus", "devices"]
 
 _NO_DEVICES = frozenset({"", "-1", "NoDevFiles", "none", "void"})
 
@@ -34,7 +34,8 @@ def cpus(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tu
     """
     environ = os.environ if environ is None else environ
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    count = min([len(allowed), *_quotas(Path(root)), *_of_slurm(environ)])
+    quotas = (max(1, math.floor(quota)) for quota in cpu_quotas(root))
+    count = min([len(allowed), *quotas, *_of_slurm(environ)])
     return tuple(allowed[: max(1, count)])
 
 
@@ -45,36 +46,39 @@ def _of_slurm(environ: Mapping[str, str]) -> Iterator[int]:
         yield int(text)
 
 
-def _quotas(root: Path) -> Iterator[int]:
-    """The quotas of this process's cgroups and their parents, in CPUs, at least 1."""
+def cgroups(controller: str, root: str | Path = "/") -> Iterator[Path]:
+    """The folders of this process's cgroups that may limit a resource, and of their parents.
+
+    Args:
+        controller: The controller of the resource, such as `cpu`; in version 2, all have the same folders.
+        root: The folder that contains `proc` and `sys`.
+    """
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = Path(root, "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if not controllers:
-            folder, read = root / "sys/fs/cgroup", _quota_v2
-        elif "cpu" in controllers.split(","):
-            folder, read = root / "sys/fs/cgroup/cpu", _quota_v1
-        else:
+        if controllers and controller not in controllers.split(","):
             continue
+        top = Path(root, "sys/fs/cgroup", controller if controllers else "")
         parts = [part for part in path.split("/") if part]
         for length in range(len(parts) + 1):
-            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it contains "max"
-                yield max(1, math.floor(read(folder.joinpath(*parts[:length]))))
+            yield top.joinpath(*parts[:length])
 
 
-def _quota_v2(folder: Path) -> float:
-    quota, period = (folder / "cpu.max").read_text().split()
-    return int(quota) / int(period)
+def cpu_quotas(root: str | Path = "/") -> Iterator[float]:
+    """The quotas of this process's cgroups and their parents, in CPUs.
 
-
-def _quota_v1(folder: Path) -> float:
-    quota = int((folder / "cpu.cfs_quota_us").read_text())
-    if quota <= 0:
-        raise ValueError("no quota")
-    return quota / int((folder / "cpu.cfs_period_us").read_text())
+    Args:
+        root: The folder that contains `proc` and `sys`.
+    """
+    for folder in cgroups("cpu", root):
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            with contextlib.suppress(OSError, ValueError):  # there are no such files, or they contain "max"
+                quota, period = map(int, " ".join((folder / name).read_text() for name in files).split())
+                if quota > 0:  # -1 means no quota
+                    yield quota / period
 
 
 def devices(environ: Mapping[str, str] | None = None, root: str | Path = "/") -> tuple[str, ...]:

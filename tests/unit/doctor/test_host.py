@@ -6,6 +6,7 @@ import pytest
 
 from amlsched.cli import main
 from amlsched.doctor import Finding, Verdict, examine, host
+from amlsched.resources import detect
 
 
 @pytest.mark.parametrize("executor", ["sequential", "threads", "processes"])
@@ -42,8 +43,8 @@ def test_the_quota_of_a_control_group(
     words: str, cpus: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(words)
-    monkeypatch.setattr(host, "_cgroup_files", lambda controller, name: [tmp_path / name])
-    assert host._cgroup_cpus() == cpus
+    monkeypatch.setattr(detect, "cgroups", lambda controller, root: [tmp_path])
+    assert min(detect.cpu_quotas(), default=None) == cpus
 
 
 def test_a_finding_shows_what_to_do() -> None:
