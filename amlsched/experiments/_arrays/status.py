@@ -1,7 +1,4 @@
-"""Merge records with the queue: the status of submitted repetitions that are not done.
-
-The state of submitted elements in their batch system's queue.
-"""
+"""The state of submitted elements in their batch system's queue, and with it the status of repetitions not done yet."""
 
 from __future__ import annotations
 
@@ -59,7 +56,7 @@ def states(chosen: Sequence[Submission]) -> dict[str, dict[int, Element]]:
             dropped = one.dropped
             elements.update(dict.fromkeys(dropped, CANCELLED))
             for part in parts:
-                for number in range(part.first, part.first + part.count):
+                for number in part.elements:
                     unseen = CANCELLED if number in dropped else FORGOTTEN
                     elements[number] = seen.get(one.place(part, number), unseen)
             found[str(one.folder)] = elements
@@ -68,13 +65,9 @@ def states(chosen: Sequence[Submission]) -> dict[str, dict[int, Element]]:
 
 def explained(one: Submission, elements: Iterable[int]) -> dict[int, Element]:
     """How elements ended that the queue has forgotten, if the batch system keeps accounting records."""
-    wanted = {one.place(part, number): number for part in one.parts for number in _of(part.first, part.count, elements)}
+    wanted = {one.place(part, number): number for part in one.parts for number in elements if number in part.elements}
     past: Places = commands.ended(one.batch, sorted({job for job, _ in wanted}))
     return {wanted[place]: element for place, element in past.items() if place in wanted}
-
-
-def _of(first: int, count: int, elements: Iterable[int]) -> list[int]:
-    return [number for number in elements if first <= number < first + count]
 
 
 def in_queue(chosen: Sequence[Submission]) -> frozenset[Key]:
@@ -101,7 +94,7 @@ def live_arrays(chosen: Sequence[Submission], system: str) -> tuple[str, ...]:
         part.job
         for one in own
         for part in one.parts
-        if any(seen[str(one.folder)][n].stage is not Stage.ENDED for n in range(part.first, part.first + part.count))
+        if any(seen[str(one.folder)][number].stage is not Stage.ENDED for number in part.elements)
     )
 
 
@@ -120,8 +113,8 @@ def cancel(one: Submission, elements: Iterable[int]) -> int:
     dropped = one.dropped
     places: dict[str, list[int] | None] = {}
     for part in one.parts:
-        if wanted := _of(part.first, part.count, live):
-            whole = dropped.issuperset(range(part.first, part.first + part.count))
+        if wanted := [number for number in live if number in part.elements]:
+            whole = dropped.issuperset(part.elements)
             places[part.job] = None if whole else [one.place(part, number)[1] for number in wanted]
     commands.cancel(one.batch, places)
     return len(live)
@@ -149,10 +142,13 @@ class SubmittedRepetition:
     @property
     def place(self) -> str:
         """The batch system's id of the element; empty if it is not submitted yet."""
-        for part in self.submission.parts:
-            if part.first <= self.number < part.first + part.count:
-                return "{}_{}".format(*self.submission.place(part, self.number))
-        return ""
+        place = self._place()
+        return "{}_{}".format(*place) if place is not None else ""
+
+    def _place(self) -> tuple[str, int] | None:
+        """As `Submission.place`; `None` if it is not submitted yet."""
+        part = next((part for part in self.submission.parts if self.number in part.elements), None)
+        return None if part is None else self.submission.place(part, self.number)
 
     @property
     def runs(self) -> bool:
@@ -174,15 +170,15 @@ class SubmittedRepetition:
     @property
     def logs(self) -> tuple[Path, Path] | None:
         """The files with standard output and standard error of the element; `None` if it is not submitted yet."""
-        job, _, index = self.place.partition("_")
-        return self.submission.batch.log(self.submission.logs, job, int(index)) if job else None
+        place = self._place()
+        return None if place is None else self.submission.batch.log(self.submission.logs, *place)
 
     @property
     def last_line(self) -> str:
         """The last line of the element's standard error; empty if there is none."""
         with contextlib.suppress(OSError):
-            if self.logs is not None:
-                with self.logs[1].open("rb") as file:
+            if (logs := self.logs) is not None:
+                with logs[1].open("rb") as file:
                     file.seek(max(0, file.seek(0, 2) - 4096))
                     lines = file.read().decode(errors="replace").split("\n")
                 return next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -235,13 +231,13 @@ class Overview:
         for one in chosen:
             latest.update((key, (one, number)) for number, work in enumerate(one.work) for key in work.keys)
         open_ones = [(one, latest[key]) for one in found if (key := (one.name, one.run, one.rep)) in latest]
-        array_options = {str(one.folder): one for _, (one, _) in open_ones}
+        asked = {str(one.folder): one for _, (one, _) in open_ones}
         try:
-            seen = states(list(array_options.values()))
+            seen = states(list(asked.values()))
         except BatchSystemError as error:
             made.problem = str(error)
             return made
-        for folder, one in array_options.items():
+        for folder, one in asked.items():
             elements = seen[folder]
             wanted = {n for _, (other, n) in open_ones if other is one}
             unknown = [n for n in wanted if elements[n].stage is Stage.ENDED and not elements[n].reason]
@@ -253,9 +249,8 @@ class Overview:
     def _count(self, one: Submission, elements: dict[int, Element]) -> None:
         submitted: set[int] = set()
         for part in one.parts:
-            numbers = range(part.first, part.first + part.count)
-            submitted.update(numbers)
-            self._add(f"array {part.job} of {one.batch}", (elements[number] for number in numbers))
+            submitted.update(part.elements)
+            self._add(f"array {part.job} of {one.batch}", (elements[number] for number in part.elements))
         rest = (element for number, element in elements.items() if number not in submitted)
         self._add(f"not submitted yet to {one.batch}", rest)
 

@@ -91,6 +91,11 @@ class Part:
     job: str
     submitted: str = field(default_factory=now)
 
+    @property
+    def elements(self) -> range:
+        """The numbers of its elements in the submission."""
+        return range(self.first, self.first + self.count)
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
