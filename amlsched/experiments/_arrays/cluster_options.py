@@ -1,4 +1,4 @@
-"""The options of an executor whose workers are batch jobs, from the SLURM section of a config."""
+"""What the SLURM section of a config requests: for an array, and of an executor whose workers are batch jobs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from amlsched.experiments._config.resolve import Resolved
     from amlsched.experiments.plan import Plan
 
+__all__ = ["BATCH_SYSTEMS", "array_options", "worker_options"]
 
-__all__ = ["BATCH_SYSTEMS", "worker_options"]
+BATCH_SYSTEMS = tuple(sorted(WORKER_SYSTEMS))
+"""Executors whose workers are batch jobs."""
+_MEMORY_BYTES = 2 * 2**30
+"""Memory for each CPU if the section does not set it: dask needs a value."""
+_ACCOUNT = {"lsf": "project", "oar": "project", "sge": "project"}
 
 
 def array_options(section: Mapping[str, Any], batch: System, resolved: Resolved) -> dict[str, Any]:
@@ -108,13 +113,6 @@ def _activation(venv: str | None, where: str) -> str:
     return f"source activate {shlex.quote(venv)}"
 
 
-BATCH_SYSTEMS = tuple(sorted(WORKER_SYSTEMS))
-"""Executors whose workers are batch jobs."""
-_MEMORY_BYTES = 2 * 2**30
-"""Memory for each CPU if the section does not set it: dask needs a value."""
-_ACCOUNT = {"lsf": "project", "oar": "project", "sge": "project"}
-
-
 def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the executor: the given ones, and those of the config's section.
 
@@ -160,5 +158,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
 def _walltime(seconds: float | None, executor: str) -> str | None:
     if seconds is None or math.isinf(seconds):
         return None
-    hours_and_minutes = f"{math.ceil(seconds / 60) // 60}:{math.ceil(seconds / 60) % 60:02d}"
-    return hours_and_minutes if executor == "lsf" else clock(seconds)
+    if executor != "lsf":
+        return clock(seconds)
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours}:{minutes:02d}"

@@ -60,10 +60,8 @@ class _ElementPlan(Plan):
         if planned.todo:
             return planned
         if known.state is State.RUNNING:
-            owner = claims.holder(planned.folder)
-            todo = owner is None or owner.can_be_taken_over_by(
-                Owner("", Process.this())
-            )  # an earlier start of this element
+            owner = claims.holder(planned.folder)  # it may be an earlier start of this element
+            todo = owner is None or owner.can_be_taken_over_by(Owner("", Process.this()))
         else:
             todo = self._work.is_run_again(name, planned.index, len(known.attempts))
         return replace(planned, todo=todo)

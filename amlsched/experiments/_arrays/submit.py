@@ -352,6 +352,6 @@ def _copy_script(one: Submission, place: str | None) -> None:
     path = expanded(place, "slurm_output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes((one.folder / "part_0.sh").read_bytes())
+        path.write_bytes(_script_path(one, 0).read_bytes())
     except OSError as error:
         raise ExperimentError(f"slurm_output {path}", f"cannot be written: {error.strerror}") from error
