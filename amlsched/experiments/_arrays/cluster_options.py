@@ -129,6 +129,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
     found = array_options(section, WORKER_SYSTEMS[executor], plan.resolved)
     tasks, cpus = found["tasks"], found["cpus"]
     memory_bytes = (found["memory_bytes"] or _MEMORY_BYTES) * tasks * cpus
+    default_logs = plan.paths[0].resolve() / WORKERS_FOLDER
     options: dict[str, Any] = {
         "job_name": found["name"],
         "cores": tasks * cpus,
@@ -140,7 +141,7 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         "job_extra_directives": [*options_of_sbatch(found["options"]), *found["directives"]] or None,
         "job_script_prologue": found["lines"] or None,
         "python": "python" if section.get("venv") else None,
-        "log_directory": str(section.get("slurm_log") or plan.paths[0].resolve() / WORKERS_FOLDER),
+        "log_directory": str(expanded(section.get("slurm_log") or default_logs, "slurm_log")),
         "n_workers": section["num_parallel_jobs"] * tasks if "num_parallel_jobs" in section else None,
     }
     if executor == "htcondor":

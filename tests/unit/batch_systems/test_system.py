@@ -257,6 +257,18 @@ def test_the_name_of_a_config_and_options_of_sbatch_are_quoted_for_workers_too(t
         worker_options(Plan(config), "sge", {})
 
 
+def test_the_home_folder_is_expanded_in_the_folder_for_logs_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from amlsched.experiments import Plan
+    from amlsched.experiments._arrays.cluster_options import worker_options
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "c.yml"
+    config.write_text("{name: SLURM, num_parallel_jobs: 3, slurm_log: ~/logs}\n---\n{name: e, path: results}\n")
+    assert worker_options(Plan(config), "slurm", {})["log_directory"] == str(tmp_path / "logs")
+
+
 def test_a_template_is_filled_with_words_for_where_they_stand() -> None:
     job = replace(JOB, name="my 'sweep'", folder=Path("/my code"), logs=Path("/my results/100%"))
     more = """cd %%experiment_execution_dir%%; echo "%%job-name%%" '%%job-name%%'\n"""
