@@ -7,6 +7,7 @@ library, and runs with Python 3.7.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import platform
@@ -108,8 +109,9 @@ def main(text: str) -> None:
     seen["reached"] = reached
     for name, host, port in asked["addresses"]:
         if "error" not in reached[name]:
-            _talk(host, port, {"token": asked["token"], "report": seen})
-            break
+            with contextlib.suppress(OSError, ValueError):  # the driver is busy: another address, or the file
+                _talk(host, port, {"token": asked["token"], "report": seen})
+                break
     if seen["folder"]:
         path = os.path.join(asked["folder"], "report")  # noqa: PTH118
         with open(path + ".new", "w", encoding="utf-8") as file:

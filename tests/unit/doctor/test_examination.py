@@ -4,11 +4,13 @@ import base64
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("psutil", reason="distributed brings psutil")
 
+from amlsched.doctor import probe
 from amlsched.doctor.examination import Line, addresses
 from amlsched.doctor.probe import main
 
@@ -44,6 +46,24 @@ def test_a_probe_that_sees_no_folder_reports_over_the_network(tmp_path: Path) ->
     assert line.report is not None
     assert not line.report["folder"]
     assert line.report["project"] is None
+
+
+def test_a_probe_whose_report_is_not_received_leaves_it_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = probe._talk
+
+    def deaf(host: str, port: int, said: dict[str, Any]) -> dict[str, Any]:
+        if "report" in said:
+            raise TimeoutError
+        return talk(host, port, said)
+
+    monkeypatch.setattr(probe, "_talk", deaf)
+    with Line() as line:
+        (tmp_path / "token").write_text(line.token)
+        main(asked(line, tmp_path))
+    assert line.report is None
+    assert "error" not in json.loads((tmp_path / "report").read_text())["reached"]["lo"]
 
 
 def test_who_does_not_know_the_token_gets_no_answer(tmp_path: Path) -> None:
