@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -289,7 +290,10 @@ class JobMonitor:
     def _tail(self, job: str) -> str:
         """The end of a job's log, for a message; empty if there is none."""
         tail = ""
-        for path in sorted(self._logs.glob(f"*{job}*")) if self._logs.is_dir() else ():
+        named = re.compile(rf"(?<!\d){re.escape(job)}(?!\d)")  # not job 123 for job 12
+        for path in sorted(self._logs.iterdir()) if self._logs.is_dir() else ():
+            if not named.search(path.name) or path.suffix == ".sh":  # a script, with random characters in its name
+                continue
             try:
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             except OSError:

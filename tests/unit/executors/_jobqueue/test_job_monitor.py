@@ -31,6 +31,20 @@ class Job:
         self.closed = True
 
 
+def monitor_of(system: str, cluster: Any, logs: Path) -> JobMonitor:
+    canceller: Any = SimpleNamespace(add=lambda job: None)
+    return JobMonitor(
+        WORKER_SYSTEMS[system],
+        cluster,
+        logs=logs,
+        script=logs / "job.sh",
+        start_timeout=None,
+        canceller=canceller,
+        busy=lambda: True,
+        fail=lambda error: None,
+    )
+
+
 def test_a_job_that_waits_is_kept_where_the_queue_has_forgotten_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,17 +61,17 @@ def test_a_job_that_waits_is_kept_where_the_queue_has_forgotten_another(
         workers={0: finished, 1: waiting},
         worker_spec={0: {}, 1: {}},
     )
-    canceller: Any = SimpleNamespace(add=lambda job: None)
-    monitor = JobMonitor(
-        WORKER_SYSTEMS["pbs"],
-        cluster,
-        logs=tmp_path,
-        script=tmp_path / "job.sh",
-        start_timeout=None,
-        canceller=canceller,
-        busy=lambda: True,
-        fail=lambda error: None,
-    )
-    asyncio.run(monitor._tick())
+    asyncio.run(monitor_of("pbs", cluster, tmp_path)._tick())
     assert (finished.closed, waiting.closed) == (True, False)
     assert cluster.workers == {1: waiting}
+
+
+def test_the_log_of_a_job_is_not_that_of_one_with_a_longer_id(tmp_path: Path) -> None:
+    for name in ("amlsched-12.err", "amlsched-123.err", "amlsched.o12", "amlsched.o512", "slurm-job-x12.sh"):
+        (tmp_path / name).write_text(f"a line of {name}\n")
+    cluster: Any = SimpleNamespace(scheduler=SimpleNamespace(add_plugin=lambda plugin: None))
+    tail = monitor_of("slurm", cluster, tmp_path)._tail("12")
+    assert [line for line in tail.splitlines() if "a line" in line] == [
+        "    a line of amlsched-12.err",
+        "    a line of amlsched.o12",
+    ]
