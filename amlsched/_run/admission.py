@@ -248,6 +248,8 @@ class Admission:
             return True
         return bool(future.work.cancel())
 
+    # Submitting
+
     def _is_full(self) -> bool:
         return self._depth is not None and len(self._sent) >= self._depth
 
@@ -355,33 +357,6 @@ class Admission:
             self._finished(future)
 
 
-def _is_broken(work: Any) -> bool:
-    """Whether a finished call was lost because its executor broke."""
-    try:
-        return is_loss(work.exception())
-    except CancelledError:
-        return False
-
-
-class _RejectedCall:
-    """Represents the executor's future of a call that the executor rejected."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def exception(self) -> BaseException:
-        return self._error
-
-    def cancel(self) -> bool:
-        return False
-
-    def done(self) -> bool:
-        return True
-
-    def running(self) -> bool:
-        return False
-
-
 class MeasuringAdmission(Admission):
     """Has each call measured where it runs. A separate class, so that calls without receipts cost nothing."""
 
@@ -441,3 +416,30 @@ class MeasuringAdmission(Admission):
             yield
         finally:
             future.function = function
+
+
+class _RejectedCall:
+    """Represents the executor's future of a call that the executor rejected."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def exception(self) -> BaseException:
+        return self._error
+
+    def cancel(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return True
+
+    def running(self) -> bool:
+        return False
+
+
+def _is_broken(work: Any) -> bool:
+    """Whether a finished call was lost because its executor broke."""
+    try:
+        return is_loss(work.exception())
+    except CancelledError:
+        return False

@@ -19,7 +19,7 @@ from functools import partial
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from amlsched._run.admission import Admission
+from amlsched._run.admission import Admission, MeasuringAdmission
 from amlsched._signals import raised_by_handler
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import add_note
@@ -30,7 +30,6 @@ from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
     from typing import Self
@@ -42,59 +41,6 @@ if TYPE_CHECKING:
     from amlsched.task import Task
 
 __all__ = ["RunLoop", "Waker"]
-
-
-class Waker:
-    """Calls a function in the thread of a loop when any thread asks for it. A context manager.
-
-    It does the same as `loop.call_soon_threadsafe` at a third of the cost: one write and one read of an eventfd, while
-    asyncio creates a handle, copies a context, and reads its socket until that is empty. If the system or the loop does
-    not support it, this uses `call_soon_threadsafe`.
-
-    Args:
-        loop: The loop.
-        function: The function; called once for several wake-ups that arrive before the loop handles them.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-        self._loop = loop
-        self._function = function
-        self._descriptor: int | None = None
-        self._lock = Lock()  # a late thread must not write to another file that has reused the descriptor
-
-    def __enter__(self) -> Self:
-        if hasattr(os, "eventfd"):  # Linux
-            descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            try:
-                self._loop.add_reader(descriptor, self._woken, descriptor)
-                self._descriptor = descriptor
-            except NotImplementedError:
-                os.close(descriptor)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            self._loop.remove_reader(descriptor)
-            os.close(descriptor)
-
-    def wake(self) -> None:
-        """Have the function called in the loop's thread.
-
-        Raises:
-            RuntimeError: The loop is closed.
-        """
-        with self._lock:
-            if self._descriptor is not None:
-                os.eventfd_write(self._descriptor, 1)
-                return
-        self._loop.call_soon_threadsafe(self._function)
-
-    def _woken(self, descriptor: int) -> None:
-        os.eventfd_read(descriptor)
-        self._function()
-
 
 logger = logging.getLogger(__name__)
 Code = ExitState.Code
@@ -174,7 +120,8 @@ class RunLoop:
         self._thread = get_ident()
 
         self._calls: dict[Future[Any], None] = {}  # unfinished ones, in the order of submission
-        self._admission = _admission(receipts)(executor, self.finished, self._broken, self._calls)
+        admission = MeasuringAdmission if receipts else Admission
+        self._admission = admission(executor, self.finished, self._broken, self._calls)
         self._retries_on_loss, self._renew = retries_on_loss, renew
         self._lost_calls: LostCalls | None = None  # created when the first worker is lost
         self._submitted = 0
@@ -731,9 +678,53 @@ class RunLoop:
         return ExitState(ending.code, ending.exception)
 
 
-def _admission(receipts: bool) -> type[Admission]:
-    if not receipts:
-        return Admission
-    from amlsched._run.admission import MeasuringAdmission
+class Waker:
+    """Calls a function in the thread of a loop when any thread asks for it. A context manager.
 
-    return MeasuringAdmission
+    It does the same as `loop.call_soon_threadsafe` at a third of the cost: one write and one read of an eventfd, while
+    asyncio creates a handle, copies a context, and reads its socket until that is empty. If the system or the loop does
+    not support it, this uses `call_soon_threadsafe`.
+
+    Args:
+        loop: The loop.
+        function: The function; called once for several wake-ups that arrive before the loop handles them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+        self._loop = loop
+        self._function = function
+        self._descriptor: int | None = None
+        self._lock = Lock()  # a late thread must not write to another file that has reused the descriptor
+
+    def __enter__(self) -> Self:
+        if hasattr(os, "eventfd"):  # Linux
+            descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                self._loop.add_reader(descriptor, self._woken, descriptor)
+                self._descriptor = descriptor
+            except NotImplementedError:
+                os.close(descriptor)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+    def wake(self) -> None:
+        """Have the function called in the loop's thread.
+
+        Raises:
+            RuntimeError: The loop is closed.
+        """
+        with self._lock:
+            if self._descriptor is not None:
+                os.eventfd_write(self._descriptor, 1)
+                return
+        self._loop.call_soon_threadsafe(self._function)
+
+    def _woken(self, descriptor: int) -> None:
+        os.eventfd_read(descriptor)
+        self._function()

@@ -31,116 +31,10 @@ if TYPE_CHECKING:
     from amlsched.scheduler import Scheduler
     from amlsched.task import Plugin, Task
 
-__all__ = [
-    "Clock",
-    "Counts",
-    "LiveView",
-    "PlainLines",
-    "Workers",
-    "are_missing",
-    "as_html",
-    "live",
-    "scheduler_view",
-    "task_view",
-]
-
-_RATE_OVER_S = 10.0
-
-
-class Counts(NamedTuple):
-    """The numbers of a run's calls by state."""
-
-    submitted: int
-    running: int
-    queued: int
-    results: int
-    exceptions: int
-    cancelled: int
-
-    @classmethod
-    def of(cls, scheduler: Scheduler, workers: int | None) -> Counts:
-        """The counts of a scheduler with this number of workers; `None` if that is unknown."""
-        results, exceptions = scheduler.on_future_result.count, scheduler.on_future_exception.count
-        cancelled = scheduler.on_future_cancelled.count
-        submitted = scheduler.on_future_submitted.count
-        left = submitted - scheduler.on_future_done.count - cancelled
-        running = left if workers is None else min(left, workers)
-        return cls(submitted, running, left - running, results, exceptions, cancelled)
-
-    @property
-    def ended(self) -> int:
-        """The number of finished calls, including cancelled ones."""
-        return self.results + self.exceptions + self.cancelled
-
-    def __str__(self) -> str:
-        return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
-
-
-class Workers:
-    """The workers of an executor.
-
-    Args:
-        executor: The executor; `None` if there is none.
-    """
-
-    def __init__(self, executor: Executor | None) -> None:
-        self._executor = executor
-
-    @property
-    def now(self) -> WorkersNow | None:
-        """The present numbers of workers, if the executor reports them."""
-        return workers_now(self._executor) if self._executor is not None else None
-
-    @property
-    def number(self) -> int | None:
-        """How many calls can run now, if known."""
-        if self._executor is None:
-            return None
-        if (now := self.now) is not None:
-            return now.here
-        return 1 if capabilities_of(self._executor).inline else worker_count(self._executor)
-
-    def __str__(self) -> str:
-        if self._executor is None:
-            return "no workers"
-        name, now, number = type(self._executor).__name__, self.now, self.number
-        if now is not None:
-            return f"{name}, {now._replace(instead=())}"
-        return name if number is None else f"{name}, {counted(number, 'worker')}"
-
-
-def are_missing(now: WorkersNow | None, counts: Counts) -> TypeGuard[WorkersNow]:
-    """Whether calls wait for missing workers."""
-    return now is not None and now.here < now.wanted and counts.submitted > counts.ended
-
-
-class Clock:
-    """Measures the duration of the run and the rate of calls."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        """Restart the clock."""
-        self._begun = time.monotonic()
-        self._seen = deque([(self._begun, 0)])
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._begun
-
-    def rate(self, ended: int) -> float:
-        """Calls per second, over the last ten seconds."""
-        now = time.monotonic()
-        while len(self._seen) > 1 and now - self._seen[0][0] > _RATE_OVER_S:
-            self._seen.popleft()
-        then, had_ended = self._seen[0]
-        self._seen.append((now, ended))
-        return (ended - had_ended) / max(now - then, 1e-9)
-
+__all__ = ["LiveView", "PlainLines", "as_html", "live", "scheduler_view", "task_view"]
 
 logger = logging.getLogger(__name__)
+_RATE_OVER_S = 10.0
 REFRESH_S = 0.25
 LINE_S = 5.0
 _HTML_WIDTH = 100
@@ -291,6 +185,99 @@ class PlainLines(_Display):
         rate = f"{self._clock.rate(counts.ended):.3g}/s, callbacks {self._share:.0%}"
         self._stream.write(printable(f"{self._clock.seconds:.0f} s: {counts}, {rate}{missing}\n", self._stream))
         self._stream.flush()
+
+
+class Clock:
+    """Measures the duration of the run and the rate of calls."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Restart the clock."""
+        self._begun = time.monotonic()
+        self._seen = deque([(self._begun, 0)])
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._begun
+
+    def rate(self, ended: int) -> float:
+        """Calls per second, over the last ten seconds."""
+        now = time.monotonic()
+        while len(self._seen) > 1 and now - self._seen[0][0] > _RATE_OVER_S:
+            self._seen.popleft()
+        then, had_ended = self._seen[0]
+        self._seen.append((now, ended))
+        return (ended - had_ended) / max(now - then, 1e-9)
+
+
+class Counts(NamedTuple):
+    """The numbers of a run's calls by state."""
+
+    submitted: int
+    running: int
+    queued: int
+    results: int
+    exceptions: int
+    cancelled: int
+
+    @classmethod
+    def of(cls, scheduler: Scheduler, workers: int | None) -> Counts:
+        """The counts of a scheduler with this number of workers; `None` if that is unknown."""
+        results, exceptions = scheduler.on_future_result.count, scheduler.on_future_exception.count
+        cancelled = scheduler.on_future_cancelled.count
+        submitted = scheduler.on_future_submitted.count
+        left = submitted - scheduler.on_future_done.count - cancelled
+        running = left if workers is None else min(left, workers)
+        return cls(submitted, running, left - running, results, exceptions, cancelled)
+
+    @property
+    def ended(self) -> int:
+        """The number of finished calls, including cancelled ones."""
+        return self.results + self.exceptions + self.cancelled
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
+
+
+class Workers:
+    """The workers of an executor.
+
+    Args:
+        executor: The executor; `None` if there is none.
+    """
+
+    def __init__(self, executor: Executor | None) -> None:
+        self._executor = executor
+
+    @property
+    def now(self) -> WorkersNow | None:
+        """The present numbers of workers, if the executor reports them."""
+        return workers_now(self._executor) if self._executor is not None else None
+
+    @property
+    def number(self) -> int | None:
+        """How many calls can run now, if known."""
+        if self._executor is None:
+            return None
+        if (now := self.now) is not None:
+            return now.here
+        return 1 if capabilities_of(self._executor).inline else worker_count(self._executor)
+
+    def __str__(self) -> str:
+        if self._executor is None:
+            return "no workers"
+        name, now, number = type(self._executor).__name__, self.now, self.number
+        if now is not None:
+            return f"{name}, {now._replace(instead=())}"
+        return name if number is None else f"{name}, {counted(number, 'worker')}"
+
+
+def are_missing(now: WorkersNow | None, counts: Counts) -> TypeGuard[WorkersNow]:
+    """Whether calls wait for missing workers."""
+    return now is not None and now.here < now.wanted and counts.submitted > counts.ended
 
 
 def scheduler_view(scheduler: Scheduler) -> RenderableType:

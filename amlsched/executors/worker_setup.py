@@ -9,10 +9,7 @@
   sent by value, the worker's own main module does not contain them.
 - Pools of joblib and loky, which they keep for the next call, are shut down at exit: their own shutdown takes long, or
   prints tracebacks of workers that are just starting.
-
-Calls a function after a module has been imported for the first time.
-
-`PYTHONHASHSEED` of workers: the same in all of them, so that sets have the same order.
+- `PYTHONHASHSEED`. It is the same in all workers, so that sets have the same order; whoever starts a worker sets it.
 """
 
 from __future__ import annotations
@@ -24,14 +21,13 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Generator
 from importlib.abc import MetaPathFinder
 from multiprocessing import util
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -47,81 +43,7 @@ __all__ = [
     "set_threads",
 ]
 
-
-class AfterImport(MetaPathFinder):
-    """Calls a function once for each of these modules, right after it was imported.
-
-    Args:
-        names: Names of modules that are not imported yet.
-        then: Called with the name of the imported module.
-    """
-
-    def __init__(self, names: Iterable[str], then: Callable[[str], object]) -> None:
-        self._names = set(names)
-        self._then = then
-        sys.meta_path.insert(0, self)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find it by the other finders, and wrap its loader."""
-        if fullname not in self._names:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                self._add_to(spec.loader, fullname)
-                return spec
-        return None
-
-    def remove(self) -> None:
-        """Stop watching imports."""
-        self._names.clear()
-        with contextlib.suppress(ValueError):
-            sys.meta_path.remove(self)
-
-    def _add_to(self, loader: Any, name: str) -> None:
-        original = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            original(module)
-            loader.exec_module = original
-            if self in sys.meta_path and name in self._names:
-                self._names.discard(name)
-                self._then(name)
-
-        loader.exec_module = exec_module
-
-
 VARIABLE = "PYTHONHASHSEED"
-_lock = threading.Lock()
-
-
-def hash_seed() -> str:
-    """The user's value, which may be "random", or "0"."""
-    return os.environ.get(VARIABLE) or "0"
-
-
-@contextlib.contextmanager
-def hash_seed_set() -> Generator[None]:
-    """In this context, interpreters started by this process have it."""
-    with _lock:  # otherwise another thread would mistake it for the user's value, and then lose it
-        if VARIABLE in os.environ:
-            yield
-            return
-        os.environ[VARIABLE] = hash_seed()
-        try:
-            yield
-        finally:
-            os.environ.pop(VARIABLE, None)
-
-
-def _reset_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_reset_in_child)
 _LIBRARIES = frozenset({"numpy", "scipy", "sklearn", "torch", "xgboost", "lightgbm"})
 """Modules that load libraries with threads."""
 _GENERATORS = ("random", "numpy.random", "torch")
@@ -170,6 +92,51 @@ def prepare_imports() -> None:
     AfterImport([name for name in actions if name not in sys.modules], lambda name: actions[name](name))
 
 
+class AfterImport(MetaPathFinder):
+    """Calls a function once for each of these modules, right after it was imported.
+
+    Args:
+        names: Names of modules that are not imported yet.
+        then: Called with the name of the imported module.
+    """
+
+    def __init__(self, names: Iterable[str], then: Callable[[str], object]) -> None:
+        self._names = set(names)
+        self._then = then
+        sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find it by the other finders, and wrap its loader."""
+        if fullname not in self._names:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                self._add_to(spec.loader, fullname)
+                return spec
+        return None
+
+    def remove(self) -> None:
+        """Stop watching imports."""
+        self._names.clear()
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(self)
+
+    def _add_to(self, loader: Any, name: str) -> None:
+        original = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            original(module)
+            loader.exec_module = original
+            if self in sys.meta_path and name in self._names:
+                self._names.discard(name)
+                self._then(name)
+
+        loader.exec_module = exec_module
+
+
 def _seed(name: str) -> None:
     with contextlib.suppress(Exception):  # a user's file that hides the module, another kind of generator
         sys.modules[name].seed()
@@ -194,14 +161,6 @@ def _send_unknown_by_value(name: str) -> None:
         pickler.reducer_override = _reduced
 
 
-def is_found_in(module: Any, value: Any) -> bool:
-    """Whether a module has this function or class under its name."""
-    found = module
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is value
-
-
 def _reduced(_pickler: object, value: Any) -> Any:
     """Pickle a function or class of the main module by value if it cannot be found there."""
     if not isinstance(value, FunctionType | type) or value.__module__ != "__main__":
@@ -211,6 +170,14 @@ def _reduced(_pickler: object, value: Any) -> Any:
     from amlsched.executors.pickling import pickled_by_value
 
     return pickle.loads, (pickled_by_value(value),)
+
+
+def is_found_in(module: Any, value: Any) -> bool:
+    """Whether a module has this function or class under its name."""
+    found = module
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
 
 
 _PICKLERS: dict[str, Callable[[str], None]] = {
@@ -227,3 +194,33 @@ def _end_pools() -> None:
         if executor is not None:
             with contextlib.suppress(Exception):
                 executor.shutdown(wait=True, kill_workers=True)
+
+
+def hash_seed() -> str:
+    """The value of `PYTHONHASHSEED` for workers: the user's, which may be "random", or "0"."""
+    return os.environ.get(VARIABLE) or "0"
+
+
+@contextlib.contextmanager
+def hash_seed_set() -> Generator[None]:
+    """In this context, interpreters started by this process have it in their environment."""
+    with _lock:  # otherwise another thread would mistake it for the user's value, and then lose it
+        if VARIABLE in os.environ:
+            yield
+            return
+        os.environ[VARIABLE] = hash_seed()
+        try:
+            yield
+        finally:
+            os.environ.pop(VARIABLE, None)
+
+
+_lock = threading.Lock()
+
+
+def _reset_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)

@@ -1,7 +1,4 @@
-"""All checks of an executor: the contract of `concurrent.futures.Executor` that a scheduler relies on.
-
-And a pytest fixture of a scheduler over several executors.
-"""
+"""All checks of an executor, the contract that a scheduler relies on; and a pytest fixture over several executors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A check of an executor, its tools, and the functions that it calls, in a module so that workers can import them."""
+"""A check of an executor, its tools, and the functions that it submits, here so that workers can import them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from amlsched.executors.capabilities import capabilities_of, worker_count
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from concurrent.futures import Executor
-    from pathlib import Path
 
 __all__ = [
     "Blocked",
@@ -45,85 +44,61 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-
-class ExampleError(Exception):
-    """An exception with its own constructor, like many exceptions."""
-
-    def __init__(self, text: str, number: int = 0) -> None:
-        super().__init__(text, number)
-        self.number = number
-
-
-def raise_example(text: str, number: int) -> None:
-    """Raise an `ExampleError`."""
-    raise ExampleError(text, number)
-
-
-def echo(value: T) -> T:
-    """Return the argument."""
-    return value
-
-
-def arguments(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return all arguments."""
-    return args, kwargs
-
-
-def digest(data: bytes) -> tuple[str, bytes]:
-    """Return a hash of the data, and the reversed data."""
-    return hashlib.sha256(data).hexdigest(), data[::-1]
-
-
-def something_new() -> bytes:
-    """Return something different at each call."""
-    return os.urandom(16)
-
-
-def sleep_and_return(seconds: float, value: int) -> int:
-    """Return the value after a delay."""
-    time.sleep(seconds)
-    return value
-
-
-def unpicklable() -> Any:
-    """Return an object that cannot be pickled."""
-    return threading.Lock()
-
-
-def invert(number: int) -> float:
-    """Return one divided by the number."""
-    return 1 / number
-
-
-class Blocked:
-    """Runs until the gate is opened."""
-
-    def __init__(self, gate: str, timeout_s: float) -> None:
-        self.gate, self.timeout_s = gate, timeout_s
-
-    def run(self) -> bool:
-        """Wait for the gate, and return whether it was opened in time."""
-        return wait_for(self.gate, self.timeout_s)
-
-
-def touch(path: str) -> None:
-    """Create a file."""
-    Path(path).touch()
-
-
-def wait_for(gate: str, timeout_s: float) -> bool:
-    """Wait for a file, and return whether it was created in time: the function of a blocked call."""
-    end = time.monotonic() + timeout_s
-    while not Path(gate).exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 _SHORT = reprlib.Repr()
 _SHORT.maxother = _SHORT.maxstring = 200
+
+
+@dataclass(frozen=True)
+class ExecutorCheck:
+    """A property that every executor must have.
+
+    Attributes:
+        name: The property.
+        background: Whether it is about calls that run in the background, so that it does not apply to executors that
+            run calls in the thread that submits them.
+        pickles: Whether it only applies to executors that send calls to other processes.
+    """
+
+    name: str
+    function: Callable[[Stage], None]
+    background: bool = False
+    pickles: bool = False
+
+    def applies_to(self, executor: Executor) -> bool:
+        """Whether the check applies to this executor, according to its `capabilities`."""
+        capabilities = capabilities_of(executor)
+        return not (self.background and capabilities.inline) and (not self.pickles or capabilities.pickles)
+
+    def run(
+        self, make_executor: Callable[[], Executor], *, timeout_s: float = 30.0, folder: Path | str | None = None
+    ) -> None:
+        """Check an executor.
+
+        Args:
+            make_executor: Creates it; the check shuts it down.
+            timeout_s: How long to wait for each step, in seconds.
+            folder: A folder for files of the check that the workers can access; `None` for a temporary one of this
+                machine.
+
+        Raises:
+            AssertionError: The check failed.
+        """
+        try:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                self.function(Stage(make_executor, Path(scratch), timeout_s))
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(f"the executor raised {type(error).__name__}: {error}") from error
+
+
+def check(*, background: bool = False, pickles: bool = False) -> Callable[[Callable[[Stage], None]], ExecutorCheck]:
+    """A decorator that turns a function into a check of the same name."""
+
+    def make(function: Callable[[Stage], None]) -> ExecutorCheck:
+        return ExecutorCheck(function.__name__.replace("_", " "), function, background, pickles)
+
+    return make
 
 
 class Stage:
@@ -214,54 +189,76 @@ def expect_raises(kinds: type[BaseException], function: Callable[[], object], wh
     raise AssertionError(f"{what}: {kinds.__name__} was not raised")
 
 
-@dataclass(frozen=True)
-class ExecutorCheck:
-    """A property that every executor must have.
+class ExampleError(Exception):
+    """An exception with its own constructor, like many exceptions."""
 
-    Attributes:
-        name: The property.
-        background: Whether it is about calls that run in the background, so that it does not apply to executors that
-            run calls in the thread that submits them.
-        pickles: Whether it only applies to executors that send calls to other processes.
-    """
-
-    name: str
-    function: Callable[[Stage], None]
-    background: bool = False
-    pickles: bool = False
-
-    def applies_to(self, executor: Executor) -> bool:
-        """Whether the check applies to this executor, according to its `capabilities`."""
-        capabilities = capabilities_of(executor)
-        return not (self.background and capabilities.inline) and (not self.pickles or capabilities.pickles)
-
-    def run(
-        self, make_executor: Callable[[], Executor], *, timeout_s: float = 30.0, folder: Path | str | None = None
-    ) -> None:
-        """Check an executor.
-
-        Args:
-            make_executor: Creates it; the check shuts it down.
-            timeout_s: How long to wait for each step, in seconds.
-            folder: A folder for files of the check that the workers can access; `None` for a temporary one of this
-                machine.
-
-        Raises:
-            AssertionError: The check failed.
-        """
-        try:
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                self.function(Stage(make_executor, Path(scratch), timeout_s))
-        except AssertionError:
-            raise
-        except Exception as error:
-            raise AssertionError(f"the executor raised {type(error).__name__}: {error}") from error
+    def __init__(self, text: str, number: int = 0) -> None:
+        super().__init__(text, number)
+        self.number = number
 
 
-def check(*, background: bool = False, pickles: bool = False) -> Callable[[Callable[[Stage], None]], ExecutorCheck]:
-    """A decorator that turns a function into a check of the same name."""
+def raise_example(text: str, number: int) -> None:
+    """Raise an `ExampleError`."""
+    raise ExampleError(text, number)
 
-    def make(function: Callable[[Stage], None]) -> ExecutorCheck:
-        return ExecutorCheck(function.__name__.replace("_", " "), function, background, pickles)
 
-    return make
+def echo(value: T) -> T:
+    """Return the argument."""
+    return value
+
+
+def arguments(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return all arguments."""
+    return args, kwargs
+
+
+def digest(data: bytes) -> tuple[str, bytes]:
+    """Return a hash of the data, and the reversed data."""
+    return hashlib.sha256(data).hexdigest(), data[::-1]
+
+
+def something_new() -> bytes:
+    """Return something different at each call."""
+    return os.urandom(16)
+
+
+def sleep_and_return(seconds: float, value: int) -> int:
+    """Return the value after a delay."""
+    time.sleep(seconds)
+    return value
+
+
+def unpicklable() -> Any:
+    """Return an object that cannot be pickled."""
+    return threading.Lock()
+
+
+def invert(number: int) -> float:
+    """Return one divided by the number."""
+    return 1 / number
+
+
+class Blocked:
+    """Runs until the gate is opened."""
+
+    def __init__(self, gate: str, timeout_s: float) -> None:
+        self.gate, self.timeout_s = gate, timeout_s
+
+    def run(self) -> bool:
+        """Wait for the gate, and return whether it was opened in time."""
+        return wait_for(self.gate, self.timeout_s)
+
+
+def touch(path: str) -> None:
+    """Create a file."""
+    Path(path).touch()
+
+
+def wait_for(gate: str, timeout_s: float) -> bool:
+    """Wait for a file, and return whether it was created in time: the function of a blocked call."""
+    end = time.monotonic() + timeout_s
+    while not Path(gate).exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True

@@ -1,6 +1,6 @@
-"""The driver's handle of one worker: start it, send it calls, reclaim them, and stop it; and the set of all workers.
+"""The driver's side of workers: `Worker` starts one, sends it calls, reclaims them and stops it; `Roster` has them all.
 
-Also detects stalled calls in processes forked from this one, which may wait for locks or threads lost by the fork.
+`Stall` detects stalled calls in processes forked from this one, which may wait for locks or threads lost by the fork.
 """
 
 from __future__ import annotations
@@ -31,158 +31,14 @@ from amlsched.executors.pickling import describe
 from amlsched.executors.worker_exit import Death, OutOfMemoryKills
 from amlsched.executors.worker_setup import hash_seed_set
 
-__all__ = ["Roster", "Stall", "State", "Worker"]
-
-_START_ATTEMPTS = 3  # in a row, while no worker comes up
-
-
-class Roster:
-    """The workers of a pool. All methods are called under the manager's lock.
-
-    Args:
-        size: Maximum number of workers.
-        new_worker: Starts a worker.
-        listener: Polls their descriptors.
-
-    Attributes:
-        workers: The present workers, oldest first.
-        failed_starts: How many workers in a row failed to start.
-        due_by: When to call `overdue`, on the monotonic clock.
-    """
-
-    def __init__(self, size: int, new_worker: Callable[[], Worker], listener: Listener) -> None:
-        self._size, self._new_worker, self._listener = size, new_worker, listener
-        self._by_fd: dict[int, Worker] = {}
-        self.workers: list[Worker] = []
-        self.failed_starts = 0
-        self.due_by = float("inf")
-
-    @property
-    def has_room(self) -> bool:
-        """Whether there could be more workers."""
-        return len(self.workers) < self._size
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether there is no worker and none can be started."""
-        return not self.workers and self.failed_starts >= _START_ATTEMPTS
-
-    def may_start(self) -> bool:
-        """Whether another worker may be started if needed."""
-        return self.has_room and self.failed_starts < _START_ATTEMPTS
-
-    def start(self) -> Worker:
-        """Start a new worker.
-
-        Raises:
-            Exception: There is no memory, no process can be created, or the initializer cannot be pickled; trying again
-                would be useless.
-        """
-        try:
-            worker = self._new_worker()
-        except Exception:
-            self.failed_starts = _START_ATTEMPTS
-            raise
-        self.workers.append(worker)
-        for fd in worker.fds():
-            self._by_fd[fd] = worker
-            self._listener.watch(fd)
-        self._listener.ensure()
-        self.set_alarm()
-        return worker
-
-    def at(self, fd: int) -> Worker | None:
-        """The worker with this descriptor; `None` if it has been removed."""
-        return self._by_fd.get(fd)
-
-    def strike_off(self, worker: Worker) -> int | None:
-        """Remove a worker that has exited, and return the exit code of its supervisor, if that has exited."""
-        for fd in worker.fds():
-            self._listener.unwatch(fd)
-            del self._by_fd[fd]
-        self.workers.remove(worker)
-        self.set_alarm()
-        keeper_code = worker.reap()
-        worker.close()
-        return keeper_code
-
-    def set_alarm(self) -> None:
-        """Wake up the poller if the next deadline of a worker is earlier now. Call it after every change of one."""
-        former, self.due_by = self.due_by, min((worker.due_by for worker in self.workers), default=float("inf"))
-        if self.due_by < former:
-            self._listener.wake()
-
-    def overdue(self) -> list[Worker]:
-        """Kill workers that missed their deadline, and return those that cannot be killed."""
-        now = time.monotonic()
-        lost = [worker for worker in self.workers if worker.due_by <= now and worker.overdue()]
-        self.set_alarm()
-        return lost
-
-    def forget_all(self) -> None:
-        """In a process forked from the driver: drop the workers, which belong to the parent."""
-        self.workers, self._by_fd = [], {}
-
+__all__ = ["Roster", "Stall", "State", "Worker", "start_error"]
 
 logger = logging.getLogger(__name__)
-_LOOK_S = 30.0  # a call is reported if nothing has happened between two checks
-
-
-class Stall:
-    """Checks one worker from time to time, and logs a warning about a stalled call, once.
-
-    Args:
-        pid: Process id of the worker.
-
-    Attributes:
-        look_at: When to check next, on the monotonic clock.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._last: tuple[CallFuture, int] | None = None
-        self._named: CallFuture | None = None
-        self.look_at = time.monotonic() + _LOOK_S
-
-    def look(self, call: CallFuture | None) -> None:
-        """Check the worker.
-
-        Args:
-            call: Its running call.
-        """
-        self.look_at = time.monotonic() + _LOOK_S
-        ticks = _ticks_if_stalled(self._pid) if call is not None else None
-        last, self._last = self._last, None if call is None or ticks is None else (call, ticks)
-        if self._last is None or self._last != last or call is self._named:
-            return
-        self._named = call
-        logger.warning(
-            "%s has waited for a lock or a thread for %g s in process %s, which was forked from this program: after a "
-            "fork, locks may stay locked, and the threads of OpenMP and other libraries are missing. If it never "
-            'finishes, remove mp_context=get_context("fork"), or use "spawn"',
-            self._last[0].name,
-            _LOOK_S,
-            self._pid,
-        )
-
-
-def _ticks_if_stalled(pid: int) -> int | None:
-    """CPU time of a process so far, in clock ticks, if all of its threads wait for a futex; otherwise `None`."""
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/wchan", encoding="ascii") as file:
-                if "futex" not in file.read():
-                    return None
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            user, system = file.read().rpartition(")")[2].split()[11:13]
-    except OSError:  # it has exited, or the kernel has no such file
-        return None
-    return int(user) + int(system)
-
-
+_START_ATTEMPTS = 3  # in a row, while no worker comes up
 _QUIT_GRACE_S = 0.5
 _START_S = 120.0  # until the worker has its supervisor; no code of the user runs before
 _LATE_S = 3.0  # what a supervisor, and then the kernel, may take beyond the deadline
+_LOOK_S = 30.0  # a call is reported if nothing has happened between two checks
 
 
 class State(Enum):
@@ -405,6 +261,94 @@ class Worker:
         return WorkerLostError(call, "exited without reporting a status", self.pid)
 
 
+class Roster:
+    """The workers of a pool. All methods are called under the manager's lock.
+
+    Args:
+        size: Maximum number of workers.
+        new_worker: Starts a worker.
+        listener: Polls their descriptors.
+
+    Attributes:
+        workers: The present workers, oldest first.
+        failed_starts: How many workers in a row failed to start.
+        due_by: When to call `overdue`, on the monotonic clock.
+    """
+
+    def __init__(self, size: int, new_worker: Callable[[], Worker], listener: Listener) -> None:
+        self._size, self._new_worker, self._listener = size, new_worker, listener
+        self._by_fd: dict[int, Worker] = {}
+        self.workers: list[Worker] = []
+        self.failed_starts = 0
+        self.due_by = float("inf")
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there could be more workers."""
+        return len(self.workers) < self._size
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether there is no worker and none can be started."""
+        return not self.workers and self.failed_starts >= _START_ATTEMPTS
+
+    def may_start(self) -> bool:
+        """Whether another worker may be started if needed."""
+        return self.has_room and self.failed_starts < _START_ATTEMPTS
+
+    def start(self) -> Worker:
+        """Start a new worker.
+
+        Raises:
+            Exception: There is no memory, no process can be created, or the initializer cannot be pickled; trying again
+                would be useless.
+        """
+        try:
+            worker = self._new_worker()
+        except Exception:
+            self.failed_starts = _START_ATTEMPTS
+            raise
+        self.workers.append(worker)
+        for fd in worker.fds():
+            self._by_fd[fd] = worker
+            self._listener.watch(fd)
+        self._listener.ensure()
+        self.set_alarm()
+        return worker
+
+    def at(self, fd: int) -> Worker | None:
+        """The worker with this descriptor; `None` if it has been removed."""
+        return self._by_fd.get(fd)
+
+    def strike_off(self, worker: Worker) -> int | None:
+        """Remove a worker that has exited, and return the exit code of its supervisor, if that has exited."""
+        for fd in worker.fds():
+            self._listener.unwatch(fd)
+            del self._by_fd[fd]
+        self.workers.remove(worker)
+        self.set_alarm()
+        keeper_code = worker.reap()
+        worker.close()
+        return keeper_code
+
+    def set_alarm(self) -> None:
+        """Wake up the poller if the next deadline of a worker is earlier now. Call it after every change of one."""
+        former, self.due_by = self.due_by, min((worker.due_by for worker in self.workers), default=float("inf"))
+        if self.due_by < former:
+            self._listener.wake()
+
+    def overdue(self) -> list[Worker]:
+        """Kill workers that missed their deadline, and return those that cannot be killed."""
+        now = time.monotonic()
+        lost = [worker for worker in self.workers if worker.due_by <= now and worker.overdue()]
+        self.set_alarm()
+        return lost
+
+    def forget_all(self) -> None:
+        """In a process forked from the driver: drop the workers, which belong to the parent."""
+        self.workers, self._by_fd = [], {}
+
+
 def start_error(call: str, reason: BaseException) -> WorkerStartError:
     """The exception of a call for which no worker could be started."""
     if isinstance(reason, WorkerLostError):
@@ -412,6 +356,58 @@ def start_error(call: str, reason: BaseException) -> WorkerStartError:
     error = WorkerStartError(call, f"could not start: {describe(reason)}")
     error.__cause__ = reason
     return error
+
+
+class Stall:
+    """Checks one worker from time to time, and logs a warning about a stalled call, once.
+
+    Args:
+        pid: Process id of the worker.
+
+    Attributes:
+        look_at: When to check next, on the monotonic clock.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._last: tuple[CallFuture, int] | None = None
+        self._named: CallFuture | None = None
+        self.look_at = time.monotonic() + _LOOK_S
+
+    def look(self, call: CallFuture | None) -> None:
+        """Check the worker.
+
+        Args:
+            call: Its running call.
+        """
+        self.look_at = time.monotonic() + _LOOK_S
+        ticks = _ticks_if_stalled(self._pid) if call is not None else None
+        last, self._last = self._last, None if call is None or ticks is None else (call, ticks)
+        if self._last is None or self._last != last or call is self._named:
+            return
+        self._named = call
+        logger.warning(
+            "%s has waited for a lock or a thread for %g s in process %s, which was forked from this program: after a "
+            "fork, locks may stay locked, and the threads of OpenMP and other libraries are missing. If it never "
+            'finishes, remove mp_context=get_context("fork"), or use "spawn"',
+            self._last[0].name,
+            _LOOK_S,
+            self._pid,
+        )
+
+
+def _ticks_if_stalled(pid: int) -> int | None:
+    """CPU time of a process so far, in clock ticks, if all of its threads wait for a futex; otherwise `None`."""
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/wchan", encoding="ascii") as file:
+                if "futex" not in file.read():
+                    return None
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+    except OSError:  # it has exited, or the kernel has no such file
+        return None
+    return int(user) + int(system)
 
 
 def _start(

@@ -61,7 +61,7 @@ def main(
     """Run calls until asked to quit.
 
     Args:
-        fds: For `_keeper.part`, with the start method `fork`; with the others, that has been done before.
+        fds: For `supervisor.part`, with the start method `fork`; with the others, that has been done before.
         environment: Variables that limit the threads of libraries, likewise.
         initializer: Called first.
         initargs: Its arguments.
