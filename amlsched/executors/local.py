@@ -119,7 +119,7 @@ def loky(
     """
     pool: Any = import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._loky import LokyPool
-    from amlsched.executors.worker_setup import VARIABLE, hash_seed
+    from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
     from amlsched.resources import cpus
     from amlsched.resources.binding import cpu_share, worker_environment, worker_threads
 
@@ -135,7 +135,7 @@ def loky(
     else:
         max_workers = min(len(cpus()), pool.cpu_count())
     environment = worker_environment(worker_threads(threads_per_worker), cpu_share(max_workers))
-    options["env"] = {VARIABLE: hash_seed(), **environment, **(options.get("env") or {})}
+    options["env"] = {HASH_SEED_VARIABLE: hash_seed(), **environment, **(options.get("env") or {})}
     initializer = options.pop("initializer", None)
     options["initializer"] = partial(_begin_worker, initializer)
     return LokyPool(max_workers, timeout=timeout, **options)

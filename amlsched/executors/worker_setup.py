@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AfterImport",
-    "VARIABLE",
+    "HASH_SEED_VARIABLE",
     "hash_seed",
     "hash_seed_set",
     "is_found_in",
@@ -43,7 +43,7 @@ __all__ = [
     "set_threads",
 ]
 
-VARIABLE = "PYTHONHASHSEED"
+HASH_SEED_VARIABLE = "PYTHONHASHSEED"
 _LIBRARIES = frozenset({"numpy", "scipy", "sklearn", "torch", "xgboost", "lightgbm"})
 """Modules that load libraries with threads."""
 _GENERATORS = ("random", "numpy.random", "torch")
@@ -198,21 +198,21 @@ def _end_pools() -> None:
 
 def hash_seed() -> str:
     """The value of `PYTHONHASHSEED` for workers: the user's, which may be "random", or "0"."""
-    return os.environ.get(VARIABLE) or "0"
+    return os.environ.get(HASH_SEED_VARIABLE) or "0"
 
 
 @contextlib.contextmanager
 def hash_seed_set() -> Generator[None]:
     """In this context, interpreters started by this process have it in their environment."""
     with _lock:  # otherwise another thread would mistake it for the user's value, and then lose it
-        if VARIABLE in os.environ:
+        if HASH_SEED_VARIABLE in os.environ:
             yield
             return
-        os.environ[VARIABLE] = hash_seed()
+        os.environ[HASH_SEED_VARIABLE] = hash_seed()
         try:
             yield
         finally:
-            os.environ.pop(VARIABLE, None)
+            os.environ.pop(HASH_SEED_VARIABLE, None)
 
 
 _lock = threading.Lock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amlsched.executors.worker_setup import VARIABLE, hash_seed
+from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
 
 __all__ = ["dask_setup"]
 
@@ -14,4 +14,4 @@ def dask_setup(nanny: Any) -> None:
 
     dask sets its own `PYTHONHASHSEED` for workers, even if the user has set one.
     """
-    nanny.pre_spawn_env[VARIABLE] = nanny.env[VARIABLE] = hash_seed()
+    nanny.pre_spawn_env[HASH_SEED_VARIABLE] = nanny.env[HASH_SEED_VARIABLE] = hash_seed()

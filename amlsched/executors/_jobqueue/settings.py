@@ -16,7 +16,7 @@ from amlsched.batch_systems import commands
 from amlsched.errors import BatchSystemError
 from amlsched.executors._dask.clusters import NANNY, check_memory
 from amlsched.executors._jobqueue.dask_classes import QUOTED
-from amlsched.executors.worker_setup import VARIABLE, hash_seed
+from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
 from amlsched.resources.binding import exports
 from amlsched.units import slurm_seconds
 
@@ -95,7 +95,7 @@ def settings(system: System, options: Mapping[str, Any], native_threads: WorkerT
     words = [one if one.startswith("-") else shell_word(one) for one in arguments]
     found["worker_extra_args"] = _worker_arguments(words, walltime)
     prologue = [f"cd {shlex.quote(str(Path.cwd()))}"] if system.starts_at_home else []
-    prologue.append(f"export {VARIABLE}={shlex.quote(hash_seed())}")
+    prologue.append(f"export {HASH_SEED_VARIABLE}={shlex.quote(hash_seed())}")
     prologue += exports(native_threads, max(1, (cores or 1) // processes))  # dask keeps variables that are set
     prologue += said("job_script_prologue") or []
     if system.name == "htcondor":  # which joins them with the command to one line

@@ -34,7 +34,7 @@ from typing import Any, cast
 
 from amlsched.executors import _orphans
 from amlsched.executors._processes import main_module, supervisor
-from amlsched.executors.worker_setup import VARIABLE, hash_seed
+from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
 
 __all__ = ["ForkServerContext", "serve"]
 
@@ -111,7 +111,7 @@ class ForkServerContext(multiprocessing.context.ForkServerContext):
 def _preparation(name: str, streams: list[tuple[int, Any]], folder: Any) -> dict[str, Any]:
     """The data for `multiprocessing.spawn.prepare`, which runs before the process is loaded; the first item first."""
     surroundings = _Surroundings(
-        ({**os.environ, VARIABLE: hash_seed()}, os.sched_getaffinity(0), _umask(), streams, folder)
+        ({**os.environ, HASH_SEED_VARIABLE: hash_seed()}, os.sched_getaffinity(0), _umask(), streams, folder)
     )
     found: dict[str, Any] = {
         "surroundings": surroundings,
@@ -195,7 +195,7 @@ class _Server:
         with theirs:
             started = subprocess.Popen(
                 [os.fsdecode(_spawn.get_executable()), *_util._args_from_interpreter_flags(), "-c", code],
-                env={**environment, VARIABLE: seed},
+                env={**environment, HASH_SEED_VARIABLE: seed},
                 stdin=theirs.fileno(),
                 start_new_session=True,  # so that it gets no signals of the terminal
             )
