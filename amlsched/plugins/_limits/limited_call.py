@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from amlsched._context import contextmanager
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
 from amlsched.executors.user_function import call_function
-from amlsched.plugins._limits import watchdog as warden
+from amlsched.plugins._limits import watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -63,9 +63,9 @@ class Bounds(NamedTuple):
             which: The kind of limit, from the watchdog's report.
             used: How much it used, in the unit of the limit.
         """
-        if which == warden.MEMORY:
+        if which == watchdog.MEMORY:
             return MemoryLimitError(call, self.memory_bytes or 0, int(used))
-        if which == warden.CPUTIME:
+        if which == watchdog.CPUTIME:
             return CpuTimeLimitError(call, self.cputime_s or 0.0, used)
         return WalltimeLimitError(call, self.walltime_s or 0.0, used)
 
@@ -102,7 +102,7 @@ class Watched:
         bounds = self.bounds
         resident, shared = _memory() if bounds.memory_bytes is not None else (0, 0)
         cpu_s = sum(os.times()[:4]) if bounds.cputime_s is not None else 0.0
-        message = warden.begin_message(
+        message = watchdog.begin_message(
             self.key,
             time.monotonic(),
             inf if bounds.walltime_s is None else bounds.walltime_s,
@@ -116,7 +116,7 @@ class Watched:
         try:
             yield
         finally:
-            connection.send(warden.end_message(self.key))
+            connection.send(watchdog.end_message(self.key))
 
 
 _connection: tuple[int, bytes, socket.socket] | None = None
@@ -142,9 +142,9 @@ _shared: tuple[int, int] | None = None
 def _memory() -> tuple[int, int]:
     """Resident bytes of this process, without file pages, and how many of them it shared with others at first."""
     global _shared
-    resident, _ = warden.sizes(os.getpid())
+    resident, _ = watchdog.sizes(os.getpid())
     if _shared is None or _shared[0] != os.getpid():
-        _shared = os.getpid(), max(0, resident - warden.proportional(os.getpid()))
+        _shared = os.getpid(), max(0, resident - watchdog.proportional(os.getpid()))
     return resident, _shared[1]
 
 

@@ -294,7 +294,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-class _Warden:
+class _Watchdog:
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
         self.poll = select.epoll()
@@ -386,4 +386,4 @@ class _Warden:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _Warden(socket.socket(fileno=int(sys.argv[1]))).watch()
+    _Watchdog(socket.socket(fileno=int(sys.argv[1]))).watch()

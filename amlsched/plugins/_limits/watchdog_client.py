@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from amlsched._context import contextmanager
 from amlsched.errors import WorkerLostError
 from amlsched.executors.worker_exit import is_loss
-from amlsched.plugins._limits import watchdog as warden
+from amlsched.plugins._limits import watchdog
 from amlsched.plugins._limits.limited_call import Bounds, Watched
 from amlsched.resources.binding import shared_threads
 
@@ -44,25 +44,25 @@ class Listener:
         address: Where workers reach the watchdog.
     """
 
-    def __init__(self, host: _Warden, base: int) -> None:
-        self._warden = host
+    def __init__(self, process: _Watchdog, base: int) -> None:
+        self._watchdog = process
         self.base = base
-        self.address = host.address
+        self.address = process.address
 
     @property
     def up(self) -> bool:
         """Whether the watchdog is still running; if not, call `listen` again."""
-        return self._warden.up
+        return self._watchdog.up
 
     def close(self) -> None:
         """Unsubscribe; the watchdog exits when there are no subscriptions."""
         with _lock:
-            self._warden.handlers.pop(self.base, None)
-            if not self._warden.handlers:
-                self._warden.end()
+            self._watchdog.handlers.pop(self.base, None)
+            if not self._watchdog.handlers:
+                self._watchdog.end()
 
 
-class _Warden:
+class _Watchdog:
     """The handle of the watchdog process."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class _Warden:
                 listener.bind(self.address)
                 listener.listen(512)
                 fd = listener.fileno()
-                command = [sys.executable, "-I", "-S", warden.__file__, str(fd)]
+                command = [sys.executable, "-I", "-S", watchdog.__file__, str(fd)]
                 self._process = subprocess.Popen(
                     command, stdin=its_lifeline, stdout=its_reports, pass_fds=(fd,), start_new_session=True
                 )
@@ -91,8 +91,8 @@ class _Warden:
         threading.Thread(target=self._read, name="amlsched-limits", daemon=True).start()
 
     def _read(self) -> None:
-        while report := os.read(self._reports, warden.REPORT.size):
-            key, which, used = warden.REPORT.unpack(report)
+        while report := os.read(self._reports, watchdog.REPORT.size):
+            key, which, used = watchdog.REPORT.unpack(report)
             number = key % KEYS
             handler = self.handlers.get(key - number)
             if handler is not None:
@@ -127,7 +127,7 @@ class _Warden:
 
 
 _lock = threading.RLock()
-_warden: _Warden | None = None
+_watchdog: _Watchdog | None = None
 _bases = itertools.count(KEYS, KEYS)
 
 
@@ -137,13 +137,13 @@ def listen(handler: Handler) -> Listener:
     Args:
         handler: Called with the number of the call, the kind of limit, and how much was used.
     """
-    global _warden
+    global _watchdog
     with _lock:
-        if _warden is None or not _warden.up:
-            _warden = _Warden()
+        if _watchdog is None or not _watchdog.up:
+            _watchdog = _Watchdog()
         base = next(_bases)
-        _warden.handlers[base] = handler
-        return Listener(_warden, base)
+        _watchdog.handlers[base] = handler
+        return Listener(_watchdog, base)
 
 
 class InChild:
@@ -297,12 +297,12 @@ def _end_children_at_exit() -> None:
 
 def _reset_in_child() -> None:
     """In a forked process: everything belongs to the parent."""
-    global _warden, _lock, _finalizer
+    global _watchdog, _lock, _finalizer
     _lock = threading.RLock()
     _finalizer = None
-    if _warden is not None:
-        _warden.forget()
-        _warden = None
+    if _watchdog is not None:
+        _watchdog.forget()
+        _watchdog = None
     _idle.clear()
     _busy.clear()
 
