@@ -237,7 +237,7 @@ class Calls:
             processing = await self._client.scheduler.processing(workers=None)
         except Exception:  # the cluster is shutting down or gone, which will fail the calls
             return
-        calls = {call.remote.key: call for call in self.open() if call.remote is not None}
+        calls = {remote.key: call for call in self.open() if (remote := call.remote) is not None}
         for worker, keys in processing.items():
             # A worker runs calls in the order of submission; the next ones may start before they are cancelled.
             here = sorted((calls[key] for key in keys if key in calls), key=lambda call: call.number)
@@ -275,33 +275,34 @@ class Calls:
 
     async def _fetch(self, calls: list[DaskCall]) -> None:
         """Fetch the outcomes of many calls at once, and release them."""
-        calls = [call for call in calls if call.remote is not None]
-        good = {call.number: call.remote for call in calls if call.remote.status == "finished"}
+        # A call may be dropped at any time, in another thread.
+        remotes = [(call, remote) for call in calls if (remote := call.remote) is not None]
+        good = {call.number: remote for call, remote in remotes if remote.status == "finished"}
         outcomes: Mapping[int, bytes | None] = {}
         if good:
             try:
                 outcomes = await self._client._gather(good, errors="skip")
             except Exception as error:  # the cluster is shutting down or gone
-                for call in calls:
+                for call, _ in remotes:
                     self._conclude(call, error=self._lost(call, f"has a cluster that is gone: {error}"))
                 return
-        for call in calls:
+        for call, remote in remotes:
             outcome = outcomes.get(call.number)
-            if call.remote is None:  # it was dropped meanwhile
+            if call.remote is None:
                 continue
             if isinstance(outcome, bytes):
                 result, raised = load_outcome(outcome)
                 self._conclude(call, result, raised)
-            elif call.remote.status in ("finished", "pending", "lost"):  # lost on the way; dask recomputes it
+            elif remote.status in ("finished", "pending", "lost"):  # lost on the way; dask recomputes it
                 self._new.append(call)
                 self._schedule()
-            elif call.remote.status == "cancelled" and self._client.status == "running":
+            elif remote.status == "cancelled" and self._client.status == "running":
                 self._conclude(call, cancelled=True)
             else:
-                self._spawn(self._conclude_failed(call))
+                self._spawn(self._conclude_failed(call, remote))
 
-    async def _conclude_failed(self, call: DaskCall) -> None:
-        self._conclude(call, error=await self._error_of(call))
+    async def _conclude_failed(self, call: DaskCall, remote: Any) -> None:
+        self._conclude(call, error=await self._error_of(call, remote))
 
     def _conclude(
         self, call: DaskCall, result: Any = None, error: BaseException | None = None, *, cancelled: bool = False
@@ -315,10 +316,10 @@ class Calls:
         else:
             call.end(result, error)
 
-    async def _error_of(self, call: DaskCall) -> BaseException:
-        if call.remote.status == "cancelled":
+    async def _error_of(self, call: DaskCall, remote: Any) -> BaseException:
+        if remote.status == "cancelled":
             return self._lost(call, "has a cluster that is gone")
-        error: BaseException = call.remote._state.exception
+        error: BaseException = remote._state.exception
         if type(error).__name__ == "KilledWorker":
             worker, deaths = error.args[1], error.args[2] + 1
             host: str | None = getattr(worker, "host", None)
