@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.machinery
 import io
@@ -171,17 +172,18 @@ def _hiding() -> Iterator[tuple[str, Path]]:
                 yield name, file
 
 
-_PLACES = tuple(
-    str(Path(place).resolve())
-    for place in {
+def is_installed(place: str) -> bool:
+    """Whether a file or folder belongs to Python or to an installed package."""
+    path = str(Path(place).resolve())
+    return place.startswith("<") or any(path == one or path.startswith(f"{one}/") for one in _installed_folders())
+
+
+@functools.cache
+def _installed_folders() -> tuple[str, ...]:
+    """The folders of Python and of installed packages."""
+    places = {
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
         *(entry for entry in sys.path if entry.endswith((".zip", "lib-dynload", "site-packages", "dist-packages"))),
         str(Path(__file__).parent.parent),
     }
-)
-
-
-def is_installed(place: str) -> bool:
-    """Whether a file or folder belongs to Python or to an installed package."""
-    path = str(Path(place).resolve())
-    return place.startswith("<") or any(path == one or path.startswith(f"{one}/") for one in _PLACES)
+    return tuple(str(Path(place).resolve()) for place in places)
