@@ -190,9 +190,7 @@ async def _own_run(scheduler: Scheduler) -> AsyncGenerator[asyncio.Task[Any]]:
         yield own.task
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if (
-            own.users == 1 and task is not None and task.cancelling()
-        ):  # the waiting task was cancelled: do not wait for calls
+        if own.users == 1 and task is not None and task.cancelling():  # it was cancelled: do not wait for calls
             own.task.cancel()
         raise
     finally:

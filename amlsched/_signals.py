@@ -76,9 +76,7 @@ def raised_by_handler(error: BaseException) -> bool:
     if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
         return False
     handlers = [signal.getsignal(number) for number in _SIGNALS]
-    if (
-        isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers
-    ):  # the default handler leaves no frame
+    if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:  # which leaves no frame
         return True
     codes = [getattr(getattr(handler, "func", handler), "__code__", None) for handler in handlers]
     return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))

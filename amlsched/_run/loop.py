@@ -179,7 +179,6 @@ class RunLoop:
             if timeout is not None:
                 self._deadline = time.monotonic() + timeout
                 timer = self.loop.call_later(timeout, self.end, Code.TIMEOUT)
-            self._aborted = False
             scheduler.on_start.emit()
             self._wake()
             try:

@@ -50,7 +50,7 @@ class LostCalls:
         self._limit = limit
         self._renew = renew
         self._suspects: deque[Future[Any]] = deque()
-        self._running_suspect: Future[Any] | None = None  # the running suspect
+        self._running_suspect: Future[Any] | None = None
         self._fruitless_renewals = 0
         self._n_finished_before = -1
 

@@ -117,7 +117,7 @@ def loky(
         TypeError: An argument has the wrong type.
         ValueError: A number is too small.
     """
-    pool: Any = import_extra("loky", "with_loky", "loky", "loky")
+    package: Any = import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._loky import LokyPool
     from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
     from amlsched.resources import cpus
@@ -133,7 +133,7 @@ def loky(
     if max_workers is not None:
         max_workers = whole_number("max_workers", max_workers)
     else:
-        max_workers = min(len(cpus()), pool.cpu_count())
+        max_workers = min(len(cpus()), package.cpu_count())
     environment = worker_environment(worker_threads(threads_per_worker), cpu_share(max_workers))
     options["env"] = {HASH_SEED_VARIABLE: hash_seed(), **environment, **(options.get("env") or {})}
     initializer = options.pop("initializer", None)

@@ -140,7 +140,8 @@ class Hub:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._without_descriptors(error)
+            logger.warning("the channel of %s cannot accept a connection: %s", self._task.name, error)
+            self._pause(_PAUSE_S)
             return
         connection.setblocking(False)
         peer = _Peer(self, connection)
@@ -149,10 +150,6 @@ class Hub:
         admission = self.loop.create_task(self.loop.connect_accepted_socket(lambda: peer, connection))
         self._admissions.add(admission)
         admission.add_done_callback(partial(self._admitted, peer))
-
-    def _without_descriptors(self, error: OSError) -> None:
-        logger.warning("the channel of %s cannot accept a connection: %s", self._task.name, error)
-        self._pause(_PAUSE_S)
 
     def _pause(self, seconds: float) -> None:
         """Stop accepting connections for a while, as they would wake up the loop all the time."""
