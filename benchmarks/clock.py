@@ -1,6 +1,8 @@
-"""Measures wall time, and CPU time of this thread, this process and its children."""
+"""Measures wall time, CPU time of this thread, this process and its children, and the resources of a command."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -61,3 +63,16 @@ class Clock:
         }
         if threading.get_ident() == self._thread:
             self.numbers["CPU_of_the_loop's_thread_us"] = (thread_cpu - self._thread_cpu) * each
+
+
+def used_by(folder: Path, *words: str) -> tuple[dict[str, float], str]:
+    """The resources that a command of amlsched uses, and its output."""
+    with (folder / "out").open("w") as out:
+        command = [sys.executable, "-m", "amlsched", *words]
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    output = (folder / "out").read_text()
+    if process.returncode:
+        raise RuntimeError(output[-500:])
+    return {"CPU_s": used.ru_utime + used.ru_stime, "memory_MiB": used.ru_maxrss / 1024}, output

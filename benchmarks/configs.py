@@ -1,9 +1,6 @@
 """Large config files."""
 
 import gc
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from benchmarks.clock import used_by
 from benchmarks.frame import Bar, Numbers, Workload
 
 EXPERIMENT = """
@@ -43,17 +41,10 @@ def in_folder(**files: str) -> Iterator[Path]:
 def dry_run() -> Numbers:
     """CPU time and memory of a listing of 100,000 runs."""
     with in_folder(nothing_py=EXPERIMENT, large_yml=grid(100, 100, 10, repetitions=1)) as folder:
-        command = [sys.executable, "-m", "amlsched", "run", "nothing.py:Nothing", "large.yml", "--dry-run"]
-        with (folder / "out").open("w") as out:
-            process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        text = (folder / "out").read_text()
-    if process.returncode:
-        raise RuntimeError(text[-500:])
+        numbers, text = used_by(folder, "run", "nothing.py:Nothing", "large.yml", "--dry-run")
     if text.count("large__") < 100_000:
         raise RuntimeError(f"{text.count('large__')} runs were listed, not 100,000")
-    return {"CPU_s": used.ru_utime + used.ru_stime, "memory_MiB": used.ru_maxrss / 1024}
+    return numbers
 
 
 def our_repetitions(file: Path) -> int:

@@ -1,14 +1,12 @@
 """A large results folder in which nearly all repetitions are done."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.clock import used_by
 from benchmarks.frame import Bar, Numbers, Workload
 
 COUNT, LEFT = 100_000, 10
@@ -75,19 +73,6 @@ def filled() -> Iterator[Path]:
         (folder / "config.yml").write_text(CONFIG)
         fill(folder)
         yield folder
-
-
-def used_by(folder: Path, *words: str) -> tuple[Numbers, str]:
-    """The resources that a command uses, and its output."""
-    with (folder / "out").open("w") as out:
-        command = [sys.executable, "-m", "amlsched", *words]
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    output = (folder / "out").read_text()
-    if process.returncode:
-        raise RuntimeError(output[-500:])
-    return {"CPU_s": used.ru_utime + used.ru_stime, "memory_MiB": used.ru_maxrss / 1024}, output
 
 
 def status() -> Numbers:
