@@ -7,6 +7,7 @@ breaks the whole pool.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import NotPicklableError, WorkerStartError
@@ -103,8 +104,6 @@ def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
 
 
 def _start_error(function: Callable[..., Any]) -> WorkerStartError:
-    import os
-
     from amlsched.executors.pickling import call_name
 
     error = WorkerStartError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -144,8 +145,6 @@ class _InMemory:
     for_workers_only = False
 
     def __init__(self, blob: bytes) -> None:
-        import os
-
         descriptor = os.memfd_create("amlsched-shared")
         with open(descriptor, "wb", closefd=False) as file:
             file.write(blob)
