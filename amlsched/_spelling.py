@@ -4,7 +4,18 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["closest", "did_you_mean", "distance", "is_misspelling", "meant", "meant_file", "misspellings", "suggestion"]
+__all__ = [
+    "as_question",
+    "closest",
+    "did_you_mean",
+    "distance",
+    "is_misspelling",
+    "meant",
+    "meant_file",
+    "misspellings",
+    "most_similar",
+    "suggestion",
+]
 
 _SHORT = 4
 _SHOWN = 20
@@ -24,21 +35,28 @@ def meant(word: str, known: Iterable[str]) -> str | None:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The closest known word, for hints where a wrong guess does no harm; `None` if none is close."""
+    names = list(known)
+    if guess := meant(word, names) or most_similar(word, names, 0.65):
+        return guess
+    in_lower_case = {name.lower(): name for name in names}
+    found = most_similar(word.lower(), in_lower_case, 0.65)
+    return in_lower_case[found] if found else None
+
+
+def most_similar(word: str, known: Iterable[str], least: float) -> str | None:
+    """The known word with the highest ratio of difflib; `None` if none has at least this one."""
     from difflib import get_close_matches  # only needed for errors
 
-    names = list(known)
-    if guess := meant(word, names):
-        return guess
-    if found := get_close_matches(word, names, n=1, cutoff=0.65):
-        return found[0]
-    in_lower_case = {name.lower(): name for name in names}
-    found = get_close_matches(word.lower(), in_lower_case, n=1, cutoff=0.65)
-    return in_lower_case[found[0]] if found else None
+    return next(iter(get_close_matches(word, [*known], 1, least)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The closest known word as a question, followed by a space; empty if none is close."""
-    guess = closest(word, known)
+    return as_question(closest(word, known))
+
+
+def as_question(guess: str | None) -> str:
+    """A guess as a question, followed by a space; empty if there is none."""
     return f"did you mean {guess}? " if guess else ""
 
 

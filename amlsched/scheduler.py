@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Pr
 from amlsched._checks import check_flag, check_seconds
 from amlsched._mapping import gather, gather_in_own_run, until_own_run_ended
 from amlsched._signals import event_loop, handled
+from amlsched._spelling import as_question, most_similar
 from amlsched._surroundings import open_descriptors
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
@@ -703,13 +704,13 @@ def check_executor(name: str, options: Mapping[str, Any]) -> None:
         key for key, one in signatures.items() if not any(p.kind is p.POSITIONAL_ONLY for p in one.parameters.values())
     )
     if name not in names:
-        hint = _hint(_nearest(name.lower().replace("-", "_"), names))
+        hint = as_question(most_similar(name.lower().replace("-", "_"), names, 0.6))
         raise ValueError(f"there is no executor {name!r} ({hint}there are: {', '.join(names)})")
     signature = signatures[name]
     known = [key for key, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD]
     any_other = len(known) < len(signature.parameters)
     unknown = [key for key in options if key not in known]
-    near = {key: found for key in unknown if (found := _nearest(key, known, 0.9 if any_other else 0.6))}
+    near = {key: found for key in unknown if (found := most_similar(key, known, 0.9 if any_other else 0.6))}
     wrong = next(iter([*near, *unknown]), "")  # the others may be options of what the factory calls
     try:
         signature.bind(**options)
@@ -717,14 +718,6 @@ def check_executor(name: str, options: Mapping[str, Any]) -> None:
     except TypeError as error:
         problem = f"has no option {wrong!r}" if unknown and not any_other else str(error)
     if problem:
-        raise ValueError(f"executor {name!r}: {problem} ({_hint(near.get(wrong))}its options: {', '.join(known)})")
-
-
-def _nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    from difflib import get_close_matches  # only needed for error messages
-
-    return next(iter(get_close_matches(word, [*known], 1, cutoff)), None)
-
-
-def _hint(guess: str | None) -> str:
-    return f"did you mean {guess}? " if guess else ""
+        raise ValueError(
+            f"executor {name!r}: {problem} ({as_question(near.get(wrong))}its options: {', '.join(known)})"
+        )

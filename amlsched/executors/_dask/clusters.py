@@ -10,11 +10,11 @@ import os
 import time
 import warnings
 from abc import ABC, abstractmethod
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_text, check_whole, whole_number
+from amlsched._spelling import most_similar
 from amlsched.errors import WorkerStartError
 from amlsched.executors._orphans import watched
 from amlsched.executors._processes import main_module
@@ -194,8 +194,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     known = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
     for name in options:
         if name not in known and "worker_class" not in options:  # a custom class may have its own options
-            near = get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            near = most_similar(name, known, 0.6)
+            hint = f" (did you mean {near}?)" if near else ""
             raise TypeError(f"{name}={options[name]!r}: distributed.LocalCluster has no such option{hint}")
     if options.get("threads_per_worker") is not None:
         check_whole("threads_per_worker", options["threads_per_worker"], 1, ", or None")
