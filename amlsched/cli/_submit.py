@@ -1,7 +1,4 @@
-"""`amlsched run --wait`.
-
-`amlsched run -s` and `--wait`: submit arrays, and wait for them.
-"""
+"""`amlsched run -s` and `--wait`: submit arrays, and wait for them."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
 
-
-__all__ = ["attach", "check_no_run_options", "submit_or_wait"]
+__all__ = ["check_no_run_options", "submit_or_wait"]
 
 
 def submit_or_wait(
@@ -56,7 +52,7 @@ def submit_or_wait(
         ):
             _print_submitted(done)
     if arguments.wait:
-        return attach(arguments, plan)
+        return _attach(arguments, plan)
     return OK
 
 
@@ -117,7 +113,7 @@ def _print_submitted(done: SubmitResult) -> None:
     print(f"amlsched status {done.results}   shows its progress; amlsched cancel cancels it")
 
 
-def attach(arguments: argparse.Namespace, plan: Plan) -> int:
+def _attach(arguments: argparse.Namespace, plan: Plan) -> int:
     """Wait for the submitted jobs and show their progress; Ctrl-C leaves them running."""
     from amlsched.experiments.arrays import Attached, Overview
     from amlsched.experiments.progress import progress_for

@@ -1,7 +1,4 @@
-"""`amlsched run`: run the remaining repetitions of a config.
-
-Loggers by their names on the command line.
-"""
+"""`amlsched run`: run the remaining repetitions of a config."""
 
 from __future__ import annotations
 
@@ -26,6 +23,7 @@ from amlsched.cli._output import (
     print_summary,
     ranges,
 )
+from amlsched.cli._submit import check_no_run_options, submit_or_wait
 from amlsched.cli.parser import at_least_one, seconds
 from amlsched.errors import ExperimentError
 from amlsched.units import counted
@@ -185,8 +183,6 @@ def execute(
 
     on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
     if on_array:
-        from amlsched.cli._submit import check_no_run_options
-
         check_no_run_options(arguments)
     given = check_executor_arguments(arguments)
     plan = plan or plan_of(arguments)
@@ -199,8 +195,6 @@ def execute(
 
     loggers = [*loggers, *map(logger_from_option, arguments.logger)]
     if on_array:
-        from amlsched.cli._submit import submit_or_wait
-
         return CommandResult(submit_or_wait(arguments, target, plan, loggers, scheduler))
     options = _executor_options(arguments, plan, given)
     if plan.bundle is not None and not arguments.print_job_script:

@@ -1,7 +1,4 @@
-"""The target: the experiment to run, by a name from which every worker can import it.
-
-Turn an error in importing a user's file into one message with the file, the line and the cause.
-"""
+"""The target: the experiment to run, by a name from which every worker can import it."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pickle
 import re
 import sys
 import traceback
@@ -35,48 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FunctionExperiment", "Target", "being_imported", "check_config_picklable", "import_failed", "is_iterative"]
 
-_PARSES = 'it parses the command line when it is imported: move that below if __name__ == "__main__"'
-_EXITS = 'it exits when it is imported: move that below if __name__ == "__main__", or into the experiment'
-
-
-def import_failed(place: str, error: BaseException) -> ExperimentError:
-    """The error to raise instead of the original error of an import.
-
-    Args:
-        place: Path of the file, or name of the module, that was imported.
-        error: The original error.
-    """
-    if isinstance(error, SyntaxError):
-        file = "" if error.filename in (place, None) else f"{error.filename}, "
-        line = f" ({file}line {error.lineno})" if error.lineno is not None else ""
-        return ExperimentError(place, f"cannot be imported: {type(error).__name__}: {error.msg}{line}")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    own = [frame for frame in frames if frame.filename == place]
-    users = [frame for frame in frames if not is_installed(frame.filename)]
-    line = ""
-    if frames:
-        frame = (users or own or frames)[-1]
-        line = f" (line {frame.lineno})" if frame.filename == place else f" ({frame.filename}, line {frame.lineno})"
-    problem = f"cannot be imported: {type(error).__name__}: {error}{line}"
-    return ExperimentError(place, problem, hidden(error) or _remedy(place, error, frames))
-
-
-def _remedy(place: str, error: BaseException, frames: list[traceback.FrameSummary]) -> str:
-    if isinstance(error, SystemExit):
-        parses = any(Path(frame.filename).name == "argparse.py" for frame in frames)
-        return _PARSES if parses else _EXITS
-    if isinstance(error, ImportError) and "attempted relative import" in str(error) and place.endswith(".py"):
-        folder, names = Path(place).parent, [Path(place).stem]
-        while (folder / "__init__.py").is_file() or len(names) == 1:
-            names.insert(0, folder.name)
-            folder = folder.parent
-        where = "" if folder == Path.cwd() else f", in the folder {folder}"
-        return f"it is part of a package: write {'.'.join(names)}:NAME{where}"
-    return ""
-
-
-being_imported: set[str] = set()
-"""Names of the modules of files that are still being imported."""
 _MAIN = "__main__"
 _METHODS = ("initialize", "run", "finalize")
 _ARGUMENTS = {
@@ -85,9 +41,14 @@ _ARGUMENTS = {
     **dict.fromkeys(("iterate", "save_state"), ("cw_config", "rep", "n")),
     "load_state": ("cw_config", "rep"),
 }
+_LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
+_TOP_LEVEL = "define it at the top level of its file, or use --executor threads or sequential"
+_PARSES = 'it parses the command line when it is imported: move that below if __name__ == "__main__"'
+_EXITS = 'it exits when it is imported: move that below if __name__ == "__main__", or into the experiment'
+being_imported: set[str] = set()
+"""Names of the modules of files that are still being imported."""
 _entered: dict[str, str] = {}
 """The working directories that modules changed to when they were imported, by their places."""
-_LINE_TO_WRITE = "write path/to/file.py:Class or package.module:Class"
 
 
 class FunctionExperiment(Experiment):
@@ -203,8 +164,6 @@ class Target:
         Raises:
             ExperimentError: It cannot be pickled.
         """
-        import pickle
-
         experiment = self.found()
         try:
             (pickle.dumps if self.held is None else pickled_by_value)(experiment)
@@ -256,12 +215,10 @@ def _lookup(module: ModuleType | None, name: str) -> Any:
 
 
 def _loaded(place: str, name: str, held: bytes | None) -> Target:
-    import pickle
-
     return Target(place, name, None if held is None else pickle.loads(held))
 
 
-_TOP_LEVEL = "define it at the top level of its file, or use --executor threads or sequential"
+# -------------------------------------------------------------------------------------------------------------- imports
 
 
 def _imported_module(target: Target) -> ModuleType:
@@ -340,6 +297,45 @@ def _imported_file(place: str) -> ModuleType:
 def _is_file_of(module: ModuleType, path: Path) -> bool:
     file = getattr(module, "__file__", None)
     return file is not None and Path(file).resolve() == path
+
+
+def import_failed(place: str, error: BaseException) -> ExperimentError:
+    """The error to raise instead of the original error of an import.
+
+    Args:
+        place: Path of the file, or name of the module, that was imported.
+        error: The original error.
+    """
+    if isinstance(error, SyntaxError):
+        file = "" if error.filename in (place, None) else f"{error.filename}, "
+        line = f" ({file}line {error.lineno})" if error.lineno is not None else ""
+        return ExperimentError(place, f"cannot be imported: {type(error).__name__}: {error.msg}{line}")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in frames if frame.filename == place]
+    users = [frame for frame in frames if not is_installed(frame.filename)]
+    line = ""
+    if frames:
+        frame = (users or own or frames)[-1]
+        line = f" (line {frame.lineno})" if frame.filename == place else f" ({frame.filename}, line {frame.lineno})"
+    problem = f"cannot be imported: {type(error).__name__}: {error}{line}"
+    return ExperimentError(place, problem, hidden(error) or _remedy(place, error, frames))
+
+
+def _remedy(place: str, error: BaseException, frames: list[traceback.FrameSummary]) -> str:
+    if isinstance(error, SystemExit):
+        parses = any(Path(frame.filename).name == "argparse.py" for frame in frames)
+        return _PARSES if parses else _EXITS
+    if isinstance(error, ImportError) and "attempted relative import" in str(error) and place.endswith(".py"):
+        folder, names = Path(place).parent, [Path(place).stem]
+        while (folder / "__init__.py").is_file() or len(names) == 1:
+            names.insert(0, folder.name)
+            folder = folder.parent
+        where = "" if folder == Path.cwd() else f", in the folder {folder}"
+        return f"it is part of a package: write {'.'.join(names)}:NAME{where}"
+    return ""
+
+
+# --------------------------------------------------------------------------------------------- what makes an experiment
 
 
 def _found(target: Target, module: ModuleType) -> Any:
@@ -429,8 +425,6 @@ def check_config_picklable(where: str, config: dict[str, Any]) -> None:
     Raises:
         NotPicklableError: A value cannot be pickled; the error names its key.
     """
-    import pickle
-
     for key, value in config.items():
         try:
             pickle.dumps(value)

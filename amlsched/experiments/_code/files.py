@@ -1,7 +1,4 @@
-"""The version of the code that produced results.
-
-Which files of a folder are code: what git would add to a commit.
-"""
+"""Which files of a folder are code, namely what git would add to a commit; and the version of the code in it."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ from amlsched.errors import CodeCopyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from pathspec import GitIgnoreSpec
 
@@ -25,6 +21,8 @@ __all__ = ["Code", "MARKER", "code_files", "code_version"]
 MARKER = ".amlsched-copy.json"
 """The marker file in each copy of the code."""
 _NEVER = frozenset({".git", "__pycache__"})
+_PATIENCE_S = 20.0
+_Ignored = tuple[str, "GitIgnoreSpec"]
 
 
 def code_files(source: Path, exclude: Iterable[Path] = ()) -> list[str]:
@@ -81,9 +79,6 @@ def _of_git(source: Path) -> list[str] | None:
     return found
 
 
-_Ignored = tuple[str, "GitIgnoreSpec"]
-
-
 def _of_folder(source: Path, below: str, ignored: Sequence[_Ignored]) -> Iterator[str]:
     """The files below a folder that no `.gitignore` matches."""
     ignored = [*ignored, *_gitignore(source, below)]
@@ -117,9 +112,6 @@ def _is_ignored(name: str, ignored: Sequence[_Ignored]) -> bool:
         if included is not None:
             return included
     return False
-
-
-_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,6 @@
-"""Merge documents with what they inherit: the DEFAULT of their file, what they import, and the DEFAULT of that.
+"""The documents of a config: read from a file or converted from mappings, and merged with what they inherit.
 
-Read a config file as a list of documents, each with its kind, its name and the line of every key.
-
-Configs that a program passes as mappings, such as those of OmegaConf, instead of a file.
+A document inherits from the DEFAULT of its file, from what it imports, and from the DEFAULT of that.
 """
 
 from __future__ import annotations
@@ -49,7 +47,14 @@ __all__ = [
 ]
 
 Kind = Literal["default", "cluster", "experiment", "override"]
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]"
+"""A config file, or one or several documents as mappings."""
+NO_FILE = Path("<mapping>")
+"""The file of documents that are not in a file; relative paths in them are relative to the working folder."""
 _CLUSTER = re.compile(r"slurm(_.+)?", re.IGNORECASE)
+_HALF = re.compile("[\ud800-\udfff]")
+_ARCHIVES = {"import_path": "_import_path_archive", "import_exp": "_import_exp_archive"}
+_MOST_IMPORTS = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +100,11 @@ class Document:
         return _place(self.file, self.lines.get(known, self.line), self.index, keys)
 
 
+Layers = tuple[Document, ...]
+"""Merged documents; a later one overrides an earlier one."""
+Merged = tuple[dict[str, Any], Layers]
+
+
 def key_text(keys: tuple[Key, ...]) -> str:
     """A key path as text, such as `params.opt.lr`; a key that contains a dot is quoted."""
     return ".".join(f'"{key}"' if isinstance(key, str) and "." in key else str(key) for key in keys)
@@ -102,6 +112,9 @@ def key_text(keys: tuple[Key, ...]) -> str:
 
 def _place(file: Path, line: int, index: int, keys: tuple[Key, ...] = ()) -> str:
     return f"{file}{f':{line}' if line else ''} (document {index}{f', key {key_text(keys)}' if keys else ''})"
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def load(path: Source, report: Report = raise_error) -> list[Document]:
@@ -186,11 +199,7 @@ def _kind(name: str) -> Literal["default", "cluster", "experiment"]:
     return "cluster" if _CLUSTER.fullmatch(name) else "experiment"
 
 
-Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]"
-"""A config file, or one or several documents as mappings."""
-_HALF = re.compile("[\ud800-\udfff]")
-NO_FILE = Path("<mapping>")
-"""The file of documents that are not in a file; relative paths in them are relative to the working folder."""
+# ------------------------------------------------------------------------------------------------------------- mappings
 
 
 def trees(given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Tree]:
@@ -299,11 +308,7 @@ def _resolved(value: Any, path: tuple[Any, ...], where: str) -> Any:
         raise _error(path, where, problem, "give it a value, or leave the key out") from error
 
 
-Layers = tuple[Document, ...]
-"""Merged documents; a later one overrides an earlier one."""
-Merged = tuple[dict[str, Any], Layers]
-_ARCHIVES = {"import_path": "_import_path_archive", "import_exp": "_import_exp_archive"}
-_MOST_IMPORTS = 100
+# ---------------------------------------------------------------------------------------------------- what they inherit
 
 
 def origin(layers: Layers, *keys: Key) -> Document | None:

@@ -121,7 +121,7 @@ def expand(experiment: ResolvedExperiment, debug: Debug = "") -> Iterator[Run]:
 
     Names are cw2's: the experiment's name, `__`, and the short forms of the settings, joined by `_`
     (`digits__lr0.1_bs32`). If two runs would share a name, or a name is not valid for a folder, see
-    `names.distinct_name`.
+    `axes.distinct_name`.
 
     Args:
         experiment: A resolved experiment.

@@ -1,7 +1,4 @@
-"""Resolve documents to experiments: merge defaults and imports, select by name, apply overrides, and check.
-
-Values that YAML 1.1, and so cw2, reads differently than amlsched.
-"""
+"""Resolve documents to experiments: merge defaults and imports, select by name, apply overrides, and check."""
 
 from __future__ import annotations
 
@@ -27,37 +24,6 @@ from amlsched.experiments._config.yaml import Difference, Key
 __all__ = ["ResolvedExperiment", "Resolved", "differences", "resolve"]
 
 _SHOWN = 8
-
-
-def differences(documents: Iterable[Document]) -> Iterator[str]:
-    """A text for each file with such values, with their lines and both readings.
-
-    Args:
-        documents: The documents whose values are used; they may be repeated.
-    """
-    by_file: dict[str, dict[tuple[int, str], str]] = {}
-    for document in documents:
-        for one in document.differences:
-            if document.kind != "override" and not _is_time_of_slurm(document, one):
-                shown = f"line {one.line}: {_name(one)} is {_shown(one.value)} (YAML 1.1: {_shown(one.other)})"
-                by_file.setdefault(str(document.file), {}).setdefault((one.line, _shown(one.value)), shown)
-    for file, found in by_file.items():
-        lines = [shown for _, shown in sorted(found.items())]
-        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        count = f"{len(lines)} value is" if len(lines) == 1 else f"{len(lines)} values are"
-        yield f"{file}: {count} read differently by YAML 1.1, as in cw2: {'; '.join(lines[:_SHOWN])}{more}"
-
-
-def _is_time_of_slurm(document: Document, one: Difference) -> bool:
-    return document.kind == "cluster" and one.path in (("time",), ("sbatch_args", "time"))
-
-
-def _name(one: Difference) -> str:
-    return ".".join(map(str, one.path))
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=lambda other: f"{type(other).__name__} {other}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +63,7 @@ class Resolved:
     Args:
         experiments: The selected experiments, in the order of the file; at least one.
         sections: The sections for batch systems.
-        file: The file; `mappings.NO_FILE` if there is none.
+        file: The file; `NO_FILE` if there is none.
         notes: Hints about what works but may not be intended, such as a key that amlsched does not read.
         differences: For each file, the values that YAML 1.1, and so cw2, reads differently.
     """
@@ -293,3 +259,37 @@ def _check_shared_folders(experiments: Sequence[ResolvedExperiment], report: Rep
                 problem = f"runs of {other.name!r} may need the same folder, {folder}"
                 report(ConfigError(experiment.place("path"), problem, "choose another path"))
             below, parent = os.path.basename(parent), os.path.dirname(parent)  # noqa: PTH119, PTH120
+
+
+# ------------------------------------------------------------------------------------------------------------- YAML 1.1
+
+
+def differences(documents: Iterable[Document]) -> Iterator[str]:
+    """A text for each file with such values, with their lines and both readings.
+
+    Args:
+        documents: The documents whose values are used; they may be repeated.
+    """
+    by_file: dict[str, dict[tuple[int, str], str]] = {}
+    for document in documents:
+        for one in document.differences:
+            if document.kind != "override" and not _is_time_of_slurm(document, one):
+                shown = f"line {one.line}: {_name(one)} is {_shown(one.value)} (YAML 1.1: {_shown(one.other)})"
+                by_file.setdefault(str(document.file), {}).setdefault((one.line, _shown(one.value)), shown)
+    for file, found in by_file.items():
+        lines = [shown for _, shown in sorted(found.items())]
+        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        count = f"{len(lines)} value is" if len(lines) == 1 else f"{len(lines)} values are"
+        yield f"{file}: {count} read differently by YAML 1.1, as in cw2: {'; '.join(lines[:_SHOWN])}{more}"
+
+
+def _is_time_of_slurm(document: Document, one: Difference) -> bool:
+    return document.kind == "cluster" and one.path in (("time",), ("sbatch_args", "time"))
+
+
+def _name(one: Difference) -> str:
+    return ".".join(map(str, one.path))
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=lambda other: f"{type(other).__name__} {other}")

@@ -1,6 +1,6 @@
-"""Environment variables in a config: `${env:NAME}` is replaced by the variable's value.
+"""Plain values, as in rows, records and configs: copy and merge them, convert other values to them, and as JSON.
 
-Plain values, as in rows, records and configs: convert other values to them, copy and merge them, and as JSON.
+In the values of a config, `${env:NAME}` is replaced by the value of an environment variable.
 """
 
 from __future__ import annotations
@@ -38,11 +38,42 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_MAX_BITS = 14_000  # Python does not convert whole numbers with more than 4300 digits to text
+_REMEDIES: dict[type, str] = {
+    complex: "give its real and its imaginary part",
+    Decimal: "give float(value), or str(value)",
+    Fraction: "give float(value), or str(value)",
+    Enum: "give its name or its value",
+    timedelta: "give its total_seconds()",
+    bytes: "give value.decode()",
+    bytearray: "give value.decode()",
+    set: "give sorted(value)",
+    frozenset: "give sorted(value)",
+}
+_ANY_REMEDY = "give a number, text, a list or a mapping, such as str(value)"
+_FLOAT = "$float"  # JSON has no infinity and no NaN
+_MAP = "$map"  # and only mappings whose keys are text
+_TUPLE = "$tuple"
+_OURS = (_FLOAT, _MAP, _TUPLE)
+_ASKED = re.compile(r"(\$+)\{env:(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\})?")
+_HALF = re.compile("[\ud800-\udfff]")
+"""A lone surrogate, which is how Python represents a byte that it cannot decode."""
+_REMEDY = "write ${env:NAME} or ${env:NAME:default}; $${env: gives the text ${env:"
 
 
 def is_mapping(value: object) -> TypeGuard[dict[Any, Any]]:
     """Whether a value is a mapping."""
     return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether a value is a list."""
+    return isinstance(value, list)
+
+
+def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    """Whether a value is a tuple, as from `!!python/tuple`."""
+    return isinstance(value, tuple)
 
 
 def nested(mapping: Mapping[Any, Any], above: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Any]]:
@@ -52,16 +83,6 @@ def nested(mapping: Mapping[Any, Any], above: tuple[Key, ...] = ()) -> Iterator[
             yield from nested(value, (*above, key))
         else:
             yield (*above, key), value
-
-
-def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
-    """Whether a value is a tuple, as from `!!python/tuple`."""
-    return isinstance(value, tuple)
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Whether a value is a list."""
-    return isinstance(value, list)
 
 
 def copied(value: T) -> T:
@@ -124,19 +145,7 @@ def identity(value: Any) -> Any:
     return value
 
 
-_MAX_BITS = 14_000  # Python does not convert whole numbers with more than 4300 digits to text
-_REMEDIES: dict[type, str] = {
-    complex: "give its real and its imaginary part",
-    Decimal: "give float(value), or str(value)",
-    Fraction: "give float(value), or str(value)",
-    Enum: "give its name or its value",
-    timedelta: "give its total_seconds()",
-    bytes: "give value.decode()",
-    bytearray: "give value.decode()",
-    set: "give sorted(value)",
-    frozenset: "give sorted(value)",
-}
-_ANY_REMEDY = "give a number, text, a list or a mapping, such as str(value)"
+# ---------------------------------------------------------------------------------------------------- from other values
 
 
 def plain(value: Any, where: str) -> Any:
@@ -226,10 +235,7 @@ class _Plain:
         return ExperimentError(self._where + path, problem, remedy)
 
 
-_FLOAT = "$float"  # JSON has no infinity and no NaN
-_MAP = "$map"  # and only mappings whose keys are text
-_TUPLE = "$tuple"
-_OURS = (_FLOAT, _MAP, _TUPLE)
+# -------------------------------------------------------------------------------------------------------------- as JSON
 
 
 def jsonable(value: Any, *, finite: bool = True) -> Any:
@@ -269,10 +275,7 @@ def restored(raw: dict[str, Any]) -> Any:
     return tuple(value) if key == _TUPLE else raw
 
 
-_ASKED = re.compile(r"(\$+)\{env:(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\})?")
-_HALF = re.compile("[\ud800-\udfff]")
-"""A lone surrogate, which is how Python represents a byte that it cannot decode."""
-_REMEDY = "write ${env:NAME} or ${env:NAME:default}; $${env: gives the text ${env:"
+# ------------------------------------------------------------------------------------------------ environment variables
 
 
 def filled(config: Any, place: Callable[..., str], report: Report = raise_error) -> Any:

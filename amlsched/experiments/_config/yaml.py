@@ -77,7 +77,7 @@ class Difference:
 
 
 class Unread(str):
-    """A scalar with an environment variable, as written in the file; `environment.filled` replaces it by its value.
+    """A scalar with an environment variable, as written in the file; `values.filled` replaces it by its value.
 
     That happens later because a value that is not used (in another host's section, or overridden) may name a variable
     that is not set on this machine.

@@ -1,7 +1,4 @@
-"""Check, before a run starts, for errors that would occur in every repetition.
-
-Find everything that would go wrong in a run of a config, before anything runs.
-"""
+"""Find what would go wrong in a run: everything, for `amlsched config check`; or the first error, before a run."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from amlsched.batch_systems import SYSTEMS, commands
 from amlsched.batch_systems.slurm import SLURM
 from amlsched.errors import AmlschedError, BatchSystemError, ConfigError, ExperimentError, NotPicklableError
+from amlsched.experiments._arrays.cluster_options import array_options
 from amlsched.experiments._code import copy
 from amlsched.experiments._config.expand import count, expand
 from amlsched.experiments._config.resolve import Resolved, resolve
@@ -28,68 +26,18 @@ from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from amlsched.experiments._config.document import Source
     from amlsched.experiments._config.expand import Debug, Run
     from amlsched.experiments._config.resolve import ResolvedExperiment
     from amlsched.experiments.plan import Plan
-    from amlsched.experiments.target import Target
 
 __all__ = ["Checked", "check", "check_run", "check_unchanged", "missing_iterations", "scheduler_for"]
 
 _SHOWN = 5
-
-
-def check_unchanged(plan: Plan) -> None:
-    """Check that no repetition was run with other settings under the same name.
-
-    Repetitions that will run again anyway are not checked.
-
-    Raises:
-        ExperimentError: Some were; the message shows what differs.
-    """
-    runs: dict[tuple[str, ...], list[str]] = {}
-    count = 0
-    for path, run in plan.runs():
-        for known in _changed(plan, path, run):
-            count += 1
-            names = runs.setdefault(tuple(differences(known, run.at(known.rep))), [])
-            if run.name not in names[-1:]:
-                names.append(run.name)
-    if not runs:
-        return
-    lines = [f"{counted(count, 'repetition', 'were')} run with other settings under the same name"]
-    for changes, names in list(runs.items())[:_SHOWN]:
-        lines.append(f"  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}:")
-        lines += [f"    {line}" for line in changes[:SHOWN_DIFFERENCES]]
-    if len(runs) > _SHOWN:
-        lines.append(f"  … and {sum(map(len, list(runs.values())[_SHOWN:]))} more runs")
-    remedy = "-o runs them again, --keep-changed leaves them as they are, another name keeps both"
-    raise ExperimentError(str(plan.config), "\n".join(lines) + "\n", remedy)
-
-
-def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
-    if not layout.run_folder(path, run).is_dir():
-        return
-    hash_at = hashes(run)
-    for index in plan.indices(run):
-        folder = layout.repetition_folder(path, run, index)
-        try:
-            if hash_at(index).encode() in file_bytes(folder / layout.RECORD, wait_s=0):
-                continue  # without parsing the record: for 100,000 of them that takes seconds
-        except OSError:
-            continue
-        known = record_file.read(folder)
-        if (
-            known.state is not State.UNKNOWN
-            and known.config_hash != hash_at(index)
-            and not plan.is_rerun(run, known.state)
-        ):
-            yield known
-
-
 _MANY_RUNS = 100_000
+_IN_THIS_PROCESS = ("sequential", "threads")
+"""Executors that run calls in this process, without pickling them."""
 
 
 @dataclass(slots=True)
@@ -166,8 +114,6 @@ def check(
 
 def _section_notes(resolved: Resolved, checked: Checked) -> list[str]:
     """A note if an environment or template of the section is missing here; it may exist on the cluster."""
-    from amlsched.experiments._arrays.cluster_options import array_options
-
     section = resolved.cluster
     if checked.faults or section is None:
         return []
@@ -176,21 +122,6 @@ def _section_notes(resolved: Resolved, checked: Checked) -> list[str]:
     except ConfigError as fault:
         return [str(fault)]
     return []
-
-
-def missing_iterations(made: Callable[[], Any], experiments: Iterable[ResolvedExperiment]) -> Iterator[ConfigError]:
-    """An error for each experiment without `iterations`, if the target is an IterativeExperiment.
-
-    Args:
-        made: What `Target.load` returned.
-        experiments: The experiments.
-    """
-    if not is_iterative(made):
-        return
-    for experiment in experiments:
-        if experiment.config.get("iterations") is None:
-            problem = f"{getattr(made, '__name__', made)} is an IterativeExperiment, but the key iterations is missing"
-            yield ConfigError(experiment.place(), problem, "add iterations: 10")
 
 
 def _check_target(text: str, checked: Checked) -> None:
@@ -249,8 +180,7 @@ def _array_notes(n_jobs: int) -> list[str]:
     return [f"{n_jobs} jobs do not fit in one array, which may have {most} here: several arrays will be submitted"]
 
 
-_IN_THIS_PROCESS = ("sequential", "threads")
-"""Executors that run calls in this process, without pickling them."""
+# --------------------------------------------------------------------------------------------------------- before a run
 
 
 def scheduler_for(executor: str, options: Mapping[str, Any]) -> Scheduler:
@@ -313,3 +243,66 @@ def _check_writable(path: Path) -> None:
         raise ExperimentError(
             where, f"cannot be written: {error.strerror}", "set path in the config, or --results"
         ) from error
+
+
+def missing_iterations(made: Callable[[], Any], experiments: Iterable[ResolvedExperiment]) -> Iterator[ConfigError]:
+    """An error for each experiment without `iterations`, if the target is an IterativeExperiment.
+
+    Args:
+        made: What `Target.load` returned.
+        experiments: The experiments.
+    """
+    if not is_iterative(made):
+        return
+    for experiment in experiments:
+        if experiment.config.get("iterations") is None:
+            problem = f"{getattr(made, '__name__', made)} is an IterativeExperiment, but the key iterations is missing"
+            yield ConfigError(experiment.place(), problem, "add iterations: 10")
+
+
+def check_unchanged(plan: Plan) -> None:
+    """Check that no repetition was run with other settings under the same name.
+
+    Repetitions that will run again anyway are not checked.
+
+    Raises:
+        ExperimentError: Some were; the message shows what differs.
+    """
+    runs: dict[tuple[str, ...], list[str]] = {}
+    count = 0
+    for path, run in plan.runs():
+        for known in _changed(plan, path, run):
+            count += 1
+            names = runs.setdefault(tuple(differences(known, run.at(known.rep))), [])
+            if run.name not in names[-1:]:
+                names.append(run.name)
+    if not runs:
+        return
+    lines = [f"{counted(count, 'repetition', 'were')} run with other settings under the same name"]
+    for changes, names in list(runs.items())[:_SHOWN]:
+        lines.append(f"  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}:")
+        lines += [f"    {line}" for line in changes[:SHOWN_DIFFERENCES]]
+    if len(runs) > _SHOWN:
+        lines.append(f"  … and {sum(map(len, list(runs.values())[_SHOWN:]))} more runs")
+    remedy = "-o runs them again, --keep-changed leaves them as they are, another name keeps both"
+    raise ExperimentError(str(plan.config), "\n".join(lines) + "\n", remedy)
+
+
+def _changed(plan: Plan, path: Path, run: Run) -> Iterator[Record]:
+    if not layout.run_folder(path, run).is_dir():
+        return
+    hash_at = hashes(run)
+    for index in plan.indices(run):
+        folder = layout.repetition_folder(path, run, index)
+        try:
+            if hash_at(index).encode() in file_bytes(folder / layout.RECORD, wait_s=0):
+                continue  # without parsing the record: for 100,000 of them that takes seconds
+        except OSError:
+            continue
+        known = record_file.read(folder)
+        if (
+            known.state is not State.UNKNOWN
+            and known.config_hash != hash_at(index)
+            and not plan.is_rerun(run, known.state)
+        ):
+            yield known

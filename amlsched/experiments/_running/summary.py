@@ -1,7 +1,4 @@
-"""Counts of repetitions, by run and by state.
-
-The outcome of repetitions in the driver, and the records that it writes for repetitions whose process died.
-"""
+"""The outcomes of repetitions, counted by run and by state; and the records that the driver writes after a death."""
 
 from __future__ import annotations
 
@@ -49,46 +46,6 @@ class Ended:
     def of(cls, record: Record, *, left: bool = False) -> Ended:
         """The outcome in a record."""
         return cls(record.state, record.last, record.seconds, record.error, left, record.used)
-
-
-def record_failure(repetition: Repetition, error: BaseException) -> Ended:
-    """Record the failure of a repetition whose worker died, or that never got a worker.
-
-    Raises:
-        OSError: Its record could not be written.
-    """
-    folder, run_id, note = repetition.folder, repetition.run_id, ErrorNote.of(error)
-    record = record_file.read(folder)
-    claim = None
-    if not record.attempts or record.attempts[-1].run_id != run_id:
-        attempt = Attempt(run_id, repetition.driver, None, repetition.executor, now(), code=repetition.code)
-        record, claim, _ = record_file.begin(
-            folder, repetition.record, attempt, repetition.seen, repetition.from_scratch
-        )
-        if claim is None:
-            return Ended.of(record, left=True)
-    if record.state is State.RUNNING:
-        with (folder / layout.ERR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as err:
-            err.write(f"{now()} {repetition} failed\n{note}\n")
-        record = record_file.end(folder, run_id, State.FAILED, error=note, claim=claim, used=_used_until(error))
-    if claim is not None:
-        claim.release()
-    return Ended.of(record)
-
-
-def record_lost_attempt(repetition: Repetition, error: BaseException) -> None:
-    """Record why an attempt died, before the next one starts.
-
-    Raises:
-        OSError: Its record could not be written.
-    """
-    record_file.lose(repetition.folder, repetition.run_id, ErrorNote.of(error), _used_until(error))
-
-
-def _used_until(error: BaseException) -> Used | None:
-    """The known resource usage of an attempt whose process died."""
-    known = isinstance(error, WorkerOutOfMemoryError) and error.peak_bytes
-    return Used(peak_memory_bytes=known) if known else None
 
 
 @dataclass(slots=True)
@@ -185,3 +142,43 @@ class Summary:
         self.states[state] += 1
         self.used += used or Used()
         self.tallies[run].count(state, last, seconds)
+
+
+def record_failure(repetition: Repetition, error: BaseException) -> Ended:
+    """Record the failure of a repetition whose worker died, or that never got a worker.
+
+    Raises:
+        OSError: Its record could not be written.
+    """
+    folder, run_id, note = repetition.folder, repetition.run_id, ErrorNote.of(error)
+    record = record_file.read(folder)
+    claim = None
+    if not record.attempts or record.attempts[-1].run_id != run_id:
+        attempt = Attempt(run_id, repetition.driver, None, repetition.executor, now(), code=repetition.code)
+        record, claim, _ = record_file.begin(
+            folder, repetition.record, attempt, repetition.seen, repetition.from_scratch
+        )
+        if claim is None:
+            return Ended.of(record, left=True)
+    if record.state is State.RUNNING:
+        with (folder / layout.ERR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as err:
+            err.write(f"{now()} {repetition} failed\n{note}\n")
+        record = record_file.end(folder, run_id, State.FAILED, error=note, claim=claim, used=_used_until(error))
+    if claim is not None:
+        claim.release()
+    return Ended.of(record)
+
+
+def record_lost_attempt(repetition: Repetition, error: BaseException) -> None:
+    """Record why an attempt died, before the next one starts.
+
+    Raises:
+        OSError: Its record could not be written.
+    """
+    record_file.lose(repetition.folder, repetition.run_id, ErrorNote.of(error), _used_until(error))
+
+
+def _used_until(error: BaseException) -> Used | None:
+    """The known resource usage of an attempt whose process died."""
+    known = isinstance(error, WorkerOutOfMemoryError) and error.peak_bytes
+    return Used(peak_memory_bytes=known) if known else None

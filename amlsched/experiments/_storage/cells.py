@@ -4,7 +4,7 @@ Numbers are written as by Python's `repr`, `True` and `False` as words, `None` a
 JSON. Text is written as it is, in CSV quotes where it could be mistaken for a number or a word. Text that would be read
 as JSON, or that a CSV file cannot hold (a NUL, half of a surrogate pair), is written as a JSON string.
 
-Convert what an experiment returns to a row.
+What an experiment returns is converted to a row.
 """
 
 from __future__ import annotations
@@ -25,47 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IS_VALUE", "header", "line", "names", "payload_row", "row_of", "rows", "value_of", "values", "whole_rows"]
 
-_ROW = "a mapping such as {'loss': 0.5}, or a number"
-
-
-def row_of(result: Any, name: Callable[[], str], *, needed: bool = False) -> Mapping[str, Any] | None:
-    """The row for a result: the entries of a mapping or dataclass, a number as `value`, `None` for no row.
-
-    Args:
-        result: The returned value.
-        name: Returns the name of the function, for messages.
-        needed: Whether `None` is an error.
-
-    Raises:
-        ExperimentError: The result cannot be a row.
-    """
-    row = _as_row(result)
-    if row is not None or (result is None and not needed):
-        return row
-    what = "None" if result is None else f"a {type(result).__name__}"
-    raise ExperimentError(f"{name()} returned {what}, but must return a row", _ROW + ("" if needed else ", or nothing"))
-
-
-def payload_row(payload: Any) -> Mapping[str, Any] | None:
-    """The row for the payload of a surrender; `None` if it cannot be a row, with a message in `err.log`."""
-    row = _as_row(payload)
-    if row is None and payload is not None:
-        print(f"surrendered with a {type(payload).__name__}, which cannot be a row: it is not logged", file=sys.stderr)  # noqa: T201
-    return row
-
-
-def _as_row(value: Any) -> Mapping[str, Any] | None:
-    if isinstance(value, Mapping):
-        return cast("Mapping[str, Any]", value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    try:
-        number = plain(value, "value")
-    except ExperimentError:
-        return None
-    return {"value": number} if isinstance(number, bool | int | float) else None
-
-
 _INT = r"-?(?:0|[1-9][0-9]*)"
 _FLOAT = rf"{_INT}(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|-?inf|nan"
 IS_VALUE = rf"True|False|{_FLOAT}"
@@ -78,6 +37,7 @@ _OF_JSON = ("[", "{", '"')
 _SPECIAL = re.compile(r'[,"\r\n]')
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^,]*))(,|\Z)')
+_ROW = "a mapping such as {'loss': 0.5}, or a number"
 
 
 def line(values: Iterable[Any]) -> bytes:
@@ -192,3 +152,44 @@ def _split(row: bytes) -> Iterator[tuple[str, bool]]:
         quoted: str | None = match[1]
         yield (match[2], False) if quoted is None else (quoted.replace('""', '"'), True)
         place, more = match.end(), bool(match[3])
+
+
+# ------------------------------------------------------------------------------------------------------ results as rows
+
+
+def row_of(result: Any, name: Callable[[], str], *, needed: bool = False) -> Mapping[str, Any] | None:
+    """The row for a result: the entries of a mapping or dataclass, a number as `value`, `None` for no row.
+
+    Args:
+        result: The returned value.
+        name: Returns the name of the function, for messages.
+        needed: Whether `None` is an error.
+
+    Raises:
+        ExperimentError: The result cannot be a row.
+    """
+    row = _as_row(result)
+    if row is not None or (result is None and not needed):
+        return row
+    what = "None" if result is None else f"a {type(result).__name__}"
+    raise ExperimentError(f"{name()} returned {what}, but must return a row", _ROW + ("" if needed else ", or nothing"))
+
+
+def payload_row(payload: Any) -> Mapping[str, Any] | None:
+    """The row for the payload of a surrender; `None` if it cannot be a row, with a message in `err.log`."""
+    row = _as_row(payload)
+    if row is None and payload is not None:
+        print(f"surrendered with a {type(payload).__name__}, which cannot be a row: it is not logged", file=sys.stderr)  # noqa: T201
+    return row
+
+
+def _as_row(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, Any]", value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    try:
+        number = plain(value, "value")
+    except ExperimentError:
+        return None
+    return {"value": number} if isinstance(number, bool | int | float) else None

@@ -1,4 +1,4 @@
-"""The record of a repetition on disk: a small file in its folder with its state and its attempts.
+"""The record of a repetition on disk: a small file in its folder with its state and its attempts; and its checkpoint.
 
 A record is replaced atomically (written to another file, synced, renamed), so that a reader finds either the old record
 or the new one. A record that cannot be read, or has another format, has the state `unknown`, and never counts as done.
@@ -6,7 +6,7 @@ or the new one. A record that cannot be read, or has another format, has the sta
 The process that runs a repetition writes `running` when it starts, and the outcome when it ends. If it died before that
 (its worker was killed, the run was interrupted), the driver writes the outcome by the task's events, with `end`.
 
-Save the state of a repetition, from which its next attempt resumes.
+The next attempt resumes from the state that an experiment saved as its checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,64 +46,18 @@ __all__ = [
     "write",
 ]
 
-_STATE = "state.pkl"
-
-
-class Checkpoint(NamedTuple):
-    """The saved state of a repetition.
-
-    Attributes:
-        rows: How many rows had been logged.
-        state: The state that the experiment passed.
-        generators: States of the global random number generators.
-    """
-
-    rows: int
-    state: Any
-    generators: Mapping[str, Any] = MappingProxyType({})
-
-
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the saved checkpoint atomically.
-
-    Args:
-        folder: The folder of the repetition.
-        checkpoint: The new checkpoint.
-
-    Raises:
-        OSError: It cannot be written; the earlier checkpoint is unchanged.
-    """
-    place = folder / layout.CHECKPOINT
-    place.mkdir(exist_ok=True)
-    replace_file(place / _STATE, pickle.dumps((checkpoint.rows, checkpoint.state, dict(checkpoint.generators))))
-
-
-def load(folder: Path) -> Checkpoint | None:
-    """The checkpoint that was saved last; `None` if there is none.
-
-    Raises:
-        ExperimentError: It cannot be loaded, for example because the code of its classes has changed.
-    """
-    path = folder / layout.CHECKPOINT / _STATE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return Checkpoint(*pickle.loads(data))
-    except Exception as error:
-        problem = f"cannot be loaded: {type(error).__name__}: {error}"
-        raise ExperimentError(f"checkpoint {path}", problem, "--rerun NAME or -o starts from scratch") from error
-
-
-def is_there(folder: Path) -> bool:
-    """Whether a repetition has saved any state, with `save` or by itself."""
-    with contextlib.suppress(OSError), os.scandir(folder / layout.CHECKPOINT) as entries:
-        return any(not entry.name.startswith(".") for entry in entries)
-    return False
-
-
 EARLIER = "earlier"
+_STATE = "state.pkl"
+# A thread that could not be stopped may finish its repetition while the driver writes that it was cancelled.
+_ending = threading.Lock()
+
+
+def _new_lock() -> None:
+    global _ending
+    _ending = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it during the fork
 
 
 def read(folder: Path) -> Record:
@@ -145,18 +98,6 @@ def write(folder: Path, record: Record) -> None:
         OSError: The folder cannot be written; the earlier record is unchanged.
     """
     replace_file(folder / layout.RECORD, json.dumps(encoded(record), allow_nan=False, indent=1))
-
-
-# A thread that could not be stopped may finish its repetition while the driver writes that it was cancelled.
-_ending = threading.Lock()
-
-
-def _new_lock() -> None:
-    global _ending
-    _ending = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it during the fork
 
 
 class BeginResult(NamedTuple):
@@ -316,3 +257,60 @@ def lose(folder: Path, run_id: str, error: ErrorNote, used: Used | None = None) 
 def _under_way(record: Record, run_id: str) -> bool:
     last = record.attempts[-1] if record.attempts else None
     return last is not None and last.run_id == run_id and record.state is State.RUNNING
+
+
+# ----------------------------------------------------------------------------------------------------------- checkpoint
+
+
+class Checkpoint(NamedTuple):
+    """The saved state of a repetition.
+
+    Attributes:
+        rows: How many rows had been logged.
+        state: The state that the experiment passed.
+        generators: States of the global random number generators.
+    """
+
+    rows: int
+    state: Any
+    generators: Mapping[str, Any] = MappingProxyType({})
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the saved checkpoint atomically.
+
+    Args:
+        folder: The folder of the repetition.
+        checkpoint: The new checkpoint.
+
+    Raises:
+        OSError: It cannot be written; the earlier checkpoint is unchanged.
+    """
+    place = folder / layout.CHECKPOINT
+    place.mkdir(exist_ok=True)
+    replace_file(place / _STATE, pickle.dumps((checkpoint.rows, checkpoint.state, dict(checkpoint.generators))))
+
+
+def load(folder: Path) -> Checkpoint | None:
+    """The checkpoint that was saved last; `None` if there is none.
+
+    Raises:
+        ExperimentError: It cannot be loaded, for example because the code of its classes has changed.
+    """
+    path = folder / layout.CHECKPOINT / _STATE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return Checkpoint(*pickle.loads(data))
+    except Exception as error:
+        problem = f"cannot be loaded: {type(error).__name__}: {error}"
+        raise ExperimentError(f"checkpoint {path}", problem, "--rerun NAME or -o starts from scratch") from error
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a repetition has saved any state, with `save` or by itself."""
+    with contextlib.suppress(OSError), os.scandir(folder / layout.CHECKPOINT) as entries:
+        return any(not entry.name.startswith(".") for entry in entries)
+    return False

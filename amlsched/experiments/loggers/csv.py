@@ -1,4 +1,4 @@
-"""cw2's PandasLogger: rows in a CSV file, loaded as a DataFrame."""
+"""The file of a repetition's rows, which is always written; and cw2's PandasLogger, which loads it as a DataFrame."""
 
 from __future__ import annotations
 
