@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.keys import Place, expansion_kind, shown
 from amlsched.experiments._config.reporting import Report, raise_error
-from amlsched.experiments._config.values import is_list, is_mapping
+from amlsched.experiments._config.values import is_list, is_mapping, nested
 from amlsched.experiments._config.yaml import Key
 
 __all__ = [
@@ -127,22 +127,15 @@ def _paths(key: str, section: Any, place: Place, report: Report) -> dict[KeyPath
         report(ConfigError(place(key), f"{key} is {shown(section)}, not a mapping of names to lists", remedy))
         return {}
     found: dict[KeyPath, list[Any]] = {}
-
-    def collect(prefix: KeyPath, mapping: dict[Key, Any]) -> None:
-        for name, value in mapping.items():
-            path = (*prefix, name)
-            if is_mapping(value) and value:
-                collect(path, value)
-            elif not is_list(value):
-                remedy = f"write a list: {name}: [{shown(value)}]" if value is not None else "write a list of values"
-                report(ConfigError(place(key, *path), f"{shown(value)} in a {key} is not a list", remedy))
-            elif not value:
-                problem = "the list is empty, so there is nothing to run"
-                report(ConfigError(place(key, *path), problem, "add a value"))
-            else:
-                found[path] = value
-
-    collect((), section)
+    for path, value in nested(section):
+        if not is_list(value):
+            remedy = f"write a list: {path[-1]}: [{shown(value)}]" if value is not None else "write a list of values"
+            report(ConfigError(place(key, *path), f"{shown(value)} in a {key} is not a list", remedy))
+        elif not value:
+            problem = "the list is empty, so there is nothing to run"
+            report(ConfigError(place(key, *path), problem, "add a value"))
+        else:
+            found[path] = value
     return found
 
 

@@ -1,7 +1,7 @@
 """Values from the command line, `--set params.lr=0.1`, which override those of the files."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from amlsched.experiments._config.axes import Axis, KeyPath
 from amlsched.experiments._config.document import Document, key_text
 from amlsched.experiments._config.keys import RULES, WRITTEN_KEYS, expansion_kind, shown
 from amlsched.experiments._config.reporting import Note, Report, ignore_note, raise_error
-from amlsched.experiments._config.values import is_list, is_mapping, set_at
+from amlsched.experiments._config.values import is_list, is_mapping, nested, set_at
 from amlsched.experiments._config.yaml import Key, Tree, read, resolve_scalar
 
 __all__ = ["Override", "check_new", "condition", "parse_override", "check_effective"]
@@ -160,7 +160,8 @@ def check_new(
                 report(ConfigError(override.where, f"the key {first} is not known", remedy))
             continue
         document = next(filter(None, (override.document(config) for config in configs)), None)
-        for path in _leaf_paths(document.data[first]) if document is not None else ():
+        for keys, _ in nested(document.data) if document is not None else ():
+            path = keys[1:]
             if any(path in paths for paths in known):
                 continue
             name = key_text(("params", *path))
@@ -190,14 +191,6 @@ def _parameters(config: Mapping[str, Any]) -> set[KeyPath]:
         if key == "params" or expansion_kind(key) is not None:
             collect(value, ())
     return found
-
-
-def _leaf_paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    if not is_mapping(value) or not value:
-        yield path
-        return
-    for key, below in value.items():
-        yield from _leaf_paths(below, (*path, key))
 
 
 def _hiding(override: Override, config: Mapping[str, Any], axes: Sequence[Axis]) -> str:
