@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from amlsched.errors import ConfigError
+from amlsched.experiments._config.document import key_text
 from amlsched.experiments._config.keys import Place, expansion_kind, shown
 from amlsched.experiments._config.reporting import Report, raise_error
 from amlsched.experiments._config.values import is_list, is_mapping, nested
@@ -31,6 +32,7 @@ __all__ = [
     "distinct_name",
     "name_problem",
     "names_are_safe",
+    "set_in_every_run",
     "setting_label",
 ]
 
@@ -116,6 +118,15 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = raise_erro
     _check_blocked_paths(config.get("params"), axes, place, report)
     _check_overwritten(axes, place, report)
     return tuple(axes)
+
+
+def set_in_every_run(axes: Iterable[Axis], path: KeyPath) -> str:
+    """The expansion that sets a parameter in every run, such as `grid.lr`; empty if there is none."""
+    for axis in axes:
+        for setting, _ in axis.alternatives[0].settings if expansion_kind(axis.key) != "ablative" else ():
+            if path[: len(setting)] == setting:
+                return key_text((axis.key, *setting))
+    return ""
 
 
 def _paths(key: str, section: Any, place: Place, report: Report) -> dict[KeyPath, list[Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from amlsched._spelling import misspellings
 from amlsched.experiments._config import cluster_section, keys
+from amlsched.experiments._config.axes import set_in_every_run
 from amlsched.experiments._config.document import Document, Layers, key_text, origin
 from amlsched.experiments._config.expand import ONE_IN_DEBUG, Debug, Run, debug_mode
 from amlsched.experiments._config.keys import expansion_kind
@@ -48,7 +49,7 @@ def explained(experiment: ResolvedExperiment, debug: Debug = "") -> Iterator[Exp
     config = {key: value for key, value in experiment.config.items() if key != "name"}
     for path, value in nested(config):
         text = _origin(experiment.layers, path)
-        if path[0] == "params" and (by := _replaced_by(experiment, path[1:])):
+        if path[0] == "params" and (by := set_in_every_run(experiment.axes, path[1:])):
             text += f"; replaced by {by}"
         elif debug and path[0] in ONE_IN_DEBUG and value not in (1, None):
             text += f"; 1 with --{debug}"
@@ -94,15 +95,6 @@ def _asks(data: Any, path: tuple[Key, ...]) -> bool:
     for key in path:
         data = data[key]
     return isinstance(data, Unread) or ((is_list(data) or is_tuple(data)) and any(_asks(item, ()) for item in data))
-
-
-def _replaced_by(experiment: ResolvedExperiment, path: tuple[Key, ...]) -> str:
-    """The expansion that sets this parameter in every run; empty if there is none."""
-    for axis in experiment.axes:
-        for setting, _ in axis.alternatives[0].settings if expansion_kind(axis.key) != "ablative" else ():
-            if path[: len(setting)] == setting:
-                return key_text((axis.key, *setting))
-    return ""
 
 
 # --------------------------------------------------------------------------------------------------------------- schema

@@ -8,7 +8,7 @@ from typing import Any
 
 from amlsched._spelling import meant
 from amlsched.errors import ConfigError
-from amlsched.experiments._config.axes import Axis, KeyPath
+from amlsched.experiments._config.axes import Axis, KeyPath, set_in_every_run
 from amlsched.experiments._config.document import Document, key_text
 from amlsched.experiments._config.keys import RULES, WRITTEN_KEYS, expansion_kind, shown
 from amlsched.experiments._config.reporting import Note, Report, ignore_note, raise_error
@@ -194,17 +194,11 @@ def _parameters(config: Mapping[str, Any]) -> set[KeyPath]:
 
 
 def _hiding(override: Override, config: Mapping[str, Any], axes: Sequence[Axis]) -> str:
-    """The expansion that sets this parameter in every run; empty if there is none."""
+    """The expansion that sets the parameter of an override in every run; empty if there is none."""
     document = override.document(config)
     assert document is not None  # its value is in the config
-    paths = [path[1:] for path in document.lines if len(path) == len(override.keys)]
-    for axis in axes:
-        if expansion_kind(axis.key) == "ablative":
-            continue
-        for setting, _ in axis.alternatives[0].settings:
-            if any(path[: len(setting)] == setting for path in paths if path):
-                return key_text((axis.key, *setting))
-    return ""
+    [path] = (path for path in document.lines if len(path) == len(override.keys))
+    return set_in_every_run(axes, path[1:])
 
 
 def condition(text: str) -> tuple[str, Any]:
