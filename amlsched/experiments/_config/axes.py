@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.document import key_text
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 KeyPath = tuple[Key, ...]
-Settings = Iterable[tuple[tuple[Key, ...], Any]]
+Settings = Iterable[tuple[KeyPath, Any]]
 ARRAYS_FOLDER = "_arrays"
 DEBUG_FOLDER = "_debug"
 WORKERS_FOLDER = "_workers"
@@ -48,15 +48,6 @@ _DROPPED = dict.fromkeys(map(ord, "'\" )]"))
 _UNDERSCORED = dict.fromkeys(map(ord, "([,"), "_")
 _CLEAN = {**_DROPPED, **_UNDERSCORED}
 _UNSAFE = re.compile("[/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-class HasSettings(Protocol):
-    """One choice of a run."""
-
-    @property
-    def settings(self) -> Settings:
-        """Paths and values, in order."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +230,7 @@ def _found(mapping: Any, path: KeyPath) -> Any:
 # -------------------------------------------------------------------------------------------------------- names of runs
 
 
-def setting_label(path: tuple[Key, ...], value: Any) -> str:
+def setting_label(path: KeyPath, value: Any) -> str:
     """The short form of a setting, such as `opt.lr0.1` for `optimizer.learning_rate = 0.1`.
 
     As in cw2, parents are shortened to three letters, and the leaf to the first letters of its `_`-separated parts. In
@@ -264,7 +255,7 @@ def digest(settings: Settings, length: int) -> str:
     return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=32).hexdigest()[:length]
 
 
-def distinct_name(name: str, choices: Sequence[HasSettings], taken: set[str]) -> str:
+def distinct_name(name: str, choices: Sequence[Alternative], taken: set[str]) -> str:
     """A folder name for a run: the given name, if it is safe and not taken.
 
     Otherwise, a suffix is added that depends on the run's own settings alone: to a name that is not valid for a folder
@@ -315,7 +306,7 @@ def name_problem(name: str) -> str:
     return ""
 
 
-def _settings(choices: Sequence[HasSettings]) -> Settings:
+def _settings(choices: Sequence[Alternative]) -> Settings:
     return (setting for choice in choices for setting in choice.settings)
 
 

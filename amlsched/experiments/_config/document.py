@@ -16,7 +16,16 @@ from typing import Any, Literal, TypeAlias, cast
 from amlsched._spelling import meant_file, suggestion
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments._config.reporting import Report, raise_error
-from amlsched.experiments._config.values import copied, is_list, is_mapping, is_tuple, merge, plain, read_unread
+from amlsched.experiments._config.values import (
+    LONE_SURROGATE,
+    copied,
+    is_list,
+    is_mapping,
+    is_tuple,
+    merge,
+    plain,
+    read_unread,
+)
 from amlsched.experiments._config.yaml import (
     ASKS,
     MAX_DEPTH,
@@ -31,6 +40,7 @@ from amlsched.experiments._config.yaml import (
 from amlsched.experiments._storage.atomic import file_bytes
 
 __all__ = [
+    "ARCHIVES",
     "Document",
     "Files",
     "Layers",
@@ -52,8 +62,8 @@ Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]
 NO_FILE = Path("<mapping>")
 """The file of documents that are not in a file; relative paths in them are relative to the working folder."""
 _CLUSTER = re.compile(r"slurm(_.+)?", re.IGNORECASE)
-_HALF = re.compile("[\ud800-\udfff]")
-_ARCHIVES = {"import_path": "_import_path_archive", "import_exp": "_import_exp_archive"}
+ARCHIVES = {"import_path": "_import_path_archive", "import_exp": "_import_exp_archive"}
+"""The keys in which a merged config keeps what it imported."""
 _MOST_IMPORTS = 100
 
 
@@ -281,7 +291,7 @@ class _Plain:
             raise self._error(path, problem, error.remedy) from None
         if is_list(made):  # an array
             return self.value(made, path)
-        if isinstance(made, str) and (half := _HALF.search(made)):
+        if isinstance(made, str) and (half := LONE_SURROGATE.search(made)):
             problem = f"the text has half of a surrogate pair, {half[0]!r}, which a config cannot hold"
             raise self._error(path, problem, "pass it to the experiment in another way")
         return Unread(made, resolve_scalar) if self._asks and isinstance(made, str) and ASKS in made else made
@@ -386,13 +396,13 @@ class Files:
             for default in of_kind(self.documents(document.file), "default"):
                 config, layers = merge(default.data, config), (default, document)
         if config.get("import_path") is None and config.get("import_exp") is None:
-            for key in _ARCHIVES:
+            for key in ARCHIVES:
                 config.pop(key, None)
             return config, layers
         parent = self._parent(config, layers)
         above, parents = self.merged(parent, (*importers, document))
         config = merge(above, config)
-        for key, archive in _ARCHIVES.items():
+        for key, archive in ARCHIVES.items():
             value = config.pop(key, None)
             if value is not None:
                 config[archive] = value
@@ -425,7 +435,7 @@ class Files:
 
 def _check_import(config: dict[str, Any], layers: Layers) -> None:
     """Raise if an import key is not text."""
-    for key in _ARCHIVES:
+    for key in ARCHIVES:
         value = config.get(key)
         if isinstance(value, Unread):
             value = config[key] = read_unread(value, place(layers, key))
@@ -444,5 +454,5 @@ def _check_cycle(document: Document, importers: Layers) -> None:
     if not same:
         return
     chain = " → ".join(f"{one.name} ({one.file})" for one in (*importers[same[0] :], document))
-    keys = [key for key in _ARCHIVES if importers[-1].has(key)]
+    keys = [key for key in ARCHIVES if importers[-1].has(key)]
     raise ConfigError(importers[-1].place(*keys[:1]), f"these import each other in a cycle: {chain}", "break the cycle")

@@ -9,7 +9,7 @@ from typing import Any
 from amlsched._spelling import misspellings
 from amlsched.experiments._config import cluster_section, keys
 from amlsched.experiments._config.axes import set_in_every_run
-from amlsched.experiments._config.document import Document, Layers, key_text, origin
+from amlsched.experiments._config.document import ARCHIVES, Document, Layers, key_text, origin
 from amlsched.experiments._config.expand import ONE_IN_DEBUG, Debug, Run, debug_mode
 from amlsched.experiments._config.keys import expansion_kind
 from amlsched.experiments._config.resolve import ResolvedExperiment
@@ -75,8 +75,8 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def _origin(layers: Layers, path: tuple[Key, ...]) -> str:
-    archive = {"_import_path_archive": "import_path", "_import_exp_archive": "import_exp"}.get(str(path[0]))
-    path = (archive,) if archive else path
+    imported = next((key for key, archive in ARCHIVES.items() if archive == path[0]), None)
+    path = (imported,) if imported else path
     document = origin(layers, *path)
     if document is None:
         return "amlsched"

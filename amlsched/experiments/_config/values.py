@@ -18,9 +18,10 @@ from typing import Any, TypeGuard, TypeVar, cast
 
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments._config.reporting import Report, raise_error
-from amlsched.experiments._config.yaml import MAX_DEPTH, Key, Unread
+from amlsched.experiments._config.yaml import ASKS, MAX_DEPTH, Key, Unread
 
 __all__ = [
+    "LONE_SURROGATE",
     "copied",
     "escaped",
     "filled",
@@ -56,7 +57,7 @@ _MAP = "$map"  # and only mappings whose keys are text
 _TUPLE = "$tuple"
 _OURS = (_FLOAT, _MAP, _TUPLE)
 _ASKED = re.compile(r"(\$+)\{env:(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\})?")
-_HALF = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which is how Python represents a byte that it cannot decode."""
 _REMEDY = "write ${env:NAME} or ${env:NAME:default}; $${env: gives the text ${env:"
 
@@ -331,7 +332,7 @@ def read_unread(
         if value is None:
             remedy = f"export {name}=…, or give a default: ${{env:{name}:default}}"
             raise ConfigError(where, f"the environment variable {name} is not set", remedy)
-        if not value.isascii() and _HALF.search(value):
+        if not value.isascii() and LONE_SURROGATE.search(value):
             problem = f"the environment variable {name} is not valid UTF-8: {os.fsencode(value)!r}"
             raise ConfigError(where, problem, "set it to text in UTF-8")
         return value
@@ -358,6 +359,6 @@ def escaped(value: Any) -> Any:
         return [escaped(item) for item in value]
     if is_tuple(value):
         return tuple(escaped(item) for item in value)
-    if isinstance(value, str) and "${env:" in value:
+    if isinstance(value, str) and ASKS in value:
         return re.sub(r"(\$+)\{env:", r"$\1{env:", value)
     return value
