@@ -19,11 +19,11 @@ import random
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments._storage.record import Process, checked, now
+from amlsched.experiments._storage.record import Process, attributes_by_key, checked, now
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -213,7 +213,7 @@ def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
     temporary = folder / f"{_TEMPORARY}{owner.token}"
     try:
         # Write before reading: NFS then refreshes the folder, and the file has the server's time.
-        temporary.write_text(json.dumps(asdict(owner) | {"process": owner.process.to_json()}), encoding="utf-8")
+        temporary.write_text(json.dumps(attributes_by_key(owner)), encoding="utf-8")
         for _ in range(_TRIES):
             latest = _latest(folder)
             if latest is not None:

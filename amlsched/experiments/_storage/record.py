@@ -10,11 +10,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from amlsched import __version__
 from amlsched.experiments._code.files import Code
 from amlsched.experiments._config.values import jsonable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "Attempt",
@@ -23,6 +26,7 @@ __all__ = [
     "Record",
     "State",
     "Used",
+    "attributes_by_key",
     "checked",
     "decoded",
     "encoded",
@@ -30,6 +34,9 @@ __all__ = [
 ]
 
 FORMAT = 1
+_KEYS = {"start_ticks": "born"}
+"""The keys of attributes in files, where these differ."""
+_ATTRIBUTES = {key: name for name, key in _KEYS.items()}
 T = TypeVar("T")
 
 
@@ -78,17 +85,12 @@ class Process:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Process:
-        """The process from the JSON of `to_json`.
+        """The process from its JSON in a record or a claim.
 
         Raises:
             TypeError: A key is missing or unknown.
         """
         return cls(**{_ATTRIBUTES.get(key, key): value for key, value in raw.items()})
-
-    def to_json(self) -> dict[str, Any]:
-        """The process as JSON, in records and claims."""
-        keys = {attribute: key for key, attribute in _ATTRIBUTES.items()}
-        return {keys.get(attribute, attribute): value for attribute, value in asdict(self).items()}
 
     def alive(self) -> bool | None:
         """Whether it is alive; `None` if that cannot be determined, on another host or in another container."""
@@ -101,10 +103,6 @@ class Process:
         except PermissionError:
             pass
         return not self.start_ticks or _start_ticks(self.pid) == self.start_ticks
-
-
-_ATTRIBUTES = {"born": "start_ticks"}
-"""Attributes by their keys in files, where these differ."""
 
 
 @functools.lru_cache(1)
@@ -278,13 +276,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def attributes_by_key(value: DataclassInstance) -> dict[str, Any]:
+    """The attributes of an object, and of the objects in it, by their keys in files."""
+    return asdict(value, dict_factory=lambda pairs: {_KEYS.get(name, name): one for name, one in pairs})
+
+
 def encoded(record: Record) -> dict[str, Any]:
     """The record as JSON."""
-    raw = asdict(record)
+    raw = attributes_by_key(record)
     del raw["problem"]
-    for attempt, written in zip(record.attempts, raw["attempts"], strict=True):
-        written["driver"] = attempt.driver.to_json()
-        written["worker"] = None if attempt.worker is None else attempt.worker.to_json()
     for key in ("last", "params", "config"):
         raw[key] = jsonable(raw[key])
     return {"format": FORMAT, **raw}

@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from amlsched.experiments._storage import claims
 from amlsched.experiments._storage.claims import Claim, Owner, holder, take
-from amlsched.experiments._storage.record import Process
+from amlsched.experiments._storage.record import Process, attributes_by_key
 from tests.processes import until
 
 ELSEWHERE = Process("nowhere.invalid", 1)
@@ -30,7 +30,7 @@ def taken(folder: Path, run_id: str = "run") -> Claim:
 def left_behind(folder: Path, owner: Owner, age_s: float = 0.0, number: int = 1) -> Path:
     """The claim of somebody who is not this process."""
     path = folder / f"claim.{number}"
-    path.write_text(json.dumps(asdict(owner) | {"process": owner.process.to_json()}))
+    path.write_text(json.dumps(attributes_by_key(owner)))
     os.utime(path, (time.time() - age_s,) * 2)
     return path
 
