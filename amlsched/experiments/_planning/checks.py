@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,17 @@ from amlsched.experiments._storage import layout, record_file
 from amlsched.experiments._storage.atomic import file_bytes
 from amlsched.experiments._storage.record import Record, State
 from amlsched.experiments.target import Target, check_config_picklable, is_iterative
-from amlsched.scheduler import Scheduler
 from amlsched.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from amlsched.experiments._config.document import Source
     from amlsched.experiments._config.expand import Debug, Run
     from amlsched.experiments._config.resolve import ResolvedExperiment
     from amlsched.experiments.plan import Plan
 
-__all__ = ["Checked", "check", "check_run", "check_unchanged", "missing_iterations", "scheduler_for"]
+__all__ = ["Checked", "check", "check_run"]
 
 _SHOWN = 5
 _MANY_RUNS = 100_000
@@ -131,12 +131,10 @@ def _check_target(text: str, checked: Checked) -> None:
     except AmlschedError as fault:
         checked.report(fault)
         return
-    for missing in missing_iterations(made, checked.experiments):
+    for missing in _missing_iterations(made, checked.experiments):
         checked.report(missing)
     try:
-        target.check_picklable()
-        for experiment in checked.experiments:
-            check_config_picklable(experiment.name, experiment.config)
+        _check_picklable(target, checked.experiments)
     except (ExperimentError, NotPicklableError) as fault:
         checked.report(fault)
 
@@ -154,9 +152,7 @@ def _not_writable(folder: Path) -> str:
 def _names_told_apart(experiment: ResolvedExperiment) -> list[str]:
     """A note if runs of an experiment are not named as by cw2."""
     changed: list[str] = []
-    for number, run in enumerate(expand(experiment)):
-        if number >= _MANY_RUNS:
-            break
+    for run in islice(expand(experiment), _MANY_RUNS):
         plain = "_".join(choice.label for choice in run.choices)
         if run.choices and not run.name.endswith(plain):
             changed.append(run.name)
@@ -183,20 +179,6 @@ def _array_notes(n_jobs: int) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- before a run
 
 
-def scheduler_for(executor: str, options: Mapping[str, Any]) -> Scheduler:
-    """A scheduler with the executor of this name; it has no workers yet.
-
-    Raises:
-        ExperimentError: There is no such executor, or an option is unknown or has an invalid value.
-        BatchSystemError: The batch system is not installed here.
-        MissingExtraError: A package is not installed.
-    """
-    try:
-        return Scheduler.from_name(executor, **options)
-    except (TypeError, ValueError) as error:
-        raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
-
-
 def check_run(target: Target, plan: Plan, executor: str, *, keep_changed: bool) -> None:
     """Import the experiment, and check that the plan can run with it here.
 
@@ -215,14 +197,12 @@ def check_run(target: Target, plan: Plan, executor: str, *, keep_changed: bool) 
     copy.check_runs_from(target.module())
     made = target.load()
     if not plan.debug:
-        for fault in missing_iterations(made, plan.experiments):
+        for fault in _missing_iterations(made, plan.experiments):
             raise fault
     if executor not in _IN_THIS_PROCESS:
-        target.check_picklable()
-        for experiment in plan.experiments:
-            check_config_picklable(experiment.name, experiment.config)
+        _check_picklable(target, plan.experiments)
     if not plan.debug and not keep_changed:
-        check_unchanged(plan)
+        _check_unchanged(plan)
     for path in plan.paths:
         _check_writable(path)
 
@@ -245,13 +225,14 @@ def _check_writable(path: Path) -> None:
         ) from error
 
 
-def missing_iterations(made: Callable[[], Any], experiments: Iterable[ResolvedExperiment]) -> Iterator[ConfigError]:
-    """An error for each experiment without `iterations`, if the target is an IterativeExperiment.
+def _check_picklable(target: Target, experiments: Iterable[ResolvedExperiment]) -> None:
+    target.check_picklable()
+    for experiment in experiments:
+        check_config_picklable(experiment.name, experiment.config)
 
-    Args:
-        made: What `Target.load` returned.
-        experiments: The experiments.
-    """
+
+def _missing_iterations(made: Callable[[], Any], experiments: Iterable[ResolvedExperiment]) -> Iterator[ConfigError]:
+    """An error for each experiment without `iterations`, if the target is an IterativeExperiment."""
     if not is_iterative(made):
         return
     for experiment in experiments:
@@ -260,7 +241,7 @@ def missing_iterations(made: Callable[[], Any], experiments: Iterable[ResolvedEx
             yield ConfigError(experiment.place(), problem, "add iterations: 10")
 
 
-def check_unchanged(plan: Plan) -> None:
+def _check_unchanged(plan: Plan) -> None:
     """Check that no repetition was run with other settings under the same name.
 
     Repetitions that will run again anyway are not checked.

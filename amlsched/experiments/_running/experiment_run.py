@@ -27,7 +27,7 @@ from amlsched.errors import (
 from amlsched.events import Emitter, Event
 from amlsched.executors.capabilities import WorkersNow, workers_now
 from amlsched.experiments._code.files import Code, code_version
-from amlsched.experiments._planning.checks import check_run, scheduler_for
+from amlsched.experiments._planning.checks import check_run
 from amlsched.experiments._planning.config_changes import config_hash, differences, settings
 from amlsched.experiments._planning.jobs import JobNumbers, JobThrottle, bundles
 from amlsched.experiments._running import graceful_stop
@@ -233,7 +233,7 @@ class ExperimentRun(Emitter):
         """Yield the schedulers to run one after the other, or seconds to wait before the next."""
         with per_thread() if self.capture else contextlib.nullcontext():
             with contextlib.suppress(BatchSystemError, MissingExtraError):  # raised when the executor is needed
-                scheduler_for(self.executor, self.options)
+                _scheduler_for(self.executor, self.options)
             self._bindings = bindings(self.plan, self.executor, self.options.get("max_workers"))
             with next(iter(self._bindings.values())).here(self.executor):  # before the experiment is imported
                 self.prepare()
@@ -392,7 +392,7 @@ class ExperimentRun(Emitter):
 
     def _schedule(self, first: Repetition, options: Mapping[str, Any]) -> Iterator[Scheduler]:
         self._max_in_flight = self._calls_ahead(options)
-        scheduler = scheduler_for(self.executor, options)
+        scheduler = _scheduler_for(self.executor, options)
         task = scheduler.task(run_repetition)
         faults, self._scheduler = self._errors, scheduler
 
@@ -662,3 +662,17 @@ class ExperimentRun(Emitter):
             code=self._code,
             from_scratch=self.plan.starts_from_scratch(planned),
         )
+
+
+def _scheduler_for(executor: str, options: Mapping[str, Any]) -> Scheduler:
+    """A scheduler with the executor of this name; it has no workers yet.
+
+    Raises:
+        ExperimentError: There is no such executor, or an option is unknown or has an invalid value.
+        BatchSystemError: The batch system is not installed here.
+        MissingExtraError: A package is not installed.
+    """
+    try:
+        return Scheduler.from_name(executor, **options)
+    except (TypeError, ValueError) as error:
+        raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
