@@ -20,7 +20,7 @@ __all__ = ["Explained", "explained", "explained_section", "json_schema", "settin
 
 _BUILT_IN = {"repetitions": 1, "seed": 0, "reps_per_job": 1, "reps_in_parallel": 1}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_ASKS = {"type": "string", "pattern": r"\$\{env:"}
+_VARIABLE = {"type": "string", "pattern": r"\$\{env:"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ def json_schema() -> dict[str, Any]:
         JSON Schema, draft 2020-12. The keywords used here mean the same in draft 7, which editors also support.
     """
     section = {"type": "string", "pattern": "^[Ss][Ll][Uu][Rr][Mm](_.+)?$"}
-    nested = {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/lists"}}
-    lists = {"anyOf": [{"type": "array", "minItems": 1}, nested]}
+    mapping = {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/lists"}}
+    lists = {"anyOf": [{"type": "array", "minItems": 1}, mapping]}
     expansion = {
         "type": "object",
         "minProperties": 1,
@@ -123,13 +123,13 @@ def json_schema() -> dict[str, Any]:
         "type": ["object", "null"],
         "required": ["name"],
         "if": {"properties": {"name": section}},
-        "then": _section(),
-        "else": _experiment(),
+        "then": _section_schema(),
+        "else": _experiment_schema(),
         "$defs": {"lists": lists, "expansion": expansion},
     }
 
 
-def _experiment() -> dict[str, Any]:
+def _experiment_schema() -> dict[str, Any]:
     expansion = {
         "description": "An expansion: names of parameters, nested as params are, each with a list of values.",
         "type": ["object", "null"],
@@ -143,11 +143,11 @@ def _experiment() -> dict[str, Any]:
             "^ablative(?!_baseline$)": expansion,
             "^(_|x-)": True,
         },
-        **_closed(keys.RULES),
+        **_other_keys(),
     }
 
 
-def _section() -> dict[str, Any]:
+def _section_schema() -> dict[str, Any]:
     rules = cluster_section.RULES
     wrong = {"^(grid|list|ablative)": False, misspellings(cluster_section.MISSPELT): False}
     return {
@@ -158,10 +158,10 @@ def _section() -> dict[str, Any]:
     }
 
 
-def _closed(rules: Mapping[str, keys.Rule]) -> dict[str, Any]:
+def _other_keys() -> dict[str, Any]:
     """Other keys are the user's own, except misspelled ones and mappings of lists, unless the document names them."""
     known = {
-        "properties": dict.fromkeys(rules, True),
+        "properties": dict.fromkeys(keys.RULES, True),
         "patternProperties": {"^(grid|list|ablative|_|x-)": True, misspellings(keys.MISSPELT): False},
     }
     own = {"description": "A key of your own, such as the section of a logger.", "not": {"$ref": "#/$defs/expansion"}}
@@ -170,9 +170,9 @@ def _closed(rules: Mapping[str, keys.Rule]) -> dict[str, Any]:
 
 
 def _properties(rules: Mapping[str, keys.Rule], nullable: frozenset[str]) -> dict[str, Any]:
-    return {key: _value(rule, null=key in nullable) for key, rule in rules.items()}
+    return {key: _value_schema(rule, null=key in nullable) for key, rule in rules.items()}
 
 
-def _value(rule: keys.Rule, *, null: bool) -> dict[str, Any]:
-    choices: list[Any] = [dict(rule.schema), _ASKS, *([{"type": "null"}] if null else [])]
+def _value_schema(rule: keys.Rule, *, null: bool) -> dict[str, Any]:
+    choices: list[Any] = [dict(rule.schema), _VARIABLE, *([{"type": "null"}] if null else [])]
     return {"description": f"{rule.words[0].upper()}{rule.words[1:]}.", "examples": [rule.example], "anyOf": choices}

@@ -37,12 +37,12 @@ __all__ = [
     "Checkpoint",
     "begin",
     "end",
-    "is_there",
-    "load",
+    "has_checkpoint",
+    "load_checkpoint",
     "lose",
     "read",
     "rows_lost",
-    "save",
+    "save_checkpoint",
     "write",
 ]
 
@@ -147,7 +147,7 @@ def begin(
         resumes = (
             not (known.state.done or (from_scratch and not ours))
             and known.config_hash == fresh.config_hash
-            and is_there(folder)
+            and has_checkpoint(folder)
         )
         if not resumes:
             put_aside(folder, len(known.attempts))
@@ -276,7 +276,7 @@ class Checkpoint(NamedTuple):
     generators: Mapping[str, Any] = MappingProxyType({})
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the saved checkpoint atomically.
 
     Args:
@@ -291,7 +291,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     replace_file(place / _STATE, pickle.dumps((checkpoint.rows, checkpoint.state, dict(checkpoint.generators))))
 
 
-def load(folder: Path) -> Checkpoint | None:
+def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The checkpoint that was saved last; `None` if there is none.
 
     Raises:
@@ -309,8 +309,8 @@ def load(folder: Path) -> Checkpoint | None:
         raise ExperimentError(f"checkpoint {path}", problem, "--rerun NAME or -o starts from scratch") from error
 
 
-def is_there(folder: Path) -> bool:
-    """Whether a repetition has saved any state, with `save` or by itself."""
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a repetition has saved any state, with `save_checkpoint` or by itself."""
     with contextlib.suppress(OSError), os.scandir(folder / layout.CHECKPOINT) as entries:
         return any(not entry.name.startswith(".") for entry in entries)
     return False

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from amlsched.errors import ExperimentError
 from amlsched.experiments._running.isolation import generators, set_generators
 from amlsched.experiments._storage import layout, record_file
-from amlsched.experiments._storage.record_file import Checkpoint
 from amlsched.experiments.loggers.base import AbstractLogger, LoggerArray
 from amlsched.experiments.loggers.csv import CsvLogger
 
@@ -91,7 +90,7 @@ class RepetitionLog(LoggerArray):
         """
         self._csv.sync()
         drawn = generators() if self.keeps_generators else {}
-        record_file.save(self.folder, Checkpoint(self.rows, state, drawn))
+        record_file.save_checkpoint(self.folder, record_file.Checkpoint(self.rows, state, drawn))
 
     def restore(self) -> Any:
         """The state that an earlier attempt saved last; `None` if there is nothing to resume from.
@@ -102,7 +101,7 @@ class RepetitionLog(LoggerArray):
         Raises:
             ExperimentError: The state cannot be loaded.
         """
-        saved = record_file.load(self.folder) if self.resumed else None
+        saved = record_file.load_checkpoint(self.folder) if self.resumed else None
         if saved is None:
             return None
         self._csv.keep(lambda number, _: number < saved.rows)
