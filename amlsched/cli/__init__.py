@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched import __version__
-from amlsched._surroundings import open_streams, restart_in_utf8_mode, working_folder_problem
+from amlsched._surroundings import hidden, open_streams, restart_in_utf8_mode, working_folder_problem
 from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
 from amlsched.cli._output import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, print_stderr, shortened
 from amlsched.cli.parser import Parser
@@ -87,8 +87,6 @@ def _exit_code(command: Callable[[], int]) -> int:
         print_stderr(shortened(f"amlsched: error: {problem or message}"))
         return SOME_FAILED if isinstance(error, ResultsNotWritableError) else BAD_INPUT
     except (ImportError, AttributeError) as error:
-        from amlsched._surroundings import hidden
-
         if not (hint := hidden(error)):
             raise
         print_stderr(f"amlsched: error: {type(error).__name__}: {error} ({hint})")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amlsched._surroundings import expanded
+from amlsched.errors import ConfigError, ExperimentError
 from amlsched.units import counted
 
 if TYPE_CHECKING:
-    import argparse
-
     from amlsched.experiments.config import Bundle
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.progress import Summary
@@ -67,11 +68,6 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 def folder(text: str) -> Path:
     """A folder of results; for argparse."""
-    import argparse
-
-    from amlsched._surroundings import expanded
-    from amlsched.errors import ConfigError
-
     try:
         return expanded(text, text)
     except ConfigError as error:
@@ -89,8 +85,6 @@ def check_not_swapped(target: str, config: str, right: str) -> None:
     Raises:
         ExperimentError: They are in the wrong order.
     """
-    from amlsched.errors import ExperimentError
-
     if target.endswith((".yml", ".yaml")) and (".py" in config or ":" in config):
         problem = f"{config} was given as the YAML file, and {target} as the experiment"
         raise ExperimentError("CONFIG", problem, f"swapped? Write {right}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amlsched.cli._output import OK, folder
+from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def add_to(commands: Commands) -> None:
 def cancel(arguments: argparse.Namespace) -> int:
     """Cancel elements of arrays, pending or running. Their repetitions are cancelled; `run -s` submits them again."""
     from amlsched._spelling import suggestion
-    from amlsched.errors import ExperimentError
     from amlsched.experiments.arrays import status, submissions
     from amlsched.experiments.results.survey import existing_folder
 

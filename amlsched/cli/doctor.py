@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.cli._output import OK, SOME_FAILED
 from amlsched.cli.parser import seconds
+from amlsched.cli.run import check_executor_arguments
 
 if TYPE_CHECKING:
     import argparse
@@ -48,8 +49,6 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    from amlsched.cli.run import check_executor_arguments
-
     options = check_executor_arguments(arguments)
     if arguments.config is None:
         return options

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amlsched.cli._output import OK, folder, print_stderr
+from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ def selected(arguments: argparse.Namespace) -> Results:
         ConfigError: A condition is not `KEY=VALUE`.
     """
     from amlsched._spelling import suggestion
-    from amlsched.errors import ExperimentError
     from amlsched.experiments.config import condition
     from amlsched.experiments.results.survey import load
 
@@ -131,7 +131,6 @@ def _is_asked(name: str, metrics: list[str]) -> bool:
 
 def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
     from amlsched._spelling import suggestion
-    from amlsched.errors import ExperimentError
 
     if arguments.sort is None:
         return table

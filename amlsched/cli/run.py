@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -26,6 +27,7 @@ from amlsched.cli._output import (
 from amlsched.cli._submit import check_no_run_options, submit_or_wait
 from amlsched.cli.parser import at_least_one, seconds
 from amlsched.errors import ExperimentError
+from amlsched.scheduler import check_executor
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -132,7 +134,6 @@ def check_executor_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
         ExperimentError: There is no such executor, or it has no such option.
     """
     from amlsched.experiments.arrays import BATCH_SYSTEMS
-    from amlsched.scheduler import check_executor
 
     options = dict(map(_option, arguments.executor_option))
     try:
@@ -231,7 +232,6 @@ def execute(
 
 def _run(experiments: ExperimentRun) -> Summary:
     """Run the repetitions; if an asyncio loop is running here, as in a notebook, then in a thread with its own loop."""
-    import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
     if asyncio._get_running_loop() is None:
