@@ -29,7 +29,8 @@ def add_to(commands: Commands) -> None:
 def cancel(arguments: argparse.Namespace) -> int:
     """Cancel elements of arrays, pending or running. Their repetitions are cancelled; `run -s` submits them again."""
     from amlsched._spelling import suggestion
-    from amlsched.experiments.arrays import status, submissions
+    from amlsched.experiments.arrays import cancel as cancel_elements
+    from amlsched.experiments.arrays import submissions
     from amlsched.experiments.results.survey import existing_folder
 
     existing_folder(arguments.results)
@@ -49,6 +50,6 @@ def cancel(arguments: argparse.Namespace) -> int:
             for number, work in enumerate(one.work)
             if not wanted or work.experiment in wanted or wanted & work.repetitions.keys()
         ]
-        count += status.cancel(one, elements)
+        count += cancel_elements(one, elements)
     print(f"Cancelled {counted(count, 'element')}." if count else "Nothing to cancel: all elements have finished.")
     return OK

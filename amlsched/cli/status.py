@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from amlsched.cli._output import Commands
-    from amlsched.experiments import arrays
-    from amlsched.experiments.arrays import Overview
+    from amlsched.experiments.arrays import Overview, SubmittedRepetition
     from amlsched.experiments.results.survey import Found
 
 __all__ = ["add_to", "print_queue"]
@@ -74,7 +73,7 @@ def _listed(lines: list[str], everything: bool) -> None:
         print(f"… and {len(lines) - _SHOWN} more")
 
 
-def _running(one: arrays.status.SubmittedRepetition) -> str:
+def _running(one: SubmittedRepetition) -> str:
     from amlsched.display.table import duration
 
     begun = datetime.fromisoformat(one.found.record.attempts[-1].started)
@@ -83,6 +82,6 @@ def _running(one: arrays.status.SubmittedRepetition) -> str:
     return "  ".join(word for word in words if word)
 
 
-def _lost(one: arrays.status.SubmittedRepetition) -> str:
+def _lost(one: SubmittedRepetition) -> str:
     element = f" (element {one.place})" if one.place else ""
     return f"lost     {one.found.run} rep {one.found.rep}{element}: {one.cause}"

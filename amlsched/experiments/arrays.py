@@ -1,10 +1,9 @@
 """Arrays of jobs, for the command line: submit experiments, run an element, and see or cancel what was submitted."""
 
-from amlsched.experiments._arrays import status
 from amlsched.experiments._arrays.attach import Attached
 from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_options
 from amlsched.experiments._arrays.run_element import run_element
-from amlsched.experiments._arrays.status import Overview
+from amlsched.experiments._arrays.status import Overview, SubmittedRepetition, cancel
 from amlsched.experiments._arrays.submission import submissions
 from amlsched.experiments._arrays.submit import SubmitResult, job_scripts, submit
 
@@ -13,9 +12,10 @@ __all__ = [
     "BATCH_SYSTEMS",
     "Overview",
     "SubmitResult",
+    "SubmittedRepetition",
+    "cancel",
     "job_scripts",
     "run_element",
-    "status",
     "submissions",
     "submit",
     "worker_options",
