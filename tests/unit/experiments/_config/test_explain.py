@@ -39,8 +39,7 @@ partition: main
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def file(folder: Path) -> Path:
     Path("base.yml").write_text(BASE)
     Path("f.yml").write_text(FILE)
     return Path("f.yml")

@@ -38,10 +38,9 @@ def experiment(params: dict[str, Any], rep: int, log: Any) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config.yml").write_text(CONFIG)
-    return tmp_path
+def folder(folder: Path) -> Path:
+    (folder / "config.yml").write_text(CONFIG)
+    return folder
 
 
 def run(*words: Any, **options: Any) -> Summary:
