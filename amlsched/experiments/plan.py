@@ -52,15 +52,6 @@ class Planned:
     changed: bool = False
 
 
-def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else tuple(texts)
-
-
-def _prefixed(experiment: ResolvedExperiment, prefix: str) -> ResolvedExperiment:
-    name = prefix + experiment.name
-    return replace(experiment, name=name, config=experiment.config | {"name": name}) if prefix else experiment
-
-
 class Plan:
     """The repetitions of a config.
 
@@ -216,3 +207,12 @@ class Plan:
         raise ExperimentError(
             f"--rerun {' '.join(sorted(missing))}", "is neither a state nor a name in this config", remedy
         )
+
+
+def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _prefixed(experiment: ResolvedExperiment, prefix: str) -> ResolvedExperiment:
+    name = prefix + experiment.name
+    return replace(experiment, name=name, config=experiment.config | {"name": name}) if prefix else experiment

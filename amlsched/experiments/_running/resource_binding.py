@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Binding", "bindings"]
 
+_KEYS = ("gpus_per_rep", "cpus_per_rep")
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:
@@ -93,9 +95,6 @@ def _request(experiment: ResolvedExperiment, section: Mapping[str, Any]) -> tupl
     own = experiment.config.get("gpus_per_rep"), experiment.config.get("cpus_per_rep")
     gpus, n_cpus = (mine if mine is not None else section.get(key) for mine, key in zip(own, _KEYS, strict=True))
     return Request(gpus, n_cpus), own != (None, None)
-
-
-_KEYS = ("gpus_per_rep", "cpus_per_rep")
 
 
 def _in_a_job() -> bool:

@@ -21,9 +21,10 @@ __all__ = ["Band", "plot_curves"]
 
 Band = Literal["std", "interval", "range", "none"]
 """What a band shows: ± one standard deviation, the 95 % interval of the mean, or the range of the values."""
-
 LEGEND_FITS = 24
 _GROUP = "\0group"
+_PLAIN_TEXT = {"text.usetex": False, "text.parse_math": False, "axes.formatter.use_mathtext": False}
+"""Show names and values unchanged, even if the user's style file gives `$` and `_` a meaning."""
 
 
 def plot_curves(
@@ -76,10 +77,6 @@ def plot_curves(
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=150)
     return out
-
-
-_PLAIN_TEXT = {"text.usetex": False, "text.parse_math": False, "axes.formatter.use_mathtext": False}
-"""Show names and values unchanged, even if the user's style file gives `$` and `_` a meaning."""
 
 
 def _matplotlib(out: Path) -> Any:

@@ -37,10 +37,19 @@ __all__ = [
     "table_of",
 ]
 
+STATISTICS = ("n", "mean", "std", "median", "min", "max", "low", "high")
 _BOOKKEEPING = ("ts", "rep", "iter")
 _OF_REPETITION = ("name", "run", "r")
-STATISTICS = ("n", "mean", "std", "median", "min", "max", "low", "high")
 _DONE = ("completed", "surrendered")
+_PLACE, _METRIC = "\0place", "\0metric"
+_MANY = 1000
+_LEFT_OUT = "these rows cannot be read, and are left out"
+_EXACT = 2**53
+"""Floats represent all whole numbers up to this one."""
+_INT64 = 2**63
+_read_csv: Any = pandas.read_csv
+_PANDAS = tuple(map(int, pandas.__version__.split(".")[:2]))
+_VALUES = re.compile(rf"^(?:{cells.IS_VALUE})?$", re.MULTILINE)
 
 
 class _Facts(dict[str, Any]):
@@ -348,15 +357,65 @@ def _number(value: Any) -> float:
     return as_float(value) if isinstance(value, bool | int | float) else math.nan
 
 
-_PLACE, _METRIC = "\0place", "\0metric"
-_MANY = 1000
-_LEFT_OUT = "these rows cannot be read, and are left out"
-_EXACT = 2**53
-"""Floats represent all whole numbers up to this one."""
-_INT64 = 2**63
-_read_csv: Any = pandas.read_csv
-_PANDAS = tuple(map(int, pandas.__version__.split(".")[:2]))
-_VALUES = re.compile(rf"^(?:{cells.IS_VALUE})?$", re.MULTILINE)
+def as_column(values: list[Any]) -> Any:
+    """A column of numbers, if all values are numbers or missing and stay equal; otherwise a column of objects."""
+    kinds = set(map(type, values))
+    if kinds == {bool}:
+        return numpy.array(values, dtype=bool)
+    if kinds == {int} and all(-_INT64 <= value < _INT64 for value in values):
+        return numpy.array(values, dtype=numpy.int64)
+    if kinds <= {int, float, type(None)} and all(type(value) is not int or abs(value) <= _EXACT for value in values):
+        return numpy.array([math.nan if value is None else value for value in values], dtype=float)
+    return objects(values)
+
+
+def objects(values: Sequence[Any]) -> Any:
+    """A column of objects, even if numpy would take them for rows."""
+    column = numpy.empty(len(values), dtype=object)
+    for place, value in enumerate(values):
+        column[place] = value
+    return column
+
+
+# ----------------------------------------------------------------------------------------------------------- statistics
+
+
+@cache
+def half_interval(n: int, level: float = 0.95) -> float:
+    """Half the width of the confidence interval of a mean, in standard errors; NaN for fewer than two values.
+
+    Args:
+        n: The number of values.
+        level: The probability that the interval contains the true mean.
+
+    Sources:
+        Student's t with n - 1 degrees of freedom; its distribution for whole degrees as in Abramowitz and Stegun,
+        26.7.3 and 26.7.4.
+    """
+    if n < 2:
+        return math.nan
+    if n > _MANY:
+        return NormalDist().inv_cdf((1 + level) / 2)
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, n - 1) < level else (low, middle)
+    return (low + high) / 2
+
+
+def _within(t: float, degrees: int) -> float:
+    """The probability that Student's t is between -t and t."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = degrees % 2
+    term, total = cosine if odd else 1.0, 0.0
+    for k in range(1 + odd, degrees, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+# -------------------------------------------------------------------------------------------------------- files of rows
 
 
 def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
@@ -483,58 +542,3 @@ def _is_sure(column: Any) -> bool:
         return column.dtype.kind in "iub"
     numbers = column.to_numpy()
     return not (numpy.abs(numbers[numpy.isfinite(numbers)]) >= _EXACT).any()
-
-
-def as_column(values: list[Any]) -> Any:
-    """A column of numbers, if all values are numbers or missing and stay equal; otherwise a column of objects."""
-    kinds = set(map(type, values))
-    if kinds == {bool}:
-        return numpy.array(values, dtype=bool)
-    if kinds == {int} and all(-_INT64 <= value < _INT64 for value in values):
-        return numpy.array(values, dtype=numpy.int64)
-    if kinds <= {int, float, type(None)} and all(type(value) is not int or abs(value) <= _EXACT for value in values):
-        return numpy.array([math.nan if value is None else value for value in values], dtype=float)
-    return objects(values)
-
-
-def objects(values: Sequence[Any]) -> Any:
-    """A column of objects, even if numpy would take them for rows."""
-    column = numpy.empty(len(values), dtype=object)
-    for place, value in enumerate(values):
-        column[place] = value
-    return column
-
-
-@cache
-def half_interval(n: int, level: float = 0.95) -> float:
-    """Half the width of the confidence interval of a mean, in standard errors; NaN for fewer than two values.
-
-    Args:
-        n: The number of values.
-        level: The probability that the interval contains the true mean.
-
-    Sources:
-        Student's t with n - 1 degrees of freedom; its distribution for whole degrees as in Abramowitz and Stegun,
-        26.7.3 and 26.7.4.
-    """
-    if n < 2:
-        return math.nan
-    if n > _MANY:
-        return NormalDist().inv_cdf((1 + level) / 2)
-    low, high = 0.0, 1e4
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, n - 1) < level else (low, middle)
-    return (low + high) / 2
-
-
-def _within(t: float, degrees: int) -> float:
-    """The probability that Student's t is between -t and t."""
-    angle = math.atan(t / math.sqrt(degrees))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    odd = degrees % 2
-    term, total = cosine if odd else 1.0, 0.0
-    for k in range(1 + odd, degrees, 2):
-        total += term
-        term *= cosine * cosine * k / (k + 1)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
