@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlsched._spelling import meant
+from amlsched.batch_systems import SYSTEMS
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.document import Document
 from amlsched.experiments._config.keys import (
@@ -66,7 +67,7 @@ RULES: dict[str, Rule] = {
     "mem-per-cpu": Rule(_is_text_or_number, "an amount of memory as Slurm reads it", "2G", _TEXT_OR_NUMBER),
     "sbatch_args": _PLAIN_VALUES,
     "directives": TEXTS,
-    "system": one_of("slurm", "sge", "pbs", "torque", "htcondor"),
+    "system": one_of(*SYSTEMS),
     "requeue": one_of(True, False),
     "warn_s": count_rule(60, least=0),
     "sh_lines": TEXTS,
