@@ -394,7 +394,7 @@ class ExperimentRun(Emitter):
         self._max_in_flight = self._calls_ahead(options)
         scheduler = _scheduler_for(self.executor, options)
         task = scheduler.task(run_repetition)
-        faults, self._scheduler = self._errors, scheduler
+        self._scheduler = scheduler
 
         def submit(repetition: Repetition | None = None) -> None:
             try:
@@ -410,10 +410,10 @@ class ExperimentRun(Emitter):
             except BrokenExecutor as fault:
                 problem = f"broke: {str(fault).splitlines()[0]}"
                 remedy = "run the same command again to resume; --executor processes survives the death of a worker"
-                faults.append(ExperimentError(f"executor {self.executor}", problem, remedy))
+                self._errors.append(ExperimentError(f"executor {self.executor}", problem, remedy))
                 scheduler.stop()
             except Exception as fault:  # not a repetition's, so `on_exception` does not handle it
-                faults.append(fault)
+                self._errors.append(fault)
                 scheduler.stop(stop_msg=str(fault))
 
         @scheduler.on_start
@@ -439,7 +439,7 @@ class ExperimentRun(Emitter):
             repetition = self._take_finished(future)
             if isinstance(error, ResultsNotWritableError):  # all others would fail in the same way
                 self.running[future] = repetition
-                faults.append(error)
+                self._errors.append(error)
                 scheduler.stop(stop_msg=str(error))
                 return
             if self._stopping and isinstance(error, WorkerLostError):  # killed together with us, not by its own fault
@@ -476,8 +476,8 @@ class ExperimentRun(Emitter):
         finally:
             self._record_cancelled()
             self._scheduler = self._executor = self._loop = None
-        if faults:
-            raise faults[0]
+        if self._errors:
+            raise self._errors[0]
 
     def _request_stop(self) -> int:
         """On a signal: ask repetitions to stop, and start no others; returns how many are able to stop."""
