@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from amlsched.display.table import duration, number
 from amlsched.experiments._running.output_capture import outside
+from amlsched.experiments._running.summary import Summary
 from amlsched.experiments._storage import cells, layout
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from amlsched.events import Subscriber
     from amlsched.executors.capabilities import WorkersNow
     from amlsched.experiments._running.repetition import Repetition
-    from amlsched.experiments._running.summary import Ended, Summary
+    from amlsched.experiments._running.summary import Ended
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "Summary", "Watched", "last_row", "progress_for"]
 
