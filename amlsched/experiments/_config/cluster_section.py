@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from amlsched._spelling import meant
@@ -21,7 +22,7 @@ from amlsched.experiments._config.keys import (
     one_of,
     text_rule,
 )
-from amlsched.experiments._config.reporting import Note, Report, ignore_note
+from amlsched.experiments._config.reporting import Note, Report, add_once, ignore_note
 from amlsched.experiments._config.values import copied, filled, is_list, is_mapping
 from amlsched.experiments._config.yaml import Unread
 from amlsched.units import slurm_seconds
@@ -150,17 +151,9 @@ def sections_for(sections: Sequence[Document], host: str) -> Sections:
             data.pop(key, None)
         elif not rule.holds(data[key]):
             wrong.append(key)
-    check_rules({key: data[key] for key in wrong}, RULES, (), chosen.place, _once(faults))
+    check_rules({key: data[key] for key in wrong}, RULES, (), chosen.place, partial(add_once, faults))
     usable = {key: value for key, value in data.items() if key not in wrong}
     return Sections(chosen, {**usable, "name": "SLURM"}, tuple(faults), tuple(others), tuple(notes))
-
-
-def _once(faults: list[ConfigError]) -> Report:
-    def report(fault: ConfigError) -> None:
-        if str(fault) not in map(str, faults):
-            faults.append(fault)
-
-    return report
 
 
 def _as_numbers(data: dict[str, Any]) -> dict[str, Any]:

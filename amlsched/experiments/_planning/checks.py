@@ -15,6 +15,7 @@ from amlsched.errors import AmlschedError, BatchSystemError, ConfigError, Experi
 from amlsched.experiments._arrays.cluster_options import array_options
 from amlsched.experiments._code import copy
 from amlsched.experiments._config.expand import count, expand
+from amlsched.experiments._config.reporting import add_once
 from amlsched.experiments._config.resolve import Resolved, resolve
 from amlsched.experiments._planning import jobs
 from amlsched.experiments._planning.config_changes import SHOWN_DIFFERENCES, differences, hashes
@@ -57,8 +58,7 @@ class Checked:
 
     def report(self, fault: AmlschedError) -> None:
         """Add an error, unless it is already there: one in a DEFAULT is found in all of its experiments."""
-        if str(fault) not in map(str, self.faults):
-            self.faults.append(fault)
+        add_once(self.faults, fault)
 
     @property
     def n_jobs(self) -> int:
