@@ -137,7 +137,7 @@ def _run(repetition: Repetition) -> RepetitionOutcome:
     asked = threading.Event()
     try:
         with _stop_on_signals(repetition, asked):
-            record, drew = _run_claimed(repetition, claim, asked, resumed)
+            record, drew = _run_claimed(repetition, claim, asked, resumed, len(known.attempts) - 1)
     finally:
         claim.release()
         graceful_stop.withdraw(folder)
@@ -151,20 +151,21 @@ def _stop_on_signals(repetition: Repetition, asked: threading.Event) -> Abstract
     return graceful_stop.stop_on_signals(asked, repetition.folder)
 
 
-def _run_claimed(repetition: Repetition, claim: Claim, asked: threading.Event, resumed: bool) -> tuple[Record, bool]:
+def _run_claimed(
+    repetition: Repetition, claim: Claim, asked: threading.Event, resumed: bool, n_earlier: int
+) -> tuple[Record, bool]:
     """Run a claimed repetition; its record afterwards, and whether it drew from shared generators."""
     folder = repetition.folder
     if VARIABLE in os.environ:
         repetition.config["cpu_cores"] = os.sched_getaffinity(0)
     loggers = copy.deepcopy(repetition.loggers)  # otherwise threads would share them
-    number = len(record_file.read(folder).attempts) - 1
     log = RepetitionLog(
         folder,
         repetition.record.rep,
         repetition.record.seed,
         loggers,
         resumed=resumed,
-        discard=lambda: record_file.put_aside(folder, number, only_rows=True),
+        discard=lambda: record_file.put_aside(folder, n_earlier, only_rows=True),
         asked_to_stop=lambda: asked.is_set() or claim.lost or graceful_stop.requested(folder, repetition.run_id),
     )
     config = repetition.config | {"_checkpoint_dir": str(folder / layout.CHECKPOINT)}
@@ -177,7 +178,7 @@ def _run_claimed(repetition: Repetition, claim: Claim, asked: threading.Event, r
         try:
             with forked_children_end(str(repetition.target)):
                 make = repetition.target.load()
-            seed = f"{repetition.record.seed} {number if resumed else 0}"  # a resumed attempt gets another stream
+            seed = f"{repetition.record.seed} {n_earlier if resumed else 0}"  # a resumed attempt gets another stream
             before = generators() if seeded and not alone else None
             with isolated(seed if seeded else None) if alone else nullcontext():
                 repetition.target.enter_folder(alone=alone)

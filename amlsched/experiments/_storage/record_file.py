@@ -226,8 +226,9 @@ def end(
         The current record. It is unchanged if it has no running attempt of this run: the repetition never started,
         already ended, or was taken over by another run.
     """
-    if not _under_way(read(folder), run_id):
-        return read(folder)
+    record = read(folder)
+    if not _under_way(record, run_id):
+        return record
     with _ending, claims.claimed(folder, run_id) if claim is None else nullcontext(not claim.lost) as ours:
         record = read(folder)
         if not ours or not _under_way(record, run_id):
