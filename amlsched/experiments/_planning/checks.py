@@ -18,7 +18,7 @@ from amlsched.experiments._config.expand import count, expand
 from amlsched.experiments._config.reporting import add_once
 from amlsched.experiments._config.resolve import Resolved, resolve
 from amlsched.experiments._planning import jobs
-from amlsched.experiments._planning.config_changes import SHOWN_DIFFERENCES, differences, hashes
+from amlsched.experiments._planning.config_changes import differences, hashes
 from amlsched.experiments._storage import layout, record_file
 from amlsched.experiments._storage.atomic import file_bytes
 from amlsched.experiments._storage.record import Record, State
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checked", "check", "check_run"]
 
-_SHOWN = 5
+_SHOWN_RUNS = 5
+_SHOWN_CHANGES = 20
 _MANY_RUNS = 100_000
 _IN_THIS_PROCESS = ("sequential", "threads")
 """Executors that run calls in this process, without pickling them."""
@@ -260,11 +261,11 @@ def _check_unchanged(plan: Plan) -> None:
     if not runs:
         return
     lines = [f"{counted(count, 'repetition', 'were')} run with other settings under the same name"]
-    for changes, names in list(runs.items())[:_SHOWN]:
+    for changes, names in list(runs.items())[:_SHOWN_RUNS]:
         lines.append(f"  {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}:")
-        lines += [f"    {line}" for line in changes[:SHOWN_DIFFERENCES]]
-    if len(runs) > _SHOWN:
-        lines.append(f"  … and {sum(map(len, list(runs.values())[_SHOWN:]))} more runs")
+        lines += [f"    {line}" for line in changes[:_SHOWN_CHANGES]]
+    if len(runs) > _SHOWN_RUNS:
+        lines.append(f"  … and {sum(map(len, list(runs.values())[_SHOWN_RUNS:]))} more runs")
     remedy = "-o runs them again, --keep-changed leaves them as they are, another name keeps both"
     raise ExperimentError(str(plan.config), "\n".join(lines) + "\n", remedy)
 

@@ -23,7 +23,6 @@ _NO_MATTER = frozenset(
         *("gpus_per_rep", "cpus_per_rep", "scheduler"),
     }
 )
-SHOWN_DIFFERENCES = 20
 
 
 def settings(run: Run) -> dict[str, Any]:
