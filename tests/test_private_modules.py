@@ -1,4 +1,4 @@
-"""The house: what is private is imported from inside only, and no folder is too full to look through."""
+"""Private modules are imported by their own package only, and no folder has too many modules to look through."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "amlsched"
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
+from tests.modules import MODULES, ROOT, modules_in
+
 FOLDERS = sorted({path.parent for path in MODULES.values()})
 MOST = 24
 
@@ -64,7 +60,7 @@ def test_an_import_from_outside_is_found(line: str, found: list[str]) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_a_folder_can_be_looked_through(folder: Path) -> None:
-    names = [path.stem for path in folder.glob("*.py")]
+    names = modules_in(folder)
     assert len(names) <= MOST
     if any(part.startswith("_") for part in folder.relative_to(ROOT).parts):
         assert [name for name in names if name.startswith("_") and name != "__init__"] == [], "its folder says it"

@@ -19,18 +19,11 @@ import pytest
 
 import amlsched
 from amlsched import errors
+from tests.modules import MODULES, ROOT
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "amlsched"
 REFERENCE = ROOT / "docs" / "reference"
-MODULES = sorted(PACKAGE.rglob("*.py"))
 
 HEAVY = {"dask", "distributed", "loky", "matplotlib", "numpy", "pandas", "ray", "rich", "ruamel", "sklearn", "yaml"}
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def declared_names(path: Path) -> list[str] | None:
@@ -43,8 +36,8 @@ def declared_names(path: Path) -> list[str] | None:
 
 #: What is imported from where, as documented; any other module is private by its place.
 PUBLIC = {
-    module_name(path): declared_names(path) or []
-    for path in MODULES
+    name: declared_names(path) or []
+    for name, path in MODULES.items()
     if (path.name == "__init__.py" or path.name in ("errors.py", "monitor.py")) and path.parent.name != "cli"
 }
 
@@ -157,7 +150,7 @@ def test_every_error_is_listed_and_stands_in_the_drawn_tree() -> None:
 def test_an_error_about_a_missing_package_names_an_extra_that_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     named = set()
-    for path in MODULES:
+    for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "MissingExtraError" and node.args:
                 if isinstance(node.args[-1], ast.Constant):
