@@ -18,7 +18,7 @@ import cloudpickle
 import pytest
 
 import amlsched
-from amlsched import errors
+from amlsched import batch_systems, errors
 from tests.modules import MODULES, ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -54,6 +54,14 @@ def test_the_public_names_of_a_module_are_sorted_and_unique(module: str) -> None
 def test_every_public_name_exists(module: str) -> None:
     missing = [name for name in PUBLIC[module] if not hasattr(importlib.import_module(module), name)]
     assert missing == []
+
+
+def test_the_old_name_of_batch_systems_has_the_same_objects_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "amlsched.arrays", raising=False)
+    with pytest.warns(DeprecationWarning, match=r"amlsched\.batch_systems"):
+        old = importlib.import_module("amlsched.arrays")
+    assert old.__all__ == ["ArrayJob", "Element", "SYSTEMS", "Stage", "System"]
+    assert [name for name in old.__all__ if getattr(old, name) is not getattr(batch_systems, name)] == []
 
 
 def test_the_version_is_the_one_that_is_installed() -> None:
