@@ -3,15 +3,13 @@
 What is expected here was printed by amltk.
 """
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import ROOT, run_python
+
 FOLDER = ROOT / "examples" / "migrating"
 
 PRINTED = {
@@ -49,10 +47,7 @@ def test_every_program_is_tried() -> None:
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_a_program_prints_what_it_prints_under_amltk(name: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(FOLDER / name)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_python(str(FOLDER / name), folder=tmp_path, limit_s=200)
     assert done.returncode == 0, done.stderr
     printed = re.sub(r"^0\.\d+ \w+, depth \d+$", "ACCURACY SETTINGS", done.stdout, flags=re.MULTILINE)
     assert printed == PRINTED[name]

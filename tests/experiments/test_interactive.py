@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from amlsched.experiments import ExperimentRun, Plan
 from amlsched.experiments._storage.record import State
+from tests.processes import run_python
 
 PROGRAM = """
 import sys
@@ -65,9 +65,7 @@ EXPECTED = [
 def test_an_experiment_in_no_file_runs_on_every_local_executor(words: list[str], stdin: str, tmp_path: Path) -> None:
     (tmp_path / "config.yml").write_text(CONFIG)
     (tmp_path / "program").write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path, input=stdin, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = run_python(*words, folder=tmp_path, given=stdin, limit_s=120)
     assert (done.stdout.splitlines(), done.returncode) == (EXPECTED, 0), done.stderr
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import ExperimentRun, load
 from amlsched.experiments._running.repetition import Repetition
 from amlsched.experiments._running.summary import Ended
+from tests.processes import run_python
 
 HALVING = Path(__file__).parents[2] / "examples/halving/halving.py"
 CONFIG = "{name: search, path: results, params: {x: 1, deep: {y: 2}}}"
@@ -120,9 +119,7 @@ def test_a_callback_that_raises_ends_the_run_with_that(project: Path) -> None:
 
 def test_the_example_finds_a_good_setting_and_goes_on(tmp_path: Path) -> None:
     def call() -> str:
-        done = subprocess.run(
-            [sys.executable, str(HALVING)], cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False
-        )
+        done = run_python(str(HALVING), folder=tmp_path, limit_s=110)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

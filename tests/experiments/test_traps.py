@@ -27,6 +27,7 @@ from amlsched.resources import Request, devices, slots
 from amlsched.units import slurm_seconds
 from tests.experiments.conftest import Project, wait_until
 from tests.experiments.test_arrays import Slurm
+from tests.processes import run_python
 
 FAILING = "{name: sums, path: results, repetitions: 3, iterations: 2, params: {fails: 1}}"
 
@@ -91,9 +92,7 @@ def test_trap_2_so_does_a_script(tmp_path: Path) -> None:
     (tmp_path / "config.yml").write_text("{name: e, path: out}")
     script = "from amlsched.cw2.cluster_work import ClusterWork\ndef e(params, rep, log): raise ValueError('no')\n"
     (tmp_path / "main.py").write_text(script + 'if __name__ == "__main__":\n    ClusterWork(e).run()\n')
-    done = subprocess.run(
-        [sys.executable, "main.py", "config.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_python("main.py", "config.yml", folder=tmp_path)
     assert done.returncode == 1
     assert "failed: e rep 0: ValueError: no" in done.stderr
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.processes import run_python
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRAM = """
 import functools, sys
@@ -105,10 +107,6 @@ if __name__ == "__main__":
 def test_functions_of_the_main_module_travel(tmp_path: Path, executor: str) -> None:
     if executor == "loky":
         pytest.importorskip("loky")
-    path = tmp_path / "program.py"
-    path.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, path, executor], env=environment, capture_output=True, text=True, check=False, timeout=100
-    )
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = run_python("program.py", executor, folder=tmp_path, limit_s=100)
     assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["{}", "True"]), done.stdout + done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from amlsched import Scheduler
 from amlsched.plugins import Limits
 from tests.calls import double
+from tests.processes import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,10 +80,8 @@ FOUND = [
 
 @pytest.mark.parametrize(("executor", "limits"), [("processes", ""), ("threads", "limits"), ("loky", ""), ("dask", "")])
 def test_calls_use_pools_with_functions_of_the_main_module(executor: str, limits: str, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    command = [sys.executable, "-W", "ignore", str(program), executor, limits]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = run_python("-W", "ignore", "program.py", executor, limits, folder=tmp_path, limit_s=110)
     assert done.stdout.splitlines() == list(map(str, FOUND)), done.stderr
     assert "Traceback" not in done.stderr
 
@@ -109,10 +107,8 @@ for name in sys.argv[1:]:
 if sys.version_info < (3, 14):  # from then on, multiprocessing itself needs a guard
 
     def test_pools_of_a_program_without_a_main_guard_start_as_they_do_outside_of_calls(tmp_path: Path) -> None:
-        program = tmp_path / "program.py"
-        program.write_text(UNGUARDED)
-        command = [sys.executable, "-W", "ignore", str(program), "processes", "sequential"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        (tmp_path / "program.py").write_text(UNGUARDED)
+        done = run_python("-W", "ignore", "program.py", "processes", "sequential", folder=tmp_path, limit_s=90)
         assert done.stdout.splitlines() == ["[0, 1, 4]", "[0, 1, 4]"], done.stderr[-2000:]
 
 

@@ -27,14 +27,13 @@ from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerStartErr
 from amlsched.executors import processes
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, give_back, until_released
-from tests.processes import METHODS, alive, context_of, until
+from tests.processes import METHODS, ROOT, alive, context_of, run_python, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ProcessPool is for Linux")
 
-ROOT = Path(__file__).parents[3]
 LIMIT_S = 45.0
 FORK = multiprocessing.get_context("fork")
 
@@ -261,14 +260,7 @@ if __name__ == "__main__":
 def test_functions_of_the_main_module_and_lambdas_run(method: str, how: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(MAIN)
-    done = subprocess.run(
-        [sys.executable, *((str(script),) if how == "a file" else ("-c", MAIN)), method],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(*((str(script),) if how == "a file" else ("-c", MAIN)), method, folder=tmp_path)
     assert done.stdout.split("\n") == ["lambda 2", "class True 3", "late 40", "later 41", "began 5", ""], done.stderr
 
 

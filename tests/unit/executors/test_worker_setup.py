@@ -19,6 +19,7 @@ import threadpoolctl
 from amlsched import Scheduler
 from amlsched.plugins import Limits
 from amlsched.resources import thread_environment
+from tests.processes import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,11 +113,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_variables_are_set_before_the_main_module_is_imported(method: str, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(program), method], capture_output=True, text=True, timeout=60, check=False
-    )
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = run_python("program.py", method, folder=tmp_path)
     assert done.stdout == "3\n", done.stderr
 
 
