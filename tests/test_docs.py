@@ -10,6 +10,7 @@ A page's fenced blocks are taken in their order, in one empty folder a page:
 Other languages (`text`, `yaml` without a title) are shown only.
 """
 
+import functools
 import os
 import re
 import subprocess
@@ -136,13 +137,37 @@ def test_examples_that_are_not_run_exist() -> None:
     assert set(NOT_RUN) <= set(map(relative, EXAMPLES))
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "contributing").glob("*.md")), ids=relative)
+on_contributing_pages = pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs" / "contributing").glob("*.md")), ids=relative
+)
+
+
+@functools.cache
+def project_files() -> list[str]:
+    places = [ROOT / name for name in ("amlsched", "tests", "docs", "benchmarks", "examples", "scripts")]
+    return ["pyproject.toml", "CHANGELOG.md", *(relative(path) for place in places for path in place.rglob("*"))]
+
+
+def ending_in(end: str) -> list[str]:
+    """The files and folders whose paths end so."""
+    return [path for path in project_files() if f"/{path}".endswith(f"/{end}")]
+
+
+@on_contributing_pages
 def test_files_that_the_contributing_pages_name_exist(page: Path) -> None:
     """`_run/loop.py` is the end of a path; in a recipe, NAME stands for the name of something new."""
     prose = re.sub(r"^```(?!text).*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r'(?<![\w/"])[\w/]+\.(?:py|md|toml|sh)\b|\b_\w+/', prose))
-    places = [ROOT / name for name in ("amlsched", "tests", "docs", "benchmarks", "examples", "scripts")]
-    files = ["/pyproject.toml", "/CHANGELOG.md"]
-    files += [f"/{path.relative_to(ROOT)}" for place in places for path in place.rglob("*")]
-    unknown = {name for name in named if "NAME" not in name}
-    assert [name for name in sorted(unknown) if not any(f.endswith(f"/{name.rstrip('/')}") for f in files)] == []
+    assert [name for name in sorted(named) if "NAME" not in name and not ending_in(name.rstrip("/"))] == []
+
+
+@on_contributing_pages
+def test_what_the_contributing_pages_place_in_a_file_is_there(page: Path) -> None:
+    """Such as `Attempt` in `_storage/record.py`."""
+    placed = re.findall(r"`(\w+)`\s+(?:in|of)\s+`([\w/]+\.py)`", page.read_text("utf-8"))
+    astray = [
+        f"{name} in {end}"
+        for name, end in placed
+        if not any(re.search(rf"\b{name}\b", (ROOT / path).read_text("utf-8")) for path in ending_in(end))
+    ]
+    assert astray == []
