@@ -60,7 +60,8 @@ def a_call_that_waits_can_be_cancelled_and_never_runs(stage: Stage) -> None:
         for future in futures:
             expect(stage.result(future), "another call was disturbed")
         expect_equal(stage.result(executor.submit(echo, 1)), 1, "result of a later call")
-        expect(not trace.exists(), "the cancelled call was run")
+    # After the shutdown, which waits: with several workers, a later call can end before the cancelled one would begin.
+    expect(not trace.exists(), "the cancelled call was run")
 
 
 @check(background=True)
