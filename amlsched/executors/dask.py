@@ -39,23 +39,23 @@ def dask(
         ValueError: `n_workers` is less than 1, or is given together with a cluster; or the client is asynchronous.
     """
     distributed = import_extra("distributed", "with_dask", "distributed", "dask")
-    from amlsched.executors._dask.clusters import Elsewhere, Given, Local
+    from amlsched.executors._dask.clusters import GivenAddress, GivenClient, LocalProvider
     from amlsched.executors._dask.executor import DaskExecutor  # here, to keep `import amlsched` light
     from amlsched.resources.binding import worker_threads
 
     if client is None:
-        return DaskExecutor(Local(n_workers, worker_threads(native_threads, "native_threads"), options))
+        return DaskExecutor(LocalProvider(n_workers, worker_threads(native_threads, "native_threads"), options))
     if n_workers is not None:
         raise ValueError(f"n_workers={n_workers}: a given cluster has its own number of workers")
     if isinstance(client, distributed.Client):
         if options:
             raise ValueError(f"{', '.join(options)}: a given client has its own options")
         _refuse_asynchronous(client)
-        return DaskExecutor(Given(client))
+        return DaskExecutor(GivenClient(client))
     if not isinstance(client, str) and not hasattr(client, "scheduler_address"):
         remedy = "; set the number of workers by n_workers=" if isinstance(client, int) else ""
         raise TypeError(f"client={client!r}: must be a distributed.Client, a cluster or an address{remedy}")
-    return DaskExecutor(Elsewhere(client, options))
+    return DaskExecutor(GivenAddress(client, options))
 
 
 def in_place_of(executor: Executor) -> Callable[[], DaskExecutor] | None:

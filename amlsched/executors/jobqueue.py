@@ -79,25 +79,25 @@ def jobqueue(
         ValueError: An option is missing, unknown or wrong.
     """
     from amlsched.executors._jobqueue.executor import (
+        JobProvider,
         JobQueueExecutor,  # here and below, to keep `import amlsched` light
-        Jobs,
     )
 
-    site = Jobs(
+    provider = JobProvider(
         name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, native_threads, options
     )
-    site.check_commands()
-    return JobQueueExecutor(site)
+    provider.check_commands()
+    return JobQueueExecutor(provider)
 
 
 def job_script(name: str, /, **options: Any) -> str:
     """The script of a job that `jobqueue` with these arguments would submit; needs no batch system."""
-    from amlsched.executors._jobqueue.executor import Jobs
+    from amlsched.executors._jobqueue.executor import JobProvider
 
     bound = inspect.signature(jobqueue).bind(name, **options)
     bound.apply_defaults()
     given = dict(bound.arguments)
-    return Jobs(**given).job_script()
+    return JobProvider(**given).job_script()
 
 
 def job_settings(system: System, options: Mapping[str, Any], native_threads: WorkerThreads) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from amlsched.executors.worker_exit import end_cancelled
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from amlsched.executors._dask.clusters import Site
+    from amlsched.executors._dask.clusters import ClusterProvider
 
 __all__ = ["SHARED", "Calls", "DaskCall"]
 
@@ -89,18 +89,18 @@ class Calls:
 
     Args:
         client: A connected `distributed.Client` whose loop runs in its own thread.
-        site: Provides its cluster.
+        provider: Provides its cluster.
         depth: How many calls to send at a time; `None` for all, if the cluster grows with its queue.
     """
 
     def __init__(
         self,
         client: Any,
-        site: Site,
+        provider: ClusterProvider,
         depth: int | None = None,
     ) -> None:
         self._client = client
-        self._site = site
+        self._provider = provider
         self._depth = depth
         self._sent = 0
         self._waiting: deque[DaskCall] = deque()
@@ -153,7 +153,7 @@ class Calls:
                 key=key,
                 pure=False,
                 priority=-call.number,
-                **self._site.options,
+                **self._provider.options,
             )
         self._new.append(call)
         self._schedule()
@@ -323,12 +323,12 @@ class Calls:
         if type(error).__name__ == "KilledWorker":
             worker, deaths = error.args[1], error.args[2] + 1
             host: str | None = getattr(worker, "host", None)
-            lost = await self._site.loss(call.name, worker.address, host)
+            lost = await self._provider.loss(call.name, worker.address, host)
             if lost is None:
                 cause = f"died, as did each of the {deaths} workers on which it was tried; it is not retried"
                 lost = WorkerLostError(call.name, cause, None, host)
             lost.attempts = deaths
-            if log := self._site.log_of(worker.address):
+            if log := self._provider.log_of(worker.address):
                 add_note(lost, log)
             return lost
         return NotPicklableError(call.name, "the call", f"its worker cannot load it: {type(error).__name__}: {error}")
@@ -347,7 +347,7 @@ class Calls:
             call.starts += 1
             call.place = (report["pid"], report["host"])
             _begun(call)
-            starts = self._site.starts
+            starts = self._provider.starts
             if starts is not None and call.starts > starts:
                 self.drop([call])
                 cause = f"was the last of {starts} that exited, or reached their lifetime, while running it"

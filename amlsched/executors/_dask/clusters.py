@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALLOWED_FAILURES",
-    "Elsewhere",
-    "Given",
-    "Local",
+    "GivenAddress",
+    "GivenClient",
+    "LocalProvider",
     "NANNY",
     "SETTINGS",
-    "Site",
+    "ClusterProvider",
     "check_memory",
     "cluster_security",
 ]
@@ -57,7 +57,7 @@ _PATIENCE_S = 60.0
 worker."""
 
 
-class Site(ABC):
+class ClusterProvider(ABC):
     """Starts and closes a cluster for a `DaskExecutor`.
 
     Attributes:
@@ -108,7 +108,7 @@ class Site(ABC):
         """Disconnect from the cluster or close it, with a time limit; with `at_once`, whatever its workers do."""
 
 
-class Given(Site):
+class GivenClient(ClusterProvider):
     """A client provided by the user."""
 
     scales = True  # it may
@@ -126,7 +126,7 @@ class Given(Site):
         pass
 
 
-class Elsewhere(Site):
+class GivenAddress(ClusterProvider):
     """A cluster provided by the user, with our own client."""
 
     scales = True
@@ -203,7 +203,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         check_memory("memory_limit", options["memory_limit"])
 
 
-class Local(Site):
+class LocalProvider(ClusterProvider):
     """A cluster of processes on this machine."""
 
     def __init__(self, n_workers: int | None, native_threads: WorkerThreads, options: dict[str, Any]) -> None:
@@ -227,7 +227,7 @@ class Local(Site):
 
     @property
     def driver_host(self) -> str | None:
-        """As of any site."""
+        """As of any provider."""
         return "127.0.0.1"
 
     def open(self, fail: Callable[[BaseException], None]) -> Any:

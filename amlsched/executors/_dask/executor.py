@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import CancelledError, Executor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from amlsched.executors._dask.clusters import Given
+from amlsched.executors._dask.clusters import GivenClient
 from amlsched.executors._dask.worker import Tries
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled_calls import pickled_call
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from amlsched.executors._dask.calls import Calls
-    from amlsched.executors._dask.clusters import Site
+    from amlsched.executors._dask.clusters import ClusterProvider
 
 __all__ = ["DaskExecutor", "InPlaceOf"]
 
@@ -42,13 +42,13 @@ class DaskExecutor(Executor):
     - A single running call cannot be killed. A waiting call that is cancelled never runs.
 
     Args:
-        site: Provides the cluster.
+        provider: Provides the cluster.
     """
 
     capabilities = Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True)
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, provider: ClusterProvider) -> None:
+        self.provider = provider
         self.on_failure: Callable[[BaseException], None] | None = None
         """Called once when the cluster can run no more calls, before they fail with that error."""
         self._calls: Calls | None = None
@@ -59,12 +59,12 @@ class DaskExecutor(Executor):
     @property
     def max_workers(self) -> int | None:
         """The maximum number of workers, if known."""
-        return self.site.max_workers
+        return self.provider.max_workers
 
     @property
     def driver_host(self) -> str | None:
         """The address of this machine that workers can reach; `None` if unknown."""
-        return self.site.driver_host
+        return self.provider.driver_host
 
     @property
     def client(self) -> Any:
@@ -126,11 +126,11 @@ class DaskExecutor(Executor):
             if self._calls is None:
                 from amlsched.executors._dask.calls import Calls
 
-                client = self.site.open(self._fail)
-                workers = self.site.max_workers
-                depth = None if self.site.scales or workers is None else _PER_WORKER * workers
-                self._calls = Calls(client, self.site, depth)
-                self.site.busy = self._calls.busy
+                client = self.provider.open(self._fail)
+                workers = self.provider.max_workers
+                depth = None if self.provider.scales or workers is None else _PER_WORKER * workers
+                self._calls = Calls(client, self.provider, depth)
+                self.provider.busy = self._calls.busy
             return self._calls
 
     def _fail(self, error: BaseException) -> None:
@@ -152,7 +152,7 @@ class DaskExecutor(Executor):
             self._ended = True
         if self._calls is not None:
             self._calls.close()
-        self.site.close(at_once)
+        self.provider.close(at_once)
 
 
 class InPlaceOf(DaskExecutor):
@@ -167,7 +167,7 @@ class InPlaceOf(DaskExecutor):
 
     def __init__(self, executor: Any) -> None:
         options = {name: value for name, value in executor._kwargs.items() if name not in ("pure", "retries")}
-        super().__init__(Given(executor._client, options))
+        super().__init__(GivenClient(executor._client, options))
         self._executor = executor
         self._retries: int = executor._kwargs.get("retries") or 0
 

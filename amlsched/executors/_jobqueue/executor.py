@@ -16,7 +16,7 @@ from amlsched._checks import check_seconds, check_text, whole_number
 from amlsched._surroundings import import_extra
 from amlsched.batch_systems.commands import call, check_command
 from amlsched.errors import BatchSystemError, MissingExtraError
-from amlsched.executors._dask.clusters import SETTINGS, Site, cluster_security
+from amlsched.executors._dask.clusters import SETTINGS, ClusterProvider, cluster_security
 from amlsched.executors._dask.executor import DaskExecutor
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from amlsched.executors.capabilities import WorkersNow
     from amlsched.resources.binding import WorkerThreads
 
-__all__ = ["JobQueueExecutor", "Jobs"]
+__all__ = ["JobQueueExecutor", "JobProvider"]
 
 MOST_STARTS = 10
 """A call is not retried that was started on this many workers which all ended or reached their lifetime."""
 _END_S = 10.0
 
 
-class Jobs(Site):
+class JobProvider(ClusterProvider):
     """The jobs of one executor."""
 
     def __init__(
@@ -99,11 +99,11 @@ class Jobs(Site):
         return None if self._monitor is None else self._monitor.status
 
     def log_of(self, worker: str) -> str:
-        """As `Site.log_of`."""
+        """As `ClusterProvider.log_of`."""
         return "" if self._monitor is None else self._monitor.log_of(worker)
 
     async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
-        """As `Site.loss`: the error by the batch system's report of the job."""
+        """As `ClusterProvider.loss`: the error by the batch system's report of the job."""
         return None if self._monitor is None else await self._monitor.loss(call, worker, host)
 
     @property
@@ -234,16 +234,16 @@ class Jobs(Site):
 class JobQueueExecutor(DaskExecutor):
     """Runs calls on workers in jobs of a batch system. The first call submits the jobs."""
 
-    site: Jobs
+    provider: JobProvider
 
     def job_script(self) -> str:
         """The script of a job; submits nothing."""
-        return self.site.job_script()
+        return self.provider.job_script()
 
     @property
     def cluster(self) -> Any:
         """dask-jobqueue's cluster; `None` before the first call."""
-        return self.site.cluster
+        return self.provider.cluster
 
     @property
     def status(self) -> WorkersNow | None:
@@ -251,4 +251,4 @@ class JobQueueExecutor(DaskExecutor):
 
         `None` before the first call.
         """
-        return self.site.status
+        return self.provider.status

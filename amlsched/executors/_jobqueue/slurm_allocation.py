@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_seconds, check_text, check_texts, check_whole
 from amlsched.errors import BatchSystemError
-from amlsched.executors._dask.clusters import NANNY, SETTINGS, Site, check_memory, cluster_security
+from amlsched.executors._dask.clusters import NANNY, SETTINGS, ClusterProvider, check_memory, cluster_security
 from amlsched.resources.binding import worker_environment, worker_threads
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _LOOK_S = 0.5
 _LOG_LINES = 20
 
 
-class Allocation(Site):
+class Allocation(ClusterProvider):
     """One step of the job, with a worker as each of its tasks.
 
     Args:
@@ -87,7 +87,7 @@ class Allocation(Site):
 
     @property
     def driver_host(self) -> str:
-        """As of any site."""
+        """As of any provider."""
         from amlsched.batch_systems import WORKER_SYSTEMS
         from amlsched.executors._jobqueue.settings import driver_host
 

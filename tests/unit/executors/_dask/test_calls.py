@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from amlsched.executors._dask.calls import Calls, DaskCall
-from amlsched.executors._dask.clusters import Given
+from amlsched.executors._dask.clusters import GivenClient
 
 
 def test_a_failed_call_that_is_cancelled_before_its_error_is_known_raises_nothing() -> None:
     client: Any = SimpleNamespace(status="closed", nthreads=dict, subscribe_topic=lambda *_: None)
-    calls = Calls(client, Given(client))
+    calls = Calls(client, GivenClient(client))
     call = DaskCall(calls, "train", 0, b"")
     call.blob, call.remote = None, SimpleNamespace(status="error", _state=SimpleNamespace(exception=ValueError()))
     calls._open[call.number] = call
