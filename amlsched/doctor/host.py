@@ -6,10 +6,8 @@ Sources:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.doctor.examination import Finding, Verdict, first_call
 from amlsched.doctor.probe import packages
-from amlsched.resources.detect import cgroups, cpu_quotas, cpus
+from amlsched.resources.detect import cpu_quotas, cpus, machine_memory, memory_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -67,9 +65,8 @@ def _cpus(cores: int, workers: object) -> Finding:
 
 
 def _memory() -> Finding:
-    found = dict(re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE))
-    total, free = (int(found.get(key, 0)) * 1024 for key in ("MemTotal", "MemAvailable"))
-    limit = _cgroup_memory()
+    total, free = machine_memory()
+    limit = memory_limit()
     text = f"{_gib(free)} of {_gib(total)} available"
     if limit is not None and limit < total:
         text += f"; {_gib(limit)} by the cgroup"
@@ -123,16 +120,6 @@ def _temporary() -> Finding:
 
 def _gib(amount: int) -> str:
     return f"{amount / _GIB:.1f} GiB"
-
-
-def _cgroup_memory() -> int | None:
-    """The smallest limit of this process's cgroups, in bytes; `None` if there is none."""
-    limits: list[int] = []
-    for folder in cgroups("memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it contains "max"
-                limits.append(int((folder / name).read_text()))
-    return min(limits, default=None)
 
 
 _TALK = ("amlsched", "cloudpickle", "dask", "dask-jobqueue", "distributed", "msgpack", "tornado")
