@@ -19,7 +19,7 @@ from amlsched.executors.capabilities import (
     worker_count,
 )
 from amlsched.executors.pickled_calls import pickled_call
-from amlsched.executors.worker_exit import Death, OutOfMemoryKills, dead_workers, is_loss
+from amlsched.executors.worker_exit import OutOfMemoryKills, WorkerExit, exited_workers, is_loss
 from amlsched.receipts import Measured, Outcome, settle, take
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Breakdown(NamedTuple):
     """
 
     running: frozenset[Future[Any]]
-    exits: list[Death]
+    exits: list[WorkerExit]
 
 
 class Admission:
@@ -295,7 +295,7 @@ class Admission:
         """Record what a pool was running that has just broken: when it fails its first call, the others still run."""
         if self.breakdown is None:
             others = [future for future in list(self._calls) if (work := future.work) is not None and work.running()]
-            self.breakdown = Breakdown(frozenset((*futures, *others)), dead_workers(self._executor))
+            self.breakdown = Breakdown(frozenset((*futures, *others)), exited_workers(self._executor))
 
     def _collect(self, task: Task[..., Any], future: Future[Any]) -> None:
         call: BatchedCall = (future.function, future.args, future.kwargs)

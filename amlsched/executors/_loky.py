@@ -9,7 +9,7 @@ from typing import Any
 
 from loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
 
-from amlsched.executors._orphans import watched
+from amlsched.executors._orphans import require_reaper
 from amlsched.executors._processes.supervisor import QUIT_S, signal_below
 
 __all__ = ["LokyPool", "bound_exit"]
@@ -26,7 +26,7 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._unwatch = watched(self)  # first, so that workers start with the mark
+        self._release_reaper = require_reaper(self)  # first, so that workers start with the mark
         # Workers of multiprocessing.Pool may not have children, as they may be killed before they can terminate them.
         # Those of this pool are handled by the orphan reaper.
         multiprocessing.current_process().daemon = False
@@ -36,7 +36,7 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
         """As of loky's."""
         super().shutdown(wait=wait, kill_workers=kill_workers, **options)
         if wait or kill_workers:  # otherwise when the pool is garbage-collected, as its workers still run calls
-            self._unwatch()
+            self._release_reaper()
 
 
 def bound_exit() -> None:

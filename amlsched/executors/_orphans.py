@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MARK", "let_go", "watched"]
+__all__ = ["MARK", "release", "require_reaper"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Reaper:
                 os.read(self.theirs, 16)
             os.set_blocking(self.theirs, True)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the pipe in a process forked from the driver."""
         for fd in (self.theirs, self.pipe):
             os.close(fd)
@@ -89,7 +89,7 @@ _since = 0.0
 _inherited: list[_Reaper] = []  # those of the process that this one was forked from, which also apply to this one
 
 
-def watched(owner: object) -> Callable[[], object]:
+def require_reaper(owner: object) -> Callable[[], object]:
     """From now on, terminate the processes that this process starts when it exits, in whatever way.
 
     Args:
@@ -145,10 +145,10 @@ def _has_children_but(pid: int | None) -> bool:
     return bool(children - {str(pid).encode()})
 
 
-def let_go() -> None:
+def release() -> None:
     """In a process forked from the driver that has a supervisor of its own: leave it to that."""
     while _inherited:
-        _inherited.pop().let_go()
+        _inherited.pop().release()
 
 
 def _reset_in_child() -> None:
@@ -159,7 +159,7 @@ def _reset_in_child() -> None:
         if _owners:
             _inherited.append(_reaper)
         else:
-            _reaper.let_go()
+            _reaper.release()
     _reaper, _owners = None, 0
 
 

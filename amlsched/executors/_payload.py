@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["PACKET_BYTES", "Large", "Payload", "Sheet", "dump", "load"]
+__all__ = ["PACKET_BYTES", "Large", "Payload", "SharedFile", "dump", "load"]
 
 PACKET_BYTES = 64 * 1024
 """Larger data is sent in a shared file."""
@@ -26,7 +26,7 @@ class Large(NamedTuple):
         return Large(self.pickle, [bytes(buffer) for buffer in self.buffers])
 
 
-class Sheet:
+class SharedFile:
     """A memory file, shared with a worker, that holds one large message at a time.
 
     Writing to existing pages is several times as fast as to new ones, so these files are reused.
@@ -84,7 +84,7 @@ class Sheet:
             os.close(self.fd)
 
 
-Payload = bytes | Large | Sheet
+Payload = bytes | Large | SharedFile
 
 
 def dump(value: object, dumps: Callable[..., bytes]) -> bytes | Large:
@@ -110,4 +110,4 @@ def load(payload: Payload) -> Any:
     """Unpickle the output of `dump`."""
     if isinstance(payload, bytes):
         return pickle.loads(payload)
-    return payload.load() if isinstance(payload, Sheet) else pickle.loads(payload.pickle, buffers=payload.buffers)
+    return payload.load() if isinstance(payload, SharedFile) else pickle.loads(payload.pickle, buffers=payload.buffers)

@@ -101,7 +101,7 @@ class ProcessPool(Executor):
         self.max_workers = max_workers
         context = mp_context or _default_context()
         environment = partial(worker_environment, worker_threads(threads_per_worker), cpu_share(max_workers))
-        self._crew = manager.Crew(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
+        self._manager = manager.Manager(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
         self._new_call = call_future.CallFuture
         # In an interactive session, functions can be redefined after the workers have started, even forked ones.
         interactive = not hasattr(sys.modules["__main__"], "__file__")
@@ -109,7 +109,7 @@ class ProcessPool(Executor):
         self.main_travels = travels = interactive or not (forks or main_module.imported_by_workers())
         self._call_name, self._dump_call = pickling.call_name, partial(pickling.dump_call, main_travels=travels)
         self._guarded = False
-        weakref.finalize(self, self._crew.forget).atexit = False
+        weakref.finalize(self, self._manager.forget).atexit = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a call, and return its future. The call can be cancelled until a worker has started it.
@@ -134,17 +134,17 @@ class ProcessPool(Executor):
             NotPicklableError: The function or an argument cannot be sent; the message names it.
             RuntimeError: The pool was shut down, or the main module lacks its guard.
         """
-        crew = self._crew
-        if crew.closing:
+        manager = self._manager
+        if manager.closing:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not self._guarded:
             refuse_while_main_is_imported()
             self._guarded = True
         payload = self._dump_call(function, args, kwargs)
-        if not isinstance(payload, bytes) and not crew.has_idle:
+        if not isinstance(payload, bytes) and not manager.has_idle:
             payload = payload.copied()
-        call = self._new_call(crew, self._call_name(function), payload, on_done, handle)
-        crew.submit(call)
+        call = self._new_call(manager, self._call_name(function), payload, on_done, handle)
+        manager.submit(call)
         return call
 
     def map(
@@ -177,9 +177,9 @@ class ProcessPool(Executor):
             wait: Whether to wait for that.
             cancel_futures: Whether to cancel calls that no worker has started.
         """
-        self._crew.close(cancel=cancel_futures)
+        self._manager.close(cancel=cancel_futures)
         if wait:
-            self._crew.listener.wait()
+            self._manager.poller.wait()
 
     def kill_call(self, future: Future[Any], exception: BaseException | None = None, *, grace_s: float = 0.5) -> bool:
         """Kill one call, and every process that it started.
@@ -196,7 +196,7 @@ class ProcessPool(Executor):
             Whether the call is being killed; if not, it had already finished.
         """
         call = cast("CallFuture", future)
-        return getattr(call, "crew", None) is self._crew and self._crew.kill_call(call, exception, grace_s)
+        return getattr(call, "manager", None) is self._manager and self._manager.kill_call(call, exception, grace_s)
 
     def kill_workers(self) -> None:
         """Kill all workers at once, with every process that they started, and shut down the pool.
@@ -204,7 +204,7 @@ class ProcessPool(Executor):
         All unfinished calls are cancelled. Processes that cannot be killed, because they hang in the kernel, are
         abandoned after a few seconds, with a warning in the log.
         """
-        self._crew.kill_and_wait()
+        self._manager.kill_and_wait()
 
     def attach(self, loop: "AbstractEventLoop", around: Callable[[Callable[[], object]], object] | None = None) -> None:
         """Let an event loop complete the futures, in its thread, from which this must be called.
@@ -213,19 +213,19 @@ class ProcessPool(Executor):
             loop: The loop.
             around: A wrapper: gets a function that completes futures, and must call it; `None` for no wrapper.
         """
-        self._crew.listener.attach(loop, around)
+        self._manager.poller.attach(loop, around)
 
     def detach(self) -> None:
         """Let a thread of the pool complete the futures again."""
-        self._crew.detach()
+        self._manager.detach()
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that are ready."""
-        return self._crew.pids()
+        return self._manager.pids()
 
     def running(self) -> dict[Future[Any], int]:
         """The running calls, each with the process id of its worker."""
-        return self._crew.running()
+        return self._manager.running()
 
 
 def refuse_while_main_is_imported() -> None:

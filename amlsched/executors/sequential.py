@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from amlsched.executors._orphans import watched
+from amlsched.executors._orphans import require_reaper
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.user_function import AlarmsEnd, call_function
 
@@ -29,7 +29,7 @@ class SequentialExecutor(Executor):
 
     def __init__(self) -> None:
         self._closed = False
-        self._unwatch: Callable[[], object] | None = None
+        self._release_reaper: Callable[[], object] | None = None
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run the function, and return a future that is already done.
@@ -65,11 +65,11 @@ class SequentialExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls. There is never anything to wait for."""
         self._closed = True
-        if self._unwatch is not None:
-            self._unwatch()
+        if self._release_reaper is not None:
+            self._release_reaper()
 
     def _begin(self) -> None:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if self._unwatch is None:
-            self._unwatch = watched(self)
+        if self._release_reaper is None:
+            self._release_reaper = require_reaper(self)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from amlsched._checks import whole_number
 from amlsched.errors import WorkerStartError
-from amlsched.executors._orphans import watched
+from amlsched.executors._orphans import require_reaper
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
 from amlsched.executors.user_function import AlarmsEnd, call_function, check_initializer
 from amlsched.resources import cpus
@@ -178,7 +178,7 @@ class ThreadPool(Executor):
         self._lock = Lock()
         self._closed = False
         self._broken: BaseException | None = None
-        self._unwatch: Callable[[], object] | None = None
+        self._release_reaper: Callable[[], object] | None = None
         self._n_up = 0
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -270,8 +270,8 @@ class ThreadPool(Executor):
                 raise self.start_error(function)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._unwatch is None:
-                self._unwatch = watched(self)
+            if self._release_reaper is None:
+                self._release_reaper = require_reaper(self)
             self._queue.put(call)
             if len(self._threads) < self.max_workers:
                 thread = Thread(target=self._work, name=f"amlsched-{len(self._threads)}", daemon=True)
@@ -285,8 +285,8 @@ class ThreadPool(Executor):
         finally:
             with self._lock:
                 self._n_up -= 1
-                if self._closed and not self._n_up and self._unwatch is not None:
-                    self._unwatch()
+                if self._closed and not self._n_up and self._release_reaper is not None:
+                    self._release_reaper()
 
     def _run_calls(self) -> None:
         try:

@@ -20,7 +20,7 @@ from amlsched.executors.user_function import cause_of, traceback_of
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-__all__ = ["Death", "OutOfMemoryKills", "dead_workers", "end_cancelled", "is_loss"]
+__all__ = ["WorkerExit", "OutOfMemoryKills", "exited_workers", "end_cancelled", "is_loss"]
 
 _SIGKILL = 9
 _REAPED_S = 0.2  # the pipe that signals a process's exit closes slightly before its exit code is available
@@ -43,7 +43,7 @@ def is_loss(error: BaseException | None) -> bool:
     return pickling is None or not isinstance(cause_of(error), pickling.RemoteTraceback)
 
 
-class Death(NamedTuple):
+class WorkerExit(NamedTuple):
     """The exit of a process.
 
     Attributes:
@@ -70,7 +70,7 @@ class Death(NamedTuple):
         return WorkerExitedError(call, self.exitcode, self.pid)
 
 
-def dead_workers(executor: Executor) -> list[Death]:
+def exited_workers(executor: Executor) -> list[WorkerExit]:
     """The workers of a broken pool of the standard library or of loky that exited by themselves.
 
     Call it when the first call of the pool fails: after that, the pool terminates its other workers.
@@ -79,7 +79,7 @@ def dead_workers(executor: Executor) -> list[Death]:
     processes = list(workers.values())
     deadline = time.monotonic() + _REAPED_S
     while processes:
-        found = [Death(process.exitcode, process.pid) for process in processes if process.exitcode is not None]
+        found = [WorkerExit(process.exitcode, process.pid) for process in processes if process.exitcode is not None]
         if found or time.monotonic() > deadline:
             return found
         time.sleep(0.002)

@@ -43,7 +43,7 @@ from amlsched.executors.user_function import call_function
 from amlsched.plugins._comm.channel import CLOSE, MESSAGE, OPEN, REQUEST, Channel
 from amlsched.plugins._comm.channel import Msg as Message
 from amlsched.plugins._comm.client import InlineLink, SocketLink
-from amlsched.plugins._comm.server import LOOPBACK, Hub, outward_address
+from amlsched.plugins._comm.server import LOOPBACK, CommServer, outward_address
 from amlsched.plugins._comm.wire import Frame, Kind, dump, shown
 from amlsched.task import Plugin
 
@@ -90,7 +90,7 @@ class CommPlugin(Plugin):
         self.parameter_name = _parameter(parameter_name)
         self.host = host
         self._task: Task[..., Any] | None = None
-        self._hub: Hub | None = None
+        self._server: CommServer | None = None
         self._comes_first = False
         self._channels: dict[Future[Any], Channel] = {}  # of the unfinished calls
 
@@ -130,9 +130,9 @@ class CommPlugin(Plugin):
         assert task is not None
         if not task.scheduler.running():  # the scheduler will raise an error
             return fn, args, kwargs
-        if self._hub is None:
-            self._hub = Hub(asyncio.get_running_loop(), task, self._address(task))
-        comm = Comm(_name(fn), self._hub.address, self._hub.key, self._hub.new_channel())
+        if self._server is None:
+            self._server = CommServer(asyncio.get_running_loop(), task, self._address(task))
+        comm = Comm(_name(fn), self._server.address, self._server.key, self._server.new_channel())
         function = _WithComm(fn, name)
         if args and self._comes_first:
             return function, (comm, *args), kwargs
@@ -184,13 +184,13 @@ class CommPlugin(Plugin):
         self._channels[future] = channel
 
     def _done(self, future: Future[Any]) -> None:
-        channel, hub = self._channels.pop(future, None), self._hub
-        if channel is None or hub is None:
+        channel, server = self._channels.pop(future, None), self._server
+        if channel is None or server is None:
             return
         lost = isinstance(future.exception(), BrokenExecutor)
         if channel.is_open or (lost and not channel.was_open):
             # Its worker was lost. Messages that it had sent may still arrive; the run waits for them.
-            channel.task.spawn(_drain(channel, hub), f"in the channel of {future!r}")
+            channel.task.spawn(_drain(channel, server), f"in the channel of {future!r}")
 
     def _cancelled(self, future: Future[Any]) -> None:
         channel = self._channels.pop(future, None)
@@ -203,9 +203,9 @@ class CommPlugin(Plugin):
 
     def _close(self) -> None:
         self._channels.clear()
-        if self._hub is not None:
-            self._hub.close()
-            self._hub = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
 
 class Comm:
@@ -438,13 +438,13 @@ class _WithComm:
             comm.end()
 
 
-async def _drain(channel: Channel, hub: Hub) -> None:
+async def _drain(channel: Channel, server: CommServer) -> None:
     gone = asyncio.Event()
     channel.on_gone = gone.set
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOST_S):
-                await hub.all_arrived(until=lambda: channel.was_open)
+                await server.all_arrived(until=lambda: channel.was_open)
                 if channel.is_open:
                     await gone.wait()
     finally:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from amlsched.future import Future
-    from amlsched.plugins._limits.limited_call import Watched
-    from amlsched.plugins._limits.watchdog_client import InChild, Listener
+    from amlsched.plugins._limits.limited_call import LimitedCall
+    from amlsched.plugins._limits.watchdog_client import InChild, Subscription
     from amlsched.task import Task
 
 __all__ = ["Limits", "PynisherPlugin"]
@@ -66,7 +66,7 @@ class Limits(Plugin):
     _executor: Any
     _n_workers: int
     _in_worker: bool | None
-    _listener: Listener | None
+    _subscription: Subscription | None
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Limits(Plugin):
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Wrap the function to run under the limits."""
         bounds = self._bounds
-        if not bounds.watched and bounds.address_space_bytes is None:
+        if not bounds.needs_watchdog and bounds.address_space_bytes is None:
             return fn, args, kwargs
         from amlsched.plugins._limits import limited_call, watchdog_client
 
@@ -121,13 +121,13 @@ class Limits(Plugin):
             self._n_workers = 1 if capabilities_of(self._executor).remote else worker_count(self._executor) or 1
         # The number of the call among those of the task in this run, unless a later plugin rejects it.
         number = self.task.n_submitted
-        limited: InChild | Watched
+        limited: InChild | LimitedCall
         if not self._in_worker:
             limited = watchdog_client.InChild(fn, bounds, self._run, self._n_workers)
         else:
-            if self._listener is None or not self._listener.up:
-                self._listener = watchdog_client.listen(self._passed)
-            limited = limited_call.Watched(fn, bounds, self._listener.base + number, self._listener.address)
+            if self._subscription is None or not self._subscription.up:
+                self._subscription = watchdog_client.subscribe(self._passed)
+            limited = limited_call.LimitedCall(fn, bounds, self._subscription.base + number, self._subscription.address)
         self._submitting[number] = limited
         return limited, args, kwargs
 
@@ -164,12 +164,12 @@ class Limits(Plugin):
         self._run = secrets.token_hex(8)
         self._in_worker = None
         self._executor = None
-        self._listener = None
+        self._subscription = None
         self._n_seen = 0
         self._futures: WeakValueDictionary[int, Future[Any]] = WeakValueDictionary()
         self._early: dict[int, tuple[bytes, float]] = {}
-        self._submitting: dict[int, InChild | Watched] = {}
-        self._limited: WeakKeyDictionary[Future[Any], InChild | Watched] = WeakKeyDictionary()
+        self._submitting: dict[int, InChild | LimitedCall] = {}
+        self._limited: WeakKeyDictionary[Future[Any], InChild | LimitedCall] = WeakKeyDictionary()
 
     def _submitted(self, future: Future[Any], /, *_args: Any, **_kwargs: Any) -> None:
         number, self._n_seen = self._n_seen, self._n_seen + 1
@@ -195,8 +195,8 @@ class Limits(Plugin):
         executor.kill_call(work, bounds.error(self._call_name, which, used), grace_s=bounds.grace_s)
 
     def _run_ended(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        if self._subscription is not None:
+            self._subscription.close()
         if self._in_worker is False:
             from amlsched.plugins._limits.watchdog_client import end_children
 
@@ -276,9 +276,9 @@ class PynisherPlugin(Limits):
     def attach_task(self, task: Task[..., Any]) -> None:
         """Keep the task, and emit the events."""
         super().attach_task(task)
-        task.on_exception.register(self._tell, hidden=True)
+        task.on_exception.register(self._emit_limit, hidden=True)
 
-    def _tell(self, future: Future[Any], exception: BaseException) -> None:
+    def _emit_limit(self, future: Future[Any], exception: BaseException) -> None:
         if isinstance(exception, MemoryLimitError):
             self.task.emit(self.MEMORY_LIMIT_REACHED, exception)
         elif isinstance(exception, LimitError):

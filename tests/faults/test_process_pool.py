@@ -343,11 +343,11 @@ def test_an_initializer_that_cannot_be_sent_fails_the_calls() -> None:
         assert "pickle" in str(error)
 
 
-# ------------------------------------------------------------------------------ keepers that do not do what they should
+# -------------------------------------------------------------------- supervisors that do not do what they should
 
 
-def keepers() -> list[int]:
-    """The processes that this one has started and that are no keepers' children."""
+def supervisors() -> list[int]:
+    """The processes that this one has started and that are no supervisors' children."""
     return [pid for pid in map(int, children_of(os.getpid())) if alive(pid)]
 
 
@@ -373,18 +373,18 @@ def test_workers_can_be_ended_whatever_their_keepers_do(
 ) -> None:
     if how == "stuck before it is one":
         monkeypatch.setattr("amlsched.executors._processes.worker_handle.main", never_comes_up)
-    others = set(keepers())
+    others = set(supervisors())
     wait_in = start_family if how == "stopped while the initializer runs" else None
     with pool_of(mode, 1, "fork", initializer=wait_in, initargs=(tmp_path,) if wait_in else ()) as pool:
         future = pool.submit(double if wait_in else start_family, tmp_path)  # type: ignore[arg-type]
-        (keeper,) = until(lambda: set(keepers()) - others)
+        (supervisor,) = until(lambda: set(supervisors()) - others)
         pids = [] if how in ("stuck before it is one", "killed") else family(tmp_path)
-        os.kill(keeper, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        os.kill(supervisor, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
         begun = time.monotonic()
         pool.kill_workers()
         assert time.monotonic() - begun < 10
         assert future.cancelled()
-        until(lambda: not any(map(alive, (keeper, *pids))))
+        until(lambda: not any(map(alive, (supervisor, *pids))))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -418,20 +418,21 @@ def test_what_nothing_can_end_is_left_with_a_warning(
     with pool_of("standalone", 1, "fork") as pool:
         future = pool.submit(start_family, tmp_path)
         pids = family(tmp_path)
-        keeper = parent_of(pids[-1])
-        os.kill(keeper, signal.SIGSTOP)
+        supervisor = parent_of(pids[-1])
+        os.kill(supervisor, signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr("multiprocessing.process.BaseProcess.kill", lambda _: None)
             patch.setattr("amlsched.executors._processes.supervisor.descendants", lambda _: ())
             pool.kill_workers()
         assert future.cancelled()
         assert (
-            f"process {keeper} of a pool cannot be killed and was abandoned: it was stopped by a signal" in caplog.text
+            f"process {supervisor} of a pool cannot be killed and was abandoned: it was stopped by a signal"
+            in caplog.text
         )
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(supervisor, signal.SIGKILL)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        os.waitpid(keeper, 0)
+        os.waitpid(supervisor, 0)
 
 
 # ----------------------------------------------------------------------------------------------- calls that do not move
@@ -457,28 +458,28 @@ def test_a_call_that_waits_for_a_lock_in_a_forked_process_is_named_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("amlsched.executors._processes.worker_handle._LOOK_S", 0.05)
-    looks: list[object] = []
-    look = Stall.look
+    monkeypatch.setattr("amlsched.executors._processes.worker_handle._CHECK_S", 0.05)
+    checks: list[object] = []
+    check = Stall.check
 
     def noted(stall: Stall, call: Any) -> None:
-        look(stall, call)
-        looks.append(call)
+        check(stall, call)
+        checks.append(call)
 
-    monkeypatch.setattr(Stall, "look", noted)
+    monkeypatch.setattr(Stall, "check", noted)
     with pool_of("standalone", 1, method) as pool:
         future = pool.submit(function, tmp_path / "release")
         if method == "fork":
-            until(lambda: looks.count(future) > 5)
+            until(lambda: checks.count(future) > 5)
         else:
             until(future.running)
         if (method, function) == ("fork", wait_for_a_lock):
             until(lambda: "wait_for_a_lock has waited for a lock or a thread" in caplog.text)
-            seen = len(looks)
-            until(lambda: len(looks) > seen + 3)
+            seen = len(checks)
+            until(lambda: len(checks) > seen + 3)
         assert caplog.text.count("has waited for") == (method == "fork" and function is wait_for_a_lock)
         assert not caplog.records or 'mp_context=get_context("fork")' in caplog.text
-        assert bool(looks) == (method == "fork")
+        assert bool(checks) == (method == "fork")
 
 
 # ----------------------------------------------------------------------------------------------- many random schedules

@@ -325,7 +325,7 @@ if __name__ == "__main__":
     scheduler.on_start(lambda: task.submit(-1))
     task.on_result(lambda *_: watched.append(dict(os.environ) != before[1]))
     scheduler.run()
-    assert watched == [not backend.capabilities.kills_calls], watched  # else each worker has a keeper
+    assert watched == [not backend.capabilities.kills_calls], watched  # else each worker has a supervisor
     after = {child for child in psutil.Process().children() if not serves_this_process(child.pid)}
     assert (after - before[0], dict(os.environ)) == (set(), before[1])
 """

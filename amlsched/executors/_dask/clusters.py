@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from amlsched._checks import check_text, check_whole, whole_number
 from amlsched._spelling import most_similar
 from amlsched.errors import WorkerStartError
-from amlsched.executors._orphans import watched
+from amlsched.executors._orphans import require_reaper
 from amlsched.executors._processes import main_module
 from amlsched.resources import cpus
 from amlsched.resources.binding import cpu_share, worker_environment
@@ -222,7 +222,7 @@ class LocalProvider(ClusterProvider):
         self._changed: dict[str, tuple[str | None, str]] = {}
         self._cluster: Any = None
         self._client: Any = None
-        self._unwatch: Callable[[], object] = bool
+        self._release_reaper: Callable[[], object] = bool
         self._around = contextlib.ExitStack()
 
     @property
@@ -237,7 +237,8 @@ class LocalProvider(ClusterProvider):
         settings = importlib.import_module("dask").config
         distributed = importlib.import_module("distributed")
         self._around.enter_context(main_module.left_out())  # until the end, as nannies restart workers
-        self._unwatch = watched(self)  # workers exit with the driver by themselves, but what calls start does not
+        # Workers exit with the driver by themselves, but what calls start does not.
+        self._release_reaper = require_reaper(self)
         before = dict(os.environ)
         os.environ.update(self._environment())
         try:
@@ -300,7 +301,7 @@ class LocalProvider(ClusterProvider):
             self._kill()
         self._restore_environment()
         self._around.close()
-        self._unwatch()
+        self._release_reaper()
 
     def _kill(self) -> None:
         """Send SIGKILL to the workers and their descendants; dask's replacements exit when the cluster is closed."""

@@ -6,13 +6,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched.errors import NotPicklableError
-from amlsched.executors._payload import Large, Payload, Sheet, load
+from amlsched.executors._payload import Large, Payload, SharedFile, load
 from amlsched.executors._processes.transport import Kind
 from amlsched.executors.pickling import describe, load_exception
 from amlsched.executors.worker_exit import end_cancelled
 
 if TYPE_CHECKING:
-    from amlsched.executors._processes.manager import Crew
+    from amlsched.executors._processes.manager import Manager
     from amlsched.executors._processes.worker_handle import Worker
 
 __all__ = ["CallFuture", "shared_condition"]
@@ -37,7 +37,7 @@ class CallFuture(Future[Any]):
     created on demand: a queued call takes little more memory than its pickle.
 
     Args:
-        crew: The manager of the pool.
+        manager: The manager of the pool.
         name: Name of the function, for messages.
         payload: The pickled call.
         on_done: Called with `handle` when the call has finished; `None` for no callback.
@@ -58,14 +58,14 @@ class CallFuture(Future[Any]):
 
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self,
-        crew: "Crew",
+        manager: "Manager",
         name: str,
         payload: bytes | Large,
         on_done: Callable[[Any], object] | None = None,
         handle: object = None,
     ) -> None:
-        self._condition = crew.condition  # no thread waits on this one: see result()
-        self.crew = crew
+        self._condition = manager.condition  # no thread waits on this one: see result()
+        self.manager = manager
         self.name = name
         self.payload: Payload | None = payload
         self._on_done = on_done
@@ -75,7 +75,7 @@ class CallFuture(Future[Any]):
     def _waiters(self) -> list[Any]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         if self._watched_by is None:
             self._watched_by = []
-            self.crew.expect_answers()
+            self.manager.expect_answers()
         return self._watched_by
 
     def _invoke_callbacks(self) -> None:
@@ -99,7 +99,7 @@ class CallFuture(Future[Any]):
 
     def set_result(self, result: Any) -> None:
         """As of any future."""
-        shared = self.crew.condition
+        shared = self.manager.condition
         with shared:
             unwatched = self._condition is shared and self._watched_by is None and self._state in _NOT_DONE
             if unwatched:
@@ -132,15 +132,15 @@ class CallFuture(Future[Any]):
 
     def _expect_wait(self) -> None:
         """Create a condition of its own. It has the same lock as the shared one, so that it can replace that."""
-        self.crew.expect_answers()
-        shared = self.crew.condition
+        self.manager.expect_answers()
+        shared = self.manager.condition
         with shared:
             if self._condition is shared and not self.done():
                 self._condition = threading.Condition(cast("Any", shared))
 
     def cancel(self) -> bool:
         """Cancel the call unless a worker has started it; a prefetched one is reclaimed."""
-        if self.crew.withdraw(self):
+        if self.manager.withdraw(self):
             self.end_cancelled()
         return self.cancelled()
 
@@ -163,9 +163,9 @@ class CallFuture(Future[Any]):
             self.payload = None
             self.set_exception(error)
 
-    def settle(self, kind: bytes, answer: Payload) -> None:
+    def set_answer(self, kind: bytes, answer: Payload) -> None:
         """Complete it with a worker's answer."""
-        sheet, self.payload = self.payload, None
+        shared_file, self.payload = self.payload, None
         error: BaseException | None = None
         body: Any = None
         try:
@@ -173,8 +173,8 @@ class CallFuture(Future[Any]):
         except BaseException as reason:  # the user's classes may raise anything, even SystemExit, when they are loaded
             error = NotPicklableError(self.name, "the result", describe(reason))
             error.__cause__ = reason
-        if isinstance(sheet, Sheet):
-            self.crew.recycle(sheet)
+        if isinstance(shared_file, SharedFile):
+            self.manager.recycle(shared_file)
         if error is None and kind == Kind.RESULT:
             self.set_result(body)
             return

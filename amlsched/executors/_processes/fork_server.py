@@ -141,10 +141,10 @@ class _Surroundings(tuple[Any, ...]):
     __slots__ = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _settle, tuple(self)
+        return _apply_surroundings, tuple(self)
 
 
-def _settle(
+def _apply_surroundings(
     environment: Mapping[str, str], cpus: set[int], umask: int, streams: Sequence[tuple[int, Any]], folder: Any
 ) -> None:
     os.environ.clear()
@@ -200,7 +200,7 @@ class _Server:
                 start_new_session=True,  # so that it gets no signals of the terminal
             )
         self.pid = started.pid
-        started.returncode = 0  # `let_go` waits for it; Popen should not
+        started.returncode = 0  # `release` waits for it; Popen should not
 
     def request(self, fds: Sequence[int]) -> None:
         """Request a process with these descriptors.
@@ -235,7 +235,7 @@ class _Server:
         """Release it in a process forked from the driver, to which it belongs."""
         os.close(self._requests)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Request no more processes: the server exits once its workers have."""
         self.forget()
         with contextlib.suppress(ChildProcessError):  # other code has waited for it
@@ -319,13 +319,13 @@ def _request(fds: Sequence[int]) -> _Server | None:
     seed = hash_seed()
     with _lock:
         if _server is not None and _server.seed != seed:
-            _server.let_go()
+            _server.release()
             _server = None
         server = _server = _server or _Server(seed)
         try:
             server.request(fds)
         except ConnectionError:
-            server.let_go()
+            server.release()
             _server = None
             return None
         return server
@@ -335,7 +335,7 @@ def _drop(server: _Server) -> None:
     global _server
     with _lock:
         if _server is server:
-            server.let_go()
+            server.release()
             _server = None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-__all__ = ["Listener"]
+__all__ = ["Poller"]
 
 
 class Handle(Protocol):
@@ -30,7 +30,7 @@ class Handle(Protocol):
         ...
 
 
-class Listener:
+class Poller:
     """Polls descriptors with one epoll object, and calls a handler when they are readable.
 
     The epoll object is itself one descriptor of an event loop. So any thread can register descriptors, even while a
@@ -68,7 +68,7 @@ class Listener:
                 os.eventfd_write(self._wake, 1)
 
     @property
-    def is_deaf(self) -> bool:
+    def loop_is_closed(self) -> bool:
         """Whether the polling loop was closed without `detach`."""
         return self._loop is not None and self._loop.is_closed()
 
@@ -104,11 +104,11 @@ class Listener:
                 if not loop.is_closed() and not self._epoll.closed:
                     loop.remove_reader(self._epoll.fileno())
             if needed:
-                self.ensure()
+                self.ensure_polling()
 
-    def ensure(self) -> None:
+    def ensure_polling(self) -> None:
         """Start a thread if nothing polls. To be called under the lock."""
-        if self.is_deaf:
+        if self.loop_is_closed:
             self._loop = self._thread = self._timer = None
         if self._thread is None and not self._ended.is_set():
             self._thread = threading.Thread(target=self._in_thread, name="amlsched-processes", daemon=True)
@@ -128,12 +128,12 @@ class Listener:
         """
         impatient_at = time.monotonic() + patience_s
         while not self._ended.is_set():
-            listens = self._thread is not None and (self._loop is None or self._loop.is_running())
-            if time.monotonic() < impatient_at and listens and self._thread is not threading.current_thread():
+            is_polled = self._thread is not None and (self._loop is None or self._loop.is_running())
+            if time.monotonic() < impatient_at and is_polled and self._thread is not threading.current_thread():
                 self._ended.wait(0.05)
             else:
                 self._handle(self._poll(0.05), True, lambda: True)
-        self._let_go()
+        self._release()
 
     def abandon(self, lock: threading.Lock) -> None:
         """In a process forked from this one: release what belongs to the parent.
@@ -145,29 +145,29 @@ class Listener:
         self._ended = threading.Event()
         self._ended.set()
         self._loop = self._thread = None
-        self._let_go()
+        self._release()
 
     def _in_loop(self, due: bool) -> None:
         if self._around is None:
-            self._listen_in_loop(due)
+            self._poll_in_loop(due)
         else:
-            self._around(partial(self._listen_in_loop, due))
+            self._around(partial(self._poll_in_loop, due))
 
-    def _listen_in_loop(self, due: bool) -> None:
+    def _poll_in_loop(self, due: bool) -> None:
         if due:
             self._timer = None
         loop = self._loop
-        wish = self._handle([] if due else self._poll(0), due, lambda: True)
-        if wish is not None and loop is not None and loop is self._loop:
+        next_s = self._handle([] if due else self._poll(0), due, lambda: True)
+        if next_s is not None and loop is not None and loop is self._loop:
             if self._timer is not None:
-                if self._timer.when() <= loop.time() + wish:
-                    wish = None
+                if self._timer.when() <= loop.time() + next_s:
+                    next_s = None
                 else:
                     self._timer.cancel()
-            if wish is not None:
-                self._timer = loop.call_later(wish, self._in_loop, True)
+            if next_s is not None:
+                self._timer = loop.call_later(next_s, self._in_loop, True)
         if self._ended.is_set():
-            self._let_go()
+            self._release()
 
     def _in_thread(self) -> None:
         me = threading.current_thread()
@@ -177,19 +177,19 @@ class Listener:
                 fds = self._poll(-1 if due_at == float("inf") else max(0.0, due_at - time.monotonic()))
                 now = time.monotonic()
                 due = now >= due_at
-                wish = self._handle(fds, due, lambda: self._thread is me)
-                if wish is None:
+                next_s = self._handle(fds, due, lambda: self._thread is me)
+                if next_s is None:
                     due_at = float("inf")
                 else:
-                    due_at = now + wish if due else min(due_at, now + wish)
+                    due_at = now + next_s if due else min(due_at, now + next_s)
         except BaseException:  # such as a SystemExit in a callback: polling must go on
             with self._lock:
                 if self._thread is me:
                     self._thread = None
-                    self.ensure()
+                    self.ensure_polling()
             raise
         if self._ended.is_set():
-            self._let_go()
+            self._release()
 
     def _poll(self, timeout_s: float) -> list[int]:
         try:
@@ -202,7 +202,7 @@ class Listener:
                 os.eventfd_read(self._wake)
         return fds
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Close the descriptors, unless a thread still polls them and will close them itself."""
         with self._lock:
             loop, self._loop = self._loop, None

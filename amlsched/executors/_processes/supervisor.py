@@ -29,15 +29,15 @@ from typing import Any
 
 from amlsched.executors import _orphans, worker_setup
 from amlsched.executors._processes import main_module
-from amlsched.executors._processes.transport import Kind, WorkerEnd, tell
+from amlsched.executors._processes.transport import Kind, WorkerEnd, send_message
 
 __all__ = [
     "QUIT_S",
-    "KeptName",
+    "SupervisedName",
     "descendants",
     "name_this",
     "order_end",
-    "part",
+    "fork_supervised",
     "signal_below",
     "state_of",
     "take_channel",
@@ -75,7 +75,7 @@ def order_end(lifeline: int, after_s: float, grace_s: float) -> None:
         os.write(lifeline, _ORDER.pack(after_s, grace_s))
 
 
-class KeptName(str):
+class SupervisedName(str):
     """The name of a worker's process; unpickling it forks the process into supervisor and worker.
 
     With spawn and forkserver, a new process first loads its name, then imports the user's main module, then loads the
@@ -97,29 +97,29 @@ class KeptName(str):
             "environment": self.environment or {},
             "main": None if main_module.imported_by_workers() else main_module.location(),
         }
-        call = f"__import__('importlib').import_module({__name__!r}).part_named(name, fds, environment, main)"
+        call = f"__import__('importlib').import_module({__name__!r}).fork_named(name, fds, environment, main)"
         return eval, (f"__import__('sys').path.__setitem__(slice(None), path) or {call}", scope)
 
 
-def part_named(
+def fork_named(
     name: str, fds: tuple[Any, ...], environment: dict[str, str], main: tuple[str | None, str | None] | None
 ) -> str:
-    """Called by unpickling a `KeptName`: become supervisor and worker. Returns only in the worker.
+    """Called by unpickling a `SupervisedName`: become supervisor and worker. Returns only in the worker.
 
     Args:
         name: The name.
-        fds: For `part`.
+        fds: For `fork_supervised`.
         environment: Variables that limit its number of threads.
         main: Name and path of the driver's main module, if it must not be imported.
     """
     worker_setup.set_threads(environment)
-    part(*(fd.detach() for fd in fds))
+    fork_supervised(*(fd.detach() for fd in fds))
     if main is not None:
         main_module.leave_out(*main)
     return name
 
 
-def part(lifeline: int, *ends: int) -> None:
+def fork_supervised(lifeline: int, *ends: int) -> None:
     """Fork. Returns only in the child, the worker; the parent stays as its supervisor and never returns.
 
     Args:
@@ -129,9 +129,9 @@ def part(lifeline: int, *ends: int) -> None:
     global _channel
     with contextlib.suppress(PermissionError):  # it is already a group leader
         os.setsid()
-    _orphans.let_go()
+    _orphans.release()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    keeper = os.getpid()
+    own_pid = os.getpid()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)  # reset the handlers of a forked driver
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGCHLD))
@@ -145,7 +145,7 @@ def part(lifeline: int, *ends: int) -> None:
     worker = os.fork()
     if worker:
         with contextlib.suppress(BaseException):
-            _Keeper(worker, lifeline, wakes[0], _channel.socket).watch()
+            _Supervisor(worker, lifeline, wakes[0], _channel.socket).run()
         os._exit(0)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -153,14 +153,14 @@ def part(lifeline: int, *ends: int) -> None:
     # A handler rather than SIG_IGN, which programs started by the user's functions would inherit.
     signal.signal(signal.SIGINT, wake)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != keeper:
+    if os.getppid() != own_pid:
         os._exit(1)
     os.setsid()
     for fd in (lifeline, *wakes):
         os.close(fd)
     sys.excepthook = _report_failed_start
     with contextlib.suppress(OSError):  # the driver has exited
-        tell(_channel.socket, Kind.KEPT, b"")
+        send_message(_channel.socket, Kind.SUPERVISED, b"")
 
 
 def take_channel() -> WorkerEnd:
@@ -172,13 +172,13 @@ def take_channel() -> WorkerEnd:
 
 def _report_failed_start(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Report to the driver what the import of the main module raised: the worker's stderr may be discarded."""
-    from amlsched.executors._processes.worker_main import tell_failed_start
+    from amlsched.executors._processes.worker_main import report_failed_start
 
     if _channel is not None:
-        tell_failed_start(_channel, error)
+        report_failed_start(_channel, error)
 
 
-class _Keeper:
+class _Supervisor:
     def __init__(self, worker: int, lifeline: int, wake: int, end: socket.socket) -> None:
         self.worker, self.lifeline, self.wake, self.channel = worker, lifeline, wake, end
         self.status: int | None = None
@@ -190,10 +190,10 @@ class _Keeper:
         self.poll.register(lifeline, select.POLLIN)
         self.poll.register(wake, select.POLLIN)
 
-    def watch(self) -> None:
+    def run(self) -> None:
         """Return once the worker and all of its descendants have exited and the driver has been notified."""
         gc.disable()  # a collection would copy the memory pages shared with the parent
-        name_this(b"amlsched-keeper")
+        name_this(b"amlsched-supervisor")
         reported = False
         while True:
             now = time.monotonic()
@@ -225,7 +225,7 @@ class _Keeper:
 
     def _report(self) -> bool:
         try:
-            tell(self.channel, Kind.DIED, b"%d %d" % (self.status or 0, self.peak_kib), socket.MSG_DONTWAIT)
+            send_message(self.channel, Kind.EXITED, b"%d %d" % (self.status or 0, self.peak_kib), socket.MSG_DONTWAIT)
         except BlockingIOError:  # the driver has not read earlier results yet
             return False
         except OSError:

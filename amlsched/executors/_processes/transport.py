@@ -23,15 +23,15 @@ import struct
 from collections import deque
 from typing import Any, NamedTuple
 
-from amlsched.executors._payload import PACKET_BYTES, Large, Payload, Sheet
+from amlsched.executors._payload import PACKET_BYTES, Large, Payload, SharedFile
 
-__all__ = ["SLOTS", "Answer", "DriverEnd", "Kind", "WorkerEnd", "fits_slot", "tell"]
+__all__ = ["SLOTS", "Answer", "DriverEnd", "Kind", "WorkerEnd", "fits_slot", "send_message"]
 
 SLOTS = 32
 _SLOT_BYTES = 4096
-_QUIT, _IN_PACKET, _ON_SHEET = b"Q", b"P", b"S"  # first byte of a slot without a pickled call
+_QUIT, _IN_PACKET, _IN_FILE = b"Q", b"P", b"S"  # first byte of a slot without a pickled call
 _HEAD = struct.Struct("<ccdI")  # of an answer: kind, place of its body, duration of the function, bytes in the slot
-_IN_SLOT, _ON_CALLS_SHEET = b"s", b"c"
+_IN_SLOT, _IN_CALLS_FILE = b"s", b"c"
 _ROOM = _SLOT_BYTES - _HEAD.size
 _FD_SPACE = socket.CMSG_SPACE(struct.calcsize("i"))
 
@@ -39,16 +39,16 @@ _FD_SPACE = socket.CMSG_SPACE(struct.calcsize("i"))
 class Kind:
     """Kinds of messages from a worker or its supervisor."""
 
-    KEPT = b"K"
+    SUPERVISED = b"K"
     READY = b"H"
     FAILED_TO_START = b"F"
-    DIED = b"X"
+    EXITED = b"X"
     RESULT = b"R"
     RAISED = b"E"
     NOT_LOADED = b"V"
 
 
-_MESSAGES = (Kind.KEPT, Kind.READY, Kind.FAILED_TO_START, Kind.DIED)
+_MESSAGES = (Kind.SUPERVISED, Kind.READY, Kind.FAILED_TO_START, Kind.EXITED)
 
 
 class Answer(NamedTuple):
@@ -97,7 +97,7 @@ class DriverEnd:
         self.packets_fd = self._socket.fileno()
         self._sent = self._heard = 0
         self._unposted = 0
-        self._early: deque[tuple[bytes, Sheet | None]] = deque()  # packets whose answers have not been processed
+        self._early: deque[tuple[bytes, SharedFile | None]] = deque()  # packets whose answers have not been processed
         self._messages: list[tuple[bytes, bytes]] = []
 
     def fds(self) -> tuple[int, ...]:
@@ -121,9 +121,9 @@ class DriverEnd:
             self._socket.send(payload)
             slot[:1] = _IN_PACKET
         else:
-            assert isinstance(payload, Sheet)
-            payload.send(self._socket, _ON_SHEET)
-            slot[:1] = _ON_SHEET
+            assert isinstance(payload, SharedFile)
+            payload.send(self._socket, _IN_FILE)
+            slot[:1] = _IN_FILE
         self._sent += 1
         self._unposted += 1
         return True
@@ -139,7 +139,7 @@ class DriverEnd:
         self._slots.all[self._sent % SLOTS][:1] = _QUIT
         os.eventfd_write(self._tokens, 1)
 
-    def take_back(self) -> int:
+    def reclaim(self) -> int:
         """Reclaim the calls that the worker has not started, and return their number, counted from the last one put."""
         number, self._unposted = self._unposted, 0
         with contextlib.suppress(BlockingIOError):
@@ -150,7 +150,7 @@ class DriverEnd:
         if (
             number
             and self._sent == self._heard
-            and bytes(self._slots.all[self._sent % SLOTS][:1]) in (_IN_PACKET, _ON_SHEET)
+            and bytes(self._slots.all[self._sent % SLOTS][:1]) in (_IN_PACKET, _IN_FILE)
         ):
             with contextlib.suppress(BlockingIOError):  # the first of them was sent as a packet
                 _receive(self._far, socket.MSG_DONTWAIT)
@@ -176,11 +176,11 @@ class DriverEnd:
             else:
                 if not self._early:
                     self._read()
-                packet, sheet = self._early.popleft()
-                sheet = calls[index].payload if where == _ON_CALLS_SHEET else sheet
-                if sheet is not None:
-                    sheet.sizes = packet[1:]
-                body = packet if sheet is None else sheet
+                packet, shared_file = self._early.popleft()
+                shared_file = calls[index].payload if where == _IN_CALLS_FILE else shared_file
+                if shared_file is not None:
+                    shared_file.sizes = packet[1:]
+                body = packet if shared_file is None else shared_file
             answers.append(Answer(kind, seconds, body))
         return answers
 
@@ -198,11 +198,11 @@ class DriverEnd:
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                packet, sheet = _receive(self._socket)
+                packet, shared_file = _receive(self._socket)
                 if packet[:1] in _MESSAGES:
                     self._messages.append((packet[:1], packet[1:]))
                 else:
-                    self._early.append((packet, sheet))
+                    self._early.append((packet, shared_file))
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -228,7 +228,9 @@ class WorkerEnd:
         self.socket.settimeout(None)
         self._slots = _Slots(memory)
         self._taken = 0
-        self._sheet: Sheet | None = None  # the shared file of the present call, which the driver reuses for the answer
+        self._shared_file: SharedFile | None = (
+            None  # the shared file of the present call, which the driver reuses for the answer
+        )
         self._poll = select.poll()
         self._poll.register(self._tokens, select.POLLIN)
 
@@ -247,41 +249,41 @@ class WorkerEnd:
         """Unpickle the call."""
         slot = self._slots.all[(self._taken - 1) % SLOTS]
         kind = slot[0]
-        if kind not in (_IN_PACKET[0], _ON_SHEET[0]):
+        if kind not in (_IN_PACKET[0], _IN_FILE[0]):
             return pickle.loads(slot)
-        packet, self._sheet = _receive(self.socket)
-        if self._sheet is None:
+        packet, self._shared_file = _receive(self.socket)
+        if self._shared_file is None:
             return pickle.loads(packet)
-        self._sheet.sizes = packet[1:]
-        return self._sheet.load()
+        self._shared_file.sizes = packet[1:]
+        return self._shared_file.load()
 
     def answer(self, kind: bytes, seconds: float, body: bytes | Large) -> None:
         """Answer the present call."""
         place = (self._taken - 1) % SLOTS
-        size, sheet, self._sheet = 0, self._sheet, None
+        size, shared_file, self._shared_file = 0, self._shared_file, None
         if isinstance(body, bytes) and len(body) <= _ROOM:
             where, size = _IN_SLOT, len(body)
             self._slots.bodies[place][:size] = body
         elif isinstance(body, bytes):
             where = _IN_PACKET
             self.socket.send(body)
-        elif sheet is not None:
-            where = _ON_CALLS_SHEET
-            sheet.write(body)
-            self.socket.send(_ON_SHEET + sheet.sizes)
+        elif shared_file is not None:
+            where = _IN_CALLS_FILE
+            shared_file.write(body)
+            self.socket.send(_IN_FILE + shared_file.sizes)
         else:
-            where, sheet = _ON_SHEET, Sheet()
-            sheet.write(body)
-            sheet.send(self.socket, _ON_SHEET)
+            where, shared_file = _IN_FILE, SharedFile()
+            shared_file.write(body)
+            shared_file.send(self.socket, _IN_FILE)
         _HEAD.pack_into(self._slots.all[place], 0, kind, where, seconds, size)
         os.eventfd_write(self._answers, 1)
 
 
-def tell(channel: socket.socket, kind: bytes, body: bytes, flags: int = 0) -> None:
+def send_message(channel: socket.socket, kind: bytes, body: bytes, flags: int = 0) -> None:
     """Send the driver a message other than an answer."""
     channel.send(kind + body, flags)
 
 
-def _receive(channel: socket.socket, flags: int = 0) -> tuple[bytes, Sheet | None]:
+def _receive(channel: socket.socket, flags: int = 0) -> tuple[bytes, SharedFile | None]:
     packet, notes, _, _ = channel.recvmsg(PACKET_BYTES, _FD_SPACE, flags)
-    return packet, (Sheet(struct.unpack_from("i", notes[0][2])[0]) if notes else None)
+    return packet, (SharedFile(struct.unpack_from("i", notes[0][2])[0]) if notes else None)

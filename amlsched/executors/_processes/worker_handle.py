@@ -1,4 +1,4 @@
-"""The driver's side of workers: `Worker` starts one, sends it calls, reclaims them and stops it; `Roster` has them all.
+"""The driver's side of workers: `Worker` starts one, sends it calls and stops it; `Workers` has all of a pool.
 
 `Stall` detects stalled calls in processes forked from this one, which may wait for locks or threads lost by the fork.
 """
@@ -21,24 +21,24 @@ from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 from amlsched.errors import WorkerLostError, WorkerStartError
-from amlsched.executors._payload import Large, Sheet
+from amlsched.executors._payload import Large, SharedFile
 from amlsched.executors._processes import supervisor
 from amlsched.executors._processes.call_future import CallFuture
-from amlsched.executors._processes.poller import Listener
+from amlsched.executors._processes.poller import Poller
 from amlsched.executors._processes.transport import DriverEnd
 from amlsched.executors._processes.worker_main import Portable, main, portable
 from amlsched.executors.pickling import describe
-from amlsched.executors.worker_exit import Death, OutOfMemoryKills
+from amlsched.executors.worker_exit import OutOfMemoryKills, WorkerExit
 from amlsched.executors.worker_setup import hash_seed_set
 
-__all__ = ["Roster", "Stall", "State", "Worker", "start_error"]
+__all__ = ["Workers", "Stall", "State", "Worker", "start_error"]
 
 logger = logging.getLogger(__name__)
 _START_ATTEMPTS = 3  # in a row, while no worker comes up
 _QUIT_GRACE_S = 0.5
 _START_S = 120.0  # until the worker has its supervisor; no code of the user runs before
 _LATE_S = 3.0  # what a supervisor, and then the kernel, may take beyond the deadline
-_LOOK_S = 30.0  # a call is reported if nothing has happened between two checks
+_CHECK_S = 30.0  # a call is reported if nothing has happened between two checks
 
 
 class State(Enum):
@@ -64,8 +64,8 @@ class Worker:
         pid: Process id; `None` before it is ready.
         calls: Its calls, in the order in which it runs them. If it is ready, the first one is running.
         since: When the first call started, on the monotonic clock.
-        doomed: The call because of which it is being killed.
-        verdict: The exception of that call; `None` for cancelled.
+        killed_for: The call because of which it is being killed.
+        kill_error: The exception of that call; `None` for cancelled.
         start_error: Why it could not start, if it reported that.
         status: Its exit status, as of `os.waitpid`, reported by its supervisor.
         peak_bytes: Its peak resident memory, likewise.
@@ -84,8 +84,8 @@ class Worker:
         self.state = State.STARTING
         self.calls: deque[CallFuture] = deque()
         self.since = time.monotonic()
-        self.doomed: CallFuture | None = None
-        self.verdict: BaseException | None = None
+        self.killed_for: CallFuture | None = None
+        self.kill_error: BaseException | None = None
         self.start_error: BaseException | None = None
         self.status: int | None = None
         self.peak_bytes: int | None = None
@@ -96,7 +96,7 @@ class Worker:
         self.ended_fd = -1
         self.channel = DriverEnd()
         theirs, self._lifeline = os.pipe()
-        _held.add(self)
+        _open.add(self)
         # Copies for the child: the driver's own descriptors are closed in every process forked from it.
         fds = (theirs, *self.channel.fds())
         try:
@@ -112,20 +112,20 @@ class Worker:
         except OSError:  # Linux before 5.3
             self.ended_fd = os.dup(self._process.sentinel)
 
-    def kept(self) -> None:
+    def supervisor_started(self) -> None:
         """It has its supervisor. From now on there is no deadline: main module and initializer are the user's code."""
         if self.state is State.STARTING and not self._killed:
             self._end_by = float("inf")
 
-    def come_up(self, pid: int) -> None:
+    def became_ready(self, pid: int) -> None:
         """It is ready."""
-        self.kept()
+        self.supervisor_started()
         self.pid = pid
         if self.state is State.STARTING:
             self.state = State.READY
             self._stall = Stall(pid) if self._forked else None
 
-    def put(self, call: CallFuture, spare: list[Sheet]) -> bool:
+    def put(self, call: CallFuture, spare: list[SharedFile]) -> bool:
         """Assign a call, to be sent by the next `channel.post`, and return whether there was room.
 
         Args:
@@ -135,9 +135,9 @@ class Worker:
         if isinstance(call.payload, Large):
             if self.calls:
                 return False
-            sheet = spare.pop() if spare else Sheet()
-            sheet.write(call.payload)
-            call.payload = sheet
+            shared_file = spare.pop() if spare else SharedFile()
+            shared_file.write(call.payload)
+            call.payload = shared_file
         assert call.payload is not None
         if not self.channel.put(call.payload):
             return False
@@ -162,9 +162,9 @@ class Worker:
         """Whether it may prefetch a call: only if its running call started after this time."""
         return self.since > begun_after and self.calls_left > 0 and self.state is State.READY and self.status is None
 
-    def take_back(self) -> list[CallFuture]:
+    def reclaim(self) -> list[CallFuture]:
         """Reclaim and return the calls that it has not started."""
-        unread = self.channel.take_back() if self.calls else 0
+        unread = self.channel.reclaim() if self.calls else 0
         taken = [self.calls.pop() for _ in range(unread)]
         taken.reverse()
         for call in taken:
@@ -178,9 +178,9 @@ class Worker:
         self.channel.quit()
         self._order_end(supervisor.QUIT_S, _QUIT_GRACE_S)
 
-    def doom(self, call: CallFuture, verdict: BaseException | None, grace_s: float) -> None:
+    def kill_for(self, call: CallFuture, kill_error: BaseException | None, grace_s: float) -> None:
         """Kill it and all of its descendants because of its running call."""
-        self.state, self.doomed, self.verdict = State.LEAVING, call, verdict
+        self.state, self.killed_for, self.kill_error = State.LEAVING, call, kill_error
         self._order_end(0.0, grace_s)
 
     def kill(self) -> None:
@@ -195,11 +195,11 @@ class Worker:
         self._end_by = min(self._end_by, time.monotonic() + after_s + grace_s + _LATE_S)
 
     @property
-    def due_by(self) -> float:
-        """When to call `overdue`, on the monotonic clock."""
-        return self._end_by if self._stall is None else min(self._end_by, self._stall.look_at)
+    def check_at(self) -> float:
+        """When to call `check`, on the monotonic clock."""
+        return self._end_by if self._stall is None else min(self._end_by, self._stall.check_at)
 
-    def overdue(self) -> bool:
+    def check(self) -> bool:
         """Kill it in place of its supervisor, if the deadline has passed; otherwise check its running call for a stall.
 
         A supervisor may have been stopped (SIGSTOP), or may hang before it has started: a process forked from a program
@@ -209,7 +209,7 @@ class Worker:
             Whether killing it has failed before, so that it must be abandoned.
         """
         if self._stall is not None and time.monotonic() < self._end_by:
-            self._stall.look(self.calls[0] if self.calls else None)
+            self._stall.check(self.calls[0] if self.calls else None)
             return False
         pid = self._process.pid
         if self._killed:
@@ -244,53 +244,53 @@ class Worker:
             self._process.close()
         return code
 
-    def death(self, call: str, keeper_code: int | None, kills: OutOfMemoryKills) -> BaseException:
+    def exit_error(self, call: str, supervisor_code: int | None, kills: OutOfMemoryKills) -> BaseException:
         """The exception of a call that it was running when it exited.
 
         Args:
             call: Name of the call.
-            keeper_code: Exit code of the supervisor, in case it was killed before it could report.
+            supervisor_code: Exit code of the supervisor, in case it was killed before it could report.
             kills: The kernel's count of out-of-memory kills.
         """
         if self.pid is None and self.start_error is not None:
             return self.start_error
         if self.status is not None:
-            return Death(os.waitstatus_to_exitcode(self.status), self.pid, self.peak_bytes).error(call, kills)
-        if keeper_code is not None and keeper_code < 0:
-            return Death(keeper_code, self.pid).error(call, kills)
+            return WorkerExit(os.waitstatus_to_exitcode(self.status), self.pid, self.peak_bytes).error(call, kills)
+        if supervisor_code is not None and supervisor_code < 0:
+            return WorkerExit(supervisor_code, self.pid).error(call, kills)
         return WorkerLostError(call, "exited without reporting a status", self.pid)
 
 
-class Roster:
+class Workers:
     """The workers of a pool. All methods are called under the manager's lock.
 
     Args:
         size: Maximum number of workers.
         new_worker: Starts a worker.
-        listener: Polls their descriptors.
+        poller: Polls their descriptors.
 
     Attributes:
         workers: The present workers, oldest first.
         failed_starts: How many workers in a row failed to start.
-        due_by: When to call `overdue`, on the monotonic clock.
+        check_at: When to call `check_due`, on the monotonic clock.
     """
 
-    def __init__(self, size: int, new_worker: Callable[[], Worker], listener: Listener) -> None:
-        self._size, self._new_worker, self._listener = size, new_worker, listener
+    def __init__(self, size: int, new_worker: Callable[[], Worker], poller: Poller) -> None:
+        self._size, self._new_worker, self._poller = size, new_worker, poller
         self._by_fd: dict[int, Worker] = {}
-        self.workers: list[Worker] = []
+        self.all: list[Worker] = []
         self.failed_starts = 0
-        self.due_by = float("inf")
+        self.check_at = float("inf")
 
     @property
     def has_room(self) -> bool:
         """Whether there could be more workers."""
-        return len(self.workers) < self._size
+        return len(self.all) < self._size
 
     @property
-    def hopeless(self) -> bool:
+    def cannot_start(self) -> bool:
         """Whether there is no worker and none can be started."""
-        return not self.workers and self.failed_starts >= _START_ATTEMPTS
+        return not self.all and self.failed_starts >= _START_ATTEMPTS
 
     def may_start(self) -> bool:
         """Whether another worker may be started if needed."""
@@ -308,45 +308,45 @@ class Roster:
         except Exception:
             self.failed_starts = _START_ATTEMPTS
             raise
-        self.workers.append(worker)
+        self.all.append(worker)
         for fd in worker.fds():
             self._by_fd[fd] = worker
-            self._listener.watch(fd)
-        self._listener.ensure()
-        self.set_alarm()
+            self._poller.watch(fd)
+        self._poller.ensure_polling()
+        self.update_check_at()
         return worker
 
     def at(self, fd: int) -> Worker | None:
         """The worker with this descriptor; `None` if it has been removed."""
         return self._by_fd.get(fd)
 
-    def strike_off(self, worker: Worker) -> int | None:
+    def remove(self, worker: Worker) -> int | None:
         """Remove a worker that has exited, and return the exit code of its supervisor, if that has exited."""
         for fd in worker.fds():
-            self._listener.unwatch(fd)
+            self._poller.unwatch(fd)
             del self._by_fd[fd]
-        self.workers.remove(worker)
-        self.set_alarm()
-        keeper_code = worker.reap()
+        self.all.remove(worker)
+        self.update_check_at()
+        supervisor_code = worker.reap()
         worker.close()
-        return keeper_code
+        return supervisor_code
 
-    def set_alarm(self) -> None:
+    def update_check_at(self) -> None:
         """Wake up the poller if the next deadline of a worker is earlier now. Call it after every change of one."""
-        former, self.due_by = self.due_by, min((worker.due_by for worker in self.workers), default=float("inf"))
-        if self.due_by < former:
-            self._listener.wake()
+        former, self.check_at = self.check_at, min((worker.check_at for worker in self.all), default=float("inf"))
+        if self.check_at < former:
+            self._poller.wake()
 
-    def overdue(self) -> list[Worker]:
+    def check_due(self) -> list[Worker]:
         """Kill workers that missed their deadline, and return those that cannot be killed."""
         now = time.monotonic()
-        lost = [worker for worker in self.workers if worker.due_by <= now and worker.overdue()]
-        self.set_alarm()
+        lost = [worker for worker in self.all if worker.check_at <= now and worker.check()]
+        self.update_check_at()
         return lost
 
     def forget_all(self) -> None:
         """In a process forked from the driver: drop the workers, which belong to the parent."""
-        self.workers, self._by_fd = [], {}
+        self.all, self._by_fd = [], {}
 
 
 def start_error(call: str, reason: BaseException) -> WorkerStartError:
@@ -365,22 +365,22 @@ class Stall:
         pid: Process id of the worker.
 
     Attributes:
-        look_at: When to check next, on the monotonic clock.
+        check_at: When to check next, on the monotonic clock.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._last: tuple[CallFuture, int] | None = None
         self._named: CallFuture | None = None
-        self.look_at = time.monotonic() + _LOOK_S
+        self.check_at = time.monotonic() + _CHECK_S
 
-    def look(self, call: CallFuture | None) -> None:
+    def check(self, call: CallFuture | None) -> None:
         """Check the worker.
 
         Args:
             call: Its running call.
         """
-        self.look_at = time.monotonic() + _LOOK_S
+        self.check_at = time.monotonic() + _CHECK_S
         ticks = _ticks_if_stalled(self._pid) if call is not None else None
         last, self._last = self._last, None if call is None or ticks is None else (call, ticks)
         if self._last is None or self._last != last or call is self._named:
@@ -391,7 +391,7 @@ class Stall:
             "fork, locks may stay locked, and the threads of OpenMP and other libraries are missing. If it never "
             'finishes, remove mp_context=get_context("fork"), or use "spawn"',
             self._last[0].name,
-            _LOOK_S,
+            _CHECK_S,
             self._pid,
         )
 
@@ -419,7 +419,7 @@ def _start(
 ) -> Any:
     method = context.get_start_method()
     forks = method == "fork"
-    name = supervisor.KeptName("amlsched-worker")
+    name = supervisor.SupervisedName("amlsched-worker")
     if not forks:
         name.fds, name.environment = fds, environment
         initargs = portable(initargs)
@@ -469,15 +469,15 @@ def _may_have_children() -> Generator[None]:
                     multiprocessing.set_start_method(foreign, force=True)
 
 
-_held: weakref.WeakSet[Worker] = weakref.WeakSet()
+_open: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
-def _let_go() -> None:
+def _release() -> None:
     global _starting, _started_at_once
     _starting, _started_at_once = threading.Lock(), 0
-    for worker in list(_held):
+    for worker in list(_open):
         worker.close()
 
 
 # Otherwise a process forked from the driver would hold the lifelines open, and workers would outlive the driver.
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release)

@@ -7,12 +7,12 @@ from typing import Any
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors._processes import main_module, supervisor
-from amlsched.executors._processes.transport import Kind, WorkerEnd, tell
+from amlsched.executors._processes.transport import Kind, WorkerEnd, send_message
 from amlsched.executors.pickling import dump_exception, dump_result, names_main, pickled_by_value
 from amlsched.executors.user_function import AlarmsEnd, call_function
 from amlsched.executors.worker_setup import prepare_worker, set_threads
 
-__all__ = ["Portable", "main", "portable", "tell_failed_start"]
+__all__ = ["Portable", "main", "portable", "report_failed_start"]
 
 
 class Portable:
@@ -61,14 +61,14 @@ def main(
     """Run calls until asked to quit.
 
     Args:
-        fds: For `supervisor.part`, with the start method `fork`; with the others, that has been done before.
+        fds: For `supervisor.fork_supervised`, with the start method `fork`; with the others, that has been done before.
         environment: Variables that limit the threads of libraries, likewise.
         initializer: Called first.
         initargs: Its arguments.
     """
     if fds is not None:
         set_threads(environment)
-        supervisor.part(*fds)
+        supervisor.fork_supervised(*fds)
     channel = supervisor.take_channel()
     prepare_worker()
     if initializer is not None:
@@ -76,19 +76,19 @@ def main(
             values = (value.value if isinstance(value, Portable) else value for value in initargs)
             call_function(initializer.value, tuple(values), {})
         except BaseException as error:
-            tell_failed_start(channel, error)
+            report_failed_start(channel, error)
             return
-    tell(channel.socket, Kind.READY, b"%d" % os.getpid())
+    send_message(channel.socket, Kind.READY, b"%d" % os.getpid())
     while channel.wait():
         _serve(channel)
 
 
-def tell_failed_start(channel: WorkerEnd, error: BaseException) -> None:
+def report_failed_start(channel: WorkerEnd, error: BaseException) -> None:
     """Report to the driver that this worker cannot start, and why."""
     body = dump_exception(error)
     if not isinstance(body, bytes):
         body = pickle.dumps((None, type(error).__qualname__, "too long to be sent", ""))
-    tell(channel.socket, Kind.FAILED_TO_START, body)
+    send_message(channel.socket, Kind.FAILED_TO_START, body)
 
 
 def _serve(channel: WorkerEnd) -> None:

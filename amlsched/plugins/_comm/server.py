@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
     from amlsched.task import Task
 
-__all__ = ["LOOPBACK", "Hub", "outward_address"]
+__all__ = ["LOOPBACK", "CommServer", "outward_address"]
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
 _PROOF_S = 5.0  # how long a peer may take to authenticate
-_MOST_STRANGERS = 64  # maximum number of unauthenticated peers; one more disconnects the oldest,
+_MOST_UNAUTHENTICATED = 64  # maximum number of unauthenticated peers; one more disconnects the oldest,
 _PATIENCE_S = 0.25  # which has at least this much time
 _BACKLOG = 512
 _PAUSE_S = 0.5  # when no connection can be accepted because there are no file descriptors
@@ -58,14 +58,14 @@ def outward_address() -> str:
         return str(probe.getsockname()[0])
 
 
-class _Stranger(NamedTuple):
+class _Unauthenticated(NamedTuple):
     """An unauthenticated peer."""
 
     came: float
     timer: asyncio.TimerHandle
 
 
-class Hub:
+class CommServer:
     """Serves the calls of one task during one run.
 
     Args:
@@ -91,12 +91,12 @@ class Hub:
         self._listening = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
         self._listening.setblocking(False)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
-        self._strangers: dict[_Peer, _Stranger] = {}
+        self._unauthenticated: dict[_Peer, _Unauthenticated] = {}
         self._admissions: set[asyncio.Task[Any]] = set()
         self.peers: dict[_Peer, socket.socket] = {}  # including unauthenticated ones
         self.closed = False
         loop.add_reader(self._listening, self._accept)
-        _hubs.add(self)
+        _servers.add(self)
 
     def new_channel(self) -> Channel:
         """Create the driver's end of the channel of a call that is about to be submitted."""
@@ -128,13 +128,13 @@ class Hub:
             connection.close()
 
     def _accept(self) -> None:
-        if len(self._strangers) >= _MOST_STRANGERS:
-            oldest = next(iter(self._strangers))
-            if self.loop.time() < self._strangers[oldest].came + _PATIENCE_S:
+        if len(self._unauthenticated) >= _MOST_UNAUTHENTICATED:
+            oldest = next(iter(self._unauthenticated))
+            if self.loop.time() < self._unauthenticated[oldest].came + _PATIENCE_S:
                 self._pause(_PATIENCE_S / 10)
                 return
             oldest.abort()
-            self.known(oldest)
+            self.authenticated(oldest)
         try:
             connection, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -146,7 +146,7 @@ class Hub:
         connection.setblocking(False)
         peer = _Peer(self, connection)
         self.peers[peer] = connection
-        self._strangers[peer] = _Stranger(self.loop.time(), self.loop.call_later(_PROOF_S, peer.abort))
+        self._unauthenticated[peer] = _Unauthenticated(self.loop.time(), self.loop.call_later(_PROOF_S, peer.abort))
         admission = self.loop.create_task(self.loop.connect_accepted_socket(lambda: peer, connection))
         self._admissions.add(admission)
         admission.add_done_callback(partial(self._admitted, peer))
@@ -165,26 +165,26 @@ class Hub:
         error = None if admission.cancelled() else admission.exception()
         if admission.cancelled() or error is not None:
             peer.discard()
-            self.left(peer)
+            self.disconnected(peer)
         if error is not None:
             logger.warning("a worker of %s could not be connected: %s", self._task.name, error)
 
-    def known(self, peer: _Peer) -> None:
+    def authenticated(self, peer: _Peer) -> None:
         """A peer is no longer unauthenticated: it has proved that it has the key, or was disconnected."""
-        if (stranger := self._strangers.pop(peer, None)) is not None:
-            stranger.timer.cancel()
+        if (former := self._unauthenticated.pop(peer, None)) is not None:
+            former.timer.cancel()
 
-    def left(self, peer: _Peer) -> None:
+    def disconnected(self, peer: _Peer) -> None:
         """A peer is gone."""
-        self.known(peer)
+        self.authenticated(peer)
         self.peers.pop(peer, None)
 
 
 class _Peer(asyncio.Protocol):
     """A connection from a worker, or from an unauthenticated peer."""
 
-    def __init__(self, hub: Hub, connection: socket.socket) -> None:
-        self._hub = hub
+    def __init__(self, server: CommServer, connection: socket.socket) -> None:
+        self._server = server
         self._connection = connection
         self._transport: asyncio.Transport | None = None
         self._channel: Channel | None = None
@@ -202,7 +202,7 @@ class _Peer(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if self._hub.closed or self._aborted:
+        if self._server.closed or self._aborted:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -217,7 +217,7 @@ class _Peer(asyncio.Protocol):
             self._broken(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._hub.left(self)
+        self._server.disconnected(self)
         self._broken(exc or ConnectionResetError("the worker exited without closing its channel"))
 
     def write(self, frame: Frame) -> None:
@@ -260,14 +260,14 @@ class _Peer(asyncio.Protocol):
                 return False
             assert self._transport is not None
             number = secrets.token_bytes(NUMBER_BYTES)
-            self._agreement = Agreement(self._hub.key, self._take(NUMBER_BYTES), number)
+            self._agreement = Agreement(self._server.key, self._take(NUMBER_BYTES), number)
             self._transport.write(number + self._agreement.proof_of_driver)
         if len(self._buffer) < PROOF_BYTES:
             return False
         if not hmac.compare_digest(self._take(PROOF_BYTES), self._agreement.proof_of_worker):
             raise ConnectionError("a peer does not have the key")
         self._seals = Seal(self._agreement.key, FROM_WORKER), Seal(self._agreement.key, FROM_DRIVER)
-        self._hub.known(self)
+        self._server.authenticated(self)
         return True
 
     def _take(self, size: int) -> bytes:
@@ -277,7 +277,7 @@ class _Peer(asyncio.Protocol):
 
     def _received(self, frame: Frame) -> None:
         if self._channel is None:
-            self._channel = self._hub.channels.get(frame.number) if frame.kind is Kind.OPEN else None
+            self._channel = self._server.channels.get(frame.number) if frame.kind is Kind.OPEN else None
             if self._channel is None:
                 raise ConnectionError(f"the call {frame.number} of a worker is unknown here")
         self._channel.received(self, frame)
@@ -292,12 +292,12 @@ class _Peer(asyncio.Protocol):
 
 
 # Processes forked during a run inherit its sockets, and would keep the driver's ends of connections open.
-_hubs: WeakSet[Hub] = WeakSet()
+_servers: WeakSet[CommServer] = WeakSet()
 
 
 def _close_inherited() -> None:
-    for hub in tuple(_hubs):
-        hub.close_inherited()
+    for server in tuple(_servers):
+        server.close_inherited()
 
 
 if hasattr(os, "register_at_fork"):

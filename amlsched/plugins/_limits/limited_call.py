@@ -18,7 +18,7 @@ from amlsched.plugins._limits import watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["Bounds", "Watched"]
+__all__ = ["Bounds", "LimitedCall"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,7 +41,7 @@ class Bounds(NamedTuple):
     grace_s: float = 1.0
 
     @property
-    def watched(self) -> bool:
+    def needs_watchdog(self) -> bool:
         """Whether the watchdog is needed."""
         return self.walltime_s is not None or self.memory_bytes is not None or self.cputime_s is not None
 
@@ -70,7 +70,7 @@ class Bounds(NamedTuple):
         return WalltimeLimitError(call, self.walltime_s or 0.0, used)
 
 
-class Watched:
+class LimitedCall:
     """Runs a function in the worker, and notifies the watchdog of its start and end.
 
     Args:
@@ -86,18 +86,18 @@ class Watched:
         self.__qualname__: str = getattr(function, "__qualname__", self.__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Watched, (self.function, self.bounds, self.key, self.address)
+        return LimitedCall, (self.function, self.bounds, self.key, self.address)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         with ExitStack() as limits:
             if self.bounds.address_space_bytes is not None:
                 limits.enter_context(_address_space(self.__qualname__, self.bounds.address_space_bytes))
-            if self.bounds.watched:
-                limits.enter_context(self._watched())
+            if self.bounds.needs_watchdog:
+                limits.enter_context(self._under_watchdog())
             return call_function(self.function, args, kwargs)
 
     @contextmanager
-    def _watched(self) -> Generator[None]:
+    def _under_watchdog(self) -> Generator[None]:
         connection = _connection_to(self.address)
         bounds = self.bounds
         resident, shared = _memory() if bounds.memory_bytes is not None else (0, 0)

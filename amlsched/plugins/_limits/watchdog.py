@@ -75,7 +75,7 @@ class _Call:
 
     Attributes:
         pid: Process id of its worker.
-        look_at: When to check it next, on the monotonic clock.
+        check_at: When to check it next, on the monotonic clock.
         twice: How many bytes were counted more than once, at the last exact count.
         count_at: When to count exactly again.
         counting_s: How long the last exact count took.
@@ -99,42 +99,42 @@ class _Call:
         self.deadline = self.started + walltime_s
         self.uses = bool(self.memory) or self.cputime_s != float("inf")
         # No check before: most limited calls have finished by then, or take long.
-        self.look_at = min(self.deadline, time.monotonic() + 0.002 if self.uses else self.deadline)
-        self.keeper = 0
+        self.check_at = min(self.deadline, time.monotonic() + 0.002 if self.uses else self.deadline)
+        self.supervisor = 0
         self.tree = {pid}
         self.twice = 0
         self.count_at = self.counting_s = 0.0
         self.reported = False
         self.stopped: set[int] = set()
 
-    def get_to_know(self, processes: "_Processes") -> None:
+    def measure_start(self, processes: "_Processes") -> None:
         """Also subtract the usage of processes that earlier calls have left behind.
 
         Raises:
             ProcessLookupError: The worker has exited.
         """
-        self.keeper = _stat(self.pid)[0]
-        if not self.keeper:
+        self.supervisor = _stat(self.pid)[0]
+        if not self.supervisor:
             raise ProcessLookupError
-        self.tree = processes.below(self.keeper, {self.pid})
+        self.tree = processes.below(self.supervisor, {self.pid})
         for pid in self.tree - {self.pid}:
             self.resident += sizes(pid)[0]
         if self.cputime_s != float("inf"):
             self.cpu_s += self._cpu_s() - _stat(self.pid)[1]
 
-    def look(self, now: float, processes: "_Processes") -> tuple[bytes, float] | None:
+    def check(self, now: float, processes: "_Processes") -> tuple[bytes, float] | None:
         """Check the limits. Returns the kind of the exceeded limit and the usage; `None` if none is exceeded.
 
         Raises:
             ProcessLookupError: The worker has exited.
         """
-        if not self.keeper and self.uses:
-            self.get_to_know(processes)
+        if not self.supervisor and self.uses:
+            self.measure_start(processes)
         wait = self.deadline - now
         if wait <= 0:
             return WALLTIME, now - self.started
         if self.uses:
-            self.tree = processes.below(self.keeper, self.tree)
+            self.tree = processes.below(self.supervisor, self.tree)
             if self.pid not in self.tree:
                 raise ProcessLookupError
         if self.memory:
@@ -147,7 +147,7 @@ class _Call:
             if used_s > self.cputime_s:
                 return CPUTIME, used_s
             wait = min(wait, 0.2, max(0.01, (self.cputime_s - used_s) / (os.cpu_count() or 1)))
-        self.look_at = now + wait
+        self.check_at = now + wait
         return None
 
     def used_bytes(self) -> int:
@@ -198,7 +198,7 @@ class _Call:
         return sum(largest.values())
 
     def _cpu_s(self) -> float:
-        return sum(_stat(pid)[1] for pid in self.tree) + _stat(self.keeper)[2]
+        return sum(_stat(pid)[1] for pid in self.tree) + _stat(self.supervisor)[2]
 
     def stop(self) -> None:
         """Stop all of its processes until they are killed."""
@@ -219,19 +219,19 @@ class _Processes:
         self.others: dict[int, set[int]] = {}
         self.forget_at = 0.0
 
-    def below(self, keeper: int, known: set[int]) -> set[int]:
+    def below(self, supervisor: int, known: set[int]) -> set[int]:
         """The descendants of a supervisor, given those known before."""
         now = time.monotonic()
         if now > self.forget_at:
             self.others, self.forget_at = {}, now + _FORGET_S
-        others = self.others.setdefault(keeper, set())
+        others = self.others.setdefault(supervisor, set())
         there = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
         tree = known & there
         new = there - tree - others
         parents = {pid: _stat(pid)[0] for pid in new}
         grows = True
         while grows:
-            children = {pid for pid in new if parents[pid] == keeper or parents[pid] in tree}
+            children = {pid for pid in new if parents[pid] == supervisor or parents[pid] in tree}
             tree |= children
             new -= children
             grows = bool(children)
@@ -311,7 +311,7 @@ class _Watchdog:
     def watch(self) -> None:
         """Return when the process that started this one has exited."""
         while True:
-            soonest = min((call.look_at for call in self.calls.values()), default=float("inf"))
+            soonest = min((call.check_at for call in self.calls.values()), default=float("inf"))
             wait = -1.0 if soonest == float("inf") else max(0.0, soonest - time.monotonic())
             for fd, _ in self.poll.poll(wait):
                 if fd in (0, self.host):
@@ -319,11 +319,11 @@ class _Watchdog:
                 if fd == self.listener.fileno():
                     self.accept()
                 else:
-                    self.hear(fd)
+                    self.receive(fd)
             now = time.monotonic()
             for call in list(self.calls.values()):
-                if now >= call.look_at:
-                    self.look(call, now)
+                if now >= call.check_at:
+                    self.check(call, now)
 
     def accept(self) -> None:
         connection, _ = self.listener.accept()
@@ -336,7 +336,7 @@ class _Watchdog:
         self.workers[connection.fileno()] = connection, pid
         self.poll.register(connection, select.EPOLLIN)
 
-    def hear(self, fd: int) -> None:
+    def receive(self, fd: int) -> None:
         connection, pid = self.workers[fd]
         try:
             message = connection.recv(256)
@@ -356,32 +356,32 @@ class _Watchdog:
         del self.workers[fd]
         connection.close()
 
-    def look(self, call: _Call, now: float) -> None:
+    def check(self, call: _Call, now: float) -> None:
         try:
             if call.reported:
-                self.look_again(call, now)
+                self.check_again(call, now)
                 return
-            passed = call.look(now, self.processes)
+            passed = call.check(now, self.processes)
         except ProcessLookupError:
             self.calls.pop(call.pid, None)
             return
         if passed is not None:
             os.write(1, REPORT.pack(call.key, passed[0], passed[1]))
             call.reported = True
-            call.look_at = now if call.memory else float("inf")
+            call.check_at = now if call.memory else float("inf")
             return
         done = time.monotonic()
         took_s, call.counting_s = done - now - call.counting_s, 0.0
-        call.look_at = max(call.look_at, done + max(0.001, _SHARE * took_s))
+        call.check_at = max(call.check_at, done + max(0.001, _SHARE * took_s))
 
-    def look_again(self, call: _Call, now: float) -> None:
+    def check_again(self, call: _Call, now: float) -> None:
         """Check a call that is being killed: stop it if its memory keeps growing."""
-        call.tree = self.processes.below(call.keeper, call.tree)
+        call.tree = self.processes.below(call.supervisor, call.tree)
         if call.pid not in call.tree:
             raise ProcessLookupError
         if call.stopped or call.used_bytes() > _STOP_AT * call.memory:
             call.stop()
-        call.look_at = now + 0.002
+        call.check_at = now + 0.002
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from amlsched._context import contextmanager
 from amlsched.errors import WorkerLostError
 from amlsched.executors.worker_exit import is_loss
 from amlsched.plugins._limits import watchdog
-from amlsched.plugins._limits.limited_call import Bounds, Watched
+from amlsched.plugins._limits.limited_call import Bounds, LimitedCall
 from amlsched.resources.binding import shared_threads
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
     Handler = Callable[[int, bytes, float], object]
 
-__all__ = ["InChild", "KEYS", "Listener", "end_children", "listen"]
+__all__ = ["InChild", "KEYS", "Subscription", "end_children", "subscribe"]
 
 logger = logging.getLogger(__name__)
 
 KEYS = 1 << 40
-"""How many calls a listener can distinguish."""
+"""How many calls a subscription can distinguish."""
 
 
-class Listener:
+class Subscription:
     """A subscription to calls that exceed a limit.
 
     Attributes:
@@ -51,7 +51,7 @@ class Listener:
 
     @property
     def up(self) -> bool:
-        """Whether the watchdog is still running; if not, call `listen` again."""
+        """Whether the watchdog is still running; if not, call `subscribe` again."""
         return self._watchdog.up
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class _Watchdog:
                     command, stdin=its_lifeline, stdout=its_reports, pass_fds=(fd,), start_new_session=True
                 )
         except BaseException:
-            self.let_go()
+            self.release()
             raise
         finally:
             os.close(its_lifeline)
@@ -103,7 +103,7 @@ class _Watchdog:
         if self.up:
             logger.error("the watchdog process for limits has exited; running calls are no longer limited")
         with _lock:
-            self.let_go()
+            self.release()
         self._process.wait()
 
     def end(self) -> None:
@@ -113,7 +113,7 @@ class _Watchdog:
         if fd >= 0:
             os.close(fd)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the descriptors."""
         self.end()
         fd, self._reports = self._reports, -1
@@ -122,7 +122,7 @@ class _Watchdog:
 
     def forget(self) -> None:
         """In a forked process: release the watchdog, which belongs to the parent."""
-        self.let_go()
+        self.release()
         self._process.returncode = 0  # not a child of this process, which must not wait for it
 
 
@@ -131,7 +131,7 @@ _watchdog: _Watchdog | None = None
 _bases = itertools.count(KEYS, KEYS)
 
 
-def listen(handler: Handler) -> Listener:
+def subscribe(handler: Handler) -> Subscription:
     """Subscribe: have a function called, in a thread, when a call has exceeded a limit.
 
     Args:
@@ -143,7 +143,7 @@ def listen(handler: Handler) -> Listener:
             _watchdog = _Watchdog()
         base = next(_bases)
         _watchdog.handlers[base] = handler
-        return Listener(_watchdog, base)
+        return Subscription(_watchdog, base)
 
 
 class InChild:
@@ -193,12 +193,12 @@ class _Child:
             threads_per_worker=shared_threads(n_workers),
         )
         self._numbers = itertools.count()
-        self._listener = listen(self._passed)
+        self._subscription = subscribe(self._passed)
         self._call: tuple[int, Work[Any], Bounds, str] | None = None
 
     @property
     def usable(self) -> bool:
-        return self._listener.up
+        return self._subscription.up
 
     def call(self, function: Callable[..., Any], bounds: Bounds, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the function and return its result.
@@ -207,9 +207,9 @@ class _Child:
             LimitError: It exceeded a limit and was terminated.
         """
         number = next(self._numbers)
-        watched = Watched(function, bounds, self._listener.base + number, self._listener.address)
-        work = self.pool.submit(watched, *args, **kwargs)
-        self._call = number, work, bounds, watched.__qualname__
+        limited = LimitedCall(function, bounds, self._subscription.base + number, self._subscription.address)
+        work = self.pool.submit(limited, *args, **kwargs)
+        self._call = number, work, bounds, limited.__qualname__
         try:
             if isinstance(error := work.exception(), WorkerLostError) and is_loss(error):
                 error.in_limits = True
@@ -234,11 +234,11 @@ class _Child:
             time.sleep(0.001)  # its thread has not recorded the call yet
 
     def begin_to_leave(self) -> None:
-        self._listener.close()
+        self._subscription.close()
         self.pool.shutdown(wait=False)
 
     def end(self) -> None:
-        self._listener.close()
+        self._subscription.close()
         self.pool.kill_workers()
 
 

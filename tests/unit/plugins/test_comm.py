@@ -23,7 +23,7 @@ from amlsched import CommError, NotPicklableError, Plugin, Scheduler, SchedulerN
 from amlsched.plugins import Comm
 from amlsched.plugins._comm import client, server
 from amlsched.plugins._comm.client import SocketLink
-from amlsched.plugins._comm.server import LOOPBACK, Hub, outward_address
+from amlsched.plugins._comm.server import LOOPBACK, CommServer, outward_address
 from amlsched.plugins._comm.wire import (
     FROM_DRIVER,
     FROM_WORKER,
@@ -140,22 +140,22 @@ async def eventually(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-def with_hub(body: Callable[[Hub], Awaitable[None]]) -> list[Any]:
-    """Run `body` beside a hub, and give the messages that came to the first channel."""
+def with_server(body: Callable[[CommServer], Awaitable[None]]) -> list[Any]:
+    """Run `body` beside a comm_server, and give the messages that came to the first channel."""
     received: list[Any] = []
 
     async def main() -> None:
         task = Scheduler.with_sequential().task(takes_comm)
         for event in (Comm.OPEN, Comm.MESSAGE, Comm.CLOSE):
             task.on(event, lambda msg: received.append((str(msg.kind), msg.data)))
-        hub = Hub(asyncio.get_running_loop(), task, LOOPBACK)
-        channel = hub.new_channel()
+        comm_server = CommServer(asyncio.get_running_loop(), task, LOOPBACK)
+        channel = comm_server.new_channel()
         try:
-            await body(hub)
+            await body(comm_server)
         finally:
-            hub.close()
+            comm_server.close()
             assert not channel.is_open
-            await eventually(lambda: not hub.peers)
+            await eventually(lambda: not comm_server.peers)
 
     asyncio.run(main())
     return received
@@ -165,11 +165,11 @@ def takes_comm(*, comm: Comm) -> None:
     pass
 
 
-async def say_hello(hub: Hub, address: tuple[str, int] | None = None) -> None:
+async def say_hello(comm_server: CommServer, address: tuple[str, int] | None = None) -> None:
     """What a worker does."""
 
     def worker() -> None:
-        link = SocketLink("f", address or hub.address, hub.key)
+        link = SocketLink("f", address or comm_server.address, comm_server.key)
         link.send(Frame(Kind.OPEN, 1, pickle.dumps(None)))
         link.send(Frame(Kind.MESSAGE, 1, pickle.dumps("hello")))
         link.send(Frame(Kind.CLOSE, 0, pickle.dumps(None)))
@@ -196,24 +196,24 @@ def read_all(peer: socket.socket) -> bytes:
 
 
 def test_a_worker_with_the_key_is_heard() -> None:
-    assert with_hub(say_hello) == HELLO
+    assert with_server(say_hello) == HELLO
 
 
 def test_a_worker_with_another_key_refuses_the_driver() -> None:
-    async def body(hub: Hub) -> None:
+    async def body(comm_server: CommServer) -> None:
         def intrude() -> None:
             with pytest.raises(multiprocessing.AuthenticationError):
-                SocketLink("f", hub.address, b"x" * 32)
+                SocketLink("f", comm_server.address, b"x" * 32)
 
         await asyncio.to_thread(intrude)
-        await say_hello(hub)
+        await say_hello(comm_server)
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
-def intrusion(hub: Hub, say: Callable[[bytes, bytes], bytes]) -> bytes:
+def intrusion(comm_server: CommServer, say: Callable[[bytes, bytes], bytes]) -> bytes:
     """All that a peer gets that sends a number, and then what follows for it from its number and the driver's."""
-    with socket.create_connection(hub.address) as peer:
+    with socket.create_connection(comm_server.address) as peer:
         peer.sendall(b"n" * NUMBER_BYTES)
         answer = b""
         while len(answer) < NUMBER_BYTES + PROOF_BYTES:
@@ -232,14 +232,14 @@ def proof_of_the_driver(number: bytes, answer: bytes) -> bytes:
 
 @pytest.mark.parametrize("say", [proof_by_another_key, proof_of_the_driver])
 def test_a_peer_without_the_key_is_sent_away_and_stops_nothing(say: Callable[[bytes, bytes], bytes]) -> None:
-    async def body(hub: Hub) -> None:
-        assert await asyncio.to_thread(intrusion, hub, say) == b""
-        await say_hello(hub)
+    async def body(comm_server: CommServer) -> None:
+        assert await asyncio.to_thread(intrusion, comm_server, say) == b""
+        await say_hello(comm_server)
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
-async def recorded(hub: Hub) -> tuple[bytes, bytes]:
+async def recorded(comm_server: CommServer) -> tuple[bytes, bytes]:
     """What a worker and its driver said to each other; the worker said hello."""
     said: dict[str, bytes] = {}
     with socket.create_server((LOOPBACK, 0)) as relay:
@@ -253,7 +253,7 @@ async def recorded(hub: Hub) -> tuple[bytes, bytes]:
 
         def listen() -> None:
             worker, _ = relay.accept()
-            with worker, socket.create_connection(hub.address) as driver:
+            with worker, socket.create_connection(comm_server.address) as driver:
                 back = threading.Thread(target=pass_on, args=(driver, worker, "driver"))
                 back.start()
                 pass_on(worker, driver, "worker")
@@ -261,18 +261,18 @@ async def recorded(hub: Hub) -> tuple[bytes, bytes]:
 
         listening = threading.Thread(target=listen)
         listening.start()
-        await say_hello(hub, relay.getsockname())
+        await say_hello(comm_server, relay.getsockname())
         await asyncio.to_thread(listening.join, 20)
     return said["worker"], said["driver"]
 
 
 def test_what_was_recorded_of_a_connection_opens_no_other() -> None:
-    async def body(hub: Hub) -> None:
-        worker, driver = await recorded(hub)
+    async def body(comm_server: CommServer) -> None:
+        worker, driver = await recorded(comm_server)
         rest = worker[NUMBER_BYTES:]
 
         def repeat() -> bytes:
-            with socket.create_connection(hub.address) as peer:
+            with socket.create_connection(comm_server.address) as peer:
                 peer.sendall(worker)
                 return read_all(peer)
 
@@ -281,26 +281,26 @@ def test_what_was_recorded_of_a_connection_opens_no_other() -> None:
         assert got != driver[: len(got)]
 
         def say(number: bytes, answer: bytes) -> bytes:  # somebody in between, who has a living worker prove itself
-            return Agreement(hub.key, number, answer[:NUMBER_BYTES]).proof_of_worker + rest[PROOF_BYTES:]
+            return Agreement(comm_server.key, number, answer[:NUMBER_BYTES]).proof_of_worker + rest[PROOF_BYTES:]
 
-        assert await asyncio.to_thread(intrusion, hub, say) == b""
+        assert await asyncio.to_thread(intrusion, comm_server, say) == b""
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
 def test_a_first_message_without_an_end_is_not_taken() -> None:
-    async def body(hub: Hub) -> None:
+    async def body(comm_server: CommServer) -> None:
         def flood() -> int:
             sent = 0
-            with socket.create_connection(hub.address) as peer, pytest.raises(OSError, match="reset|[Bb]roken"):
+            with socket.create_connection(comm_server.address) as peer, pytest.raises(OSError, match="reset|[Bb]roken"):
                 for _ in range(10_000):
                     sent += peer.send(b"\x7f" * 100_000)
             return sent
 
         assert await asyncio.to_thread(flood) < 100_000_000
-        await say_hello(hub)
+        await say_hello(comm_server)
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
 @pytest.mark.parametrize(
@@ -315,48 +315,48 @@ def test_a_first_message_without_an_end_is_not_taken() -> None:
     ],
 )
 def test_a_peer_that_sends_garbage_gets_nothing_and_stops_nothing(garbage: bytes) -> None:
-    async def body(hub: Hub) -> None:
+    async def body(comm_server: CommServer) -> None:
         def intrude() -> bytes:
-            with socket.create_connection(hub.address) as peer:
+            with socket.create_connection(comm_server.address) as peer:
                 peer.sendall(garbage)
                 peer.shutdown(socket.SHUT_WR)
                 return read_all(peer)
 
         got = await asyncio.to_thread(intrude)
         assert len(got) == (NUMBER_BYTES + PROOF_BYTES if len(garbage) >= NUMBER_BYTES else 0)
-        assert hub.key not in got
-        await say_hello(hub)
+        assert comm_server.key not in got
+        await say_hello(comm_server)
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
 def test_silent_peers_block_nobody_and_are_driven_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_PROOF_S", 0.3)
 
-    async def body(hub: Hub) -> None:
-        peers = [socket.create_connection(hub.address) for _ in range(10)]
-        await eventually(lambda: len(hub._strangers) == 10)
-        await say_hello(hub)
+    async def body(comm_server: CommServer) -> None:
+        peers = [socket.create_connection(comm_server.address) for _ in range(10)]
+        await eventually(lambda: len(comm_server._unauthenticated) == 10)
+        await say_hello(comm_server)
         for peer in peers:
             assert await asyncio.to_thread(read_all, peer) == b""
             peer.close()
-        assert not hub._strangers
+        assert not comm_server._unauthenticated
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
 def test_a_crowd_of_silent_peers_drives_away_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_MOST_STRANGERS", 4)
+    monkeypatch.setattr(server, "_MOST_UNAUTHENTICATED", 4)
     monkeypatch.setattr(server, "_PATIENCE_S", 0.02)
 
-    async def body(hub: Hub) -> None:
-        peers = [socket.create_connection(hub.address) for _ in range(20)]
-        await say_hello(hub)
-        assert len(hub._strangers) <= 4
+    async def body(comm_server: CommServer) -> None:
+        peers = [socket.create_connection(comm_server.address) for _ in range(20)]
+        await say_hello(comm_server)
+        assert len(comm_server._unauthenticated) <= 4
         for peer in peers:
             peer.close()
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
 @pytest.mark.parametrize(
@@ -365,25 +365,25 @@ def test_a_crowd_of_silent_peers_drives_away_only_itself(monkeypatch: pytest.Mon
     ids=["garbage", "another key"],
 )
 def test_bytes_slipped_into_a_connection_are_not_unpickled(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    async def body(hub: Hub) -> None:
+    async def body(comm_server: CommServer) -> None:
         def slip_in() -> None:
-            link = SocketLink("f", hub.address, hub.key)
+            link = SocketLink("f", comm_server.address, comm_server.key)
             link._connection.send_bytes(payload)
             with pytest.raises(CommError):
                 link.receive(20)
             link.close()
 
         await asyncio.to_thread(slip_in)
-        await say_hello(hub)
+        await say_hello(comm_server)
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
     assert "modified or injected" in caplog.text
 
 
 def test_a_call_that_is_not_known_is_sent_away(caplog: pytest.LogCaptureFixture) -> None:
-    async def body(hub: Hub) -> None:
+    async def body(comm_server: CommServer) -> None:
         def call() -> None:
-            link = SocketLink("f", hub.address, hub.key)
+            link = SocketLink("f", comm_server.address, comm_server.key)
             link.send(Frame(Kind.OPEN, 99, pickle.dumps(None)))
             with pytest.raises(CommError):
                 link.receive(20)
@@ -391,25 +391,25 @@ def test_a_call_that_is_not_known_is_sent_away(caplog: pytest.LogCaptureFixture)
 
         await asyncio.to_thread(call)
 
-    assert with_hub(body) == []
+    assert with_server(body) == []
     assert "call 99" in caplog.text
 
 
 def test_a_call_that_runs_again_elsewhere_opens_its_channel_again() -> None:
-    async def body(hub: Hub) -> None:
-        first = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
+    async def body(comm_server: CommServer) -> None:
+        first = await asyncio.to_thread(SocketLink, "f", comm_server.address, comm_server.key)
         first.send(Frame(Kind.OPEN, 1, pickle.dumps("first")))
-        await eventually(lambda: hub.channels[1].is_open)
-        second = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
+        await eventually(lambda: comm_server.channels[1].is_open)
+        second = await asyncio.to_thread(SocketLink, "f", comm_server.address, comm_server.key)
         second.send(Frame(Kind.OPEN, 1, pickle.dumps("second")))
         told = await asyncio.to_thread(first.receive, 45)
         assert told is not None
         assert (told.kind, told.words()) == (Kind.ENDED, "the call was retried elsewhere")
         first.close()
         second.close()
-        await eventually(lambda: not hub.channels[1].is_open)
+        await eventually(lambda: not comm_server.channels[1].is_open)
 
-    assert with_hub(body) == [("open", "first"), ("close", None), ("open", "second"), ("close", None)]
+    assert with_server(body) == [("open", "first"), ("close", None), ("open", "second"), ("close", None)]
 
 
 @pytest.mark.parametrize("answer", ["made up", "recorded"])
@@ -445,18 +445,18 @@ def test_a_worker_does_not_wait_for_ever_for_a_driver_that_says_nothing(monkeypa
 
 
 def test_a_worker_that_was_driven_away_comes_again() -> None:
-    async def body(hub: Hub) -> None:
-        drive_away = hub._accept
-        hub.loop.remove_reader(hub._listening)
+    async def body(comm_server: CommServer) -> None:
+        drive_away = comm_server._accept
+        comm_server.loop.remove_reader(comm_server._listening)
 
         def drive_first_away() -> None:
-            hub._listening.accept()[0].close()
-            hub.loop.add_reader(hub._listening, drive_away)
+            comm_server._listening.accept()[0].close()
+            comm_server.loop.add_reader(comm_server._listening, drive_away)
 
-        hub.loop.add_reader(hub._listening, drive_first_away)
-        await say_hello(hub)
+        comm_server.loop.add_reader(comm_server._listening, drive_first_away)
+        await say_hello(comm_server)
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
 def test_a_driver_that_is_gone_is_an_error_that_says_where_it_was() -> None:
@@ -474,12 +474,12 @@ class FakeChannel:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_worker_keeps_no_connection_of_the_driver_open() -> None:
-    async def body(hub: Hub) -> None:
-        stranger = socket.create_connection(hub.address)
-        await eventually(lambda: len(hub._strangers) == 1)
-        link = await asyncio.to_thread(SocketLink, "f", hub.address, hub.key)
-        await eventually(lambda: len(hub.peers) == 2 and len(hub._strangers) == 1)
-        ours = [hub._listening, *hub.peers.values()]
+    async def body(comm_server: CommServer) -> None:
+        stranger = socket.create_connection(comm_server.address)
+        await eventually(lambda: len(comm_server._unauthenticated) == 1)
+        link = await asyncio.to_thread(SocketLink, "f", comm_server.address, comm_server.key)
+        await eventually(lambda: len(comm_server.peers) == 2 and len(comm_server._unauthenticated) == 1)
+        ours = [comm_server._listening, *comm_server.peers.values()]
         child = os.fork()
         if child == 0:
             os._exit(0 if [s.fileno() for s in ours] == [-1, -1, -1] else 1)
@@ -487,16 +487,16 @@ def test_a_forked_worker_keeps_no_connection_of_the_driver_open() -> None:
         assert -1 not in [s.fileno() for s in ours]
         link.close()
         stranger.close()
-        await say_hello(hub)
+        await say_hello(comm_server)
 
-    assert with_hub(body) == HELLO
+    assert with_server(body) == HELLO
 
 
 def test_the_listener_is_on_loopback_unless_workers_are_elsewhere() -> None:
     async def main(host: str) -> str:
-        hub = Hub(asyncio.get_running_loop(), Scheduler.with_sequential().task(takes_comm), host)
-        hub.close()
-        return hub.address[0]
+        comm_server = CommServer(asyncio.get_running_loop(), Scheduler.with_sequential().task(takes_comm), host)
+        comm_server.close()
+        return comm_server.address[0]
 
     assert asyncio.run(main(LOOPBACK)) == "127.0.0.1"
     assert asyncio.run(main(outward_address())) == outward_address()
@@ -582,7 +582,7 @@ def test_a_submission_outside_a_run_opens_nothing() -> None:
     task = Scheduler.with_threads(1).task(takes_comm, plugins=plugin)
     with pytest.raises(SchedulerNotRunningError):
         task.submit()
-    assert plugin._hub is None
+    assert plugin._server is None
 
 
 class Refuse(Plugin):
@@ -601,8 +601,8 @@ def test_a_call_that_another_plugin_refuses_leaves_nothing() -> None:
     @scheduler.on_start
     def start() -> None:
         assert task.submit() is None
-        assert plugin._hub is not None
-        seen.append(len(plugin._hub.channels))
+        assert plugin._server is not None
+        seen.append(len(plugin._server.channels))
 
     scheduler.run()
     assert seen == [0]
