@@ -1,0 +1,384 @@
+"""Policies that start calls by a rank, pack them on the nodes, and reserve for the first that does not fit.
+
+What a small call may overtake is bounded as in batch systems (backfilling): the first call in the order that fits
+nowhere gets a reservation on the node where it will fit first, by the expected ends of what runs there. Another call
+may take that node's resources only if it is expected to end before the reservation begins, or if the reserved call
+still fits beside it. Once the time of the reservation has passed, only the latter.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from abc import abstractmethod
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING, ClassVar
+
+from amlsched.policies.policy import Placement, Policy
+from amlsched.resources.pool import Amounts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from amlsched.policies.policy import WaitingCall
+    from amlsched.resources.pool import Node
+    from amlsched.resources.request import Resources
+
+__all__ = ["ArrivalOrder", "LongestFirst", "OrderedPolicy"]
+
+Rank = tuple[float, ...]
+_Entry = tuple[Rank, "WaitingCall"]
+
+_LOOK_AHEAD = 8
+"""How many calls of a group to try, as they differ in memory."""
+_FEW = 64
+"""More new calls than this are placed node by node."""
+_CANDIDATES = 64
+"""On how many nodes to look for the earliest reservation at most."""
+_PATIENCE = 10.0
+"""Calls that were submitted earlier by this many times the longest expected call go first."""
+
+
+class _Group:
+    """Waiting calls of which each needs the same, except for memory within a class of sizes."""
+
+    __slots__ = ("cpus", "entries", "gpus", "memory")
+
+    def __init__(self, requests: Sequence[Resources]) -> None:
+        self.entries: list[_Entry] = []  # the first in the order is the last in the list
+        # No call of the group needs less than this.
+        self.cpus = min(request.cpu_parts for request in requests)
+        self.gpus = min(request.gpu_parts for request in requests)
+        self.memory = min(_size_class(request.memory) for request in requests)
+
+
+def _size_class(amount: int) -> int:
+    """The smallest amount of the class of this one; there are four classes between powers of two."""
+    shift = max(0, amount.bit_length() - 3)
+    return amount >> shift << shift
+
+
+def _kind(request: Resources) -> tuple[object, ...]:
+    classes = _size_class(request.memory), _size_class(request.gpu_memory)
+    return (request.cpu_parts, request.gpu_parts, *classes, request.custom_parts)
+
+
+class _Reservation:
+    __slots__ = ("call", "node", "request", "since")
+
+    def __init__(self, call: WaitingCall, node: Node, request: Resources, since: float) -> None:
+        self.call, self.node, self.request, self.since = call, node, request, since
+
+    def spare(self) -> Amounts:
+        """What other calls may hold on the node beyond the beginning of the reservation."""
+        spare = self.node.free.copy()
+        for lease in self.node.leases:
+            if lease.until <= self.since:
+                spare.give_back(lease.request, lease.devices)
+        devices = spare.fitting(self.request)
+        if devices is not None:
+            spare.take(self.request, devices)
+        return spare
+
+
+class OrderedPolicy(Policy):
+    """Starts calls in the order of a rank, as many as fit; derive from it and override `rank`."""
+
+    overtaking: ClassVar[bool] = True
+    """Whether calls that fit may start before one that does not fit, if they do not delay it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[WaitingCall, _Entry | None] = {}  # `None` until the next choice
+        self._order: list[
+            tuple[Rank, WaitingCall]
+        ] = []  # a heap; calls that no longer wait remain until they are first
+        self._groups: dict[object, _Group] = {}
+        self._arrived: dict[WaitingCall, None] = {}  # since the last choice
+        self._reservation: _Reservation | None = None
+        self._released: dict[Node, None] = {}  # nodes of former reservations
+        self._tried: WaitingCall | None = None  # the first in the order, if it was found to fit nowhere
+        self._turn = 0
+        self._capacity: tuple[int, Amounts] | None = None  # of how many nodes
+        self._seconds, self._n_known = 0.0, 0
+
+    @abstractmethod
+    def rank(self, call: WaitingCall) -> Rank:
+        """The place of a call in the order: smaller goes first. Called once, before the first choice."""
+
+    def guess(self, call: WaitingCall, request: Resources | None = None) -> float:
+        """How long a call is expected to take; if that is unknown, as long as the mean of those that are known.
+
+        Args:
+            call: The call.
+            request: The alternative that is meant; `None` for the preferred one.
+        """
+        expected = call.expected(request or call.requests[0])
+        if expected is not None:
+            return expected
+        return self._seconds / self._n_known if self._n_known else 1.0
+
+    def share(self, call: WaitingCall) -> float:
+        """The largest share of a resource of all nodes that a call asks for; for `rank`."""
+        assert self._capacity is not None
+        capacity, request = self._capacity[1], call.requests[0]
+        amounts = [(request.cpu_parts, capacity.cpus), (request.memory, capacity.memory)]
+        if request.gpu_parts:
+            amounts.append((request.gpu_parts, sum(capacity.shares)))
+            amounts.append((request.gpu_memory * request.n_devices, sum(capacity.gpu_memory)))
+        amounts += [(parts, capacity.custom.get(name, 0)) for name, parts in request.custom_parts]
+        return max(asked / there for asked, there in amounts if there)
+
+    def add(self, call: WaitingCall) -> None:
+        """See `Policy`."""
+        self._entries[call] = None
+        self._arrived[call] = None
+
+    def _rank_arrived(self, nodes: Sequence[Node]) -> dict[WaitingCall, None]:
+        """Give the calls that were added since the last choice their places in the order, and return them."""
+        arrived, self._arrived = self._arrived, {}
+        if arrived and (self._capacity is None or self._capacity[0] != len(nodes)):
+            self._capacity = len(nodes), Amounts.together(node.pool for node in nodes)
+        for call in arrived:
+            self._rank(call)
+        return arrived
+
+    def _rank(self, call: WaitingCall) -> None:
+        expected = call.expected(call.requests[0])
+        if expected is not None:
+            self._seconds, self._n_known = self._seconds + expected, self._n_known + 1
+        rank = (*self.rank(call), call.number)
+        entry = self._entries[call] = (tuple(-each for each in rank), call)
+        heapq.heappush(self._order, (rank, call))
+        kind = tuple(map(_kind, call.requests))
+        group = self._groups.get(kind)
+        if group is None:
+            group = self._groups[kind] = _Group(call.requests)
+        insort(group.entries, entry)
+
+    def discard(self, call: WaitingCall) -> None:
+        """See `Policy`."""
+        entry = self._entries.pop(call, None)
+        self._arrived.pop(call, None)
+        if entry is None:
+            return
+        kind = tuple(map(_kind, call.requests))
+        entries = self._groups[kind].entries
+        del entries[bisect_left(entries, entry)]
+        if not entries:
+            del self._groups[kind]
+        if self._reservation is not None and self._reservation.call is call:
+            self._release()
+
+    def waiting(self) -> list[WaitingCall]:
+        """See `Policy`."""
+        return list(self._entries)
+
+    def __len__(self) -> int:
+        """See `Policy`."""
+        return len(self._entries)
+
+    # Choosing
+
+    def choose(self, nodes: Sequence[Node], now: float, freed: Collection[Node] | None = None) -> list[Placement]:
+        """See `Policy`."""
+        chosen: list[Placement] = []
+        if self._reservation is not None and self._reservation.node.lost:
+            self._release()
+        arrived = self._rank_arrived(nodes)
+        everywhere = freed is None or len(arrived) > _FEW
+        looked: list[Node] = list(nodes if everywhere or freed is None else dict.fromkeys((*freed, *self._released)))
+        self._released = {}
+        self._first_in_order(nodes, looked, now, chosen)
+        if not self.overtaking or not self._entries:
+            return chosen
+        looked += [node for node in self._released if node not in looked]
+        self._released = {}
+        for node in looked:
+            self._fill(node, now, chosen)
+        if not everywhere:
+            entries = [entry for call in arrived if (entry := self._entries.get(call)) is not None]
+            for _, call in sorted(entries, reverse=True):
+                self._place(call, nodes, now, chosen)
+        return chosen
+
+    def _first_in_order(
+        self,
+        nodes: Sequence[Node],
+        looked: Sequence[Node],
+        now: float,
+        chosen: list[Placement],
+    ) -> None:
+        """Place calls from the first in the order on, up to one that fits nowhere, which gets a reservation."""
+        reserved = self._reservation
+        if reserved is not None:
+            self._place(reserved.call, looked, now, chosen)
+        while (call := self._first()) is not None:
+            reserved = self._reservation
+            if reserved is not None:
+                if reserved.call is call:
+                    return
+                if call.priority > reserved.call.priority:
+                    self._release()
+            # What was tried before can only fit where something was given back.
+            where = [*looked, *self._released] if call is self._tried else nodes
+            self._tried = call
+            if not self._place(call, where, now, chosen):
+                if self._reservation is None and self.overtaking:
+                    self._reserve(call, nodes, now)
+                return
+
+    def _first(self) -> WaitingCall | None:
+        order = self._order
+        while order and order[0][1] not in self._entries:
+            heapq.heappop(order)
+        return order[0][1] if order else None
+
+    def _place(self, call: WaitingCall, nodes: Iterable[Node], now: float, chosen: list[Placement]) -> bool:
+        """Start a call on the first of the nodes where it fits, and return whether there is one."""
+        for request in call.requests:
+            cpus, memory = request.cpu_parts, request.memory
+            for node in nodes:
+                free = node.free
+                if cpus > free.cpus or memory > free.memory:  # checked here as well because it is most often decisive
+                    continue
+                if (devices := self._allowed(call, request, node, now, self._spare(node))) is not None:
+                    self._start(call, request, node, devices, now, chosen)
+                    return True
+        return False
+
+    def _fill(self, node: Node, now: float, chosen: list[Placement]) -> None:
+        """Start calls on a node until none fits."""
+        free, spare = node.free, self._spare(node)
+        n_gpus = len(node.pool.gpus)
+        heads = [
+            (group.entries[-1][0], group)
+            for group in self._groups.values()
+            if group.cpus <= free.cpus and group.memory <= free.memory and (n_gpus or not group.gpus)
+        ]
+        heads.sort(key=lambda head: head[0])
+        while heads:
+            _, group = heads.pop()
+            if group.cpus > free.cpus or group.memory > free.memory:
+                continue
+            entries = group.entries
+            for index in range(len(entries) - 1, max(-1, len(entries) - 1 - _LOOK_AHEAD), -1):
+                call = entries[index][1]
+                found = next(
+                    (
+                        (request, devices)
+                        for request in call.requests
+                        if (devices := self._allowed(call, request, node, now, spare)) is not None
+                    ),
+                    None,
+                )
+                if found is not None:
+                    self._start(call, *found[:1], node, found[1], now, chosen)
+                    spare = self._spare(node)
+                    if entries:
+                        insort(heads, (entries[-1][0], group), key=lambda head: head[0])
+                    break
+
+    def _allowed(
+        self, call: WaitingCall, request: Resources, node: Node, now: float, spare: Amounts | None
+    ) -> tuple[int, ...] | None:
+        """The GPUs with which a call may start on a node; `None` if it does not fit or would delay the reserved one."""
+        if node.lost:
+            return None
+        devices = node.free.fitting(request)
+        reserved = self._reservation
+        if devices is None or spare is None or reserved is None or reserved.call is call:
+            return devices
+        if now + self.guess(call, request) <= reserved.since:
+            return devices
+        return node.free.fitting(request, spare)
+
+    def _start(
+        self,
+        call: WaitingCall,
+        request: Resources,
+        node: Node,
+        devices: tuple[int, ...],
+        now: float,
+        chosen: list[Placement],
+    ) -> None:
+        lease = node.take(request, now + self.guess(call, request), devices)
+        self.discard(call)
+        chosen.append(Placement(call, lease))
+
+    # Reservations
+
+    def _spare(self, node: Node) -> Amounts | None:
+        reserved = self._reservation
+        return reserved.spare() if reserved is not None and reserved.node is node else None
+
+    def _release(self) -> None:
+        if self._reservation is not None:
+            self._released[self._reservation.node] = None
+            self._reservation = None
+
+    def _reserve(self, call: WaitingCall, nodes: Sequence[Node], now: float) -> None:
+        """Reserve for a call where it fits first. Of many nodes only some are examined, in turn."""
+        best: tuple[float, Node, Resources] | None = None
+        examined = 0
+        for step in range(len(nodes)):
+            node = nodes[(self._turn + step) % len(nodes)]
+            held = False
+            for request in call.requests:
+                if node.can_hold(request):
+                    held = True
+                    since = _earliest(node, request, now)
+                    if best is None or since < best[0]:
+                        best = since, node, request
+            examined += held
+            if examined == _CANDIDATES:
+                self._turn = (self._turn + step + 1) % len(nodes)
+                break
+        if best is not None:
+            since, node, request = best
+            self._reservation = _Reservation(call, node, request, since)
+
+
+def _earliest(node: Node, request: Resources, now: float) -> float:
+    """When a request fits on a node, if what runs there ends as expected."""
+    amounts = node.free.copy()
+    since = now
+    for lease in sorted(node.leases, key=lambda lease: lease.until):
+        if amounts.fitting(request) is not None:
+            break
+        amounts.give_back(lease.request, lease.devices)
+        since = max(now, lease.until)
+    return since
+
+
+class LongestFirst(OrderedPolicy):
+    """Starts the calls first that are expected to take longest.
+
+    So the last calls to end are short ones, and no worker runs one long call while the others are idle. Large calls are
+    harder to place, so a call that asks for four times as much counts as twice as long. A call that was submitted
+    earlier by more than ten times the longest expected time goes before a longer one, so that none waits for ever while
+    longer ones are submitted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._longest = 0.0
+        self._generation, self._generation_began = 0, 0.0
+
+    def rank(self, call: WaitingCall) -> Rank:
+        """See `OrderedPolicy`."""
+        seconds = self.guess(call)
+        self._longest = max(self._longest, seconds)
+        if call.submitted - self._generation_began > _PATIENCE * self._longest:
+            self._generation += 1
+            self._generation_began = call.submitted
+        return (-call.priority, self._generation, -seconds * math.sqrt(self.share(call)))
+
+
+class ArrivalOrder(OrderedPolicy):
+    """Starts calls in the order of their submission; one that does not fit holds up those behind it."""
+
+    overtaking = False
+
+    def rank(self, call: WaitingCall) -> Rank:
+        """See `OrderedPolicy`."""
+        return (-call.priority,)

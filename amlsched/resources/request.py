@@ -1,0 +1,206 @@
+"""What a call asks for: CPUs, memory, GPUs, an expected time, and resources with names of their own.
+
+Amounts are whole numbers inside, of bytes or of 1/10,000: ten times 0.1 CPUs are one CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, cast
+
+from amlsched._checks import is_number
+from amlsched.units import parse_memory, parse_seconds
+
+__all__ = ["WHOLE", "Resources", "alternatives", "as_memory", "in_parts", "is_sequence", "named_parts", "shown_memory"]
+
+WHOLE = 10_000
+"""How many parts a CPU, a GPU or one of a custom resource has."""
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Resources:
+    """What one call needs while it runs.
+
+    Args:
+        cpus: Number of CPUs. Fractions are exact to 1/10,000 and rounded down, so that three calls with 1/3 fit on one.
+        memory: Memory of the call with all processes that it starts, such as `"1.5 GiB"`; `None` not to count it. Write
+            an amount that was computed in bytes as `f"{n} B"`.
+        gpus: A whole number of GPUs, or a fraction of one, which it shares with other calls.
+        gpu_memory: Memory on each of its GPUs, such as `"8 GiB"`; `None` not to count it.
+        time: How long the call is expected to take, such as `"10 min"`; `None` if unknown. Only an expectation: the
+            order of calls depends on it, but no call is ended because it takes longer.
+        custom: Amounts of resources that only the pool defines, such as `{"licence": 1}`.
+
+    Attributes:
+        cpus: Number of CPUs.
+        memory: Memory in bytes; 0 if it is not counted.
+        gpus: Number of GPUs, or a fraction of one.
+        gpu_memory: Memory on each GPU in bytes; 0 if it is not counted.
+        time: Expected seconds; `None` if unknown.
+        custom: Amounts by name.
+        cpu_parts: CPUs in 1/10,000.
+        gpu_parts: GPUs in 1/10,000.
+        custom_parts: Names and amounts in 1/10,000, in the order of the names.
+
+    Raises:
+        TypeError: An amount has the wrong type; the message names it and its value.
+        ValueError: An amount is negative or has an unknown unit, or GPUs are neither whole nor a fraction of one.
+    """
+
+    cpus: float
+    memory: int
+    gpus: float
+    gpu_memory: int
+    time: float | None
+    custom: Mapping[str, float] = field(hash=False)
+    cpu_parts: int = field(repr=False, compare=False)
+    gpu_parts: int = field(repr=False, compare=False)
+    custom_parts: tuple[tuple[str, int], ...] = field(repr=False)
+
+    def __init__(
+        self,
+        cpus: float = 1,
+        memory: str | None = None,
+        gpus: float = 0,
+        gpu_memory: str | None = None,
+        time: str | None = None,
+        custom: Mapping[str, float] | None = None,
+    ) -> None:
+        gpu_parts = in_parts("gpus", gpus)
+        if gpu_parts > WHOLE and gpu_parts % WHOLE:
+            raise ValueError(
+                f"gpus={gpus!r}: must be a whole number of GPUs, such as 2, or a fraction of one, such as 0.5"
+            )
+        if gpu_memory is not None and not gpu_parts:
+            raise ValueError(f"gpu_memory={gpu_memory!r}, but gpus=0: add gpus=1, or a fraction of one to share it")
+        named = named_parts(custom)
+        values: dict[str, object] = {
+            "cpus": cpus,
+            "memory": 0 if memory is None else as_memory("memory", memory),
+            "gpus": gpus,
+            "gpu_memory": 0 if gpu_memory is None else as_memory("gpu_memory", gpu_memory),
+            "time": None if time is None else _seconds(time),
+            "custom": dict(custom or {}),
+            "cpu_parts": in_parts("cpus", cpus),
+            "gpu_parts": gpu_parts,
+            "custom_parts": tuple((name, parts) for name, parts in named.items() if parts),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def n_devices(self) -> int:
+        """On how many GPUs the call runs: 1 for a fraction."""
+        return -(-self.gpu_parts // WHOLE)
+
+    def __str__(self) -> str:
+        parts = [_counted(self.cpus, "CPU")] if self.cpu_parts else []
+        parts += [f"{shown_memory(self.memory)} of memory"] if self.memory else []
+        parts += [_counted(self.gpus, "GPU")] if self.gpu_parts else []
+        parts += [f"{shown_memory(self.gpu_memory)} of GPU memory"] if self.gpu_memory else []
+        parts += [f"{amount:g} {name}" for name, amount in self.custom.items() if amount]
+        return ", ".join(parts) or "nothing"
+
+
+def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
+    """The alternatives of a request, the preferred one first.
+
+    Args:
+        given: A `Resources`, or a sequence of them.
+        where: What requests them, for the message.
+
+    Raises:
+        TypeError: It is something else, or a sequence without or with something else.
+    """
+    if isinstance(given, Resources):
+        return (given,)
+    if is_sequence(given):
+        several = tuple(cast("Sequence[Any]", given))
+        if several and all(isinstance(each, Resources) for each in several):
+            return several
+    raise TypeError(
+        f"{where}: resources={given!r}: must be a Resources, such as Resources(cpus=2, memory='1.5 GiB'), "
+        "a list of alternatives, or a function of the call's arguments that returns one of these"
+    )
+
+
+def is_sequence(value: object) -> bool:
+    """Whether it is a sequence, such as a list, but not a string."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def in_parts(name: str, value: object) -> int:
+    """An amount in 1/10,000, rounded down.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative, not finite, or so small that it would be rounded to nothing.
+    """
+    if not is_number(value):
+        raise TypeError(f"{name}={value!r}: must be a number of at least 0")
+    exact = Decimal(str(value)) if isinstance(value, int | float) else Decimal(str(float(cast("float", value))))
+    if not exact.is_finite() or exact < 0:
+        raise ValueError(f"{name}={value!r}: must be a number of at least 0")
+    parts = int(exact * WHOLE)
+    if exact and not parts:
+        raise ValueError(f"{name}={value!r}: must be 0, or at least {1 / WHOLE:g}")
+    return parts
+
+
+def named_parts(custom: object) -> dict[str, int]:
+    """Amounts of custom resources in 1/10,000, in the order of their names.
+
+    Raises:
+        TypeError: They are not a mapping from names to numbers.
+        ValueError: A name is empty, or an amount negative.
+    """
+    if custom is None:
+        return {}
+    mapping = isinstance(custom, Mapping)
+    if not mapping:
+        raise TypeError(f"custom={custom!r}: must be a mapping from names to amounts, such as {{'licence': 1}}")
+    amounts = cast("Mapping[Any, Any]", custom)
+    for name in amounts:
+        if not isinstance(name, str):
+            raise TypeError(f"custom={custom!r}: the name {name!r} must be a string, such as 'licence'")
+        if not name:
+            raise ValueError(f"custom={custom!r}: a name is empty")
+    return {name: in_parts(f"custom[{name!r}]", amounts[name]) for name in sorted(amounts)}
+
+
+def as_memory(name: str, text: object) -> int:
+    """Bytes of an amount of memory.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: Its unit is missing or unknown.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name}={text!r}: must be a string with its unit, such as '6 GB' or '1.5 GiB'; bytes are 'B'")
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _seconds(text: object) -> float:
+    if not isinstance(text, str):
+        raise TypeError(f"time={text!r}: must be a string with its unit, such as '90 s' or '10 min'")
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise ValueError(f"time: {error}") from None
+
+
+def shown_memory(amount: int) -> str:
+    """Bytes as text, in the largest unit that gives at least 1: `1.5 GiB`."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if amount >= 1024**power:
+            return f"{amount / 1024**power:.4g} {unit}"
+    return f"{amount} B"
+
+
+def _counted(amount: float, unit: str) -> str:
+    return f"{amount:g} {unit}" + ("" if amount == 1 else "s")
