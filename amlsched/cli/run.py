@@ -180,7 +180,7 @@ def execute(
     """
     from amlsched.experiments import ExperimentRun
     from amlsched.experiments.config import expand
-    from amlsched.experiments.progress import progress_for
+    from amlsched.experiments.progress import Summary, progress_for
 
     on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
     if on_array:
@@ -216,7 +216,7 @@ def execute(
         grace_s=arguments.grace,
         **options,
     )
-    failures = logging.getLogger(ExperimentRun.__module__)
+    failures = logging.getLogger(Summary.__module__)
     if not failures.handlers:
         failures.addHandler(logging.NullHandler())  # the progress and the final output report failures
     begun = time.monotonic()

@@ -36,7 +36,8 @@ class Planned:
     Attributes:
         run: The run that it belongs to.
         index: Its index.
-        folder: Its folder.
+        results: The folder for all results of its experiment, absolute.
+        folder: Its own folder.
         known: Its record.
         todo: Whether to run it now.
         note: Why it is skipped, if that is worth mentioning.
@@ -45,6 +46,7 @@ class Planned:
 
     run: Run
     index: int
+    results: Path
     folder: Path
     known: Record
     todo: bool
@@ -149,12 +151,16 @@ class Plan:
         for index in self.indices(run):
             place = layout.repetition_folder(path, run, index)
             known = self.known(run, index, place) if begun else Record()
-            yield self._planned(run, index, place, known, hash_at(index) if known.config_hash else "")
+            yield self._planned(run, index, path, place, known, hash_at(index) if known.config_hash else "")
 
     def repetition(self, run: Run, index: int, path: Path) -> Planned:
         """One repetition of a run, with its current record."""
         place = layout.repetition_folder(path, run, index)
-        return self._planned(run, index, place, self.known(run, index, place), hashes(run)(index))
+        return self._planned(run, index, path, place, self.known(run, index, place), hashes(run)(index))
+
+    def again(self, planned: Planned) -> Planned:
+        """The repetition with its current record."""
+        return self.repetition(planned.run, planned.index, planned.results)
 
     def known(self, run: Run, index: int, folder: Path) -> Record:
         """The record in the folder of a repetition; its state is `unknown` if it belongs to another repetition."""
@@ -175,7 +181,7 @@ class Plan:
         """Whether `rerun` includes the repetitions of a run that are in this state."""
         return bool(self.rerun & {"all", state.value, run.experiment_name, run.name})
 
-    def _planned(self, run: Run, index: int, folder: Path, known: Record, made_of: str) -> Planned:
+    def _planned(self, run: Run, index: int, results: Path, folder: Path, known: Record, made_of: str) -> Planned:
         asked = self.is_rerun(run, known.state)
         changed = bool(known.config_hash) and known.config_hash != made_of
         todo, note = known.state is State.PENDING or asked, ""
@@ -189,7 +195,7 @@ class Plan:
             note = known.problem
         if changed and known.state is not State.RUNNING and not asked:
             todo = bool(self.debug)  # a debug run runs again when the config has changed
-        return Planned(run, index, folder, known, todo, note, changed)
+        return Planned(run, index, results, folder, known, todo, note, changed)
 
     def _check_rerun(self) -> None:
         names = self.rerun.difference(_KEYWORDS, (experiment.name for experiment in self.experiments))

@@ -100,7 +100,7 @@ def test_a_search_without_initial_runs_begins_in_on_start(project: Path) -> None
 def test_failures_are_logged(project: Path, executor: str, caplog: pytest.LogCaptureFixture) -> None:
     (project / "config.yml").write_text(CONFIG.replace("x: 1", "x: 13"))
     ExperimentRun(squared, "config.yml", executor=executor).run()
-    run_logger = "amlsched.experiments._running.experiment_run"
+    run_logger = "amlsched.experiments._running.summary"
     logged = [record.getMessage() for record in caplog.records if record.name == run_logger]
     folder = project / "results/search/log/rep_00"
     assert logged == [f"search rep 0 failed: ValueError: thirteen (see {folder})"]

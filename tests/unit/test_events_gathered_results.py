@@ -12,6 +12,7 @@ import pytest
 from amlsched import Scheduler
 from amlsched.events import Stopwatch
 from amlsched.experiments import ExperimentRun
+from amlsched.experiments._running import experiment_run
 from tests.backends import ByHand
 
 if TYPE_CHECKING:
@@ -203,8 +204,9 @@ def test_a_run_of_experiments_gives_what_is_done_and_resumes(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
 
     made: list[object] = []
-    schedule = ExperimentRun._schedule
-    monkeypatch.setattr(ExperimentRun, "_schedule", lambda *args: made.append(args) or schedule(*args))
+    session = experiment_run.SchedulerSession
+    init = session.__init__
+    monkeypatch.setattr(session, "__init__", lambda *args: made.append(args) or init(*args))
 
     def search() -> tuple[list[list[tuple[int, bool]]], int]:
         run = ExperimentRun(number, {"name": "e", "path": "out", "repetitions": 2}, executor="sequential")

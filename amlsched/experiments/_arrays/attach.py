@@ -140,7 +140,7 @@ class Attached(Emitter):
         self.on_repetition_done.emit(repetition, Ended(record.state, record.last, record.seconds, record.error))
 
     def _count(self, planned: Planned, record: Record) -> None:
-        self.summary.count(planned.run.name, record.state, record.last, record.seconds, record.used)
+        self.summary.count(planned.run.name, record)
         if record.state in (State.FAILED, State.UNKNOWN):
             name = f"{planned.run.name} rep {planned.index}"
             self.summary.failed.append((name, planned.folder, record.reason))

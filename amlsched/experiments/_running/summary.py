@@ -1,11 +1,12 @@
-"""The outcomes of repetitions, counted by run and by state; and the records that the driver writes after a death."""
+"""The outcomes of repetitions: counted by run and by state, emitted as events, and recorded after a death."""
 
 from __future__ import annotations
 
 import html
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from amlsched.display.table import table
 from amlsched.errors import WorkerOutOfMemoryError
@@ -15,11 +16,17 @@ from amlsched.experiments._storage.record import Attempt, ErrorNote, Record, Sta
 from amlsched.units import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from amlsched.events import Subscriber
     from amlsched.experiments._running.repetition import Repetition
+    from amlsched.experiments.plan import Planned
 
-__all__ = ["Ended", "Summary", "Tally", "record_failure", "record_lost_attempt"]
+P = ParamSpec("P")
+logger = logging.getLogger(__name__)
+
+__all__ = ["Ended", "Outcomes", "Summary", "Tally", "record_failure", "record_lost_attempt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +78,13 @@ class Tally:
         """How many repetitions are done."""
         return self.states[State.COMPLETED] + self.states[State.SURRENDERED]
 
-    def count(self, state: State, last: dict[str, Any], seconds: float | None) -> None:
+    def count(self, one: Ended | Record) -> None:
         """Count a repetition."""
-        self.states[state] += 1
-        if not state.done:
+        self.states[one.state] += 1
+        if not one.state.done:
             return
-        self.seconds += seconds or 0.0
-        for name, value in last.items():
+        self.seconds += one.seconds or 0.0
+        for name, value in one.last.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and name != "iter":
                 self.last.setdefault(name, []).append(as_float(value))
 
@@ -135,13 +142,122 @@ class Summary:
         self.total += repetitions
         self.tallies.setdefault(run, Tally(run)).total += repetitions
 
-    def count(
-        self, run: str, state: State, last: dict[str, Any], seconds: float | None, used: Used | None = None
-    ) -> None:
+    def count(self, run: str, one: Ended | Record) -> None:
         """Count a repetition of a run."""
-        self.states[state] += 1
-        self.used += used or Used()
-        self.tallies[run].count(state, last, seconds)
+        self.states[one.state] += 1
+        self.used += one.used
+        self.tallies[run].count(one)
+
+    def note_once(self, note: str) -> None:
+        """Add a note, unless it is there already."""
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+class Outcomes:
+    """Counts the repetitions of a run as they end, and emits the events of the run.
+
+    Args:
+        summary: The counts.
+        on_done: Emitted for each repetition that ended in this run.
+        on_result: Emitted for each one that is done.
+        on_results: Emitted with all that are done since the last time.
+        on_exception: Emitted for each one that has failed.
+
+    Attributes:
+        error: What the run raises at its end: the first error of a callback, or the one that stopped the run.
+        stop: Stops the scheduler that runs now.
+    """
+
+    def __init__(
+        self,
+        summary: Summary,
+        on_done: Subscriber[[Repetition, Ended], Any],
+        on_result: Subscriber[[Repetition, Ended], Any],
+        on_results: Subscriber[[list[tuple[Repetition, Ended]]], Any],
+        on_exception: Subscriber[[Repetition, BaseException], Any],
+    ) -> None:
+        self.summary = summary
+        self.error: Exception | None = None
+        self.stop: Callable[..., object] | None = None
+        self._on_done = on_done
+        self._on_result = on_result
+        self._on_results = on_results
+        self._on_exception = on_exception
+        self._gathered: list[tuple[Repetition, Ended]] = []  # done, but not yet passed to `on_results`
+
+    def ended(self, repetition: Repetition, ended: Ended) -> None:
+        """Count a repetition that has ended in this run."""
+        self.summary.count(repetition.record.run, ended)
+        self.summary.ran += not ended.left
+        if ended.state is State.FAILED:
+            line = ended.error.line if ended.error else ""
+            self.summary.failed.append((str(repetition), repetition.folder, line))
+            logger.error("%s failed: %s (see %s)", repetition, line, repetition.folder)
+        elif ended.state is State.RUNNING:
+            self.summary.notes.append(f"{repetition}: is running in another run")
+        self.emit(self._on_done, repetition, ended)
+        if ended.state.done:
+            self._done(repetition, ended)
+
+    def failed(self, repetition: Repetition, error: BaseException) -> None:
+        """Emit the error of a repetition that has failed."""
+        self.emit(self._on_exception, repetition, error)
+
+    def skipped(self, planned: Planned, repetition: Callable[[Planned, int], Repetition]) -> None:
+        """Count a repetition that is not run now, by its record.
+
+        Args:
+            planned: The repetition.
+            repetition: Makes what the callbacks get.
+        """
+        known = planned.known
+        self.summary.count(planned.run.name, known)
+        if known.state.done and (self._on_result.handlers or self._on_results.handlers):
+            self._done(repetition(planned, 0), Ended.of(known, left=True))
+        name = f"{planned.run.name} rep {planned.index}"
+        if known.state in (State.FAILED, State.UNKNOWN):
+            self.summary.failed.append((name, planned.folder, known.reason))
+        elif note := planned.note or record_file.rows_lost(planned.folder, known):
+            self.summary.notes.append(f"{name}: {note}")
+
+    def not_written(self, repetition: Repetition, problem: OSError) -> None:
+        """Note that the record of a repetition could not be written."""
+        self.summary.notes.append(f"{repetition}: its record could not be written: {problem}")
+
+    def emit_gathered(self) -> None:
+        """Pass the repetitions that are done to `on_results`, also those that its callbacks add."""
+        while self._gathered and self.error is None:
+            results, self._gathered = self._gathered, []
+            self.emit(self._on_results, results)
+
+    def emit(self, subscriber: Subscriber[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Emit an event to the user's callbacks; if one raises, the run stops and raises the error."""
+        try:
+            subscriber.emit(*args, **kwargs)
+        except Exception as error:
+            self.fail(error, "a callback failed")
+
+    def fail(self, error: Exception, message: str | None = None) -> None:
+        """Stop the run, which then raises this error, unless it already has one to raise.
+
+        Args:
+            error: The error.
+            message: Passed to the callbacks of the scheduler's `on_stop`.
+        """
+        self.error = self.error or error
+        if self.stop is not None:
+            self.stop(stop_msg=message)
+
+    def check(self) -> None:
+        """Raise the error that stopped the run, if there is one."""
+        if self.error is not None:
+            raise self.error
+
+    def _done(self, repetition: Repetition, ended: Ended) -> None:
+        self.emit(self._on_result, repetition, ended)
+        if self._on_results.handlers:
+            self._gathered.append((repetition, ended))
 
 
 def record_failure(repetition: Repetition, error: BaseException) -> Ended:

@@ -206,7 +206,7 @@ def summarized(found: Iterable[Found]) -> Summary:
                 f"{one.name}: holds repetitions of {one.origin} (a copied, moved or renamed folder), counted apart"
             )
         summary.expect(one.run, 1)
-        summary.count(one.run, one.record.state, one.record.last, one.record.seconds, one.record.used)
+        summary.count(one.run, one.record)
         if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
             summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run resumes it")
         if lost := record_file.rows_lost(one.folder, one.record):
