@@ -24,6 +24,7 @@ __all__ = [
     "hidden",
     "import_extra",
     "is_installed",
+    "is_terminal",
     "open_descriptors",
     "open_streams",
     "printable",
@@ -70,6 +71,11 @@ def restart_in_utf8_mode() -> None:
     if sys.stdout is not None:
         os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # keep the terminal's encoding
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether the stream is a terminal that can be redrawn, and not the log of a CI system (`CI` is set)."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
 def printable(text: str, stream: TextIO) -> str:

@@ -126,13 +126,13 @@ def _used(summary: Summary) -> str:
 
 def counts(summary: Summary) -> str:
     """How many repetitions are in each state."""
-    states = ", ".join(f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count)
-    return f"{counted(summary.total, 'repetition')}: {states}."
+    return f"{counted(summary.total, 'repetition')}: {summary.states}."
 
 
 def print_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
     """Print a table with a row for each run."""
     from amlsched.display.table import duration, mean_and_deviation, table
+    from amlsched.experiments.storage import State
 
     tallies = list(summary.tallies.values())
     shown = tallies if everything else tallies[:_SHOWN_RUNS]
@@ -143,7 +143,7 @@ def print_table(summary: Summary, metrics: list[str], *, everything: bool = Fals
             f"{tally.done}/{tally.total}",
             *(mean_and_deviation(tally.last.get(metric, [])) for metric in metrics),
             duration(tally.seconds) if tally.done else "",
-            ", ".join(f"{count} {state.value}" for state, count in sorted(tally.states.items()) if not state.done),
+            str(tally.states.without(State.COMPLETED, State.SURRENDERED)),
         ]
         for tally in shown
     ]
@@ -175,9 +175,9 @@ def print_notes(summary: Summary) -> None:
 
 def print_interrupted(summary: Summary) -> None:
     """Print the state of the repetitions after a signal stopped the run."""
-    states = ", ".join(
-        f"{count} {state.value}" for state, count in sorted(summary.states.items()) if count and state != "pending"
-    )
+    from amlsched.experiments.storage import State
+
+    states = str(summary.states.without(State.PENDING))
     print_stderr(f"Interrupted{f': {states}' if states else ''}. Run the same command again to resume.")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import os
 import sys
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeGuard, cast
 
-from amlsched._surroundings import import_extra, printable
+from amlsched._surroundings import import_extra, is_terminal, printable
 from amlsched.events import Stopwatch
 from amlsched.executors.capabilities import WorkersNow, capabilities_of, worker_count, workers_now
 from amlsched.units import counted
@@ -64,7 +63,7 @@ def live(
     else:
         extra = list(display)
     shown = stream or cast("TextIO | None", sys.stdout)  # `None` if the program has no console
-    if shown is not None and _is_drawn_on(shown):
+    if shown is not None and ("ipykernel" in sys.modules or is_terminal(shown)):
         return LiveView(scheduler, extra, shown)
     return nullcontext() if shown is None or display == "auto" else PlainLines(scheduler, shown)
 
@@ -358,9 +357,3 @@ def _plain(text: str) -> RenderableType:
     from rich.text import Text
 
     return Text(text)
-
-
-def _is_drawn_on(stream: TextIO) -> bool:
-    if "ipykernel" in sys.modules:
-        return True
-    return stream.isatty() and os.environ.get("TERM") != "dumb"

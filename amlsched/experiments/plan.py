@@ -53,6 +53,14 @@ class Planned:
     note: str = ""
     changed: bool = False
 
+    @property
+    def iterations(self) -> int | None:
+        """Iterations that it is to run; `None` if not set."""
+        return self.run.iterations
+
+    def __str__(self) -> str:
+        return f"{self.run.name} rep {self.index}"
+
 
 class Plan:
     """The repetitions of a config.

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from amlsched._surroundings import is_terminal
 from amlsched.display.table import duration, number
 from amlsched.experiments._running.output_capture import outside
 from amlsched.experiments._running.summary import Summary
 from amlsched.experiments._storage import cells, layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from rich.console import RenderableType
 
-    from amlsched.events import Subscriber
     from amlsched.executors.capabilities import WorkersNow
-    from amlsched.experiments._running.repetition import Repetition
     from amlsched.experiments._running.summary import Ended
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "Summary", "Watched", "last_row", "progress_for"]
@@ -38,6 +36,25 @@ class Progress(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+class Shown(Protocol):
+    """What a display shows of a repetition; as text, its name."""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Its index."""
+        ...
+
+    @property
+    def iterations(self) -> int | None:
+        """Iterations that it is to run, if known."""
+        ...
+
+
 class Watched(Protocol):
     """The part of a run, here or in arrays, that its progress is shown from."""
 
@@ -47,7 +64,7 @@ class Watched(Protocol):
         ...
 
     @property
-    def running(self) -> Mapping[Any, Repetition]:
+    def running(self) -> Mapping[Any, Shown]:
         """The repetitions that are running."""
         ...
 
@@ -62,8 +79,8 @@ class Watched(Protocol):
         ...
 
     @property
-    def on_repetition_done(self) -> Subscriber[[Repetition, Ended], Any]:
-        """Emitted when a repetition has ended."""
+    def on_repetition_done(self) -> Callable[[Callable[[Shown, Ended], Any]], Any]:
+        """Adds a callback for each repetition that has ended."""
         ...
 
 
@@ -79,8 +96,7 @@ def progress_for(run: Watched, total: int, metrics: list[str], *, quiet: bool = 
     if quiet:
         return contextlib.nullcontext()
     stream = sys.stdout
-    lively = stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI") and run.capture
-    if lively:
+    if run.capture and is_terminal(stream):
         try:
             return LiveProgress(run, total, metrics, stream)
         except ModuleNotFoundError:  # rich is in an extra
@@ -112,7 +128,7 @@ class PlainProgress:
         if self._n_skipped:
             self._write(f"and {self._n_skipped} more")
 
-    def _done(self, repetition: Repetition, ended: Ended) -> None:
+    def _done(self, repetition: Shown, ended: Ended) -> None:
         if self._total > FEW and ended.state.done and time.monotonic() - self._last_printed < 1.0:
             self._n_skipped += 1
             return
@@ -165,7 +181,7 @@ class LiveProgress:
         self._live.stop()
         self._outside.__exit__(None, None, None)
 
-    def _done(self, repetition: Repetition, ended: Ended) -> None:
+    def _done(self, repetition: Shown, ended: Ended) -> None:
         self._tails.pop(repetition.folder, None)
         if not ended.state.done:
             self._console.print(
@@ -180,15 +196,14 @@ class LiveProgress:
         from rich.table import Table
         from rich.text import Text
 
-        states = dict(self._run.summary.states)
-        ended = sum(states.values())
+        states = self._run.summary.states
+        ended = states.total()
         head = Table.grid(padding=(0, 1))
-        counts = ", ".join(f"{count} {state.value}" for state, count in sorted(states.items()))
         head.add_row(
             ProgressBar(total=self._total, completed=ended, width=40),
             Text(f"{ended}/{self._total}"),
             Text(duration(time.monotonic() - self._begun)),
-            Text(counts),
+            Text(str(states)),
         )
         workers = self._run.workers
         missing = workers.instead if workers is not None and workers.here < workers.wanted else ()
@@ -200,16 +215,16 @@ class LiveProgress:
             lines.add_row(Text("running"), Text(str(repetition)), Text(tail))
         return Group(head, *about, lines)
 
-    def _tail(self, repetition: Repetition) -> str | None:
+    def _tail(self, repetition: Shown) -> str | None:
         """What a repetition logged last, read from its file; `None` if it has not started."""
-        path = repetition.folder / layout.csv_name(repetition.record.rep)
+        path = repetition.folder / layout.csv_name(repetition.index)
         try:
             size = path.stat().st_size
         except OSError:
             return "" if (repetition.folder / layout.RECORD).exists() else None
         known = self._tails.get(repetition.folder)
         if known is None or known[0] != size:
-            known = (size, last_row(path, size, self._metrics, repetition.config.get("iterations")))
+            known = (size, last_row(path, size, self._metrics, repetition.iterations))
             self._tails[repetition.folder] = known
         return known[1]
 

@@ -11,11 +11,10 @@ from amlsched.experiments._arrays.status import states
 from amlsched.experiments._arrays.submission import submissions
 from amlsched.experiments._arrays.submit import feed
 from amlsched.experiments._config.axes import DEBUG_FOLDER
-from amlsched.experiments._running.repetition import Repetition
 from amlsched.experiments._running.summary import Ended, Summary, Tally
 from amlsched.experiments._storage import record_file
-from amlsched.experiments._storage.record import Process, Record, State
-from amlsched.experiments.target import Target
+from amlsched.experiments._storage.record import Record, State
+from amlsched.experiments.plan import Planned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from amlsched.events import Subscriber
     from amlsched.experiments._arrays.submission import Key, Submission
     from amlsched.experiments._config.expand import Run
-    from amlsched.experiments.plan import Plan, Planned
+    from amlsched.experiments.plan import Plan
 
 __all__ = ["Attached"]
 
@@ -42,17 +41,17 @@ class Attached(Emitter):
         plan: The repetitions.
     """
 
-    DONE: ClassVar[Event[[Repetition, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
+    DONE: ClassVar[Event[[Planned, Ended], Any]] = Event("on-repetition-done", ("repetition", "ended"))
     """Emitted when a repetition has finished, failed or been cancelled."""
 
-    on_repetition_done: Subscriber[[Repetition, Ended], Any]
+    on_repetition_done: Subscriber[[Planned, Ended], Any]
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.on_repetition_done = self.subscriber(self.DONE)
         self.capture = True
         self.workers = None  # an element of an array starts its own
-        self.running: dict[Key, Repetition] = {}
+        self.running: dict[Key, Planned] = {}
         self.summary = Summary(plan.count()[1])
         self._chosen: list[Submission] = []
         for path in dict.fromkeys(path.resolve() for path in plan.paths):
@@ -130,30 +129,14 @@ class Attached(Emitter):
             ) or stage is Stage.ENDED:
                 self._end(key, planned, record)
             elif record.state is State.RUNNING and key not in self.running:
-                self.running[key] = _repetition(planned, record)
+                self.running[key] = planned
 
     def _end(self, key: Key, planned: Planned, record: Record) -> None:
         del self._open[key]
-        repetition = self.running.pop(key, None) or _repetition(planned, record)
+        self.running.pop(key, None)
         self._count(planned, record)
         self.summary.ran += 1
-        self.on_repetition_done.emit(repetition, Ended(record.state, record.last, record.seconds, record.error))
+        self.on_repetition_done.emit(planned, Ended.of(record))
 
     def _count(self, planned: Planned, record: Record) -> None:
-        self.summary.count(planned.run.name, record)
-        if record.state in (State.FAILED, State.UNKNOWN):
-            name = f"{planned.run.name} rep {planned.index}"
-            self.summary.failed.append((name, planned.folder, record.reason))
-
-
-def _repetition(planned: Planned, record: Record) -> Repetition:
-    """The repetition, for the display of progress; it does not run here."""
-    return Repetition(
-        target=Target("", ""),
-        config={"iterations": planned.run.iterations},
-        record=Record(planned.run.experiment_name, planned.run.name, planned.index, seed=record.seed),
-        folder=planned.folder,
-        run_id="",
-        driver=Process.this(),
-        executor="",
-    )
+        self.summary.add(planned.run.name, planned.index, planned.folder, record)

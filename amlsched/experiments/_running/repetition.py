@@ -78,6 +78,16 @@ class Repetition:
     code: Code | None = None
     from_scratch: bool = False
 
+    @property
+    def index(self) -> int:
+        """Its index."""
+        return self.record.rep
+
+    @property
+    def iterations(self) -> int | None:
+        """Iterations that it is to run; `None` if not set."""
+        return self.config.get("iterations")
+
     def __str__(self) -> str:
         run = self.record.run or self.record.name
         return f"{run} rep {self.record.rep}"

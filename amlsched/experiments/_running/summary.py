@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 logger = logging.getLogger(__name__)
 
-__all__ = ["Ended", "Outcomes", "Summary", "Tally", "record_failure", "record_lost_attempt"]
+__all__ = ["Ended", "Outcomes", "StateCounts", "Summary", "Tally", "record_failure", "record_lost_attempt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,23 @@ class Ended:
         return cls(record.state, record.last, record.seconds, record.error, left, record.used)
 
 
+class StateCounts(Counter[State]):
+    """How many repetitions are in each state; as text, `2 completed, 1 failed`."""
+
+    def __str__(self) -> str:
+        states = dict(self)  # displays read it in a thread of their own
+        return ", ".join(f"{count} {state.value}" for state, count in sorted(states.items()) if count)
+
+    @property
+    def done(self) -> int:
+        """How many are done."""
+        return self[State.COMPLETED] + self[State.SURRENDERED]
+
+    def without(self, *states: State) -> StateCounts:
+        """The counts of the other states."""
+        return StateCounts({state: count for state, count in self.items() if state not in states})
+
+
 @dataclass(slots=True)
 class Tally:
     """The repetitions of one run.
@@ -69,14 +86,14 @@ class Tally:
 
     name: str
     total: int = 0
-    states: Counter[State] = field(default_factory=Counter[State])
+    states: StateCounts = field(default_factory=StateCounts)
     last: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     seconds: float = 0.0
 
     @property
     def done(self) -> int:
         """How many repetitions are done."""
-        return self.states[State.COMPLETED] + self.states[State.SURRENDERED]
+        return self.states.done
 
     def count(self, one: Ended | Record) -> None:
         """Count a repetition."""
@@ -106,7 +123,7 @@ class Summary:
     total: int = 0
     ran: int = 0
     tallies: dict[str, Tally] = field(default_factory=dict[str, Tally])
-    states: Counter[State] = field(default_factory=Counter[State])
+    states: StateCounts = field(default_factory=StateCounts)
     failed: list[tuple[str, Path, str]] = field(default_factory=list[tuple[str, "Path", str]])
     notes: list[str] = field(default_factory=list[str])
     used: Used = field(default_factory=Used)
@@ -114,7 +131,7 @@ class Summary:
     @property
     def done(self) -> int:
         """How many repetitions are done."""
-        return self.states[State.COMPLETED] + self.states[State.SURRENDERED]
+        return self.states.done
 
     @property
     def complete(self) -> bool:
@@ -122,8 +139,7 @@ class Summary:
         return self.done == self.total
 
     def __str__(self) -> str:
-        states = ", ".join(f"{number} {state.value}" for state, number in self.states.items() if number)
-        return f"{counted(self.total, 'repetition')}: {states or 'none has run'}; {self.ran} run now"
+        return f"{counted(self.total, 'repetition')}: {str(self.states) or 'none has run'}; {self.ran} run now"
 
     def table(self) -> str:
         """The summary as text, with a line for each run."""
@@ -147,6 +163,14 @@ class Summary:
         self.states[one.state] += 1
         self.used += one.used
         self.tallies[run].count(one)
+
+    def add(self, run: str, rep: int, folder: Path, record: Record, note: str = "") -> None:
+        """Count a repetition of a run by its record; note why it failed, or what else there is to say of it."""
+        self.count(run, record)
+        if record.state in (State.FAILED, State.UNKNOWN):
+            self.failed.append((f"{run} rep {rep}", folder, record.reason))
+        elif note := note or record_file.rows_lost(folder, record):
+            self.notes.append(f"{run} rep {rep}: {note}")
 
     def note_once(self, note: str) -> None:
         """Add a note, unless it is there already."""
@@ -212,14 +236,9 @@ class Outcomes:
             repetition: Makes what the callbacks get.
         """
         known = planned.known
-        self.summary.count(planned.run.name, known)
+        self.summary.add(planned.run.name, planned.index, planned.folder, known, planned.note)
         if known.state.done and (self._on_result.handlers or self._on_results.handlers):
             self._done(repetition(planned, 0), Ended.of(known, left=True))
-        name = f"{planned.run.name} rep {planned.index}"
-        if known.state in (State.FAILED, State.UNKNOWN):
-            self.summary.failed.append((name, planned.folder, known.reason))
-        elif note := planned.note or record_file.rows_lost(planned.folder, known):
-            self.summary.notes.append(f"{name}: {note}")
 
     def not_written(self, repetition: Repetition, problem: OSError) -> None:
         """Note that the record of a repetition could not be written."""

@@ -206,13 +206,9 @@ def summarized(found: Iterable[Found]) -> Summary:
                 f"{one.name}: holds repetitions of {one.origin} (a copied, moved or renamed folder), counted apart"
             )
         summary.expect(one.run, 1)
-        summary.count(one.run, one.record)
+        summary.add(one.run, one.rep, one.folder, one.record)
         if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
             summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run resumes it")
-        if lost := record_file.rows_lost(one.folder, one.record):
-            summary.notes.append(f"{one.run} rep {one.rep}: {lost}")
-        if one.record.state in (State.FAILED, State.UNKNOWN):
-            summary.failed.append((f"{one.run} rep {one.rep}", one.folder, one.record.reason))
     return summary
 
 

@@ -31,6 +31,7 @@ class Terminal(io.StringIO):
 def a_capable_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name in ("REFRESH_S", "LINE_S"):
         monkeypatch.setattr(module, name, 0.001)
@@ -136,6 +137,8 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.M
     assert isinstance(live(Scheduler.with_sequential(), True, stream=Terminal()), PlainLines)
     monkeypatch.setenv("TERM", "xterm")
     assert isinstance(live(Scheduler.with_sequential(), True, stream=Terminal()), LiveView)
+    monkeypatch.setenv("CI", "true")  # a log, even where a terminal is made for it
+    assert isinstance(live(Scheduler.with_sequential(), True, stream=Terminal()), PlainLines)
 
 
 @pytest.mark.parametrize("display", ["yes", 3, None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,21 @@ def test_a_live_display_shows_what_runs_and_how_far_it_is(run: ExperimentRun) ->
     assert "a rep 0  3/7  loss 0.5" in seen[0]
     assert "2/3" in seen[2]
     assert "1 completed, 1 failed" in seen[2]
+
+
+def test_a_display_shows_a_repetition_that_an_array_runs(run: ExperimentRun) -> None:
+    from rich.console import Console
+
+    path, config = next(run.plan.runs())
+    planned = next(run.plan.repetitions(config, path))
+    planned.folder.mkdir(parents=True)
+    (planned.folder / "rep_0.csv").write_text("loss,ts,rep,iter\n0.5,now,0,2\n")
+    attached = SimpleNamespace(
+        summary=run.summary, running={"key": planned}, workers=None, on_repetition_done=lambda shown: None
+    )
+    console = Console(file=io.StringIO(), width=100)
+    console.print(LiveProgress(attached, 3, [], Terminal())._render())  # type: ignore[arg-type]
+    assert "running  a rep 0  3/7  loss 0.5" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_live_display_shows_why_there_are_no_workers(run: ExperimentRun, monkeypatch: pytest.MonkeyPatch) -> None:
