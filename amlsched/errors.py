@@ -437,7 +437,7 @@ class WorkerOutOfMemoryError(WorkerLostError):
 
     Args:
         call: The lost call.
-        evidence: How this is known, such as `oom_kill of the cgroup / rose by 1` or `Slurm: OUT_OF_MEMORY`.
+        evidence: How this is known, such as `oom_kill of the cgroup /sys/fs/cgroup rose by 1`, `Slurm: OUT_OF_MEMORY`.
         peak_bytes: Peak resident memory of the worker process, if known.
         limit_bytes: Its memory limit, if known.
         pid: Process id of the worker, if known.

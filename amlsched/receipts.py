@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amlsched import _proc
 from amlsched.errors import WorkerLostError, WorkerOutOfMemoryError
 from amlsched.executors.user_function import drop_frame
 
@@ -127,28 +128,12 @@ def _children_peak() -> int:
 
 
 def _reset_peak() -> int:
-    """Reset the peak to the current value, if the system allows it, and return 0; otherwise return the present peak.
-
-    Sources:
-        proc(5), `/proc/PID/clear_refs`: 5 resets `VmHWM`.
-    """
-    try:
-        with open("/proc/self/clear_refs", "wb", 0) as file:
-            file.write(b"5")
-    except OSError:
-        return _memory("VmHWM")
-    return 0
+    """Reset the peak to the current value and return 0; return the present peak if the system does not allow it."""
 
 
 def _memory(name: str) -> int:
-    try:
-        with open("/proc/self/status", "rb", 0) as file:
-            for line in file.read().split(b"\n"):
-                if line.startswith(name.encode()):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = _proc.own_bytes(name)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if found is None else found
 
 
 class _Receipt(NamedTuple):

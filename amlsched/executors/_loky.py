@@ -9,8 +9,9 @@ from typing import Any
 
 from loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
 
+from amlsched import _proc
 from amlsched.executors._orphans import require_reaper
-from amlsched.executors._processes.supervisor import QUIT_S, signal_below
+from amlsched.executors._processes.supervisor import QUIT_S
 
 __all__ = ["LokyPool", "bound_exit"]
 
@@ -54,5 +55,5 @@ def _begin_exit() -> None:
 
 def _end_late() -> None:
     time.sleep(QUIT_S)
-    signal_below(os.getpid(), signal.SIGKILL)
+    _proc.signal_below(os.getpid(), signal.SIGKILL)
     os._exit(0)

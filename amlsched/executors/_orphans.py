@@ -17,6 +17,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from amlsched import _proc
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -133,16 +135,7 @@ def _leave(pid: int) -> None:
         # Checking all processes takes milliseconds. After a short time, check only this one's children, which is enough
         # unless one of them has already become a daemon.
         was_short = time.monotonic() - _since < _SHORT_S
-        _reaper.stop(at_once=was_short and not _has_children_but(_reaper.pid))
-
-
-def _has_children_but(pid: int | None) -> bool:
-    children: set[bytes] = set()
-    for task in os.listdir("/proc/self/task"):
-        # Suppressed: the thread has exited, or the kernel has no such file.
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children", "rb") as file:
-            children |= {*file.read().split()}
-    return bool(children - {str(pid).encode()})
+        _reaper.stop(at_once=was_short and not _proc.children() - {_reaper.pid})
 
 
 def release() -> None:

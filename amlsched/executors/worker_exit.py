@@ -95,14 +95,13 @@ class OutOfMemoryKills:
     """
 
     def __init__(self) -> None:
+        from amlsched.resources.detect import cgroups  # here, to keep `import amlsched` light
+
         self.limit_bytes: int | None = None
         self._file, self._whose = Path("/proc/vmstat"), "this host"
-        for line in _read("/proc/self/cgroup").splitlines():
-            _, controllers, place = line.split(":", 2)
-            if not controllers:
-                self._look(Path("/sys/fs/cgroup"), place, "memory.events", "memory.max")
-            elif "memory" in controllers.split(","):
-                self._look(Path("/sys/fs/cgroup/memory"), place, "memory.oom_control", "memory.limit_in_bytes")
+        for folder in reversed([*cgroups("memory")]):
+            if self._counts_in(folder):
+                break
         self._count = self._counted()
 
     def evidence(self) -> str | None:
@@ -110,15 +109,15 @@ class OutOfMemoryKills:
         former, self._count = self._count, self._counted()
         return f"oom_kill of {self._whose} rose by {self._count - former}" if self._count > former else None
 
-    def _look(self, root: Path, place: str, events: str, limit: str) -> None:
-        # In a container, the root may be the cgroup that /proc/self/cgroup names by its place on the host.
-        for folder in (root / place.lstrip("/"), root):
+    def _counts_in(self, folder: Path) -> bool:
+        for events, limit in (("memory.events", "memory.max"), ("memory.oom_control", "memory.limit_in_bytes")):
             if "oom_kill " in _read(folder / events):
-                self._file, self._whose = folder / events, f"the cgroup {place}"
+                self._file, self._whose = folder / events, f"the cgroup {folder}"
                 text = _read(folder / limit).strip()
                 # Without a limit: "max", or the largest number of pages.
                 self.limit_bytes = int(text) if text.isdecimal() and int(text) < 1 << 60 else None
-                return
+                return True
+        return False
 
     def _counted(self) -> int:
         for line in _read(self._file).splitlines():

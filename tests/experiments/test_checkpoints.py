@@ -163,7 +163,7 @@ def test_every_process_of_a_job_may_get_the_signal(project: Project) -> None:
 
 
 def descendants(root: int) -> list[int]:
-    from amlsched.executors._processes.supervisor import descendants
+    from amlsched._proc import descendants
 
     return [*descendants(root), root]
 

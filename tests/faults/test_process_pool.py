@@ -422,7 +422,7 @@ def test_what_nothing_can_end_is_left_with_a_warning(
         os.kill(supervisor, signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr("multiprocessing.process.BaseProcess.kill", lambda _: None)
-            patch.setattr("amlsched.executors._processes.supervisor.descendants", lambda _: ())
+            patch.setattr("amlsched._proc.descendants", lambda _: ())
             pool.kill_workers()
         assert future.cancelled()
         assert (

@@ -32,6 +32,7 @@ from multiprocessing import popen_forkserver, process, reduction
 from pathlib import Path
 from typing import Any, cast
 
+from amlsched import _proc
 from amlsched.executors import _orphans
 from amlsched.executors._processes import main_module, supervisor
 from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
@@ -111,7 +112,7 @@ class ForkServerContext(multiprocessing.context.ForkServerContext):
 def _preparation(name: str, streams: list[tuple[int, Any]], folder: Any) -> dict[str, Any]:
     """The data for `multiprocessing.spawn.prepare`, which runs before the process is loaded; the first item first."""
     surroundings = _Surroundings(
-        ({**os.environ, HASH_SEED_VARIABLE: hash_seed()}, os.sched_getaffinity(0), _umask(), streams, folder)
+        ({**os.environ, HASH_SEED_VARIABLE: hash_seed()}, os.sched_getaffinity(0), _proc.own_umask(), streams, folder)
     )
     found: dict[str, Any] = {
         "surroundings": surroundings,
@@ -160,12 +161,6 @@ def _apply_surroundings(
         else:
             os.dup2(sent, fd)
         os.close(sent)
-
-
-def _umask() -> int:
-    """The umask of this process, read from /proc, since `os.umask` would have to change it to read it."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o022)
 
 
 # ------------------------------------------------------------------------------------------------ the driver's side
@@ -225,7 +220,7 @@ class _Server:
         if not poll.poll(1000 * _START_S):
             raise TimeoutError(
                 f"process {self.pid}, from which workers are forked, did not answer within {_START_S:g} s: "
-                f"{supervisor.state_of(self.pid)}"
+                f"{_proc.state_of(self.pid)}"
             )
         with contextlib.suppress(EOFError):
             return int(_forkserver.read_signed(status))

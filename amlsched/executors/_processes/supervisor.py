@@ -23,10 +23,10 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
 
+from amlsched import _proc
 from amlsched.executors import _orphans, worker_setup
 from amlsched.executors._processes import main_module
 from amlsched.executors._processes.transport import Kind, WorkerEnd, send_message
@@ -34,12 +34,9 @@ from amlsched.executors._processes.transport import Kind, WorkerEnd, send_messag
 __all__ = [
     "QUIT_S",
     "SupervisedName",
-    "descendants",
     "name_this",
     "order_end",
     "fork_supervised",
-    "signal_below",
-    "state_of",
     "take_channel",
     "wake",
 ]
@@ -199,11 +196,11 @@ class _Supervisor:
             now = time.monotonic()
             self._reap(now)
             if now >= self.kill_at:
-                signal_below(os.getpid(), signal.SIGKILL)
+                _proc.signal_below(os.getpid(), signal.SIGKILL)
                 self._reap(now)
             elif now >= self.term_at:
                 self.term_at = float("inf")
-                signal_below(os.getpid(), signal.SIGTERM)
+                _proc.signal_below(os.getpid(), signal.SIGTERM)
             if self.status is not None and (self.alone or now > self.gone_by):
                 reported = reported or self._report()
                 if reported:
@@ -253,43 +250,6 @@ class _Supervisor:
     def _end(self, after_s: float, grace_s: float) -> None:
         self.term_at = time.monotonic() + after_s
         self.kill_at = min(self.kill_at, self.term_at + grace_s)
-
-
-def descendants(root: int) -> Iterator[int]:
-    """Ids of the descendants of a process, parents first, without zombies."""
-    children: dict[int, list[tuple[int, bool]]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    state, parent = file.read().rpartition(b")")[2].split()[:2]
-            except OSError:  # it has exited meanwhile
-                continue
-            children.setdefault(int(parent), []).append((int(entry), state in (b"Z", b"X")))
-    front = [root]
-    while front:
-        for pid, dead in children.get(front.pop(), ()):
-            front.append(pid)
-            if not dead:
-                yield pid
-
-
-def signal_below(root: int, number: int) -> None:
-    """Send a signal to all descendants of a process."""
-    for pid in descendants(root):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has exited, or runs as another user
-            os.kill(pid, number)
-
-
-def state_of(pid: int) -> str:
-    """The state of a process, in words."""
-    words = {"D": "it hangs in the kernel", "T": "it was stopped by a signal", "t": "a debugger has stopped it"}
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            state = file.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return "it has exited"
-    return words.get(state, f"its state is {state}")
 
 
 def wake(*_: object) -> None:

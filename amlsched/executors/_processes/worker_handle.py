@@ -20,6 +20,7 @@ from multiprocessing import process
 from multiprocessing.context import BaseContext
 from typing import Any, cast
 
+from amlsched import _proc
 from amlsched.errors import WorkerLostError, WorkerStartError
 from amlsched.executors._payload import Large, SharedFile
 from amlsched.executors._processes import supervisor
@@ -213,15 +214,15 @@ class Worker:
             return False
         pid = self._process.pid
         if self._killed:
-            logger.warning("process %s of a pool cannot be killed and was abandoned: %s", pid, supervisor.state_of(pid))
+            logger.warning("process %s of a pool cannot be killed and was abandoned: %s", pid, _proc.state_of(pid))
             return True
         if self.state is State.STARTING:
             self.start_error = TimeoutError(
-                f"process {pid} did not start working within {_START_S:g} s: {supervisor.state_of(pid)}"
+                f"process {pid} did not start working within {_START_S:g} s: {_proc.state_of(pid)}"
             )
         self._killed = True
         self._end_by = time.monotonic() + _LATE_S
-        supervisor.signal_below(pid, signal.SIGKILL)
+        _proc.signal_below(pid, signal.SIGKILL)
         self._process.kill()  # only now: its children would be reparented
         return False
 
@@ -381,7 +382,7 @@ class Stall:
             call: Its running call.
         """
         self.check_at = time.monotonic() + _CHECK_S
-        ticks = _ticks_if_stalled(self._pid) if call is not None else None
+        ticks = _proc.cpu_ticks_if_stalled(self._pid) if call is not None else None
         last, self._last = self._last, None if call is None or ticks is None else (call, ticks)
         if self._last is None or self._last != last or call is self._named:
             return
@@ -394,20 +395,6 @@ class Stall:
             _CHECK_S,
             self._pid,
         )
-
-
-def _ticks_if_stalled(pid: int) -> int | None:
-    """CPU time of a process so far, in clock ticks, if all of its threads wait for a futex; otherwise `None`."""
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/wchan", encoding="ascii") as file:
-                if "futex" not in file.read():
-                    return None
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            user, system = file.read().rpartition(")")[2].split()[11:13]
-    except OSError:  # it has exited, or the kernel has no such file
-        return None
-    return int(user) + int(system)
 
 
 def _start(

@@ -8,11 +8,10 @@ import socket
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from amlsched import __version__
+from amlsched import __version__, _proc
 from amlsched.experiments._code.files import Code
 from amlsched.experiments._config.values import jsonable
 
@@ -94,7 +93,7 @@ class Process:
 
     def alive(self) -> bool | None:
         """Whether it is alive; `None` if that cannot be determined, on another host or in another container."""
-        if self.host != socket.gethostname() or self.space not in ("", _space()):
+        if self.host != socket.gethostname() or self.space not in ("", _proc.kernel_and_namespace()):
             return None
         try:
             os.kill(self.pid, 0)
@@ -102,38 +101,12 @@ class Process:
             return False
         except PermissionError:
             pass
-        return not self.start_ticks or _start_ticks(self.pid) == self.start_ticks
+        return not self.start_ticks or _proc.start_ticks(self.pid) == self.start_ticks
 
 
 @functools.lru_cache(1)
 def _this(pid: int) -> Process:
-    return Process(socket.gethostname(), pid, _start_ticks(pid), _space())
-
-
-@functools.cache
-def _space() -> str:
-    """The boot id of the host, and the pid namespace of this process.
-
-    Sources:
-        proc(5): `/proc/sys/kernel/random/boot_id`; namespaces(7).
-    """
-    try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if unknown, or for a zombie.
-
-    Sources:
-        proc(5): field 22 of `/proc/PID/stat`.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return 0
+    return Process(socket.gethostname(), pid, _proc.start_ticks(pid), _proc.kernel_and_namespace())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amlsched import _proc
 from amlsched._context import contextmanager
 from amlsched.errors import CpuTimeLimitError, LimitError, MemoryLimitError, WalltimeLimitError
 from amlsched.executors.user_function import call_function
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 __all__ = ["Bounds", "LimitedCall"]
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Bounds(NamedTuple):
@@ -162,8 +161,6 @@ def _address_space(call: str, limit_bytes: int) -> Generator[None]:
         if isinstance(error, LimitError):
             raise
         resource.setrlimit(resource.RLIMIT_AS, former)
-        with open("/proc/self/statm", "rb", 0) as file:
-            used = int(file.read().split()[0]) * _PAGE
-        raise MemoryLimitError(call, limit_bytes, used) from error
+        raise MemoryLimitError(call, limit_bytes, _proc.own_bytes("VmSize") or 0) from error
     finally:
         resource.setrlimit(resource.RLIMIT_AS, former)
