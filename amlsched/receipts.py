@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched import _proc
 from amlsched.errors import WorkerLostError, WorkerOutOfMemoryError
-from amlsched.executors.user_function import drop_frame
+from amlsched.executors.user_function import call_name, drop_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +129,7 @@ def _children_peak() -> int:
 
 def _reset_peak() -> int:
     """Reset the peak to the current value and return 0; return the present peak if the system does not allow it."""
+    return 0 if _proc.reset_own_peak() else _memory("VmHWM")
 
 
 def _memory(name: str) -> int:
@@ -196,7 +197,7 @@ def take(future: Future[Any], result: Any, error: BaseException | None) -> tuple
     future.receipt = replace(future.receipt, attempt=future.attempt, **result.usage._asdict())
     failure = result.error
     if failure is not None and not isinstance(failure, BaseException):
-        from amlsched.executors.pickling import call_name, load_exception
+        from amlsched.executors.pickling import load_exception
 
         failure = load_exception(failure, call_name(future.function))
     return result.result, failure

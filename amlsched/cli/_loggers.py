@@ -9,7 +9,7 @@ from amlsched._signals import raised_by_handler
 from amlsched._spelling import suggestion
 from amlsched._surroundings import is_installed
 from amlsched.errors import AmlschedError, ExperimentError
-from amlsched.executors.pickling import describe
+from amlsched.executors.user_function import describe
 from amlsched.experiments.loggers import AbstractLogger, Printer, WandBLogger
 from amlsched.experiments.target import Target
 

@@ -25,6 +25,7 @@ from amlsched.errors import (
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled_calls import load_outcome, pickled_call
 from amlsched.executors.scatter import InRay, dumped, run_with_shared
+from amlsched.executors.user_function import call_name
 from amlsched.executors.worker_exit import end_cancelled
 from amlsched.executors.worker_setup import hash_seed_set
 from amlsched.resources import cpus
@@ -79,7 +80,6 @@ class RayExecutor(Executor):
         request: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        from amlsched.executors.pickling import call_name  # here, to keep `import amlsched` light
 
         self.max_workers = None if max_workers is None else whole_number("max_workers", max_workers)
         self._call_name = call_name

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import NotPicklableError, WorkerStartError
-from amlsched.executors.user_function import AlarmsEnd, call_function
+from amlsched.executors.user_function import AlarmsEnd, call_function, call_name, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,8 +93,6 @@ def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
     try:
         result, failure = pickle.loads(outcome)
     except BaseException as reason:  # the user's classes may raise anything, even SystemExit, when they are loaded
-        from amlsched.executors.pickling import describe
-
         return None, NotPicklableError("the call", "the result", describe(reason))
     if failure is None:
         return result, None
@@ -104,7 +102,6 @@ def load_outcome(outcome: bytes) -> tuple[Any, BaseException | None]:
 
 
 def _start_error(function: Callable[..., Any]) -> WorkerStartError:
-    from amlsched.executors.pickling import call_name
 
     error = WorkerStartError(
         call_name(function), f"did not start, its initializer raised {_initializer_error!r}", os.getpid()
@@ -116,7 +113,7 @@ def _start_error(function: Callable[..., Any]) -> WorkerStartError:
 def _pickled_error(function: Callable[..., Any] | None, error: BaseException) -> bytes:
     import pickle
 
-    from amlsched.executors.pickling import call_name, describe, exception_parts
+    from amlsched.executors.pickling import exception_parts
 
     if function is None:
         error = NotPicklableError(
@@ -126,7 +123,7 @@ def _pickled_error(function: Callable[..., Any] | None, error: BaseException) ->
 
 
 def _pickled_by_value(function: Callable[..., Any], result: object) -> bytes:
-    from amlsched.executors.pickling import call_name, pickled_by_value, why_no_result
+    from amlsched.executors.pickling import pickled_by_value, why_no_result
 
     try:
         return pickled_by_value((result, None), protocol=5)

@@ -15,21 +15,20 @@ from weakref import WeakKeyDictionary
 
 from amlsched.errors import NotPicklableError
 from amlsched.executors._payload import Large, dump
-from amlsched.executors.user_function import LAZY, set_args, set_cause, traceback_of
-from amlsched.executors.worker_setup import is_found_in, send_main_by_value
+from amlsched.executors.user_function import LAZY, call_name, describe, message_of, set_args, set_cause, traceback_of
 
 __all__ = [
     "RemoteTraceback",
-    "call_name",
-    "describe",
     "dump_by_value",
     "dump_call",
     "dump_exception",
     "dump_result",
     "dumps",
+    "is_found_in",
     "load_exception",
     "names_main",
     "pickled_by_value",
+    "send_main_by_value",
     "why_no_result",
 ]
 
@@ -52,15 +51,6 @@ class RemoteTraceback(Exception):  # noqa: N818  (it is shown as the cause of an
 
     def __str__(self) -> str:
         return f'\n"""\n{self.text}"""'
-
-
-def call_name(fn: Any) -> str:
-    """The name of a function's calls in messages."""
-    name = getattr(fn, "__qualname__", None)
-    if isinstance(name, str):
-        return name
-    inner = getattr(fn, "func", None)  # functools.partial
-    return call_name(inner) if callable(inner) else type(fn).__qualname__
 
 
 def dump_call(
@@ -161,8 +151,8 @@ def exception_parts(error: BaseException) -> tuple[bytes | None, str, str, str]:
     try:
         text = "".join(traceback.format_exception(type(error), error, tail))
     except BaseException:  # its attributes may be broken
-        text = "".join((*traceback.format_tb(tail), f"{type(error).__qualname__}: {_message(error)}\n"))
-    described = (type(error).__qualname__, _message(error), text)
+        text = "".join((*traceback.format_tb(tail), f"{type(error).__qualname__}: {message_of(error)}\n"))
+    described = (type(error).__qualname__, message_of(error), text)
     attempts: tuple[Callable[[], object], ...] = (
         lambda: error,
         lambda: _Taken(error),
@@ -248,6 +238,25 @@ def pickled_by_value(value: object, **options: Any) -> bytes:
         return file.getvalue()
 
 
+def send_main_by_value(cloudpickle: str) -> None:
+    """Have cloudpickle pickle functions and classes of the main module by value, in a worker that has imported it.
+
+    Args:
+        cloudpickle: Name of cloudpickle's module, which must be imported.
+    """
+    main = sys.modules.get("__mp_main__")
+    if getattr(main, "__name__", "") == "__mp_main__":  # functions of `__main__` are pickled by value anyway
+        sys.modules[cloudpickle].register_pickle_by_value(main)
+
+
+def is_found_in(module: Any, value: Any) -> bool:
+    """Whether a module has this function or class under its name."""
+    found = module
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
 def _own_pickler(pickler: Any) -> Any:
     """A subclass of the pickler with our dispatch table: picklers of cloudpickle only read the table of their class."""
     table = _without_exceptions(pickler.dispatch_table)
@@ -327,15 +336,3 @@ def _reduce_generator(own: Any, name: str, given: Any) -> str | tuple[Any, ...]:
 
 
 _GENERATORS = {"random": "_inst", "numpy.random.mtrand": "_rand"}
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException as own:
-        return f"<its message raised {type(own).__name__}>"
-
-
-def describe(error: BaseException) -> str:
-    """Type and message of an error."""
-    return f"{type(error).__name__}: {_message(error)}"

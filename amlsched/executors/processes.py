@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from amlsched._checks import whole_number
 from amlsched.executors.capabilities import Capabilities
-from amlsched.executors.user_function import check_initializer
+from amlsched.executors.user_function import call_name, check_initializer
 from amlsched.resources import cpus
 from amlsched.resources.binding import cpu_share, worker_environment, worker_threads
 
@@ -107,7 +107,7 @@ class ProcessPool(Executor):
         interactive = not hasattr(sys.modules["__main__"], "__file__")
         forks = context.get_start_method() == "fork"
         self.main_travels = travels = interactive or not (forks or main_module.imported_by_workers())
-        self._call_name, self._dump_call = pickling.call_name, partial(pickling.dump_call, main_travels=travels)
+        self._call_name, self._dump_call = call_name, partial(pickling.dump_call, main_travels=travels)
         self._guarded = False
         weakref.finalize(self, self._manager.forget).atexit = False
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar, ca
 from amlsched.errors import NotPicklableError
 from amlsched.executors.capabilities import capabilities_of
 from amlsched.executors.pickled_calls import run_pickled
+from amlsched.executors.user_function import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,7 +240,7 @@ def dumped(value: object) -> bytes:
     Raises:
         NotPicklableError: It cannot be pickled.
     """
-    from amlsched.executors.pickling import describe, pickled_by_value
+    from amlsched.executors.pickling import pickled_by_value
 
     try:
         return pickled_by_value(value, protocol=5)

@@ -29,12 +29,15 @@ __all__ = [
     "AlarmsEnd",
     "aborted",
     "call_function",
+    "call_name",
     "cause_of",
     "check_function",
     "check_initializer",
+    "describe",
     "drop_frame",
     "forked_children_end",
     "is_ordinary",
+    "message_of",
     "ran_nothing",
     "set_args",
     "set_cause",
@@ -65,10 +68,10 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
     except BaseException as error:
         drop_frame(error)
         if os.getpid() != pid:
-            _end_child(_name(function), error)
+            _end_child(call_name(function), error)
         raise
     if os.getpid() != pid:
-        _end_child(_name(function))
+        _end_child(call_name(function))
     return result
 
 
@@ -103,6 +106,28 @@ class AlarmsEnd:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
+def call_name(fn: Any) -> str:
+    """The name of a function's calls in messages."""
+    name = getattr(fn, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    inner = getattr(fn, "func", None)  # functools.partial
+    return call_name(inner) if callable(inner) else type(fn).__qualname__
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error, even of one whose own code raises."""
+    try:
+        return str(error)
+    except BaseException as own:
+        return f"<its message raised {type(own).__name__}>"
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an error."""
+    return f"{type(error).__name__}: {message_of(error)}"
+
+
 def drop_frame(error: BaseException) -> None:
     """Remove the first frame of an exception's traceback, which is that of the calling function."""
     trace = traceback_of(error)
@@ -122,9 +147,7 @@ def aborted(function: Callable[..., Any], error: BaseException) -> CallAbortedEr
 
     The original exception would end the event loop and the program if the call is awaited.
     """
-    from amlsched.executors.pickling import describe
-
-    ends_with = CallAbortedError(_name(function), describe(error).removesuffix(": "))
+    ends_with = CallAbortedError(call_name(function), describe(error).removesuffix(": "))
     ends_with.__cause__ = error
     return ends_with
 
@@ -147,7 +170,7 @@ def check_function(function: object, user: str) -> None:
             "a generator function": "return the items as a list from a plain function",
         }
         raise TypeError(
-            f"{user} needs a function that a worker can call, but {_name(function)} is {kind}, so that calling it "
+            f"{user} needs a function that a worker can call, but {call_name(function)} is {kind}, so that calling it "
             f"would run nothing: {remedies[kind]}"
         )
 
@@ -177,7 +200,7 @@ def ran_nothing(function: Callable[..., Any], result: Any) -> TypeError:
     mistake = LAZY[type(result)]
     if isinstance(result, CoroutineType):
         result.close()  # otherwise Python warns that it was never awaited
-    return TypeError(f"{_name(function)} returned {mistake}")
+    return TypeError(f"{call_name(function)} returned {mistake}")
 
 
 @contextmanager
@@ -224,9 +247,3 @@ def _end_child(name: str, error: BaseException | None = None) -> NoReturn:
         code = code or 1
     finally:
         os._exit(code)
-
-
-def _name(function: Any) -> str:
-    from amlsched.executors.pickling import call_name
-
-    return call_name(function)

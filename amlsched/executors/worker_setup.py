@@ -26,6 +26,8 @@ from multiprocessing import util
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from amlsched.executors.pickling import is_found_in, pickled_by_value, send_main_by_value
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from importlib.machinery import ModuleSpec
@@ -36,10 +38,8 @@ __all__ = [
     "HASH_SEED_VARIABLE",
     "hash_seed",
     "hash_seed_set",
-    "is_found_in",
     "prepare_imports",
     "prepare_worker",
-    "send_main_by_value",
     "set_threads",
 ]
 
@@ -142,17 +142,6 @@ def _seed(name: str) -> None:
         sys.modules[name].seed()
 
 
-def send_main_by_value(cloudpickle: str) -> None:
-    """Have cloudpickle pickle functions and classes of the main module by value, in a worker that has imported it.
-
-    Args:
-        cloudpickle: Name of cloudpickle's module, which must be imported.
-    """
-    main = sys.modules.get("__mp_main__")
-    if getattr(main, "__name__", "") == "__mp_main__":  # functions of `__main__` are pickled by value anyway
-        sys.modules[cloudpickle].register_pickle_by_value(main)
-
-
 def _send_unknown_by_value(name: str) -> None:
     pickler: Any = getattr(
         sys.modules[name], "ForkingPickler" if name == "multiprocessing.reduction" else "CustomizablePickler"
@@ -167,17 +156,7 @@ def _reduced(_pickler: object, value: Any) -> Any:
         return NotImplemented
     if is_found_in(sys.modules["__main__"], value):
         return NotImplemented
-    from amlsched.executors.pickling import pickled_by_value
-
     return pickle.loads, (pickled_by_value(value),)
-
-
-def is_found_in(module: Any, value: Any) -> bool:
-    """Whether a module has this function or class under its name."""
-    found = module
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is value
 
 
 _PICKLERS: dict[str, Callable[[str], None]] = {

@@ -11,8 +11,8 @@ from amlsched.executors._dask.clusters import GivenClient
 from amlsched.executors._dask.worker import Tries
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled_calls import pickled_call
-from amlsched.executors.pickling import call_name
 from amlsched.executors.scatter import InDask, dumped
+from amlsched.executors.user_function import call_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from amlsched.errors import NotPicklableError
 from amlsched.executors._payload import Large, Payload, SharedFile, load
 from amlsched.executors._processes.transport import Kind
-from amlsched.executors.pickling import describe, load_exception
+from amlsched.executors.pickling import load_exception
+from amlsched.executors.user_function import describe
 from amlsched.executors.worker_exit import end_cancelled
 
 if TYPE_CHECKING:

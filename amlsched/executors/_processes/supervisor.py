@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import pickle
 import select
 import signal
 import socket
@@ -30,12 +31,14 @@ from amlsched import _proc
 from amlsched.executors import _orphans, worker_setup
 from amlsched.executors._processes import main_module
 from amlsched.executors._processes.transport import Kind, WorkerEnd, send_message
+from amlsched.executors.pickling import dump_exception
 
 __all__ = [
     "QUIT_S",
     "SupervisedName",
     "name_this",
     "order_end",
+    "report_failed_start",
     "fork_supervised",
     "take_channel",
     "wake",
@@ -169,10 +172,16 @@ def take_channel() -> WorkerEnd:
 
 def _report_failed_start(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Report to the driver what the import of the main module raised: the worker's stderr may be discarded."""
-    from amlsched.executors._processes.worker_main import report_failed_start
-
     if _channel is not None:
         report_failed_start(_channel, error)
+
+
+def report_failed_start(channel: WorkerEnd, error: BaseException) -> None:
+    """Report to the driver that this worker cannot start, and why."""
+    body = dump_exception(error)
+    if not isinstance(body, bytes):
+        body = pickle.dumps((None, type(error).__qualname__, "too long to be sent", ""))
+    send_message(channel.socket, Kind.FAILED_TO_START, body)
 
 
 class _Supervisor:

@@ -28,7 +28,7 @@ from amlsched.executors._processes.call_future import CallFuture
 from amlsched.executors._processes.poller import Poller
 from amlsched.executors._processes.transport import DriverEnd
 from amlsched.executors._processes.worker_main import Portable, main, portable
-from amlsched.executors.pickling import describe
+from amlsched.executors.user_function import describe
 from amlsched.executors.worker_exit import OutOfMemoryKills, WorkerExit
 from amlsched.executors.worker_setup import hash_seed_set
 

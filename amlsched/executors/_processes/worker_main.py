@@ -12,7 +12,7 @@ from amlsched.executors.pickling import dump_exception, dump_result, names_main,
 from amlsched.executors.user_function import AlarmsEnd, call_function
 from amlsched.executors.worker_setup import prepare_worker, set_threads
 
-__all__ = ["Portable", "main", "portable", "report_failed_start"]
+__all__ = ["Portable", "main", "portable"]
 
 
 class Portable:
@@ -76,19 +76,11 @@ def main(
             values = (value.value if isinstance(value, Portable) else value for value in initargs)
             call_function(initializer.value, tuple(values), {})
         except BaseException as error:
-            report_failed_start(channel, error)
+            supervisor.report_failed_start(channel, error)
             return
     send_message(channel.socket, Kind.READY, b"%d" % os.getpid())
     while channel.wait():
         _serve(channel)
-
-
-def report_failed_start(channel: WorkerEnd, error: BaseException) -> None:
-    """Report to the driver that this worker cannot start, and why."""
-    body = dump_exception(error)
-    if not isinstance(body, bytes):
-        body = pickle.dumps((None, type(error).__qualname__, "too long to be sent", ""))
-    send_message(channel.socket, Kind.FAILED_TO_START, body)
 
 
 def _serve(channel: WorkerEnd) -> None:

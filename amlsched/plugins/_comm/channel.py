@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from amlsched.errors import NotPicklableError
 from amlsched.events import Dispatcher, Event, Subscriber
-from amlsched.executors.pickling import describe
+from amlsched.executors.user_function import describe
 from amlsched.plugins._comm.wire import Frame, Kind, dump, shown
 
 if TYPE_CHECKING:

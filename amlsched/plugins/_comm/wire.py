@@ -21,7 +21,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from amlsched.errors import NotPicklableError
-from amlsched.executors.pickling import describe, dumps, pickled_by_value
+from amlsched.executors.pickling import dumps, pickled_by_value
+from amlsched.executors.user_function import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
