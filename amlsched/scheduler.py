@@ -689,24 +689,29 @@ def _remedy(given: object) -> str:
     return "Scheduler.with_processes(), with_threads() and the other constructors create one"
 
 
+def executor_names() -> list[str]:
+    """The names that `Scheduler.from_name` accepts."""
+    signatures = {
+        key.removeprefix("with_"): inspect.signature(getattr(Scheduler, key))
+        for key, one in vars(Scheduler).items()
+        if isinstance(one, _Constructor)
+    }
+    return sorted(
+        key for key, one in signatures.items() if not any(p.kind is p.POSITIONAL_ONLY for p in one.parameters.values())
+    )
+
+
 def check_executor(name: str, options: Mapping[str, Any]) -> None:
     """Check that `Scheduler.from_name` has a constructor of this name that accepts these options.
 
     Raises:
         ValueError: It has none; the message lists the valid names and suggests the closest one.
     """
-    signatures = {
-        key[5:]: inspect.signature(getattr(Scheduler, key))
-        for key, one in vars(Scheduler).items()
-        if isinstance(one, _Constructor)
-    }
-    names = sorted(
-        key for key, one in signatures.items() if not any(p.kind is p.POSITIONAL_ONLY for p in one.parameters.values())
-    )
+    names = executor_names()
     if name not in names:
         hint = as_question(most_similar(name.lower().replace("-", "_"), names, 0.6))
         raise ValueError(f"there is no executor {name!r} ({hint}there are: {', '.join(names)})")
-    signature = signatures[name]
+    signature = inspect.signature(getattr(Scheduler, f"with_{name}"))
     known = [key for key, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD]
     any_other = len(known) < len(signature.parameters)
     unknown = [key for key in options if key not in known]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.cli._output import OK, SOME_FAILED
 from amlsched.cli.parser import seconds
-from amlsched.cli.run import check_executor_arguments
+from amlsched.cli.run import EXECUTOR_HELP, check_executor_arguments
 
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=doctor)
     add = parser.add_argument
     add("config", metavar="CONFIG", nargs="?", help="a config whose SLURM section gives the options")
-    add("--executor", metavar="NAME", default="processes", help="slurm, sge, pbs, htcondor, …; processes (default), …")
+    add("--executor", metavar="NAME", default="processes", help=EXECUTOR_HELP)
     text = "an option of the executor; may be repeated"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
     text = "how long to wait for a job to start (default: 300)"
@@ -52,10 +52,11 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = check_executor_arguments(arguments)
     if arguments.config is None:
         return options
-    from amlsched.experiments.arrays import BATCH_SYSTEMS, worker_options
+    from amlsched.batch_systems import WORKER_SYSTEMS
+    from amlsched.experiments.arrays import worker_options
     from amlsched.experiments.plan import Plan
 
     plan = Plan(arguments.config)
-    if arguments.executor not in BATCH_SYSTEMS:
+    if arguments.executor not in WORKER_SYSTEMS:
         return options
     return worker_options(plan, arguments.executor, {"n_workers": 1, **options})

@@ -27,12 +27,12 @@ from amlsched.cli._output import (
 from amlsched.cli._submit import check_no_run_options, submit_or_wait
 from amlsched.cli.parser import at_least_one, seconds
 from amlsched.errors import ExperimentError
-from amlsched.scheduler import check_executor
+from amlsched.scheduler import check_executor, executor_names
 from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from amlsched.cli._output import Commands
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandResult",
+    "EXECUTOR_HELP",
     "add_arguments",
     "add_to",
     "check_executor_arguments",
@@ -52,6 +53,7 @@ __all__ = [
     "plan_of",
 ]
 
+EXECUTOR_HELP = f"one of {', '.join(executor_names())} (default: processes)"
 _SHOWN_NOTES = 10
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
 
@@ -76,8 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     text = "submit the remaining repetitions as an array to the batch system of the config's SLURM section, and return"
     add("-s", "--slurm", action="store_true", help=text)
-    text = "like -s, to this batch system: slurm, sge, pbs, torque, htcondor"
-    add("--submit", metavar="SYSTEM", choices=("slurm", "sge", "pbs", "torque", "htcondor"), help=text)
+    add("--submit", metavar="SYSTEM", choices=_ArraySystems(), help="like -s, to this batch system: %(choices)s")
     text = "wait for the submitted jobs and show their progress; Ctrl-C leaves them running"
     add("--wait", action="store_true", help=text)
     add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
@@ -85,8 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
     text = "keep repetitions that ran with other settings under the same name (by default, this is an error)"
     add("--keep-changed", action="store_true", help=text)
-    text = "processes (default), threads, sequential, loky, dask, ray; slurm, pbs, sge, lsf, moab, oar, htcondor"
-    add("--executor", metavar="NAME", default="processes", help=text)
+    add("--executor", metavar="NAME", default="processes", help=EXECUTOR_HELP)
     add("--max-workers", metavar="N", type=at_least_one, help="how many repetitions run at once (default: one per CPU)")
     text = "another option of the executor; may be repeated"
     add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
@@ -106,6 +106,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--logger", metavar="NAME", action="append", default=[], help=text)
     add("--metric", metavar="NAME", action="append", default=[], help="a column to show; may be repeated")
     add("-q", "--quiet", action="store_true", help="show neither progress nor table")
+
+
+class _ArraySystems:
+    """The names of the batch systems that run arrays; they are imported only if `--submit` or `--help` is given."""
+
+    def __iter__(self) -> Iterator[str]:
+        from amlsched.batch_systems import SYSTEMS
+
+        return iter(SYSTEMS)
 
 
 def _add_copy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,11 +142,11 @@ def check_executor_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ExperimentError: There is no such executor, or it has no such option.
     """
-    from amlsched.experiments.arrays import BATCH_SYSTEMS
+    from amlsched.batch_systems import WORKER_SYSTEMS
 
     options = dict(map(_option, arguments.executor_option))
     try:
-        check_executor(arguments.executor, ({"n_workers": 1} if arguments.executor in BATCH_SYSTEMS else {}) | options)
+        check_executor(arguments.executor, ({"n_workers": 1} if arguments.executor in WORKER_SYSTEMS else {}) | options)
     except ValueError as error:
         raise ExperimentError("command line", str(error)) from None
     return options
@@ -253,12 +262,12 @@ def _run(experiments: ExperimentRun) -> Summary:
 
 def _print_notes(arguments: argparse.Namespace, plan: Plan) -> None:
     """Print notes on the config. Differences from YAML 1.1 are only shown the first time that it is run."""
-    from amlsched.experiments.arrays import BATCH_SYSTEMS
+    from amlsched.batch_systems import WORKER_SYSTEMS
     from amlsched.experiments.storage import layout
 
     resolved = plan.resolved
     notes = [*resolved.notes]
-    if arguments.slurm or arguments.submit or arguments.executor in BATCH_SYSTEMS:
+    if arguments.slurm or arguments.submit or arguments.executor in WORKER_SYSTEMS:
         notes += resolved.sections.notes
     is_new = [
         not layout.is_resolved(plan.path(one).resolve(), one, plan.config, plan.debug)
@@ -274,21 +283,22 @@ def _print_notes(arguments: argparse.Namespace, plan: Plan) -> None:
 
 def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
     """Options from the command line and, for a batch system, from the config's section."""
-    from amlsched.experiments.arrays import BATCH_SYSTEMS, worker_options
+    from amlsched.batch_systems import WORKER_SYSTEMS
+    from amlsched.experiments.arrays import worker_options
 
-    on_cluster = arguments.executor in BATCH_SYSTEMS
+    on_cluster = arguments.executor in WORKER_SYSTEMS
     if arguments.max_workers is not None and arguments.executor != "sequential":  # which is one at a time anyway
-        clusters = (*BATCH_SYSTEMS, "dask", "slurm_allocation")
+        clusters = (*WORKER_SYSTEMS, "dask", "slurm_allocation")
         options["n_workers" if arguments.executor in clusters else "max_workers"] = arguments.max_workers
     return worker_options(plan, arguments.executor, options) if on_cluster else options
 
 
 def _print_job_script(executor: str, options: Mapping[str, Any]) -> int:
+    from amlsched.batch_systems import WORKER_SYSTEMS
     from amlsched.executors.jobqueue import job_script
-    from amlsched.experiments.arrays import BATCH_SYSTEMS
 
-    if executor not in BATCH_SYSTEMS:
-        remedy = f"--executor {', '.join(BATCH_SYSTEMS)}"
+    if executor not in WORKER_SYSTEMS:
+        remedy = f"--executor {', '.join(WORKER_SYSTEMS)}"
         raise ExperimentError("--print-job-script", f"the executor {executor} submits no jobs", remedy)
     try:
         print(job_script(executor, **options))

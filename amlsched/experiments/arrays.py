@@ -1,7 +1,7 @@
 """Arrays of jobs, for the command line: submit experiments, run an element, and see or cancel what was submitted."""
 
 from amlsched.experiments._arrays.attach import Attached
-from amlsched.experiments._arrays.cluster_options import BATCH_SYSTEMS, worker_options
+from amlsched.experiments._arrays.cluster_options import worker_options
 from amlsched.experiments._arrays.run_element import run_element
 from amlsched.experiments._arrays.status import Overview, SubmittedRepetition, cancel
 from amlsched.experiments._arrays.submission import submissions
@@ -9,7 +9,6 @@ from amlsched.experiments._arrays.submit import SubmitResult, job_scripts, submi
 
 __all__ = [
     "Attached",
-    "BATCH_SYSTEMS",
     "Overview",
     "SubmitResult",
     "SubmittedRepetition",

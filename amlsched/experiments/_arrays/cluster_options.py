@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from amlsched.experiments._config.resolve import Resolved
     from amlsched.experiments.plan import Plan
 
-__all__ = ["BATCH_SYSTEMS", "array_options", "worker_options"]
+__all__ = ["array_options", "worker_options"]
 
-BATCH_SYSTEMS = tuple(sorted(WORKER_SYSTEMS))
-"""Executors whose workers are batch jobs."""
 _MEMORY_BYTES = 2 * 2**30
 """Memory for each CPU if the section does not set it: dask needs a value."""
 _ACCOUNT = {"lsf": "project", "oar": "project", "sge": "project"}
