@@ -1,9 +1,10 @@
-"""Private modules are imported by their own package only, and no folder has too many modules to look through."""
+"""Private modules are imported by their own package only, no import is circular, and no folder is too full."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,23 @@ FOLDERS = sorted({path.parent for path in MODULES.values()})
 MOST = 24
 
 
-def imported(source: str) -> Iterator[str]:
-    """The modules that a source imports, also in functions and for type checkers."""
-    for node in ast.walk(ast.parse(source)):
+def imported(source: str, *, for_types: bool = True) -> Iterator[str]:
+    """The modules that a source imports, also in functions and, if `for_types`, for type checkers."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types:
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             below = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (name if name in MODULES else node.module for name in below)
+
+
+def check_not_circular(sources: dict[str, str]) -> None:
+    graph = {module: {*imported(source, for_types=False)} for module, source in sources.items()}
+    TopologicalSorter({module: names & graph.keys() for module, names in graph.items()}).prepare()
 
 
 def owner(module: str) -> str | None:
@@ -64,3 +74,15 @@ def test_a_folder_can_be_looked_through(folder: Path) -> None:
     assert len(names) <= MOST
     if any(part.startswith("_") for part in folder.relative_to(ROOT).parts):
         assert [name for name in names if name.startswith("_") and name != "__init__"] == [], "its folder says it"
+
+
+def test_no_import_is_circular_not_even_through_one_in_a_function() -> None:
+    check_not_circular({module: path.read_text("utf-8") for module, path in MODULES.items()})
+
+
+def test_a_circular_import_is_found() -> None:
+    first, second = "amlsched.units", "amlsched.errors"
+    for_types = f"if TYPE_CHECKING:\n    import {first}"
+    check_not_circular({first: f"import {second}", second: for_types})
+    with pytest.raises(CycleError):
+        check_not_circular({first: f"import {second}", second: f"def f():\n    import {first}"})

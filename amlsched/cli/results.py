@@ -65,7 +65,7 @@ def selected(arguments: argparse.Namespace) -> Results:
     """
     from amlsched._spelling import suggestion
     from amlsched.experiments.config import condition
-    from amlsched.experiments.results.survey import load
+    from amlsched.experiments.results import load
 
     where = f"results folder {arguments.results}"
     found = load(arguments.results)

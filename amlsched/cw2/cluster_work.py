@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from amlsched import cli
+from amlsched._surroundings import import_extra
 from amlsched.cli import run as command
 from amlsched.cli.parser import Parser
 from amlsched.cw2.cw_config.cw_config import Config
 from amlsched.errors import ExperimentError
 from amlsched.experiments.loggers.base import AbstractLogger, LoggerArray
 from amlsched.experiments.loggers.csv import PandasLogger
-from amlsched.experiments.results import survey
+from amlsched.experiments.results.survey import Found
 from amlsched.experiments.target import Target, being_imported
 
 if TYPE_CHECKING:
@@ -172,16 +173,16 @@ class ClusterWork:
             ConfigError: The config is invalid.
             MissingExtraError: pandas is not installed.
         """
-        survey.pandas_for("ClusterWork.load")
+        import_extra("pandas", "ClusterWork.load", "pandas", "results")
         from amlsched.cw2.cw_data.cw_loading import with_columns  # importing it adds the accessor
 
         plan = self._plan(self._arguments(argv), root_dir, argv)
-        found: list[survey.Found] = []
+        found: list[Found] = []
         more: list[dict[str, Any]] = []
         for path, run in plan.runs():
             for one in plan.repetitions(run, path):
                 own = run.at(one.index)
-                found.append(survey.Found(run.experiment_name, run.name, one.index, one.folder, own.params, one.known))
+                found.append(Found(run.experiment_name, run.name, one.index, one.folder, own.params, one.known))
                 read_back = self._read_back(own.config, one.index, one.folder)
                 more.append({"rep_path": str(one.folder), "params": own.params} | read_back)
         return with_columns(found, more)

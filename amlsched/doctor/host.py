@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.doctor.examination import Finding, Verdict, first_call
+from amlsched.doctor.findings import Finding, Verdict, first_call
 from amlsched.doctor.probe import packages
 from amlsched.resources.detect import cpu_quotas, cpus, machine_memory, memory_limit
 

@@ -15,7 +15,7 @@ from amlsched.experiments.loggers.csv import PandasLogger
 from amlsched.experiments.loggers.repetition_log import RepetitionLog
 from amlsched.experiments.loggers.wandb import WandBLogger
 from amlsched.experiments.plan import Plan
-from amlsched.experiments.results.survey import iterations, load
+from amlsched.experiments.results import iterations, load
 
 __all__ = [
     "AbstractExperiment",

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
+from amlsched.experiments.results.frames import objects
 from amlsched.experiments.results.survey import leaves
-from amlsched.experiments.results.table import Results, objects, table_of
+from amlsched.experiments.results.table import Results, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

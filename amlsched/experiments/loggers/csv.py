@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._surroundings import import_extra
 from amlsched.errors import ExperimentError
 from amlsched.experiments._config.values import plain
 from amlsched.experiments._storage import cells, layout
@@ -124,10 +125,8 @@ class CsvLogger(AbstractLogger):
 
     def load(self) -> Any:
         """The rows as a pandas DataFrame; `None` if there are none."""
-        from amlsched.experiments.results.survey import pandas_for
-
-        pandas_for(f"{type(self).__name__}.load")
-        from amlsched.experiments.results.table import logged
+        import_extra("pandas", f"{type(self).__name__}.load", "pandas", "results")
+        from amlsched.experiments.results.frames import logged
 
         return next((frame for _, _, frame in logged([self.path])), None)
 

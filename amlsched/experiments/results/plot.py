@@ -10,7 +10,7 @@ from amlsched._spelling import suggestion
 from amlsched._surroundings import expanded, import_extra
 from amlsched.display.table import number
 from amlsched.errors import ExperimentError
-from amlsched.experiments.results.survey import load
+from amlsched.experiments.results import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Find and load the repetitions in a folder of results. Nothing here creates or changes a file."""
+"""Find and count the repetitions in a folder of results. Nothing here creates or changes a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched._spelling import meant_file
-from amlsched._surroundings import expanded, import_extra
+from amlsched._surroundings import expanded
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments._config import expand
 from amlsched.experiments._config.axes import DEBUG_FOLDER
@@ -22,10 +22,6 @@ from amlsched.experiments.plan import Plan
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import pandas as pd
-
-    from amlsched.experiments.results.table import Results
-
 logger = logging.getLogger(__name__)
 
 __all__ = [
@@ -33,10 +29,7 @@ __all__ = [
     "Found",
     "about",
     "existing_folder",
-    "iterations",
     "leaves",
-    "load",
-    "pandas_for",
     "survey",
     "summarized",
 ]
@@ -212,43 +205,6 @@ def summarized(found: Iterable[Found]) -> Summary:
     return summary
 
 
-def load(results: str | Path) -> Results:
-    """Load the repetitions in a folder of results, one per row.
-
-    Returns:
-        A `pandas.DataFrame` with the index `(name, r)`: name of the experiment and index of the repetition. Columns:
-        `run`, `state`; the parameters, nested ones joined by `_` as in `opt_lr` (by a dot if that name is taken); the
-        last value of each metric (`metric_last` if a parameter of any run has that name); `seconds`, `seed`, `folder`.
-        Missing values are NaN or None. See `Results` for methods beyond those of pandas.
-
-    Raises:
-        ExperimentError: There is no such folder, or it contains no results of amlsched.
-        MissingExtraError: pandas is not installed.
-    """
-    pandas_for("experiments.load")
-    from amlsched.experiments.results.table import table_of
-
-    return table_of(_without_problems(survey(results)))
-
-
-def _without_problems(found: Iterable[Found]) -> Iterator[Found]:
-    """Pass repetitions on, with a warning for each record that cannot be read."""
-    for one in found:
-        if one.record.problem:
-            logger.warning("%s", one.record.problem)
-        yield one
-
-
-def iterations(results: str | Path) -> pd.DataFrame:
-    """Load all rows that the repetitions in a folder of results logged; the same as `load(results).iterations()`.
-
-    Raises:
-        ExperimentError: There is no such folder, it contains no results of amlsched, or nothing was logged.
-        MissingExtraError: pandas is not installed.
-    """
-    return load(results).iterations()
-
-
 def about(found: Found) -> dict[str, Any]:
     """The values of a repetition in the columns `OWN`."""
     seed = None if found.record.state is State.PENDING else found.record.seed
@@ -268,8 +224,3 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         return
     for key, item in below:
         yield from leaves(item, (*path, str(key)))
-
-
-def pandas_for(what: str) -> Any:
-    """Import pandas for `what`, which is named if it is missing."""
-    return import_extra("pandas", what, "pandas", "results")

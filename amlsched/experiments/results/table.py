@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,8 +17,8 @@ from amlsched._spelling import suggestion
 from amlsched.errors import ExperimentError
 from amlsched.experiments._config.document import key_text
 from amlsched.experiments._config.values import as_float, identity, is_list, nested, plain
-from amlsched.experiments._storage import cells, layout, record_file
-from amlsched.experiments._storage.atomic import file_bytes
+from amlsched.experiments._storage import layout
+from amlsched.experiments.results.frames import as_column, joined, logged, named, objects
 from amlsched.experiments.results.survey import OWN, Found, about, leaves
 
 logger = logging.getLogger(__name__)
@@ -28,12 +26,9 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "STATISTICS",
     "Results",
-    "as_column",
     "half_interval",
     "has_numbers",
-    "logged",
     "numbers_of",
-    "objects",
     "table_of",
 ]
 
@@ -43,13 +38,6 @@ _OF_REPETITION = ("name", "run", "r")
 _DONE = ("completed", "surrendered")
 _PLACE, _METRIC = "\0place", "\0metric"
 _MANY = 1000
-_LEFT_OUT = "these rows cannot be read, and are left out"
-_EXACT = 2**53
-"""Floats represent all whole numbers up to this one."""
-_INT64 = 2**63
-_read_csv: Any = pandas.read_csv
-_PANDAS = tuple(map(int, pandas.__version__.split(".")[:2]))
-_VALUES = re.compile(rf"^(?:{cells.IS_VALUE})?$", re.MULTILINE)
 
 
 class _Facts(dict[str, Any]):
@@ -202,7 +190,7 @@ class Results(pandas.DataFrame):
             parts.append(part)
         if not parts:
             raise ExperimentError("results", "nothing has been logged yet")
-        rows = _joined(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
+        rows = joined(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
         return rows, rows.pop(_PLACE).to_numpy()
 
     def groups(self, by: str | Sequence[str]) -> tuple[list[str], list[int], list[tuple[Any, ...]]]:
@@ -311,7 +299,7 @@ def table_of(found: Iterable[Found]) -> Results:
         table[name] = [one.record.last.get(metric) for one, _ in every]
     table |= {name: [one[name] for one in known] for name in OWN[4:]}
     frame = pandas.DataFrame({number: as_column(values) for number, values in enumerate(table.values())})
-    made = Results(_named(frame, list(table)).set_index(["name", "r"]))
+    made = Results(named(frame, list(table)).set_index(["name", "r"]))
     nans = {
         name: [folder for folder, value in zip(table["folder"], values, strict=True) if _is_nan(value)]
         for name, values in table.items()
@@ -357,26 +345,6 @@ def _number(value: Any) -> float:
     return as_float(value) if isinstance(value, bool | int | float) else math.nan
 
 
-def as_column(values: list[Any]) -> Any:
-    """A column of numbers, if all values are numbers or missing and stay equal; otherwise a column of objects."""
-    kinds = set(map(type, values))
-    if kinds == {bool}:
-        return numpy.array(values, dtype=bool)
-    if kinds == {int} and all(-_INT64 <= value < _INT64 for value in values):
-        return numpy.array(values, dtype=numpy.int64)
-    if kinds <= {int, float, type(None)} and all(type(value) is not int or abs(value) <= _EXACT for value in values):
-        return numpy.array([math.nan if value is None else value for value in values], dtype=float)
-    return objects(values)
-
-
-def objects(values: Sequence[Any]) -> Any:
-    """A column of objects, even if numpy would take them for rows."""
-    column = numpy.empty(len(values), dtype=object)
-    for place, value in enumerate(values):
-        column[place] = value
-    return column
-
-
 # ----------------------------------------------------------------------------------------------------------- statistics
 
 
@@ -413,132 +381,3 @@ def _within(t: float, degrees: int) -> float:
         total += term
         term *= cosine * cosine * k / (k + 1)
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-# -------------------------------------------------------------------------------------------------------- files of rows
-
-
-def logged(files: Sequence[Path]) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
-    """Read the CSV files of repetitions: the numbers of the files, how many rows each has, and the rows.
-
-    Files with the same columns are read together, which is about ten times faster than one by one. A file that no
-    repetition can have written is left out with a warning in the log, and so is one that no longer exists.
-    """
-    alike: dict[bytes, list[tuple[int, bytes]]] = {}
-    for number, file in enumerate(files):
-        try:
-            content = file_bytes(file, wait_s=0)
-        except (FileNotFoundError, NotADirectoryError):
-            content = b""
-        except OSError as error:
-            logger.warning("%s: %s: %s", file, _LEFT_OUT, error.strerror)
-            continue
-        if not content and (lost := record_file.rows_lost(file.parent, record_file.read(file.parent))):
-            logger.warning("%s", lost)
-        header = next(cells.rows(io.BytesIO(content)), b"")
-        body = content[len(header) : content.rfind(b"\n") + 1]
-        if not body:
-            continue
-        is_even = body.count(b",") == body.count(b"\n") * header.count(b",")
-        if b'"' in body or header == b"\n" or not is_even:
-            yield from _alone(number, content, file)
-        else:
-            alike.setdefault(header, []).append((number, body))
-    for header, bodies in alike.items():
-        try:
-            frame = _quickly(header, b"".join(body for _, body in bodies))
-        except (pandas.errors.ParserError, ValueError):  # one of them is damaged
-            for number, body in bodies:
-                yield from _alone(number, header + body, files[number])
-        else:
-            yield [number for number, _ in bodies], [body.count(b"\n") for _, body in bodies], frame
-
-
-def _alone(number: int, content: bytes, file: Path) -> Iterable[tuple[list[int], list[int], pandas.DataFrame]]:
-    """Read one file; if it is damaged, log a warning and yield nothing."""
-    try:
-        frame = _exactly(content)
-    except ValueError as error:
-        logger.warning("%s:%s", file, error)
-    else:
-        yield [number], [len(frame)], frame
-
-
-def _exactly(content: bytes) -> pandas.DataFrame:
-    """Read a file cell by cell.
-
-    Raises:
-        ValueError: No repetition can have written it; the message starts with the line number.
-    """
-    header, *rows = cells.whole_rows(content) or [b""]
-    names: list[str] = []
-    found: list[list[Any]] = []
-    line = 1
-    try:
-        names = cells.names(header)
-        if len(set(names)) < len(names):
-            raise ValueError("two columns have the same name")
-        for row in (header, *rows):
-            values = cells.values(row) if names else []
-            if len(values) != len(names):
-                raise ValueError(f"there are {len(names)} columns, but {len(values)} cells")
-            found.append(values)
-            line += row.count(b"\n")
-    except ValueError as error:
-        raise ValueError(f"{line}: {_LEFT_OUT}: {error}") from error
-    del found[0]
-    columns: dict[int, Any] = {n: as_column(list(column)) for n, column in enumerate(zip(*found, strict=True))}
-    return _named(pandas.DataFrame(columns, index=range(len(found))), names)
-
-
-def _quickly(header: bytes, body: bytes) -> pandas.DataFrame:
-    """Read files without quotes, by pandas; columns that pandas may misread are parsed again.
-
-    Raises:
-        pandas.errors.ParserError: No repetition can have written them.
-        ValueError: Two columns have the same name.
-    """
-    options: dict[str, Any] = {"low_memory": False, "skip_blank_lines": False, "keep_default_na": False}
-    if _PANDAS < (3, 1):  # later versions read floats exactly by default
-        options["float_precision"] = "round_trip"
-    names = cells.names(header)
-    if len(set(names)) < len(names):
-        raise ValueError("two columns have the same name")
-    source = b",".join(b"%d" % n for n in range(len(names))) + b"\n" + body
-    frame: Any = _read_csv(io.BytesIO(source), na_values=["", "nan"], **options)
-    frame.columns = range(len(names))
-    unsure: list[int] = [n for n in range(len(names)) if not _is_sure(frame[n])]
-    again = [str(n) for n in unsure if not isinstance(frame[n][0], str) or frame[n].isna().any()]
-    texts: Any = _read_csv(io.BytesIO(source), dtype=str, na_filter=False, usecols=again, **options)
-    for n in unsure:
-        found: list[str] = (texts[str(n)] if str(n) in again else frame[n]).tolist()
-        values: list[Any] = list(map(cells.value_of, found)) if _VALUES.search("\n".join(found)) else found
-        frame[n] = as_column(values)
-    return _named(frame, names)
-
-
-def _joined(parts: list[pandas.DataFrame]) -> pandas.DataFrame:
-    """Concatenate frames without changing any value."""
-    shared = set(parts[0].columns).intersection(*(part.columns for part in parts))
-    large = {
-        name
-        for part in parts
-        for name in part.columns
-        if part[name].dtype.kind in "iu" and len(part) and max(-part[name].min(), part[name].max()) > _EXACT
-    }
-    mixed = {name for name in large if name not in shared or len({part[name].dtype for part in parts}) > 1}
-    kept = [part.astype(dict.fromkeys(mixed.intersection(part.columns), object)) for part in parts] if mixed else parts
-    return pandas.concat(kept, ignore_index=True)
-
-
-def _named(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.DataFrame:
-    frame.columns = objects(names)
-    return frame
-
-
-def _is_sure(column: Any) -> bool:
-    """Whether pandas has surely read a column as it was logged: no text, and no large whole numbers as floats."""
-    if column.dtype.kind != "f":
-        return column.dtype.kind in "iub"
-    numbers = column.to_numpy()
-    return not (numpy.abs(numbers[numpy.isfinite(numbers)]) >= _EXACT).any()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from amlsched.doctor.examination import Finding, Verdict
+from amlsched.doctor import Finding, Verdict
 from amlsched.doctor.host import compare
 from amlsched.doctor.probe import packages
 

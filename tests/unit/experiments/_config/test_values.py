@@ -24,7 +24,7 @@ from amlsched.experiments._config.values import jsonable, plain, restored
 from amlsched.experiments._storage import cells
 from amlsched.experiments.loggers.csv import CsvLogger
 from amlsched.experiments.loggers.repetition_log import RepetitionLog
-from amlsched.experiments.results.table import logged
+from amlsched.experiments.results.frames import logged
 from tests.values import NUMPY, TEXTS, examples, plains, same, same_in_pandas, texts, values
 
 

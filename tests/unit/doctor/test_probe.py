@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("psutil", reason="distributed brings psutil")
 
 from amlsched.doctor import probe
-from amlsched.doctor.examination import Line, addresses
+from amlsched.doctor.cluster import Line, addresses
 from amlsched.doctor.probe import main
 
 
