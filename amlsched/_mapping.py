@@ -101,7 +101,7 @@ class MapResults(Generic[R]):
         scheduler = self._scheduler
         scheduler.refuse_second_run()
         results = self._results()
-        with event_loop() as loop:
+        with event_loop(factory=scheduler.loop_factory) as loop:
             run = loop.create_task(_run(scheduler))
             try:
                 while True:

@@ -83,12 +83,18 @@ def raised_by_handler(error: BaseException) -> bool:
 
 
 @contextmanager
-def event_loop(debug: bool = False) -> Generator[asyncio.AbstractEventLoop]:
+def event_loop(
+    debug: bool = False, factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> Generator[asyncio.AbstractEventLoop]:
     """Create a new event loop, and close it afterwards.
 
     As with `asyncio.run`, remaining tasks are cancelled; unlike there, the wait for them has a time limit.
+
+    Args:
+        debug: Whether it is in asyncio's debug mode.
+        factory: Creates the loop; `None` for asyncio's default.
     """
-    loop = asyncio.new_event_loop()
+    loop = (factory or asyncio.new_event_loop)()
     loop.set_debug(debug)
     try:
         with _woken_by_signals(loop):

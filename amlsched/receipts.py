@@ -192,7 +192,7 @@ class Measured:
 def take(future: Future[Any], result: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
     """Result or exception of a call, unpacked from its receipt, which the future keeps."""
     if error is not None or not isinstance(result, _Receipt):
-        settle(future)
+        settle(future, time.time())
         return result, error
     future.receipt = replace(future.receipt, attempt=future.attempt, **result.usage._asdict())
     failure = result.error
@@ -203,9 +203,9 @@ def take(future: Future[Any], result: Any, error: BaseException | None) -> tuple
     return result.result, failure
 
 
-def settle(future: Future[Any]) -> None:
+def settle(future: Future[Any], now: float) -> None:
     """Record the end of a call without a receipt: it was lost, terminated by a limit, or cancelled."""
-    future.receipt = Outcome(future.receipt.submitted, ended=time.time(), attempt=future.attempt)
+    future.receipt = Outcome(future.receipt.submitted, ended=now, attempt=future.attempt)
 
 
 def outcome(future: Future[Any]) -> Outcome:

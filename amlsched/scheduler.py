@@ -19,7 +19,7 @@ from amlsched._surroundings import open_descriptors
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
-from amlsched.executors.capabilities import kill_workers
+from amlsched.executors.capabilities import kill_workers, loop_factory_of
 from amlsched.executors.scatter import Shared, is_shared, with_shared
 from amlsched.executors.user_function import check_function
 from amlsched.exit_state import ExitState, Policy, check_mode
@@ -188,6 +188,7 @@ class Scheduler(Emitter):
     with_jobqueue = _Constructor(jobqueue.jobqueue)
     with_dask_jobqueue = with_jobqueue
     with_ray = _Constructor(ray.ray)
+    with_simulation = _Constructor(local.simulation)
 
     def __init__(
         self,
@@ -212,6 +213,8 @@ class Scheduler(Emitter):
         self._terminate = terminate if callable(terminate) else (kill_workers if terminate else None)
         self.retries_on_loss = checked_retries(retries_on_loss)
         self.receipts = receipts
+        self.loop_factory = loop_factory_of(executor)
+        self._elapsed_s = 0.0
         self._tasks: list[Task[..., Any]] = []
         self.renderables: list[Any] = []
         self._run: RunLoop | None = None
@@ -302,7 +305,7 @@ class Scheduler(Emitter):
             )
         check_flag("asyncio_debug_mode", asyncio_debug_mode)
         open_descriptors()
-        with handled(self.interrupt, self.kill), event_loop(asyncio_debug_mode) as loop:
+        with handled(self.interrupt, self.kill), event_loop(asyncio_debug_mode, self.loop_factory) as loop:
             return loop.run_until_complete(
                 self.async_run(
                     timeout=timeout,
@@ -564,6 +567,11 @@ class Scheduler(Emitter):
         return self._run is None or not self._run.calls
 
     @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of the present run, or how long the last one took; virtual ones in a simulation."""
+        return self._elapsed_s if self._run is None else self._run.elapsed_s
+
+    @property
     def held_back(self) -> tuple[int, int]:
         """How many calls of the queue are finished and how many are cancelled, but not yet reported because of
         `order="submission"`.
@@ -636,6 +644,8 @@ class Scheduler(Emitter):
             emitter.dispatcher = run
 
     def _finish(self) -> None:
+        if self._run is not None:
+            self._elapsed_s = self._run.elapsed_s
         self._run = None
         for emitter in (self, *self._tasks):
             emitter.dispatcher = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -12,6 +13,7 @@ from amlsched._context import contextmanager
 from amlsched._run.batching import BatchedCall, BatchItemFuture, TrackedCall, run_batch
 from amlsched.executors.capabilities import (
     capabilities_of,
+    clock_of,
     hides_starts,
     kill_call,
     main_travels,
@@ -111,7 +113,7 @@ class Admission:
             Exception: The executor rejected the call; the call is forgotten.
         """
         task = future.task
-        if task is not None and task.batch_size > 1 and not self.inline:
+        if task is not None and task.batch_size > 1 and not (self.inline or self.capabilities.virtual):
             self._collect(task, future)
         elif self.inline or self._waiting or self._is_full():
             self._waiting.append(future)
@@ -360,9 +362,14 @@ class Admission:
 class MeasuringAdmission(Admission):
     """Has each call measured where it runs. A separate class, so that calls without receipts cost nothing."""
 
+    def use(self, executor: Executor) -> None:
+        """See `Admission`."""
+        super().use(executor)
+        self._time = clock_of(executor) if self.capabilities.virtual else time.time
+
     def take(self, future: Future[Any]) -> None:
         """See `Admission`."""
-        future.receipt = Outcome(time.time())
+        future.receipt = Outcome(self._time())
         super().take(future)
 
     def send(self, future: Future[Any]) -> None:
@@ -376,7 +383,7 @@ class MeasuringAdmission(Admission):
             with self._measured(future):
                 receipt = super().execute(future)
         except BaseException:
-            settle(future)
+            settle(future, self._time())
             raise
         result, error = take(future, receipt, None)
         if error is not None:
@@ -385,14 +392,18 @@ class MeasuringAdmission(Admission):
 
     def outcome(self, future: Future[Any]) -> tuple[Any, BaseException | None]:
         """See `Admission`."""
+        work = future.work
         result, error = super().outcome(future)
+        if self.capabilities.virtual and not self.is_rejection(work):
+            future.receipt = replace(future.receipt, attempt=future.attempt, **work.measured)
+            return result, error
         return take(future, result, error)
 
     def forget(self, future: Future[Any]) -> None:
         """See `Admission`."""
         super().forget(future)
         if future.receipt.ended is None or future.receipt.attempt != future.attempt:
-            settle(future)
+            settle(future, self._time())
 
     def _collect(self, task: Task[..., Any], future: Future[Any]) -> None:
         with self._measured(future):
@@ -403,7 +414,8 @@ class MeasuringAdmission(Admission):
         """Inside, the call has the measured function, which is sent; elsewhere the submitted one."""
         function: Any = future.function
         known = self.capabilities
-        if isinstance(function, Measured):  # a batch that became full is sent while its last call is collected
+        # A batch that became full is sent while its last call is collected.
+        if known.virtual or isinstance(function, Measured):
             yield
             return
         in_child = getattr(function, "in_child", None)  # measure in the child, not where its parent waits

@@ -23,7 +23,7 @@ from amlsched._run.admission import Admission, MeasuringAdmission
 from amlsched._signals import raised_by_handler
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import add_note
-from amlsched.executors.capabilities import failures_of, served_by
+from amlsched.executors.capabilities import clock_of, failures_of, served_by
 from amlsched.executors.user_function import LAZY, aborted, is_ordinary, ran_nothing
 from amlsched.executors.worker_exit import is_loss
 from amlsched.exit_state import ExitState, Policy
@@ -144,6 +144,9 @@ class RunLoop:
         self._held_cancelled: set[int] = set()  # numbers of the cancelled ones among them
         self._next = 1
 
+        self._now = clock_of(executor)
+        self._begun = self._now()
+        self._elapsed_s: float | None = None
         self._deadline: float | None = None
         self._ending: _Ending | None = None
         self._ended: asyncio.Future[None] = self.loop.create_future()
@@ -176,8 +179,9 @@ class RunLoop:
             failures_of(self._executor, self._executor_failed),
         ):
             self.accepting = True
+            self._begun = self._now()
             if timeout is not None:
-                self._deadline = time.monotonic() + timeout
+                self._deadline = self._now() + timeout
                 timer = self.loop.call_later(timeout, self.end, Code.TIMEOUT)
             scheduler.on_start.emit()
             self._wake()
@@ -220,6 +224,7 @@ class RunLoop:
             await self._until_settled()
             for pending in self._timers:
                 pending.cancel()
+            self._elapsed_s = self.elapsed_s
         if interrupted is not None:
             raise interrupted
         return self._exit_state()
@@ -327,6 +332,11 @@ class RunLoop:
         return timer
 
     @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of the run, or from there to its end, on the clock of its executor."""
+        return self._now() - self._begun if self._elapsed_s is None else self._elapsed_s
+
+    @property
     def calls(self) -> list[Future[Any]]:
         """The unfinished calls, oldest first."""
         return list(self._calls)
@@ -406,7 +416,7 @@ class RunLoop:
                 raise
 
     def _process(self) -> None:
-        until = time.monotonic() + _TURN_S
+        until = self._now() + _TURN_S
         inbox, posted = self._inbox, self._posted
         while True:
             if posted:
@@ -427,14 +437,14 @@ class RunLoop:
                     self._settle()
                     return
                 self._awake = True
-            if (now := time.monotonic()) > until:
+            if (now := self._now()) > until:
                 if self._gathered and now > self._gathered_since + _GATHER_S:
                     self._deliver_gathered()
                 self.loop.call_soon(self._turn)
                 return
 
     def _should_end(self) -> bool:
-        if self._deadline is not None and self._ending is None and time.monotonic() >= self._deadline:
+        if self._deadline is not None and self._ending is None and self._now() >= self._deadline:
             self.end(Code.TIMEOUT)
         return self._ending is not None
 
@@ -595,7 +605,7 @@ class RunLoop:
     def _gather(self, subscriber: Subscriber[[list[Any]], Any], future: Future[Any], result: Any) -> None:
         """Keep a result for the next event of `on_results`."""
         if not self._gathered:
-            self._gathered_since = time.monotonic()
+            self._gathered_since = self._now()
         self._gathered.setdefault(subscriber, []).append((future, result))
 
     def _deliver_gathered(self) -> bool:

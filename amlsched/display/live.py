@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeGuard, c
 
 from amlsched._surroundings import import_extra, is_terminal, printable
 from amlsched.events import Stopwatch
-from amlsched.executors.capabilities import WorkersNow, capabilities_of, worker_count, workers_now
+from amlsched.executors.capabilities import WorkersNow, capabilities_of, clock_of, worker_count, workers_now
 from amlsched.units import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from rich.console import RenderableType
@@ -75,20 +76,23 @@ class _Display(AbstractContextManager[object]):
         self._scheduler = scheduler
         self._interval_s = interval_s
         self._timer: asyncio.TimerHandle | None = None
-        self._clock = Clock()
+        self._shows = True
         self._callbacks = Stopwatch()
 
     def __enter__(self) -> object:
         self._loop = asyncio.get_running_loop()
-        self._workers = Workers(self._scheduler.executor)  # a stopped run may release its executor
-        self._clock.start()
+        executor = self._scheduler.executor
+        self._workers = Workers(executor)  # a stopped run may release its executor
+        self._clock = Clock(clock_of(executor))
         self._watch()
-        self._timer = self._loop.call_later(self._interval_s, self._tick)
+        if not capabilities_of(executor).virtual:  # whose timers are not those of whoever looks: it is shown at its end
+            self._timer = self._loop.call_later(self._interval_s, self._tick)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._shows:
             self._show_safely(final=True)
 
     def _watch(self) -> None:
@@ -102,7 +106,6 @@ class _Display(AbstractContextManager[object]):
         return min(1.0, self._callbacks.seconds / max(self._clock.seconds, 1e-9))
 
     def _tick(self) -> None:
-        self._timer = None
         self._watch()  # in case the run started after the display
         if self._show_safely():
             self._timer = self._loop.call_later(self._interval_s, self._tick)
@@ -113,6 +116,7 @@ class _Display(AbstractContextManager[object]):
         except Exception:  # a failing display must not end the run
             logger.warning("the display of %s failed and is off from now on", self._scheduler.name, exc_info=True)
             self._clear()
+            self._shows = False
             return False
         return True
 
@@ -187,24 +191,25 @@ class PlainLines(_Display):
 
 
 class Clock:
-    """Measures the duration of the run and the rate of calls."""
+    """Measures the duration of the run and the rate of calls.
 
-    def __init__(self) -> None:
-        self.start()
+    Args:
+        now: The seconds by which the calls take time.
+    """
 
-    def start(self) -> None:
-        """Restart the clock."""
-        self._begun = time.monotonic()
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._begun = now()
         self._seen = deque([(self._begun, 0)])
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._begun
+        return self._now() - self._begun
 
     def rate(self, ended: int) -> float:
         """Calls per second, over the last ten seconds."""
-        now = time.monotonic()
+        now = self._now()
         while len(self._seen) > 1 and now - self._seen[0][0] > _RATE_OVER_S:
             self._seen.popleft()
         then, had_ended = self._seen[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
@@ -20,13 +21,16 @@ __all__ = [
     "InlineExecutor",
     "PostingExecutor",
     "ReportingExecutor",
+    "VirtualExecutor",
     "WorkersNow",
     "capabilities_of",
+    "clock_of",
     "failures_of",
     "hides_starts",
     "kill_call",
     "kill_workers",
     "kinds_of",
+    "loop_factory_of",
     "main_travels",
     "see_running",
     "served_by",
@@ -56,6 +60,7 @@ class Capabilities(NamedTuple):
         prepickle: Calls are pickled before they are submitted to it, so that `submit` raises if an argument cannot be
             pickled: functions and classes of the main module by reference, if workers import it, or by value.
         posts: It has `post`, a cheaper form of `submit`; see `PostingExecutor`.
+        virtual: Its calls run on a virtual clock, and it measures them itself; see `clock_of`.
     """
 
     inline: bool = False
@@ -67,6 +72,7 @@ class Capabilities(NamedTuple):
     queue_depth: int | None = None
     prepickle: Literal["by reference", "by value"] | None = None
     posts: bool = False
+    virtual: bool = False
 
 
 class PostingExecutor(Protocol):
@@ -85,6 +91,18 @@ class PostingExecutor(Protocol):
 
         When the call has finished, in whatever way, `on_done(handle)` is called once, in any thread.
         """
+        ...
+
+
+class VirtualExecutor(Protocol):
+    """An executor that declares `virtual`."""
+
+    def clock(self) -> float:
+        """Seconds on its clock."""
+        ...
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """An event loop with this clock."""
         ...
 
 
@@ -246,6 +264,16 @@ def main_travels(executor: Executor) -> bool:
     """Whether functions and classes of the main module are pickled by value, since workers do not import it."""
     known = capabilities_of(executor)
     return known.prepickle == "by value" or known.remote or bool(getattr(executor, "main_travels", False))
+
+
+def clock_of(executor: Executor) -> Callable[[], float]:
+    """The clock by which calls of an executor take time, in seconds since any moment: `time.monotonic`, or its own."""
+    return cast("VirtualExecutor", executor).clock if capabilities_of(executor).virtual else time.monotonic
+
+
+def loop_factory_of(executor: Executor) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What creates the event loop that an executor needs; `None` for any loop."""
+    return cast("VirtualExecutor", executor).new_event_loop if capabilities_of(executor).virtual else None
 
 
 def worker_count(executor: Executor) -> int | None:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from amlsched.executors.processes import ProcessPool
+    from amlsched.executors.simulation import Duration, Failures, Result, SimulatedExecutor
     from amlsched.executors.threads import ThreadPool
     from amlsched.resources.binding import WorkerThreads
 
-__all__ = ["loky", "processes", "sequential", "threads"]
+__all__ = ["loky", "processes", "sequential", "simulation", "threads"]
 
 
 def sequential() -> SequentialExecutor:
@@ -90,6 +91,39 @@ def processes(
         max_tasks_per_child=max_tasks_per_child,
         threads_per_worker=threads_per_worker,
     )
+
+
+def simulation(
+    max_workers: int,
+    duration: Duration,
+    *,
+    result: Result = None,
+    failures: Failures = 0.0,
+    seed: int = 0,
+) -> SimulatedExecutor:
+    """Simulates calls on a virtual clock: callbacks run, nothing waits, and an hour of calls takes milliseconds.
+
+    Everything that waits by the run's event loop is on that clock: the calls, `timeout`, `call_later`, the waits of
+    `Retry`, `asyncio.sleep` in callbacks, and the times of receipts. `Limits` and `Comm` have no effect. The same seed
+    and the same program give the same order of events.
+
+    Args:
+        max_workers: How many calls run at a time.
+        duration: How long each call takes: seconds, a text such as `"10 min"`, or a function of the
+            [`VirtualCall`][amlsched.executors.simulation.VirtualCall] that returns seconds.
+        result: What calls return: `None`; the value of a function of the `VirtualCall`; or `"call"` for that of their
+            own function, which then runs in this thread when the call ends, in no virtual time.
+        failures: The probability that the worker of an attempt is killed, at a random time of the call; or a function
+            of the `VirtualCall` that returns the exception with which the attempt ends, or `None`.
+        seed: Of the random numbers in `VirtualCall.random`.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: A number is out of range.
+    """
+    from amlsched.executors.simulation import SimulatedExecutor
+
+    return SimulatedExecutor(max_workers, duration, result, failures, seed)
 
 
 def loky(
