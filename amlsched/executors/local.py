@@ -104,8 +104,8 @@ def simulation(
     """Simulates calls on a virtual clock: callbacks run, nothing waits, and an hour of calls takes milliseconds.
 
     Everything that waits by the run's event loop is on that clock: the calls, `timeout`, `call_later`, the waits of
-    `Retry`, `asyncio.sleep` in callbacks, and the times of receipts. `Limits` and `Comm` have no effect. The same seed
-    and the same program give the same order of events.
+    `Retry`, `asyncio.sleep` in callbacks, the times of receipts. `Limits` has no effect, and `Comm` raises. The same
+    seed and the same program give the same order of events.
 
     Args:
         max_workers: How many calls run at a time.

@@ -21,15 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 from amlsched._checks import is_number, whole_number
 from amlsched.errors import WorkerKilledError
 from amlsched.executors.capabilities import Capabilities
-from amlsched.executors.pickling import call_name
-from amlsched.executors.user_function import call_function, drop_frame
+from amlsched.executors.user_function import call_function, call_name, drop_frame
 from amlsched.units import parse_seconds
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
     from contextvars import Context
 
+    from typing_extensions import TypeVarTuple, Unpack
+
     from amlsched.future import Future
+
+    _Ts = TypeVarTuple("_Ts")
 
 __all__ = ["SimulatedExecutor", "VirtualCall", "VirtualLoop"]
 
@@ -51,7 +54,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: Context | None = None
     ) -> TimerHandle:
         """See `asyncio.loop.call_at`."""
         if when - self.time() > _LONGEST_WAIT_S:
@@ -377,7 +380,7 @@ class SimulatedExecutor(Executor):
         try:
             if self._result == "call":
                 work.set_result(call_function(call.function, call.args, call.kwargs))
-            elif self._result is not None:
+            elif callable(self._result):
                 work.set_result(self._result(call))
         except BaseException as error:  # even SystemExit, as in any worker
             drop_frame(error)

@@ -120,6 +120,7 @@ class CommPlugin(Plugin):
 
         Raises:
             ValueError: The call already has this argument.
+            RuntimeError: The executor is a simulation.
         """
         name = self.parameter_name
         if name in kwargs:
@@ -131,6 +132,11 @@ class CommPlugin(Plugin):
         if not task.scheduler.running():  # the scheduler will raise an error
             return fn, args, kwargs
         if self._server is None:
+            if capabilities_of(task.scheduler.executor).virtual:
+                raise RuntimeError(
+                    f"{_name(fn)}: Comm needs a worker that runs the call, and a simulation has none: "
+                    "leave the plugin out when the scheduler is made by with_simulation"
+                )
             self._server = CommServer(asyncio.get_running_loop(), task, self._address(task))
         comm = Comm(_name(fn), self._server.address, self._server.key, self._server.new_channel())
         function = _WithComm(fn, name)

@@ -14,13 +14,17 @@ import pytest
 from amlsched import Future, Scheduler, WorkerKilledError
 from amlsched.executors.simulation import SimulatedExecutor, VirtualCall
 from amlsched.exit_state import ExitState
-from amlsched.plugins import Retry
+from amlsched.plugins import Comm, Retry
 
 Code = ExitState.Code
 
 
 def square(x: int) -> int:
     return x * x
+
+
+def talk(x: int, comm: Comm) -> None:
+    comm.send(x)
 
 
 def seconds(call: VirtualCall) -> float:
@@ -362,6 +366,14 @@ def test_a_loop_with_a_real_clock_is_refused_with_a_remedy() -> None:
         assert (await asyncio.to_thread(scheduler.run)).code is Code.EXHAUSTED
 
     asyncio.run(notebook())
+
+
+def test_a_plugin_that_needs_a_worker_says_so_instead_of_hanging() -> None:
+    scheduler = Scheduler.with_simulation(1, 1, result="call")
+    task = scheduler.task(talk, plugins=Comm.Plugin())
+    scheduler.on_start(lambda: task.submit(1))
+    with pytest.raises(RuntimeError, match="Comm needs a worker that runs the call, and a simulation has none"):
+        scheduler.run()
 
 
 def test_the_executor_alone_has_no_clock() -> None:
