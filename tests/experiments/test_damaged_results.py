@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas
 import pytest
 
+from amlsched._files import file_bytes
 from amlsched.cli import main
 from amlsched.experiments import iterations
 from amlsched.experiments._arrays.submission import Part, Work, create
-from amlsched.experiments._storage.atomic import file_bytes
 
 EXPERIMENT = """
 def train(params, rep, log):

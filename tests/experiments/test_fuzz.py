@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from amlsched import _files
 from amlsched.cli import main
-from amlsched.experiments._storage import atomic
 
 SEED, COUNT = map(int, os.environ.get("AMLSCHED_FUZZ", "1:40").split(":"))
 
@@ -323,7 +323,7 @@ def test_a_mistake_is_one_message(
     shutil.copytree(results, folder, symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(atomic, "PIPE_S", 0.05)
+    monkeypatch.setattr(_files, "PIPE_S", 0.05)
     words = chance.choice(COMMANDS).split()
     what = []
     for _ in range(chance.choice([1, 1, 2])):

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._files import file_bytes
 from amlsched._surroundings import expanded
 from amlsched.batch_systems import WORKER_SYSTEMS, System
 from amlsched.batch_systems.slurm import options_of_sbatch
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments._config.axes import WORKERS_FOLDER
-from amlsched.experiments._storage.atomic import file_bytes
 from amlsched.units import clock, slurm_bytes, slurm_seconds
 
 if TYPE_CHECKING:

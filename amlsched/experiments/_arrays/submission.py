@@ -23,13 +23,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._files import replace_file
 from amlsched._surroundings import user_name
 from amlsched.batch_systems import SYSTEMS, System
 from amlsched.errors import ExperimentError
 from amlsched.experiments._config.axes import ARRAYS_FOLDER, DEBUG_FOLDER
 from amlsched.experiments._running.graceful_stop import GRACE_S
 from amlsched.experiments._storage import layout
-from amlsched.experiments._storage.atomic import replace_file
 from amlsched.experiments._storage.record import now
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
+from amlsched._files import file_bytes
 from amlsched._spelling import meant_file, suggestion
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments._config.reporting import Report, raise_error
@@ -37,7 +38,6 @@ from amlsched.experiments._config.yaml import (
     read,
     resolve_scalar,
 )
-from amlsched.experiments._storage.atomic import file_bytes
 
 __all__ = [
     "ARCHIVES",

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._files import file_bytes
 from amlsched.batch_systems import SYSTEMS, commands
 from amlsched.batch_systems.slurm import SLURM
 from amlsched.errors import AmlschedError, BatchSystemError, ConfigError, ExperimentError, NotPicklableError
@@ -20,7 +21,6 @@ from amlsched.experiments._config.resolve import Resolved, resolve
 from amlsched.experiments._planning import jobs
 from amlsched.experiments._planning.config_changes import differences, hashes
 from amlsched.experiments._storage import layout, record_file
-from amlsched.experiments._storage.atomic import file_bytes
 from amlsched.experiments._storage.record import Record, State
 from amlsched.experiments.target import Target, check_config_picklable, is_iterative
 from amlsched.units import counted

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from amlsched._files import replace_file
 from amlsched._surroundings import expanded, import_extra
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.axes import DEBUG_FOLDER
@@ -22,7 +23,6 @@ from amlsched.experiments._config.expand import Debug, Run, debug_mode
 from amlsched.experiments._config.resolve import ResolvedExperiment
 from amlsched.experiments._config.values import copied, escaped
 from amlsched.experiments._config.yaml import write
-from amlsched.experiments._storage.atomic import replace_file
 
 __all__ = [
     "CHECKPOINT",

@@ -22,10 +22,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amlsched._files import file_bytes, replace_file
 from amlsched.errors import ExperimentError
 from amlsched.experiments._config.values import restored
 from amlsched.experiments._storage import claims, layout
-from amlsched.experiments._storage.atomic import file_bytes, replace_file
 from amlsched.experiments._storage.claims import Claim
 from amlsched.experiments._storage.record import Attempt, ErrorNote, Record, State, Used, decoded, encoded, now
 

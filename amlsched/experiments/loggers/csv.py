@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._files import replace_file
 from amlsched._surroundings import import_extra
 from amlsched.errors import ExperimentError
 from amlsched.experiments._config.values import plain
 from amlsched.experiments._storage import cells, layout
-from amlsched.experiments._storage.atomic import replace_file
 from amlsched.experiments.loggers.base import AbstractLogger
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import pandas
 
+from amlsched._files import file_bytes
 from amlsched.experiments._storage import cells, record_file
-from amlsched.experiments._storage.atomic import file_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
