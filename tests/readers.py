@@ -1,12 +1,16 @@
-"""How batch systems read the directives of a script: their own rules, written down again for tests."""
+"""How batch systems read the directives of a script: their own rules, written down again for tests.
+
+And the options of workers with which each of them has a script.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from typing import Any
 
-__all__ = ["READERS", "condor_words", "directives", "submit_file"]
+__all__ = ["READERS", "condor_words", "directives", "submit_file", "worker_options"]
 
 
 def _words(text: str, escapes_in: str, comment: bool) -> Iterator[str]:
@@ -83,7 +87,7 @@ _OF_JOBS = ("Cluster", "Process", "ClusterId", "ProcId")
 def submit_file(text: str) -> dict[str, str]:
     """The values of a submit file of HTCondor. What a macro names that is set nowhere is nothing."""
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.replace("\\\n", "").splitlines():  # a backslash at its end joins the next line
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found[name.strip()] = value.strip()
@@ -105,3 +109,16 @@ def condor_words(arguments: str) -> list[str]:
     text = arguments[1:-1].replace('""', '"')
     found = re.findall(r"(?:[^\s']|'(?:[^']|'')*')+", text)
     return [re.sub(r"'((?:[^']|'')*)'", lambda part: part[1].replace("''", "'"), word) for word in found]
+
+
+def worker_options(system: str) -> dict[str, Any]:
+    """Options of two workers that are right for this batch system."""
+    options: dict[str, Any] = {"n_workers": 2, "cores": 4, "memory": "6 GB", "walltime": "00:10:00"}
+    if system == "htcondor":
+        del options["walltime"]
+        options["disk"] = "1 GB"
+    elif system == "oar":
+        options["memory_per_core_property_name"] = "not_applicable"
+    elif system == "lsf":
+        options.update(walltime="0:10", lsf_units="mb")
+    return options

@@ -6,6 +6,7 @@ Sources:
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -97,6 +98,25 @@ def _job_states(text: str) -> JobStates:
     return {job: element for (job, _), element in _states(text).items()}
 
 
+def _seconds(text: str) -> float | None:
+    if text.upper() == "INFINITY":
+        return math.inf
+    if found := re.fullmatch(r"(\d*):(\d*):(\d*)", text):
+        hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return (hours * 60 + minutes) * 60 + seconds or None
+    if re.fullmatch(r"0x[\da-f]+|\d+", text, re.IGNORECASE):
+        base = 16 if "x" in text.lower() else 8 if text.startswith("0") else 10
+        return _whole(text, base) or None
+    return None
+
+
+def _whole(text: str, base: int) -> int | None:
+    try:
+        return int(text, base)
+    except ValueError:  # 09
+        return None
+
+
 _ENFORCED, _BY_SIGNAL = 37, 100  # sge_status(5)
 
 
@@ -180,6 +200,8 @@ GRID_ENGINE = System(
     inherited=("SGE_TASK_", "SGE_STDIN", "SGE_STDOUT", "SGE_STDERR", "SGE_O_", "SGE_JOB_", "JOB_ID"),
     logs=("out_{job}.{index}.log", "err_{job}.{index}.log"),
     dask_class="SGECluster",
+    seconds=_seconds,
+    walltimes="seconds or hours:minutes:seconds: '1:00:00'",
     job_query=_query,
     job_states=_job_states,
     job_directives=("-V",),

@@ -154,7 +154,14 @@ def _without_macros(text: str) -> str:
     return text.replace("$(", "$(DOLLAR)(")
 
 
-_SYNTAX = Syntax(title="HTCondor", quote=str, escape=_without_macros)
+_SYNTAX = Syntax(
+    title="HTCondor",
+    quote=str,
+    escape=_without_macros,
+    rejected_at_end="\\",  # it joins the next line
+    names=re.compile(r".*[^\\]", re.DOTALL),
+    names_rule="text that does not end with a backslash",
+)
 
 HTCONDOR = System(
     name="htcondor",

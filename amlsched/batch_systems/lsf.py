@@ -27,6 +27,11 @@ def _job_states(text: str) -> JobStates:
     return found
 
 
+def _seconds(text: str) -> float | None:
+    found = re.fullmatch(r"(?:(\d+):)?(\d+)(?:/.+)?", text)  # of a host, or of a kind of hosts, with this speed
+    return (int(found[1] or 0) * 60 + int(found[2])) * 60.0 or None if found else None
+
+
 def _quote(text: str) -> str:
     """Quote with the kind of quotes that the text does not contain; LSF has no escapes."""
     if re.fullmatch(r"[\w@%+=:,./~-]+", text):
@@ -41,12 +46,14 @@ LSF = System(
         title="LSF",
         quote=_quote,
         rejected='"',  # dask-jobqueue puts the project in double quotes
-        names=re.compile(r"[^\[\]]{1,4094}"),
-        names_rule="a text without [ and ], which would create an array,",
+        names=re.compile(r'[^\[\]"]{1,4094}'),
+        names_rule="a text without double quotes, and without [ and ], which would create an array,",
     ),
     submit=("bsub",),
     cancel_all=lambda job: ["bkill", job],
     dask_class="LSFCluster",
+    seconds=_seconds,
+    walltimes="minutes or hours:minutes, and no seconds: '1:00'",
     job_query=lambda jobs: ["bjobs", "-noheader", "-o", "jobid stat exec_host pend_reason delimiter='|'", *jobs],
     job_states=_job_states,
     needed=("bjobs", "bqueues"),

@@ -25,6 +25,14 @@ def _job_states(text: str) -> JobStates:
     return {job: Element(_STAGES.get(state, Stage.ENDED), state) for job, state in found}
 
 
+def _seconds(text: str) -> float | None:
+    found = re.fullmatch(r"(\d+)(?::(\d+)(?::(\d+))?)?", text)
+    if found is None:
+        return None
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return (hours * 60.0 + minutes) * 60 + seconds or None
+
+
 OAR = System(
     name="oar",
     title="OAR",
@@ -32,6 +40,8 @@ OAR = System(
     submit=("oarsub",),
     cancel_all=lambda job: ["oardel", job],
     dask_class="OARCluster",
+    seconds=_seconds,
+    walltimes="hours, hours:minutes or hours:minutes:seconds: '1:00:00'",
     job_query=lambda jobs: ["oarstat", "-s", *(word for job in jobs for word in ("-j", job))],
     job_states=_job_states,
     starts_at_home=True,

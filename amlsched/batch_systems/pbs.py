@@ -166,6 +166,14 @@ def _job_states(text: str) -> JobStates:
     return found
 
 
+def _seconds(text: str) -> float | None:
+    found = re.fullmatch(r"(?:(?:(?:(\d+):)?(\d+):)?(\d+):)?(\d+(?:\.\d*)?)", text)
+    if found is None:
+        return None
+    days, hours, minutes = (int(part or 0) for part in found.groups()[:3])
+    return ((days * 24 + hours) * 60 + minutes) * 60 + float(found[4]) or None
+
+
 _END_KINDS: Mapping[int, Kind] = {
     -26: WorkerOutOfMemoryError,
     -27: WorkerOutOfMemoryError,
@@ -221,6 +229,8 @@ PBS = System(
     kept=("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT"),
     own_logs="${PBS_JOBID%%[*}",
     dask_class="PBSCluster",
+    seconds=_seconds,
+    walltimes="seconds, minutes:seconds, hours:minutes:seconds or (Torque, Moab) days before them: '1:00:00'",
     job_query=lambda jobs: ["qstat", "-f", *jobs],
     job_states=_job_states,
     job_directives=("-V",),

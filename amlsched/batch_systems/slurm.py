@@ -7,6 +7,7 @@ Sources:
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from amlsched.errors import (
     PreemptedError,
     WorkerOutOfMemoryError,
 )
+from amlsched.units import slurm_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -170,6 +172,12 @@ def _job_states(text: str) -> JobStates:
     return found
 
 
+def _seconds(text: str) -> float | None:
+    if text.upper() in ("UNLIMITED", "INFINITE", "-1") or (text.isdecimal() and not int(text)):
+        return math.inf
+    return slurm_seconds(text)
+
+
 _END_KINDS: Mapping[str, Kind] = {
     "CANCELLED": JobCancelledError,
     "TIMEOUT": JobWalltimeError,
@@ -214,7 +222,7 @@ def _end_query(job: str) -> Sequence[str]:
 def _queues() -> dict[str, str]:
     rows = columns(output("sinfo", "--noheader", "--format=%R|%a|%D|%t|%l"), "|")
     found: dict[str, list[str]] = {}
-    for name, available, nodes, state, limit in rows:
+    for name, available, nodes, state, limit in (row for row in rows if len(row) == 5):
         found.setdefault(name, []).append(f"{available}, {nodes} nodes {state}, time limit {limit}")
     return {name: "; ".join(states) for name, states in found.items()}
 
@@ -237,7 +245,8 @@ def _limits() -> dict[str, str]:
     found: dict[str, str] = {name: settings[name] for name in ("MaxArraySize", "MaxJobCount") if name in settings}
     if "slurmdbd" in settings.get("AccountingStorageType", ""):
         asked = ("-nP", "show", "associations", f"user={user_name()}", "format=account,maxjobs,maxsubmit")
-        for account, running, submitted in columns(output("sacctmgr", *asked), "|"):
+        rows = columns(output("sacctmgr", *asked), "|")
+        for account, running, submitted in (row for row in rows if len(row) == 3):
             found[f"jobs of yours in {account}"] = f"{running or 'any'} running, {submitted or 'any'} submitted"
     return found
 
@@ -283,6 +292,8 @@ SLURM = System(
     inherited=("SLURM_", "SBATCH_", "SLURMD_"),
     kept=("SLURM_CONF", "SLURM_CLUSTERS"),
     dask_class="SLURMCluster",
+    seconds=_seconds,
+    walltimes="minutes, minutes:seconds, hours:minutes:seconds, days-hours or days-hours:minutes:seconds: '1:00:00'",
     job_query=lambda jobs: ["squeue", "--noheader", "--states=all", f"--jobs={','.join(jobs)}", "--format=%i|%T|%N|%r"],
     job_states=_job_states,
     job_directives=("--no-requeue",),

@@ -140,6 +140,7 @@ class Syntax:
         title: Name of the batch system in messages.
         quote: Quotes a value as one word.
         rejected: Characters that are not supported in any value, even if quoted.
+        rejected_at_end: Characters that are not supported as the last one of a value.
         escape: Escapes text, so that the batch system takes each character literally; it is quoted after that.
         escape_path: Additionally escapes the path of log files.
         rejected_in_paths: Characters that are not supported in such a path.
@@ -151,6 +152,7 @@ class Syntax:
     title: str = "the batch system"
     quote: Callable[[str], str] = _in_double_quotes
     rejected: str = ""
+    rejected_at_end: str = ""
     escape: Callable[[str], str] = str
     escape_path: Callable[[str], str] = str
     rejected_in_paths: str = ""
@@ -221,6 +223,9 @@ class Syntax:
         found = sorted({character for character in text if character in rejected})
         if found:
             remedy = f"{self.title} cannot hold {' '.join(found)} here; choose another name or folder without it"
+            raise ValueError(f"{argument}={text!r}: {remedy}")
+        if text.endswith(tuple(self.rejected_at_end)):
+            remedy = f"{self.title} cannot hold {text[-1]} at the end of a value; choose another name or folder"
             raise ValueError(f"{argument}={text!r}: {remedy}")
         return text
 
@@ -297,6 +302,9 @@ class System:
         requeue_code: The exit code with which it does; 0 if there is none.
 
         dask_class: Workers: dask-jobqueue's class of a cluster; empty if it has none.
+        seconds: Reads a walltime: infinity for no limit, `None` if the batch system does not accept it. It is `None`
+            itself if jobs have no walltime.
+        walltimes: What it reads, in words.
         job_query: The command that lists these jobs.
         job_states: Parses its output.
         job_directives: The directives that pass the environment on, if the system does not do that by default; and
@@ -345,6 +353,8 @@ class System:
     requeue_code: int = 0
 
     dask_class: str = ""
+    seconds: Callable[[str], float | None] | None = None
+    walltimes: str = ""
     job_query: Callable[[Sequence[str]], Sequence[str]] = tuple
     job_states: Callable[[str], JobStates] = lambda text: {}
     job_directives: Sequence[str] | Mapping[str, str] = ()
@@ -390,8 +400,9 @@ class System:
         if job.time_s and job.clock:
             body.insert(0, f"export AMLSCHED_END_TIME=$(($(date +%s) + {int(job.time_s)}))")
         if self.own_logs:
-            out, err = (shlex.quote(str(job.logs)) + f'/"{name}"' for name in self.logs)
-            body.insert(0, f"exec >>{out} 2>>{err}".format(job=self.own_logs, index=self.index))
+            names = [name.format(job=self.own_logs, index=self.index) for name in self.logs]
+            out, err = (f'{shlex.quote(str(job.logs))}/"{name}"' for name in names)
+            body.insert(0, f"exec >>{out} 2>>{err}")
         words = " ".join(map(shlex.quote, job.command))
         return directives, [*body, f'exec {words} "{self.index}"']
 

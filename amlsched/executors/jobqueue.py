@@ -86,7 +86,7 @@ def jobqueue(
     provider = JobProvider(
         name, n_workers, adaptive, submit_command, cancel_command, start_timeout, security, native_threads, options
     )
-    provider.check_commands()
+    provider.check_machine()
     return JobQueueExecutor(provider)
 
 
@@ -102,9 +102,12 @@ def job_script(name: str, /, **options: Any) -> str:
 
 def job_settings(system: System, options: Mapping[str, Any], native_threads: WorkerThreads) -> dict[str, Any]:
     """The arguments for a job that `jobqueue` makes of a user's options; the doctor submits a job with them."""
+    from amlsched.executors._jobqueue.checks import check_host
     from amlsched.executors._jobqueue.settings import of_job, settings
 
-    return of_job(settings(system, options, native_threads))
+    found = settings(system, options, native_threads)
+    check_host(found)
+    return of_job(found)
 
 
 def job_class(system: System, submit: str, cancel: str) -> Any:

@@ -63,7 +63,9 @@ class _OwnJob:
         self.submit_command, self.cancel_command = self._own_commands()
         if self.system.name == "htcondor":
             held = self.system.syntax.value("log_directory", self.log_directory)
-            self.job_header_dict = {**self.job_header_dict, "LogDirectory": held}
+            name = self.system.syntax.value("job_name", self.job_name)
+            ours = {"LogDirectory": held} | ({} if "batch_name" in self.job_extra_directives else {"batch_name": name})
+            self.job_header_dict = {**self.job_header_dict, **ours}
         else:
             self.job_header = self._quoted_header({str(kwargs[name]): name for name in QUOTED if name in kwargs})
         self.set_command(self._command_template, with_prologue=True)

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched._checks import check_seconds, check_text, whole_number
+from amlsched._checks import check_seconds, whole_number
 from amlsched._surroundings import import_extra
 from amlsched.batch_systems.commands import call, check_command
 from amlsched.errors import BatchSystemError, MissingExtraError
 from amlsched.executors._dask.clusters import SETTINGS, ClusterProvider, cluster_security
 from amlsched.executors._dask.executor import DaskExecutor
+from amlsched.executors._jobqueue.checks import check_adaptive, check_command_line, check_host, check_security
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,10 +68,9 @@ class JobProvider(ClusterProvider):
             raise ValueError(f"batch system {name!r}: must be one of {', '.join(sorted(WORKER_SYSTEMS))}")
         super().__init__()
         n_workers = whole_number("n_workers", n_workers, also="")
-        if not isinstance(adaptive, bool | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"adaptive={adaptive!r}: must be True, False or options of dask's Adaptive")
-        for key, command in (("submit_command", submit_command), ("cancel_command", cancel_command)):
-            check_text(key, command, "command --option")
+        check_command_line("submit_command", submit_command, "sbatch --nice")
+        check_command_line("cancel_command", cancel_command, "scancel --quiet")
+        check_security(security)
         if start_timeout is not None:
             check_seconds("start_timeout", start_timeout, ", or None")
         self.system: System = WORKER_SYSTEMS[name]
@@ -84,6 +84,7 @@ class JobProvider(ClusterProvider):
         self._start_timeout = start_timeout
         self._security = security
         self._settings = settings(self.system, options, worker_threads(native_threads, "native_threads"))
+        check_adaptive(adaptive, n_workers, self._settings["processes"])
         self._logs = Path(self._settings["log_directory"])
         self._job = job_class(self.system, self._submit, self._cancel)
         self._monitor: JobMonitor | None = None
@@ -112,11 +113,16 @@ class JobProvider(ClusterProvider):
         host = self._settings["scheduler_options"].get("host")
         return str(host) if host is not None else None
 
-    def check_commands(self) -> None:
-        """Raise if the commands that submit and cancel do not exist."""
+    def check_machine(self) -> None:
+        """Raise if jobs cannot be submitted from this machine, or their workers cannot connect to it.
+
+        Raises:
+            BatchSystemError: A command does not exist.
+            ValueError: There is no such interface or address here.
+        """
         for command in (self._submit, self._cancel):
-            words = shlex.split(command)
-            check_command(self.system.title, words[0] if words else "")
+            check_command(self.system.title, shlex.split(command)[0])
+        check_host(self._settings)
 
     def job_script(self) -> str:
         """The script of a job."""

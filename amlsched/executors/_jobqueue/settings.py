@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import shlex
 import socket
@@ -11,16 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched._checks import check_text, check_texts, check_whole
 from amlsched.batch_systems import commands
 from amlsched.errors import BatchSystemError
-from amlsched.executors._dask.clusters import NANNY, check_memory
+from amlsched.executors._dask.clusters import NANNY
+from amlsched.executors._jobqueue.checks import check_folder, check_options
 from amlsched.executors._jobqueue.dask_classes import QUOTED
 from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
 from amlsched.resources.binding import exports
-from amlsched.units import slurm_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from amlsched.batch_systems import System
     from amlsched.resources.binding import WorkerThreads
 
@@ -40,20 +42,6 @@ _OF_CLUSTER = (
     "shared_temp_directory",
     "silence_logs",
 )
-_TEXTS = {
-    "queue": "main",
-    "account": "group",
-    "project": "group",
-    "walltime": "01:00:00",
-    "job_name": "training",
-    "interface": "ib0",
-    "python": "python3",
-}
-_LISTS = {
-    "job_script_prologue": "module load python",
-    "worker_extra_args": "--no-dashboard",
-    "job_directives_skip": "--mem",
-}
 
 
 def settings(system: System, options: Mapping[str, Any], native_threads: WorkerThreads) -> dict[str, Any]:
@@ -74,26 +62,29 @@ def settings(system: System, options: Mapping[str, Any], native_threads: WorkerT
         value = options.get(name)
         return value if value is not None else configured.get(name.replace("_", "-"))
 
-    _check(system, options)
+    check_options(system, options)
     found = dict(options)
     found.update({name: said(name) for name in QUOTED if said(name) is not None})
     name = options.get("job_name") or configured.get("name")
     found["job_name"] = system.syntax.name("job_name", "amlsched" if name in (None, "dask-worker") else name)
-    found["log_directory"] = str(Path(said("log_directory") or LOGS).absolute())
+    found["log_directory"] = str(Path(said("log_directory") or LOGS).expanduser().absolute())
     for name in QUOTED:
         if name in found:
             system.syntax.value(name, found[name])
     system.syntax.log("log_directory", found["log_directory"], "")
+    check_folder("log_directory", Path(found["log_directory"]))
     found["python"] = _python(said("python"))
     found["local_directory"] = shell_word(str(said("local_directory") or _TEMPORARY))
     found["processes"] = processes = said("processes") or 1
-    cores = said("cores")
-    walltime = said("walltime")
-    if system.name == "lsf" and walltime is not None:  # hours and minutes
-        walltime = f"{walltime}:00"
+    cores, memory = said("cores"), said("memory")
+    if cores is not None and processes > cores:
+        remedy = f"each worker needs one; write cores={processes}, or processes={cores}"
+        raise ValueError(f"processes={processes}: more than the job has cores, which are {cores}; {remedy}")
+    if memory is not None:
+        found.update(_memory(system, said, cores, importlib.import_module("dask.utils").parse_bytes(memory)))
     arguments: list[str] = list(said("worker_extra_args") or [])
     words = [one if one.startswith("-") else shell_word(one) for one in arguments]
-    found["worker_extra_args"] = _worker_arguments(words, walltime)
+    found["worker_extra_args"] = _worker_arguments(words, _seconds(system, said("walltime")))
     prologue = [f"cd {shlex.quote(str(Path.cwd()))}"] if system.starts_at_home else []
     prologue.append(f"export {HASH_SEED_VARIABLE}={shlex.quote(hash_seed())}")
     prologue += exports(native_threads, max(1, (cores or 1) // processes))  # dask keeps variables that are set
@@ -128,27 +119,31 @@ def shell_word(text: str) -> str:
     return home + '"' + re.sub(r'(["\\`])', r"\\\1", rest) + '"'
 
 
-def _check(system: System, options: Mapping[str, Any]) -> None:
-    """Raise for options of a wrong type, for which dask-jobqueue would raise without their name, or not at all."""
-    for name in ("cores", "processes"):
-        if options.get(name) is not None:
-            check_whole(name, options[name], 1)
-    check_memory("memory", options.get("memory"))
-    for name, example in _TEXTS.items():
-        value = options.get(name)
-        if not isinstance(value, int) or isinstance(value, bool):  # a number is taken like text
-            check_text(name, value, example)
-    for name, example in _LISTS.items():
-        check_texts(name, options.get(name), example)
-    directives = options.get("job_extra_directives")
-    if not isinstance(system.job_directives, Mapping):
-        check_texts("job_extra_directives", directives, "--gres=gpu:1")
-    elif not isinstance(directives, Mapping | None):
-        problem = f"job_extra_directives={directives!r}: must be a mapping for {system.name}"
-        raise TypeError(f"{problem}, such as {{'requirements': '…'}}")
+def _memory(system: System, said: Callable[[str], Any], cores: Any, amount: int) -> dict[str, str]:
+    """The option that asks for the memory, rounded up to a MiB: dask-jobqueue rounds 1.2 GB up to 2 GiB."""
+    mebibytes = -(-amount // 2**20)
+    if system.name == "slurm" and said("job_mem") is None:
+        return {"job_mem": f"{mebibytes}M"}
+    if system.name in ("pbs", "moab") and said("resource_spec") is None:
+        return {"resource_spec": f"select=1:ncpus={cores}:mem={mebibytes}mb"}
+    return {}
 
 
-def _worker_arguments(given: list[str], walltime: Any) -> list[str]:
+def _seconds(system: System, walltime: Any) -> float:
+    """The walltime in seconds; infinity for none.
+
+    Raises:
+        ValueError: The batch system does not accept it.
+    """
+    if walltime is None or system.seconds is None:
+        return math.inf
+    seconds = system.seconds(str(walltime))
+    if seconds is None:
+        raise ValueError(f"walltime={walltime!r}: {system.title} reads {system.walltimes}")
+    return seconds
+
+
+def _worker_arguments(given: list[str], seconds: float) -> list[str]:
     """Arguments of workers: one call at a time, no public dashboard, and a lifetime shorter than the walltime."""
     found = list(given)
     if "--nthreads" not in given:
@@ -157,8 +152,7 @@ def _worker_arguments(given: list[str], walltime: Any) -> list[str]:
         found += ["--preload-nanny", NANNY]
     if not {"--dashboard", "--no-dashboard"} & set(given):
         found.append("--no-dashboard")
-    seconds = slurm_seconds(str(walltime).strip())
-    if "--lifetime" not in given and seconds is not None:
+    if "--lifetime" not in given and not math.isinf(seconds):
         lasts, stagger = lifetime(seconds)
         found += ["--lifetime", f"{lasts}s", "--lifetime-stagger", f"{stagger}s"]
     return found

@@ -133,8 +133,8 @@ def worker_options(plan: Plan, executor: str, given: Mapping[str, Any]) -> dict[
         "cores": tasks * cpus,
         "processes": tasks,
         "memory": f"{memory_bytes}B",
-        "queue": found["partition"],
-        _ACCOUNT.get(executor, "account"): found["account"],
+        "queue": found["partition"] or None,  # in cw2, an empty text is none
+        _ACCOUNT.get(executor, "account"): found["account"] or None,
         "walltime": _walltime(found["time_s"], executor),
         "job_extra_directives": [*options_of_sbatch(found["options"]), *found["directives"]] or None,
         "job_script_prologue": found["lines"] or None,

@@ -19,29 +19,16 @@ from amlsched import BatchSystemError, Scheduler
 from amlsched.batch_systems import WORKER_SYSTEMS, Stage
 from amlsched.executors import jobqueue
 from amlsched.executors._jobqueue.settings import lifetime
-from amlsched.units import slurm_seconds
 from tests import calls
 from tests.backends import needs
 from tests.processes import until
-from tests.readers import condor_words, directives, submit_file
+from tests.readers import condor_words, directives, submit_file, worker_options
 
 pytestmark = needs("dask_jobqueue")
 
 
-OPTIONS: dict[str, Any] = {"n_workers": 2, "cores": 4, "memory": "6 GB", "walltime": "00:10:00"}
+OPTIONS = worker_options("slurm")
 MARKERS = {"slurm": "#SBATCH", "sge": "#$ ", "pbs": "#PBS", "moab": "#PBS", "lsf": "#BSUB", "oar": "#OAR"}
-
-
-def options_for(name: str) -> dict[str, Any]:
-    options = dict(OPTIONS)
-    if name == "htcondor":
-        del options["walltime"]
-        options["disk"] = "1 GB"
-    elif name == "oar":
-        options["memory_per_core_property_name"] = "not_applicable"
-    elif name == "lsf":
-        options.update(walltime="0:10", lsf_units="mb")
-    return options
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +43,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", sorted(WORKER_SYSTEMS))
 def test_a_job_script_can_be_looked_at_without_the_batch_system(name: str) -> None:
-    script = jobqueue.job_script(name, **options_for(name))
+    script = jobqueue.job_script(name, **worker_options(name))
     assert MARKERS.get(name, "RequestCpus") in script
     assert "--tls-key" in script
     assert "--no-dashboard" in script
@@ -72,7 +59,7 @@ def test_workers_end_before_their_jobs() -> None:
     assert 300 < int(found[1]) + int(found[2]) < 600
     assert "--lifetime 1h" in (own := jobqueue.job_script("slurm", **OPTIONS, worker_extra_args=["--lifetime", "1h"]))
     assert own.count("--lifetime ") == 1
-    assert "--lifetime 540s" in jobqueue.job_script("lsf", **options_for("lsf"))  # 0:10 is hours and minutes there
+    assert "--lifetime 540s" in jobqueue.job_script("lsf", **worker_options("lsf"))  # 0:10 is hours and minutes there
 
 
 @pytest.mark.parametrize("walltime", [60, 600, 3600, 7 * 86400])
@@ -81,18 +68,10 @@ def test_a_lifetime_leaves_time(walltime: int) -> None:
     assert 0.5 * walltime < lasts + stagger < walltime
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("00:10:00", 600), ("1-00:00:00", 86400), ("0:30", 30), ("90", 5400), (None, None), ("UNLIMITED", None)],
-)
-def test_walltimes_are_read(text: str | None, seconds: float | None) -> None:
-    assert slurm_seconds(str(text)) == seconds
-
-
 def test_the_environment_is_carried_where_the_system_does_not() -> None:
-    assert "#$ -V" in jobqueue.job_script("sge", **options_for("sge"))
-    assert "#PBS -V" in jobqueue.job_script("pbs", **options_for("pbs"))
-    assert "getenv = True" in jobqueue.job_script("htcondor", **options_for("htcondor"))
+    assert "#$ -V" in jobqueue.job_script("sge", **worker_options("sge"))
+    assert "#PBS -V" in jobqueue.job_script("pbs", **worker_options("pbs"))
+    assert "getenv = True" in jobqueue.job_script("htcondor", **worker_options("htcondor"))
 
 
 def test_jobs_of_slurm_are_not_requeued_unless_the_user_says_so() -> None:
@@ -145,7 +124,7 @@ WORST = "my 'res\"ults' # 100% $(date) `x`"
 
 def spaced(name: str, tmp_path: Path) -> dict[str, Any]:
     """Options with blanks and quotes wherever the batch system takes them."""
-    options = {**options_for(name), "log_directory": str(tmp_path / FOLDERS.get(name, WORST))}
+    options = {**worker_options(name), "log_directory": str(tmp_path / FOLDERS.get(name, WORST))}
     if name != "htcondor":
         options["queue"] = "a queue" if name in FOLDERS else 'a "queue\'s"'
     if name in ("slurm", "lsf", "oar"):
@@ -247,13 +226,17 @@ def test_a_name_that_is_no_name_of_a_file_has_logs_all_the_same() -> None:
 )
 def test_what_the_batch_system_cannot_hold_is_an_error(name: str, option: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        jobqueue.job_script(name, **{**options_for(name), option: value})
+        jobqueue.job_script(name, **{**worker_options(name), option: value})
 
 
 def test_the_doctor_runs_the_prologue_on_htcondor_too(tmp_path: Path) -> None:
     from amlsched.doctor.cluster import Trial
 
-    options = {**options_for("htcondor"), "job_script_prologue": ["export N=$(nproc)"], "log_directory": str(tmp_path)}
+    options = {
+        **worker_options("htcondor"),
+        "job_script_prologue": ["export N=$(nproc)"],
+        "log_directory": str(tmp_path),
+    }
     line: Any = SimpleNamespace(token="x", offered=[])
     trial = Trial(WORKER_SYSTEMS["htcondor"], options, line)
     [_, command] = condor_words(submit_file(trial.script)["Arguments"])
