@@ -7,13 +7,15 @@ import contextlib
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amlsched._surroundings import expanded
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.units import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from amlsched.experiments.config import Bundle
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.progress import Summary
@@ -27,7 +29,9 @@ __all__ = [
     "INTERRUPTED",
     "OK",
     "SOME_FAILED",
+    "add_command",
     "add_debug",
+    "add_results",
     "add_set",
     "counts",
     "described",
@@ -49,6 +53,22 @@ _SHOWN_RUNS = 40
 """The most rows in a table of runs."""
 _SHOWN_FAILURES = 20
 _LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{50})")
+
+
+def add_command(
+    commands: Commands, command: Callable[[argparse.Namespace], int], text: str | None = None
+) -> argparse.ArgumentParser:
+    """Add the parser of a command with the name and docstring of this function; help lists it if there is a text."""
+    listed: dict[str, Any] = {} if text is None else {"help": text}
+    parser = commands.add_parser(command.__name__, description=command.__doc__, **listed)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add the folder for the results, for commands that read it."""
+    text = "the folder for the results: the config's `path`"
+    parser.add_argument("results", metavar="RESULTS", type=folder, help=text)
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -196,12 +216,6 @@ def described(bundle: Bundle) -> str:
 
 def ranges(indices: list[int]) -> str:
     """`rep 0-2, 5` for 0, 1, 2, 5."""
-    if not indices:
-        return "nothing"
-    spans: list[list[int]] = []
-    for index in indices:
-        if spans and spans[-1][1] == index - 1:
-            spans[-1][1] = index
-        else:
-            spans.append([index, index])
-    return "rep " + ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in spans)
+    from amlsched.batch_systems import system
+
+    return f"rep {', '.join(system.ranges(indices))}" if indices else "nothing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, folder
+from amlsched.cli._output import OK, add_command, add_results
 from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
@@ -18,11 +18,8 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser("cancel", help="cancel submitted arrays", description=cancel.__doc__)
-    parser.set_defaults(command=cancel)
-    parser.add_argument(
-        "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
-    )
+    parser = add_command(commands, cancel, "cancel submitted arrays")
+    add_results(parser)
     parser.add_argument("names", metavar="NAME", nargs="*", help="only these experiments or runs (default: all)")
 
 

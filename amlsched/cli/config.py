@@ -7,7 +7,7 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli._output import BAD_INPUT, OK, add_debug, add_set, check_not_swapped, described
+from amlsched.cli._output import BAD_INPUT, OK, add_command, add_debug, add_set, check_not_swapped, described
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -30,21 +30,18 @@ def add_to(commands: Commands) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
     text = "show each value with its origin, and the runs, jobs and folders"
-    shown = actions.add_parser("explain", help=text, description=explain.__doc__)
-    shown.set_defaults(command=explain)
+    shown = add_command(actions, explain, text)
     _add_config(shown)
     add_debug(shown)
     shown.add_argument("--all", action="store_true", help="list all runs and jobs, not only the first 20")
 
     text = "find everything that would go wrong in a run"
-    checked = actions.add_parser("check", help=text, description=check.__doc__)
-    checked.set_defaults(command=check)
+    checked = add_command(actions, check, text)
     _add_config(checked)
     text = "also import and check the experiment: path/to/file.py:Class or package.module:Class"
     checked.add_argument("target", metavar="TARGET", nargs="?", help=text)
 
-    schema = actions.add_parser("schema", help="print a JSON schema for editors", description=print_schema.__doc__)
-    schema.set_defaults(command=print_schema)
+    add_command(actions, schema, "print a JSON schema for editors")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +134,7 @@ def check(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def print_schema(_: argparse.Namespace) -> int:
+def schema(_: argparse.Namespace) -> int:
     """Print a JSON schema for one document of a config, for editors."""
     from amlsched.experiments.config import json_schema
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli._output import OK, SOME_FAILED
+from amlsched.cli._output import OK, SOME_FAILED, add_command
 from amlsched.cli.parser import seconds
 from amlsched.cli.run import EXECUTOR_HELP, check_executor_arguments
 
@@ -18,9 +18,7 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
-    text = "check whether an executor works here, and what is missing"
-    parser = commands.add_parser("doctor", help=text, description=doctor.__doc__)
-    parser.set_defaults(command=doctor)
+    parser = add_command(commands, doctor, "check whether an executor works here, and what is missing")
     add = parser.add_argument
     add("config", metavar="CONFIG", nargs="?", help="a config whose SLURM section gives the options")
     add("--executor", metavar="NAME", default="processes", help=EXECUTOR_HELP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, SOME_FAILED, counts, print_failures, print_notes
+from amlsched.cli._output import OK, SOME_FAILED, add_command, counts, print_failures, print_notes
 
 if TYPE_CHECKING:
     import argparse
@@ -17,8 +17,7 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser("element", description=element.__doc__)
-    parser.set_defaults(command=element)
+    parser = add_command(commands, element)
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     for name in ("first", "count", "index"):
         parser.add_argument(name, metavar=name.upper(), type=int)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, folder
+from amlsched.cli._output import OK, add_command, add_results
 from amlsched.cli.results import add_selection, selected
 
 if TYPE_CHECKING:
@@ -18,10 +18,9 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser("plot", help="draw learning curves", description=plot.__doc__)
-    parser.set_defaults(command=plot)
+    parser = add_command(commands, plot, "draw learning curves")
+    add_results(parser)
     add = parser.add_argument
-    add("results", metavar="RESULTS", type=folder, help="the folder for the results")
     add("--metric", metavar="NAME", required=True, help="the column to draw")
     add("--out", metavar="FILE", required=True, help="the image file; its suffix gives the format, such as .png")
     add("--x", metavar="NAME", default="iter", help="the column of the x axis (default: iter)")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amlsched.cli._output import OK, folder, print_stderr
+from amlsched.cli._output import OK, add_command, add_results, print_stderr
 from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
@@ -30,11 +30,8 @@ _OFFERED = 8
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
     text = "show the parameters and last values of each repetition, or statistics over them"
-    parser = commands.add_parser("results", help=text, description=results.__doc__)
-    parser.set_defaults(command=results)
-    parser.add_argument(
-        "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
-    )
+    parser = add_command(commands, results, text)
+    add_results(parser)
     add_selection(parser)
     add = parser.add_argument
     text = "group by this key, such as params.lr or run; shows mean, std, median, min, max and the 95%% interval"

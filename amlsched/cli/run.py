@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from amlsched.cli._output import (
     OK,
     SOME_FAILED,
+    add_command,
     add_debug,
     add_set,
     check_not_swapped,
@@ -32,7 +33,7 @@ from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from amlsched.cli._output import Commands
@@ -60,8 +61,7 @@ _ON_THIS_MACHINE = ("loky", "processes", "threads")
 
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
-    parser = commands.add_parser("run", help="run the remaining repetitions of a config", description=run.__doc__)
-    parser.set_defaults(command=run)
+    parser = add_command(commands, run, "run the remaining repetitions of a config")
     parser.add_argument(
         "target", metavar="TARGET", help="path/to/file.py:Class or package.module:Class; a function also works"
     )
@@ -201,9 +201,7 @@ def execute(
     if arguments.dry_run:
         _dry_run(plan)
         return CommandResult(OK)
-    from amlsched.cli._loggers import logger_from_option
-
-    loggers = [*loggers, *map(logger_from_option, arguments.logger)]
+    loggers = [*loggers, *map(_logger_from_option, arguments.logger)]
     if on_array:
         return CommandResult(submit_or_wait(arguments, target, plan, loggers, scheduler))
     options = _executor_options(arguments, plan, given)
@@ -237,6 +235,49 @@ def execute(
         raise
     print_summary(summary, plan, arguments.metric, time.monotonic() - begun, quiet=arguments.quiet)
     return CommandResult(OK if summary.complete else SOME_FAILED, summary)
+
+
+def _logger_from_option(text: str) -> AbstractLogger:
+    """The logger of a `--logger` option.
+
+    Args:
+        text: `print`, `wandb`, or the place of a class or function that creates one, as in `my_loggers.py:MyLogger`.
+
+    Raises:
+        ExperimentError: There is no logger of this name, it cannot be created, or it is not a logger.
+    """
+    import traceback
+
+    from amlsched._signals import raised_by_handler
+    from amlsched._spelling import suggestion
+    from amlsched._surroundings import is_installed
+    from amlsched.errors import AmlschedError
+    from amlsched.executors.user_function import describe
+    from amlsched.experiments.loggers import AbstractLogger, Printer, WandBLogger
+    from amlsched.experiments.target import Target
+
+    known: dict[str, Callable[[], AbstractLogger]] = {"print": Printer, "wandb": WandBLogger}
+    where = f"--logger {text}"
+    if ":" not in text and text not in known:
+        remedy = f"{suggestion(text, known)}, or path/to/file.py:Class"
+        raise ExperimentError(where, "there is no such logger", remedy)
+    make: Callable[[], object] = known[text] if text in known else Target.parse(text).found()
+    try:
+        logger = make()
+    except TypeError as error:
+        raise ExperimentError(
+            where, f"cannot be created without arguments: {error}", "name a function that creates it"
+        ) from error
+    except BaseException as error:  # user code may also exit
+        if isinstance(error, AmlschedError) or raised_by_handler(error):
+            raise
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not is_installed(frame.filename)]
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise ExperimentError(where, f"cannot be created: {describe(error)}{place}") from error
+    if not isinstance(logger, AbstractLogger):
+        problem = f"gives a {type(logger).__name__}, which is not a logger"
+        raise ExperimentError(where, problem, "derive it from amlsched.experiments.AbstractLogger")
+    return logger
 
 
 def _run(experiments: ExperimentRun) -> Summary:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, counts, folder, print_failures, print_notes, print_stderr, print_table
+from amlsched.cli._output import (
+    OK,
+    add_command,
+    add_results,
+    counts,
+    print_failures,
+    print_notes,
+    print_stderr,
+    print_table,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -22,12 +31,8 @@ _SHOWN = 20
 
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
-    text = "show what has finished, what failed and what is in the queue"
-    parser = commands.add_parser("status", help=text, description=status.__doc__)
-    parser.set_defaults(command=status)
-    parser.add_argument(
-        "results", metavar="RESULTS", type=folder, help="the folder for the results: the config's `path`"
-    )
+    parser = add_command(commands, status, "show what has finished, what failed and what is in the queue")
+    add_results(parser)
     parser.add_argument("--all", action="store_true", help="show every run, not only the first")
 
 

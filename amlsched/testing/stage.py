@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from amlsched.executors.capabilities import capabilities_of, worker_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Executor
 
 __all__ = [
@@ -163,6 +163,12 @@ class Stage:
         futures = [self.block(executor) for _ in range(3 * (worker_count(executor) or 32) + 2)]
         self.until(futures[0].running, "running() of a call that was started")
         return futures
+
+    def release(self, futures: Iterable[Future[bool]]) -> None:
+        """Open the gate, and check that these calls go on."""
+        self.gate.touch()
+        for future in futures:
+            expect(self.result(future), "a call did not go on")
 
 
 def expect(holds: bool, problem: str) -> None:

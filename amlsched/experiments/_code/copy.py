@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from amlsched._surroundings import expanded
 from amlsched.errors import CodeCopyError, ConfigError
 from amlsched.experiments._code.files import MARKER, code_files
+from amlsched.experiments._storage.atomic import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -371,7 +372,7 @@ def _staged(copy: CodeCopy) -> bool:
         except OSError:
             if CodeCopy.read(copy.folder).digest != copy.digest:  # otherwise another process was faster
                 raise
-        _sync_one(copy.folder.parent)
+        sync(copy.folder.parent)
         return True
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -394,17 +395,8 @@ def _sync(folder: Path) -> None:
         for name in names:
             path = Path(place, name)
             if not path.is_symlink():
-                _sync_one(path)
-        _sync_one(Path(place))
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems do not support that, and need it less
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+                sync(path)
+        sync(Path(place))
 
 
 def _digest(folder: Path, files: Iterable[str]) -> tuple[str, int]:
