@@ -110,6 +110,16 @@ def test_a_shape_is_accepted_with_its_note(text: str, note: str, names: list[str
     assert note in "\n".join(found.notes)
 
 
+def test_the_notes_that_the_page_lists_are_those_that_are_printed() -> None:
+    table = PAGE.read_text("utf-8").partition("the note |")[2].partition("\n##")[0]
+    listed = [
+        note for row in table.splitlines()[2:] for note in re.findall("`([^`]* [^`]*)`", row.rpartition(" | ")[2])
+    ]
+    printed = "\n".join(note for row in ACCEPTED for note in checked(row[1]).notes)
+    assert len(listed) == 7
+    assert [note for note in listed if note not in printed] == []
+
+
 @pytest.mark.parametrize(("text", "error", "listed"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_a_shape_is_refused_for_a_reason_that_the_page_lists(text: str, error: str, listed: str) -> None:
     [fault] = checked(text).faults
