@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from amlsched.experiments import ExperimentRun, Plan
+from amlsched.experiments._running.repetition import Repetition
+from amlsched.experiments._running.summary import Ended
 from tests.experiments.conftest import Project
 from tests.experiments.test_arrays import Slurm
 
@@ -109,6 +112,26 @@ def test_it_is_refused_before_anything_runs_if_it_fits_nowhere(bound: Project) -
     assert done.returncode == 2
     assert f"big, a repetition: requests 3 GPUs, but there are 2 ({UUIDS})" in done.stderr
     assert not (bound.folder / "results").exists()
+
+
+@pytest.mark.parametrize("first", ["free", "one"])
+def test_what_a_search_adds_gets_what_its_own_experiment_asks_for(bound: Project, monkeypatch, first: str) -> None:
+    monkeypatch.chdir(bound.folder)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", UUIDS)
+    bound.config("name: one\npath: results\ngpus_per_rep: 1\n---\nname: free\npath: results")
+    search = ExperimentRun("bound.py:bound", "config.yml", initial=False)
+    for name in sorted(("free", "one"), key=first.__ne__):
+        search.on_start(partial(search.submit, {"x": 1}, experiment=name))
+
+    @search.on_result
+    def once_more(repetition: Repetition, _: Ended) -> None:
+        if repetition.record.params["x"] == 1:
+            search.submit({"x": 2}, experiment=repetition.record.name)
+
+    assert search.run().states == {"completed": 4}
+    seen = {name: [r["last"]["now"] for r in bound.records().values() if r["name"] == name] for name in ("free", "one")}
+    assert seen["free"] == [UUIDS, UUIDS]
+    assert set(seen["one"]) <= set(UUIDS.split(","))
 
 
 def test_experiments_that_ask_for_different_things_run_one_after_the_other(bound: Project) -> None:

@@ -227,7 +227,7 @@ class ExperimentRun(Emitter):
                 yield from self._session_of(binding, group)
 
     def _session_of(self, binding: Binding, work: Iterator[Repetition]) -> Iterator[SchedulerSession]:
-        first = self._work.begin(work)
+        first = self._work.begin(work, [name for name, own in self._bindings.items() if own == binding])
         if first is None:
             return
         options = binding.options(self.executor, self.options)

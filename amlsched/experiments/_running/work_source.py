@@ -20,7 +20,7 @@ from amlsched.experiments._storage.record import State
 from amlsched.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from amlsched.experiments._config.axes import KeyPath
@@ -53,6 +53,7 @@ class WorkSource:
         self._repetition = repetition
         self._throttle: JobThrottle[Repetition] = JobThrottle(iter(()))
         self._search = _SearchRuns(plan, initial)
+        self._served: Collection[str] = ()
         self._n_added = 0
         self._duplicates: dict[Path, list[Planned]] = {}  # of those handed out or added: the same ones, added again
         self._running_elsewhere: dict[Planned, int] = {}  # with the number of the job
@@ -128,15 +129,22 @@ class WorkSource:
                 self.skip(planned)
         return run.name
 
-    def begin(self, work: Iterator[Repetition]) -> Repetition | None:
-        """Begin to hand out this work, and what a search adds meanwhile; returns the first repetition, if any."""
+    def begin(self, work: Iterator[Repetition], experiments: Collection[str]) -> Repetition | None:
+        """Begin to hand out this work, and what a search adds to these experiments; the first repetition, if any."""
         self._throttle = JobThrottle(work)
+        self._served = experiments
         return self._handed_out(self._throttle.take()) or self.take()
 
     def take(self) -> Repetition | None:
         """The next repetition to run; `None` if there is none, or no job has a free slot."""
+        others: deque[Repetition] = deque()
         while self.added:
-            self._throttle.add(self.added.popleft())
+            one = self.added.popleft()
+            if one.record.name in self._served:
+                self._throttle.add(one)
+            else:
+                others.append(one)
+        self.added = others
         return self._handed_out(self._throttle.take())
 
     def give_back(self, repetition: Repetition) -> None:
