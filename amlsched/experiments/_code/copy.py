@@ -20,10 +20,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from amlsched._files import sync
 from amlsched._surroundings import expanded
 from amlsched.errors import CodeCopyError, ConfigError
 from amlsched.experiments._code.files import MARKER, code_files
-from amlsched.experiments._storage.atomic import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
