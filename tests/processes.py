@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("default", "fork", "forkserver", "spawn")
+METHODS = ("default", "fork", "spawn")  # that of "forkserver" is the default
 
 
 def context_of(method: str) -> BaseContext | None:

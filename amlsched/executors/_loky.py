@@ -1,20 +1,28 @@
 """loky's pool, with workers that cannot outlive their driver."""
 
+import contextlib
+import logging
 import multiprocessing.util
 import os
 import signal
+import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any, cast
 
 from loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
 
 from amlsched import _proc
 from amlsched.executors._orphans import require_reaper
 from amlsched.executors._processes.supervisor import QUIT_S
+from amlsched.executors.user_function import call_name
+from amlsched.executors.worker_exit import start_error
 
 __all__ = ["LokyPool", "bound_exit"]
 
+logger = logging.getLogger(__name__)
 _FIRST = 1_000_000  # before all other finalizers of multiprocessing at the exit of a process
 
 
@@ -24,20 +32,86 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
     Args:
         *args: As of loky's.
         **options: As of loky's.
+
+    Raises:
+        WorkerStartError: The system creates no more processes for this user or container.
     """
+
+    _processes: dict[int, Any]
+    _max_workers: int
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._release_reaper = require_reaper(self)  # first, so that workers start with the mark
         # Workers of multiprocessing.Pool may not have children, as they may be killed before they can terminate them.
         # Those of this pool are handled by the orphan reaper.
         multiprocessing.current_process().daemon = False
-        super().__init__(*args, **options)  # pyright: ignore[reportUnknownMemberType]
+        try:
+            super().__init__(*args, **options)  # pyright: ignore[reportUnknownMemberType]
+        except BlockingIOError as error:  # loky starts a process that cleans up its locks
+            self._release_reaper()
+            raise start_error("the pool", error) from error
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As of loky's; the future fails with a `WorkerStartError` if no worker can be started."""
+        own: Any = self
+        try:
+            return cast("Future[Any]", super().submit(fn, *args, **kwargs))  # pyright: ignore[reportUnknownMemberType]
+        except (BlockingIOError, RuntimeError) as error:
+            if own._flags.shutdown or own._flags.broken is not None:
+                raise
+            queued = own._pending_work_items.get(own._queue_count - 1)  # loky has queued the call before
+            if queued is not None:
+                queued.future.cancel()
+            self._end_started()
+            failed: Future[Any] = Future()
+            failed.set_exception(start_error(call_name(fn), error))
+            return failed
+
+    def _adjust_process_count(self) -> None:
+        """Start workers; if not all can be started, calls run in those that were."""
+        try:
+            with _standard_streams():
+                super()._adjust_process_count()  # pyright: ignore[reportUnknownMemberType]
+        except BlockingIOError as error:
+            started = len(self._processes)
+            if not started:
+                raise
+            logger.warning(
+                "only %d of %d workers could be started, in which all calls run: %s", started, self._max_workers, error
+            )
+            self._max_workers = started
+
+    def _end_started(self) -> None:
+        """If there is no thread to serve them, kill the workers that were started."""
+        own: Any = self
+        thread: threading.Thread | None = own._executor_manager_thread
+        if thread is not None and thread.ident is None:
+            own._executor_manager_thread = thread = None
+        if thread is None:
+            for process in self._processes.values():
+                os.kill(process.pid, signal.SIGKILL)  # loky's processes have no kill(); it is not reaped yet
+                process.join()
+            self._processes.clear()
 
     def shutdown(self, wait: bool = True, kill_workers: bool = False, **options: Any) -> None:
         """As of loky's."""
         super().shutdown(wait=wait, kill_workers=kill_workers, **options)
         if wait or kill_workers:  # otherwise when the pool is garbage-collected, as its workers still run calls
             self._release_reaper()
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Generator[None]:
+    """In this context, there are `sys.stdout` and `sys.stderr`: loky flushes them, but they are `None` if closed."""
+    with open(os.devnull, "w", encoding="utf-8") as nothing:
+        missing = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+        for name in missing:
+            setattr(sys, name, nothing)
+        try:
+            yield
+        finally:
+            for name in missing:
+                setattr(sys, name, None)
 
 
 def bound_exit() -> None:

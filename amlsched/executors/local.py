@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_seconds, whole_number
-from amlsched._surroundings import import_extra
+from amlsched._surroundings import import_extra, open_descriptors
 from amlsched.executors.sequential import SequentialExecutor
 from amlsched.executors.user_function import call_function, check_initializer
 
@@ -151,6 +151,7 @@ def loky(
         TypeError: An argument has the wrong type.
         ValueError: A number is too small.
     """
+    open_descriptors()  # before loky opens files: a worker would lack the descriptor, and so a stream
     package: Any = import_extra("loky", "with_loky", "loky", "loky")
     from amlsched.executors._loky import LokyPool
     from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed

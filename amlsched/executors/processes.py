@@ -28,6 +28,7 @@ __all__ = ["ProcessPool"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_STANDARD = ("builtins", "multiprocessing.context")  # where a context's class is, or that of the module itself
 _NO_GUARD = """\
 The main module starts a pool of processes while a worker imports it. Workers import the main module when they start, so
 the code that starts the pool must be below a guard:
@@ -54,8 +55,9 @@ class ProcessPool(Executor):
 
     Args:
         max_workers: Number of workers; `None` for the number of CPUs that this process may use. They start when needed.
-        mp_context: Start method, as from `multiprocessing.get_context`; `None` to fork from a server without threads,
-            never from this process, or for `"spawn"`, if `multiprocessing.set_start_method` has set that.
+        mp_context: Start method, as from `multiprocessing.get_context`; `None` or that of `"forkserver"` to fork from a
+            server without threads, never from this process, `None` also for `"spawn"`, if
+            `multiprocessing.set_start_method` has set that.
         initializer: Called once in each worker, before its first call. If three workers in a row fail to start, because
             it raises or for another reason, the queued calls fail with `WorkerStartError`.
         initargs: Arguments of the initializer.
@@ -99,7 +101,7 @@ class ProcessPool(Executor):
         from amlsched.executors._processes import call_future, main_module, manager
 
         self.max_workers = max_workers
-        context = mp_context or _default_context()
+        context = _context(mp_context)
         environment = partial(worker_environment, worker_threads(threads_per_worker), cpu_share(max_workers))
         self._manager = manager.Manager(max_workers, context, environment, initializer, initargs, max_tasks_per_child)
         self._new_call = call_future.CallFuture
@@ -233,13 +235,19 @@ def refuse_while_main_is_imported() -> None:
         raise RuntimeError(_NO_GUARD)
 
 
-def _default_context() -> BaseContext:
-    """The default start method.
+def _context(given: BaseContext | None) -> BaseContext:
+    """How to start workers: as given, or from a server without threads.
 
-    Never a fork of this process: it may have threads, of a pool or a library, for which a worker would wait forever.
+    By default never a fork of this process: it may have threads, of a pool or a library, for which a worker would wait
+    forever. In place of multiprocessing's fork server we use our own. That one imports the main module before it forks
+    (Python 3.13.8), so that workers lack its threads, has a socket in the folder for temporary files, whose path may be
+    too long, and cannot be used in a fork of the process that started it.
     """
-    if multiprocessing.get_start_method(allow_none=True) == "spawn":
-        return multiprocessing.get_context("spawn")
+    if given is None:
+        if multiprocessing.get_start_method(allow_none=True) == "spawn":
+            return multiprocessing.get_context("spawn")
+    elif given.get_start_method() != "forkserver" or type(given).__module__ not in _STANDARD:
+        return given
     from amlsched.executors._processes.fork_server import ForkServerContext
 
     return ForkServerContext()

@@ -18,7 +18,8 @@ from amlsched._checks import whole_number
 from amlsched.errors import WorkerStartError
 from amlsched.executors._orphans import require_reaper
 from amlsched.executors.capabilities import Capabilities, thread_queue_depth
-from amlsched.executors.user_function import AlarmsEnd, call_function, check_initializer
+from amlsched.executors.user_function import AlarmsEnd, call_function, call_name, check_initializer
+from amlsched.executors.worker_exit import start_error
 from amlsched.resources import cpus
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class _FutureCall:
     def cancel(self) -> bool:
         return self.future.cancel() and not self.future.set_running_or_notify_cancel()
 
-    def refuse(self, pool: ThreadPool) -> None:
+    def refuse(self, error: BaseException) -> None:
         if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(pool.start_error(self.function))
+            self.future.set_exception(error)
 
 
 class PostedCall:
@@ -112,9 +113,9 @@ class PostedCall:
         self._on_done(self._handle)
         return True
 
-    def refuse(self, pool: ThreadPool) -> None:
+    def refuse(self, error: BaseException) -> None:
         if self._claim():
-            self._error = pool.start_error(self.function)
+            self._error = error
             self._state = "finished"
             self._on_done(self._handle)
 
@@ -180,6 +181,8 @@ class ThreadPool(Executor):
         self._broken: BaseException | None = None
         self._release_reaper: Callable[[], object] | None = None
         self._n_up = 0
+        self._most = max_workers  # how many threads there can be
+        self._no_thread: RuntimeError | None = None
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a call, and return its future.
@@ -272,12 +275,31 @@ class ThreadPool(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if self._release_reaper is None:
                 self._release_reaper = require_reaper(self)
-            self._queue.put(call)
-            if len(self._threads) < self.max_workers:
-                thread = Thread(target=self._work, name=f"amlsched-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                self._n_up += 1
-                thread.start()
+            if len(self._threads) < self._most:
+                self._start_thread()
+            if self._threads:
+                self._queue.put(call)
+                return
+        call.refuse(start_error(call_name(function), self._no_thread or RuntimeError("no thread")))
+
+    def _start_thread(self) -> None:
+        thread = Thread(target=self._work, name=f"amlsched-{len(self._threads)}", daemon=True)
+        self._n_up += 1
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads for this user or container
+            self._n_up -= 1
+            self._no_thread = error
+            if self._threads:
+                self._most = len(self._threads)
+                logger.warning(
+                    "only %d of %d threads could be started, in which all calls run: %s",
+                    self._most,
+                    self.max_workers,
+                    error,
+                )
+        else:
+            self._threads.append(thread)
 
     def _work(self) -> None:
         try:
@@ -314,6 +336,6 @@ class ThreadPool(Executor):
         with self._lock:
             self._broken = error
             for call in self._drain():
-                call.refuse(self)
+                call.refuse(self.start_error(call.function))
             for _ in self._threads:
                 self._queue.put(None)

@@ -15,12 +15,12 @@ from amlsched.errors import (
     WorkerOutOfMemoryError,
     WorkerStartError,
 )
-from amlsched.executors.user_function import cause_of, traceback_of
+from amlsched.executors.user_function import cause_of, describe, traceback_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-__all__ = ["WorkerExit", "OutOfMemoryKills", "exited_workers", "end_cancelled", "is_loss"]
+__all__ = ["WorkerExit", "OutOfMemoryKills", "exited_workers", "end_cancelled", "is_loss", "start_error"]
 
 _SIGKILL = 9
 _REAPED_S = 0.2  # the pipe that signals a process's exit closes slightly before its exit code is available
@@ -41,6 +41,25 @@ def is_loss(error: BaseException | None) -> bool:
     # Not imported here, as the program may be exiting: an import would then hide from Python that Ctrl-C ended it.
     pickling = sys.modules.get("amlsched.executors.pickling")
     return pickling is None or not isinstance(cause_of(error), pickling.RemoteTraceback)
+
+
+def start_error(call: str, reason: BaseException) -> WorkerStartError:
+    """The exception of a call for which no worker could be started."""
+    if isinstance(reason, WorkerLostError):
+        return WorkerStartError(call, f"{reason.cause} before it was ready", reason.pid)
+    error = WorkerStartError(call, f"could not start: {describe(reason)}{_remedy(reason)}")
+    error.__cause__ = reason
+    return error
+
+
+def _remedy(reason: BaseException) -> str:
+    """What to do if the system creates no more processes or threads."""
+    if isinstance(reason, BlockingIOError) or (isinstance(reason, RuntimeError) and "new thread" in str(reason)):
+        return (
+            " (this user or this container has as many processes and threads as it may have: use fewer workers, or "
+            "raise the limit, see ulimit -u and pids.max of the cgroup)"
+        )
+    return ""
 
 
 class WorkerExit(NamedTuple):

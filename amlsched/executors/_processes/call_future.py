@@ -76,7 +76,8 @@ class CallFuture(Future[Any]):
     def _waiters(self) -> list[Any]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         if self._watched_by is None:
             self._watched_by = []
-            self.manager.expect_answers()
+            if self._state in _NOT_DONE:  # otherwise it is the future itself that asks whom to notify
+                self.manager.expect_answers()
         return self._watched_by
 
     def _invoke_callbacks(self) -> None:

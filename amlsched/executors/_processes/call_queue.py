@@ -8,7 +8,8 @@ from functools import partial
 from amlsched.executors._payload import SharedFile
 from amlsched.executors._processes.call_future import CallFuture
 from amlsched.executors._processes.transport import SLOTS, fits_slot
-from amlsched.executors._processes.worker_handle import State, Worker, Workers, start_error
+from amlsched.executors._processes.worker_handle import State, Worker, Workers
+from amlsched.executors.worker_exit import start_error
 
 __all__ = ["Completions", "CallQueue"]
 
@@ -45,10 +46,13 @@ class CallQueue:
         self._restless = False  # calls wait behind others although another worker could run them
         self._spare: list[SharedFile] = []
 
-    def fail_all(self, reason: BaseException, completions: Completions) -> None:
+    def fail_unless_workers(self, reason: BaseException, completions: Completions) -> None:
         """Fail the queued calls if there is no worker and none can be started."""
-        if not self._workers.cannot_start:
-            return
+        if self._workers.cannot_start:
+            self.fail_all(reason, completions)
+
+    def fail_all(self, reason: BaseException, completions: Completions) -> None:
+        """Fail the queued calls."""
         self._workers.failed_starts = 0  # later calls may try again
         for call in self.waiting:
             if not call.over:
@@ -120,7 +124,7 @@ class CallQueue:
             try:
                 return self._workers.start(), 1
             except Exception as error:
-                self.fail_all(error, completions)
+                self.fail_unless_workers(error, completions)
                 return None, 1
         if mean > _SHORT_S or not can_wait:
             return None, 0

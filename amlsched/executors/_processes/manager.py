@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -86,11 +87,11 @@ class Manager:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             queue = self._queue
             queue.waiting.append(call)
+            if self._workers.all and self.poller.is_idle:
+                self._poll_again(completions)
             if queue.full and len(queue.waiting) > 1:
                 return
             self._dispatch(completions)
-            if self.poller.loop_is_closed:
-                self.poller.ensure_polling()
         if completions:
             _complete(completions)
 
@@ -198,11 +199,19 @@ class Manager:
 
     def detach(self) -> None:
         """Poll in a thread, if there are workers, instead of in an event loop."""
-        self.poller.detach(needed=bool(self._workers.all))
+        self.poller.detach()
+        if self._workers.all:
+            # Suppressed: there are no more threads. Then whoever waits for a call or the end polls, or raises this.
+            with contextlib.suppress(RuntimeError), self._lock:
+                self.poller.ensure_polling()
 
     def expect_answers(self) -> None:
-        """Called before a thread waits for a call: poll, even if the polling loop was closed without `detach`."""
-        if self.poller.loop_is_closed:
+        """Called before a thread waits for a call: poll, even if the polling loop was closed without `detach`.
+
+        Raises:
+            RuntimeError: No thread can be started that polls.
+        """
+        if self._workers.all and self.poller.is_idle:
             with self._lock:
                 self.poller.ensure_polling()
 
@@ -251,6 +260,13 @@ class Manager:
             if not self._workers.all:
                 self._ended = True
                 self.poller.end()
+
+    def _poll_again(self, completions: Completions) -> None:
+        """Poll the workers that there are; if no thread can be started, the queued calls fail."""
+        try:
+            self.poller.ensure_polling()
+        except RuntimeError as error:
+            self._queue.fail_all(error, completions)
 
     def _not_loaded(self, call: CallFuture, answer: Answer, completions: Completions) -> None:
         self._being_repickled += 1
@@ -373,7 +389,7 @@ class Receiver:
             self._workers.failed_starts = 0
         elif worker.state is State.STARTING:
             self._workers.failed_starts += 1
-            self._queue.fail_all(worker.exit_error("", supervisor_code, self._kills), completions)
+            self._queue.fail_unless_workers(worker.exit_error("", supervisor_code, self._kills), completions)
 
 
 def _complete(completions: Completions) -> None:

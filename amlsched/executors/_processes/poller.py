@@ -68,9 +68,9 @@ class Poller:
                 os.eventfd_write(self._wake, 1)
 
     @property
-    def loop_is_closed(self) -> bool:
-        """Whether the polling loop was closed without `detach`."""
-        return self._loop is not None and self._loop.is_closed()
+    def is_idle(self) -> bool:
+        """Whether nothing polls: the loop was closed without `detach`, or no thread was needed or could be started."""
+        return self._thread is None if self._loop is None else self._loop.is_closed()
 
     def attach(self, loop: AbstractEventLoop, around: Callable[[Callable[[], object]], object] | None = None) -> None:
         """Poll in an event loop. Must be called in its thread.
@@ -87,12 +87,8 @@ class Poller:
                 loop.add_reader(self._epoll.fileno(), self._in_loop, False)
         self.wake()  # a polling thread stops, and the handler may need to be called again later
 
-    def detach(self, needed: bool = False) -> None:
-        """Stop polling in an event loop.
-
-        Args:
-            needed: Whether to poll in a thread instead.
-        """
+    def detach(self) -> None:
+        """Stop polling in an event loop."""
         self._around = None
         with self._lock:
             loop, self._loop = self._loop, None
@@ -103,16 +99,22 @@ class Poller:
                     self._timer = None
                 if not loop.is_closed() and not self._epoll.closed:
                     loop.remove_reader(self._epoll.fileno())
-            if needed:
-                self.ensure_polling()
 
     def ensure_polling(self) -> None:
-        """Start a thread if nothing polls. To be called under the lock."""
-        if self.loop_is_closed:
+        """Start a thread if nothing polls. To be called under the lock.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        if self._loop is not None and self._loop.is_closed():
             self._loop = self._thread = self._timer = None
         if self._thread is None and not self._ended.is_set():
             self._thread = threading.Thread(target=self._in_thread, name="amlsched-processes", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:
+                self._thread = None
+                raise
             self.wake()
 
     def end(self) -> None:

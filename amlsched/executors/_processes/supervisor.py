@@ -142,7 +142,11 @@ def fork_supervised(lifeline: int, *ends: int) -> None:
     signal.set_wakeup_fd(wakes[1], warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, wake)
-    worker = os.fork()
+    try:
+        worker = os.fork()
+    except OSError as error:
+        report_failed_start(_channel, error)
+        os._exit(1)
     if worker:
         with contextlib.suppress(BaseException):
             _Supervisor(worker, lifeline, wakes[0], _channel.socket).run()

@@ -21,18 +21,17 @@ from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 from amlsched import _proc
-from amlsched.errors import WorkerLostError, WorkerStartError
+from amlsched.errors import WorkerLostError
 from amlsched.executors._payload import Large, SharedFile
 from amlsched.executors._processes import supervisor
 from amlsched.executors._processes.call_future import CallFuture
 from amlsched.executors._processes.poller import Poller
 from amlsched.executors._processes.transport import DriverEnd
 from amlsched.executors._processes.worker_main import Portable, main, portable
-from amlsched.executors.user_function import describe
 from amlsched.executors.worker_exit import OutOfMemoryKills, WorkerExit
 from amlsched.executors.worker_setup import hash_seed_set
 
-__all__ = ["Workers", "Stall", "State", "Worker", "start_error"]
+__all__ = ["Workers", "Stall", "State", "Worker"]
 
 logger = logging.getLogger(__name__)
 _START_ATTEMPTS = 3  # in a row, while no worker comes up
@@ -306,6 +305,11 @@ class Workers:
         """
         try:
             worker = self._new_worker()
+            try:
+                self._poller.ensure_polling()
+            except RuntimeError:
+                worker.close()  # its supervisor notices that and terminates it
+                raise
         except Exception:
             self.failed_starts = _START_ATTEMPTS
             raise
@@ -313,7 +317,6 @@ class Workers:
         for fd in worker.fds():
             self._by_fd[fd] = worker
             self._poller.watch(fd)
-        self._poller.ensure_polling()
         self.update_check_at()
         return worker
 
@@ -348,15 +351,6 @@ class Workers:
     def forget_all(self) -> None:
         """In a process forked from the driver: drop the workers, which belong to the parent."""
         self.all, self._by_fd = [], {}
-
-
-def start_error(call: str, reason: BaseException) -> WorkerStartError:
-    """The exception of a call for which no worker could be started."""
-    if isinstance(reason, WorkerLostError):
-        return WorkerStartError(call, f"{reason.cause} before it was ready", reason.pid)
-    error = WorkerStartError(call, f"could not start: {describe(reason)}")
-    error.__cause__ = reason
-    return error
 
 
 class Stall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import multiprocessing
 import os
@@ -23,14 +24,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pytest
 
+from amlsched import Scheduler
 from amlsched.errors import NotPicklableError, WorkerExitedError, WorkerStartError
 from amlsched.executors import processes
+from amlsched.executors._processes.fork_server import ForkServerContext
 from amlsched.executors.processes import ProcessPool
 from tests.calls import double, give_back, until_released
 from tests.processes import METHODS, ROOT, alive, context_of, run_python, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.context import BaseContext
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ProcessPool is for Linux")
 
@@ -678,4 +682,73 @@ def test_a_start_method_that_was_set_for_multiprocessing_counts_unless_it_forks(
     said: str | None, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: said)
-    assert processes._default_context().get_start_method() == method
+    assert processes._context(None).get_start_method() == method
+
+
+@pytest.mark.parametrize("given", [None, multiprocessing.get_context("forkserver")])
+def test_workers_are_forked_from_our_server_not_from_that_of_multiprocessing(given: BaseContext | None) -> None:
+    assert isinstance(processes._context(given), ForkServerContext)
+
+
+def test_another_context_is_used_as_it_is() -> None:
+    class Own(type(multiprocessing.get_context("forkserver"))):  # type: ignore[misc]
+        pass
+
+    for given in (FORK, multiprocessing.get_context("spawn"), Own()):
+        assert processes._context(given) is given
+
+
+def cannot_start(_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot_start)
+        yield
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_calls_fail_with_the_cause_where_no_thread_can_start(method: str, no_thread: None) -> None:
+    pool = ProcessPool(2, context_of(method))
+    errors = [pool.submit(double, n).exception(LIMIT_S) for n in range(3)]
+    pool.shutdown()  # returns
+    assert {type(error) for error in errors} == {WorkerStartError}
+    assert "its worker could not start: RuntimeError: can't start new thread (" in str(errors[0])
+    assert "ulimit -u" in str(errors[0])
+
+
+def test_a_run_ends_where_no_thread_can_take_over_its_workers(no_thread: None) -> None:
+    scheduler = Scheduler.with_processes(1)
+    task = scheduler.task(double)
+    scheduler.on_start(lambda: task.submit(2))
+    found: list[int] = []
+    task.on_result(lambda _, result: found.append(result))
+    scheduler.run()
+    assert found == [4]
+
+
+def test_a_pool_works_again_once_threads_can_start() -> None:
+    with ProcessPool(1) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", cannot_start)
+            assert isinstance(pool.submit(double, 1).exception(LIMIT_S), WorkerStartError)
+        assert pool.submit(double, 2).result(LIMIT_S) == 4
+
+
+def test_a_supervisor_that_cannot_fork_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = os.fork
+
+    def second_fails() -> int:
+        if os.getpid() != driver:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    driver = os.getpid()
+    monkeypatch.setattr(os, "fork", second_fails)
+    with ProcessPool(1, FORK) as pool:
+        error = pool.submit(double, 1).exception(LIMIT_S)
+    assert isinstance(error, WorkerStartError)
+    assert "could not start: BlockingIOError" in str(error)
+    assert "ulimit -u" in str(error)

@@ -87,3 +87,34 @@ def test_each_of_many_posted_calls_is_run_or_cancelled_never_both() -> None:
         cancelled = {number for number, call in reversed(list(enumerate(calls))) if call.cancel()}
     assert sorted(told.get() for _ in range(told.qsize())) == list(range(2000))
     assert {ran.get() for _ in range(ran.qsize())} == set(range(2000)) - cancelled
+
+
+@pytest.mark.parametrize("possible", [0, 1])
+def test_calls_run_in_the_threads_that_can_start(
+    possible: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def start_some(thread: threading.Thread) -> None:
+        if len(started) == possible:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    told: SimpleQueue[Any] = SimpleQueue()
+    pool = ThreadPool(3)
+    futures = [pool.submit(abs, -1) for _ in range(3)]
+    posted = pool.post(abs, (-1,), {}, told.put, "handle")
+    if possible:
+        assert [future.result(20) for future in futures] == [1, 1, 1]
+        assert "only 1 of 3 threads could be started, in which all calls run: can't start new thread" in caplog.text
+        assert len(caplog.records) == 1
+    else:
+        assert {type(future.exception(20)) for future in futures} == {WorkerStartError}
+        assert "abs was lost: its worker could not start: RuntimeError: can't start new thread (this user" in str(
+            futures[0].exception()
+        )
+    assert told.get(timeout=20) == "handle"
+    assert (posted.exception() is None) == bool(possible)
+    pool.shutdown()
