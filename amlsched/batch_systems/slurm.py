@@ -251,6 +251,26 @@ def _limits() -> dict[str, str]:
     return found
 
 
+_PREEMPTED = {
+    "OFF": "jobs are not preempted",
+    "CANCEL": "a job that is preempted is killed, and Slurm does not requeue it; workers are replaced",
+    "REQUEUE": "a job that is preempted is killed; Slurm requeues elements of arrays (-s), and workers are replaced",
+    "SUSPEND": "a job that is preempted is stopped, and continues later; calls on its worker may run again elsewhere",
+}
+
+
+def _preemption(queue: str | None) -> str:
+    """By the setting of the partition, which takes precedence over that of the cluster."""
+    if _settings().get("PreemptType", "preempt/none").endswith("/none"):
+        return f"PreemptType preempt/none: {_PREEMPTED['OFF']}"
+    text = output("scontrol", "--oneliner", "show", "partition", *([queue] if queue else []))
+    rows: list[dict[str, str]] = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines()]
+    row = next((row for row in rows if queue or row.get("Default") == "YES"), {})
+    mode = row.get("PreemptMode") or _settings().get("PreemptMode", "")
+    meaning = next((words for name, words in _PREEMPTED.items() if name in mode.upper().split(",")), "")
+    return f"PreemptMode {mode} in {row.get('PartitionName', 'the cluster')}: {meaning}" if meaning else ""
+
+
 def _directive(text: str) -> str:
     """`--comment="lr sweep"` of `--comment=lr sweep`, which has no other meaning; the rest as it is."""
     found = re.fullmatch(r"""(--[\w-]+=)([^\s"'\\#]+(?:\s+[^\s"'\\#-][^\s"'\\#]*)+)""", text.strip())
@@ -306,5 +326,6 @@ SLURM = System(
     queues=_queues,
     accounts=_accounts,
     limits=_limits,
+    preemption=_preemption,
 )
 """Slurm, 20.11 and later."""

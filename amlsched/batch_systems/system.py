@@ -322,6 +322,7 @@ class System:
         queues: The queues, each with a description; `None` if there are none.
         accounts: The accounts that this user may charge; `None` if there is no list.
         limits: Limits on jobs, by their names.
+        preemption: What happens to jobs in a queue (`None` for the default one) that are preempted; empty if unknown.
     """
 
     name: str
@@ -370,6 +371,7 @@ class System:
     queues: Callable[[], dict[str, str]] | None = None
     accounts: Callable[[], list[str] | None] = lambda: None
     limits: Callable[[], dict[str, str]] = dict
+    preemption: Callable[[str | None], str] = lambda queue: ""
 
     def __str__(self) -> str:
         return self.title

@@ -5,266 +5,36 @@ One of them submits a probe job: it has the directives of a worker's job, and ru
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import contextlib
-import hmac
-import importlib
-import inspect
-import ipaddress
-import json
+import os
 import re
-import secrets
-import selectors
 import shlex
 import shutil
-import socket
 import sys
-import tempfile
-import threading
 import time
-import zlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from amlsched.batch_systems import WORKER_SYSTEMS, Stage
-from amlsched.batch_systems.commands import completed, run
-from amlsched.doctor import probe
+from amlsched.batch_systems import WORKER_SYSTEMS
+from amlsched.batch_systems.commands import completed
 from amlsched.doctor.findings import Finding, Verdict, first_call
 from amlsched.doctor.host import compare
+from amlsched.doctor.trial import Line, Trial, addresses, own_commands
 from amlsched.errors import BatchSystemError
-from amlsched.executors.jobqueue import job_class, job_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
     from amlsched.batch_systems import System
 
-__all__ = ["ClusterExamination", "Line", "Trial", "addresses"]
+__all__ = ["ClusterExamination"]
 
-_OURS = ("n_workers", "adaptive", "start_timeout", "security", "native_threads", "submit_command", "cancel_command")
-_WITH = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv.pop(1))))"
-_FAILED = "the probe failed"
-_LOG_END = 1500
 OK, WARNING, FAULT, SKIPPED = Verdict.OK, Verdict.WARNING, Verdict.FAULT, Verdict.SKIPPED
 _POLL_S = 0.3
 _ASK_S = 2.0
 _AFTERWARDS_S = 15.0  # how long a report in a file may take to become visible on a network file system
+_COMPLAINTS = re.compile(
+    r"not found|no such|error|fail|cannot|can't|unable|denied|invalid|unknown|unbound|illegal", re.IGNORECASE
+)
 _DEFAULTS: dict[str, Any] = {"cores": 1, "memory": "1 GB"}
-_LONGEST = 4 * 2**20
-_MOST = 8
-_ANSWER_S = 10.0
-
-
-def addresses() -> dict[str, str]:
-    """The IPv4 addresses of this host by interface, with loopback last."""
-    psutil: Any = importlib.import_module("psutil")  # distributed needs it
-
-    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
-    found: dict[str, str] = {}
-    for name, kinds in psutil.net_if_addrs().items():
-        for one in kinds:
-            if one.family == socket.AF_INET and name in up:
-                found.setdefault(name, one.address)
-    return dict(sorted(found.items(), key=lambda item: ipaddress.ip_address(item[1]).is_loopback))
-
-
-class Line:
-    """Listens for a probe. A client without the token gets no answer.
-
-    Args:
-        wanted: The interface that workers should use; `None` for any.
-        port: The port to listen on; 0 for a free one.
-    """
-
-    def __init__(self, wanted: str | None = None, port: int = 0) -> None:
-        self.token = secrets.token_hex(16)
-        self.report: dict[str, Any] | None = None
-        self.sockets: dict[str, socket.socket] = {}
-        self._known = addresses()
-        first = {wanted: self._known[wanted]} if wanted in self._known else {}
-        for name, address in list((first | self._known).items())[:_MOST]:
-            self.sockets[name] = socket.create_server((address, port), backlog=16)
-        self._wake, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._serve, name="doctor", daemon=True)
-
-    @property
-    def offered(self) -> list[tuple[str, str, int]]:
-        """Interface, address and port of each socket."""
-        return [(name, *one.getsockname()[:2]) for name, one in self.sockets.items()]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._wake.close()
-        self._thread.join()
-        self._woken.close()
-        for one in self.sockets.values():
-            one.close()
-
-    def _serve(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for one in (*self.sockets.values(), self._woken):
-                selector.register(one, selectors.EVENT_READ, one)
-            while True:
-                for key, _ in selector.select():
-                    ready: socket.socket = key.data
-                    if ready is self._woken:
-                        return
-                    caller, _ = ready.accept()
-                    with caller:
-                        self._answer(caller)
-
-    def _answer(self, caller: socket.socket) -> None:
-        heard = bytearray()
-        deadline = time.monotonic() + _ANSWER_S
-        try:
-            while not heard.endswith(b"\n"):
-                caller.settimeout(max(0.01, deadline - time.monotonic()))
-                part = caller.recv(65536)
-                if not part or len(heard) > _LONGEST or time.monotonic() > deadline:
-                    return
-                heard += part
-            said: dict[str, Any] = json.loads(heard)
-            if not hmac.compare_digest(str(said["token"]).encode(), self.token.encode()):
-                return
-            self.report = said.get("report") or self.report
-            caller.sendall(json.dumps({"time": time.time()}).encode() + b"\n")
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-
-
-class Trial:
-    """The probe job.
-
-    Args:
-        system: The batch system.
-        options: What `with_slurm` or its sister would be given.
-        line: Where the probe reports to.
-
-    Attributes:
-        id: Of the job; `None` before it is submitted.
-        submitted: When it was, in seconds since the epoch.
-        shared: The folder that jobs should see: that of their logs and keys.
-        folder: One of its own in there.
-
-    Raises:
-        TypeError: An option is unknown or wrong; so for a `ValueError`.
-        OSError: There can be no such folder.
-    """
-
-    def __init__(self, system: System, options: Mapping[str, Any], line: Line) -> None:
-        self._system = system
-        self._line = line
-        self.id: str | None = None
-        self.submitted = 0.0
-        theirs = {key: value for key, value in options.items() if key not in _OURS}
-        given = job_settings(system, theirs, options.get("native_threads", "auto"))
-        self.shared = Path(given["log_directory"])
-        self._made_shared = not self.shared.exists()
-        self.shared.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=".amlsched-doctor-", dir=self.shared))
-        try:
-            (self.folder / "token").write_text(line.token)
-            commands = _own_commands(system, options)
-            self._job: Any = job_class(system, *commands)("tcp://127.0.0.1:0", "doctor", **given)
-        except BaseException:
-            self.close()
-            raise
-        self._job.set_command(self._command(given["python"]))
-        # The probe itself keeps the output, as the folder for logs may be the problem.
-        self._job.submit_command = " ".join([self._job.submit_command, *system.quiet])
-
-    def _command(self, python: str) -> str:
-        asked = {
-            "token": self._line.token,
-            "addresses": self._line.offered,
-            "folder": str(self.folder),
-            "project": str(Path.cwd()),
-        }
-        text = zlib.compress(inspect.getsource(probe).encode(), 9)
-        words = [_WITH, _coded(text), _coded(json.dumps(asked).encode())]
-        log = shlex.quote(str(self.folder / "log"))
-        run = " ".join([python, "-c", *(f'"{word}"' for word in words)])
-        return f"test -w {shlex.quote(str(self.folder))} && exec > {log} 2>&1; {run} || echo {_FAILED}"
-
-    @property
-    def script(self) -> str:
-        """The script or description of the job."""
-        return str(self._job.job_script())
-
-    @property
-    def head(self) -> str:
-        """The script up to the probe."""
-        return self.script.partition("test -w ")[0].strip()
-
-    def submit(self) -> str:
-        """Submit the job and return its id.
-
-        Raises:
-            BatchSystemError: The batch system rejected it.
-        """
-        with self._job.job_file() as path:  # like those of workers
-            said = asyncio.run(self._job._submit_job(path))
-        try:
-            self.id = str(self._job._job_id_from_submit_output(said))
-        except ValueError as error:
-            raise BatchSystemError(self._system.title, str(self._job.submit_command), str(error)) from error
-        self.submitted = time.time()
-        return self.id
-
-    def state(self) -> tuple[bool, str]:
-        """Whether it has ended, and its state and reason in the batch system's words."""
-        assert self.id is not None
-        try:
-            text = run(self._system, self._system.job_query([self.id]))
-            found = self._system.job_states(text).get(self.id)
-        except (BatchSystemError, ValueError, SyntaxError):  # some fail for a job that they have forgotten
-            found = None
-        if found is None:
-            return True, "no longer in the queue"
-        return found.stage is Stage.ENDED, found.reason or str(found.stage)
-
-    def report(self) -> dict[str, Any] | None:
-        """The report of the probe, over the network or in the folder; `None` so far."""
-        if self._line.report is not None:
-            return self._line.report
-        try:
-            report: dict[str, Any] = json.loads((self.folder / "report").read_text())
-        except (OSError, ValueError):
-            return None
-        return report
-
-    def log(self) -> str:
-        """The end of the job's output."""
-        try:
-            return (self.folder / "log").read_text(errors="replace")[-_LOG_END:].strip()
-        except OSError:
-            return ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether the probe has failed."""
-        return self.log().endswith(_FAILED)
-
-    def close(self) -> None:
-        """Cancel the job and remove its folder."""
-        if self.id is not None:
-            with contextlib.suppress(BatchSystemError):  # it has ended
-                asyncio.run(self._job._close_job(self.id, self._job.cancel_command))
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._made_shared:
-            with contextlib.suppress(OSError):  # it is in use by now
-                self.shared.rmdir()
-
-
-def _coded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 class ClusterExamination:
@@ -296,6 +66,8 @@ class ClusterExamination:
         for found in self._try_a_job():
             yield self._noted(found)
         yield _limits(self._system)
+        if preemption := self._system.preemption(self._options.get("queue")):
+            yield Finding("preempt", OK, preemption)
         if self._faults:
             yield self._left_out("worker")
             return
@@ -318,10 +90,21 @@ class ClusterExamination:
             yield Finding("driver", FAULT, f"this host has no interface {wanted}", f"interface=… is one of: {here}")
             return
         scheduler: dict[str, Any] = options.get("scheduler_options") or {}
-        with Line(wanted, int(scheduler.get("port") or 0)) as line:
+        try:
+            listens = Line(wanted, int(scheduler.get("port") or 0))
+        except OSError as error:
+            remedy = "another program uses the port: end it, or choose another in scheduler_options={'port': …}"
+            text = f"port {scheduler.get('port')} of this host: {os.strerror(error.errno or 0)}"
+            yield Finding("driver", FAULT, text, remedy)
+            return
+        with listens as line:
             try:
                 trial = Trial(self._system, options, line)
-            except (TypeError, ValueError, OSError) as error:
+            except OSError as error:
+                remedy = "choose a folder with free space that you can write and the nodes see: log_directory=…"
+                yield Finding("options", FAULT, f"log_directory: {error.filename}: {error.strerror}", remedy)
+                return
+            except (TypeError, ValueError) as error:
                 yield Finding("options", FAULT, str(error))
                 return
             try:
@@ -340,7 +123,8 @@ class ClusterExamination:
             yield _silent(trial, state, self._timeout_s)
             return
         waited = max(0.0, float(report["started"]) - trial.submitted)
-        yield Finding("job", OK, f"{trial.id} started on {report['host']} after {waited:.1f} s")
+        yield _started(f"{trial.id} started on {report['host']} after {waited:.1f} s", trial.complaints)
+        yield from _requeue(self._system, report)
         wanted = self._options.get("interface")
         yield from compare(report, trial.shared, line.offered, wanted)
         if wanted is None and (interface := _usable(report, line)) is not None:
@@ -349,7 +133,7 @@ class ClusterExamination:
 
 # ---------------------------------------------------------------------------------------------- checks without a job
 def _commands(system: System, options: Mapping[str, Any]) -> Finding:
-    own = _own_commands(system, options)
+    own = own_commands(system, options)
     wanted = [*(shlex.split(command)[0] for command in own), *system.needed]
     missing = [name for name in wanted if shutil.which(name) is None]
     if missing:
@@ -361,14 +145,6 @@ def _commands(system: System, options: Mapping[str, Any]) -> Finding:
     lines = [line.strip() for line in _version(system).splitlines() if re.search(r"\d\.\d", line)]
     version = lines[0] if lines and len(lines[0]) < 100 else "version unknown"
     return Finding("commands", OK, f"{version}: {', '.join(wanted)}")
-
-
-def _own_commands(system: System, options: Mapping[str, Any]) -> tuple[str, str]:
-    """The commands that submit and cancel."""
-    return (
-        options.get("submit_command") or system.submit[0],
-        options.get("cancel_command") or system.cancel_command,
-    )
 
 
 def _version(system: System) -> str:
@@ -437,10 +213,45 @@ def _awaited(trial: Trial, timeout_s: float) -> tuple[dict[str, Any] | None, str
     return report, state
 
 
+def _started(text: str, printed: str) -> Finding:
+    """The job ran its prologue and the probe. Complaints of the prologue may not have ended it."""
+    if not printed:
+        return Finding("job", OK, text)
+    text = f"{text}, and printed before Python:\n{printed}"
+    if _COMPLAINTS.search(printed) is None:
+        return Finding("job", OK, text)
+    remedy = "a command of job_script_prologue=[…] (sh_lines of a config) failed, and the job went on: correct it"
+    return Finding("job", WARNING, text, remedy)
+
+
+def _requeue(system: System, report: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether a job has the command with which an element of an array requeues itself."""
+    for command, path in report.get("commands", {}).items():
+        if path is None:
+            remedy = f"ask for {command} on the nodes, or in the container; workers do not need it"
+            text = f"{report['host']} has no {command}: an element of an array (-s) cannot requeue itself there"
+            yield Finding("requeue", WARNING, text, remedy)
+        else:
+            yield Finding("requeue", OK, f"{command} is in the job: elements of arrays can requeue themselves")
+
+
 def _silent(trial: Trial, state: str, timeout_s: float) -> Finding:
-    if log := trial.log():
+    log = trial.log()
+    printed = f":\n{log}" if log else ", and printed nothing"
+    if trial.reached_python:
         remedy = "set the Python of jobs with python=…, and commands to run before it with job_script_prologue=[…]"
-        return Finding("job", FAULT, f"{trial.id} ran, but its Python program failed:\n{log}", remedy)
+        return Finding("job", FAULT, f"{trial.id} ran, but its Python program failed{printed}", remedy)
+    if trial.exit_code is not None:
+        remedy = "correct job_script_prologue=[…] (sh_lines of a config): workers run it too"
+        text = f"{trial.id} ran, but its prologue exited with code {trial.exit_code} before Python{printed}"
+        return Finding("job", FAULT, text, remedy)
+    if trial.began and not trial.state()[0]:
+        remedy = "a command of job_script_prologue=[…] does not end: correct it, or wait longer with --timeout"
+        text = f"{trial.id} started, but its prologue did not end within {timeout_s:g} s ({state}){printed}"
+        return Finding("job", FAULT, text, remedy)
+    if trial.began:
+        remedy = "see its output; was it killed, or does job_script_prologue=[…] run another program by exec?"
+        return Finding("job", FAULT, f"{trial.id} ended ({state}) in its prologue, before Python{printed}", remedy)
     if not trial.state()[0]:
         remedy = "request less (cores, memory, walltime), or another queue; or wait longer with --timeout"
         return Finding("job", FAULT, f"{trial.id} did not start within {timeout_s:g} s ({state})", remedy)

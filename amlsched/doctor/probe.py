@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
 import time
@@ -44,6 +45,7 @@ def _look(asked: dict[str, Any]) -> dict[str, Any]:
         "interfaces": [name for _, name in socket.if_nameindex()],
         "folder": _read(os.path.join(asked["folder"], "token")) == asked["token"],  # noqa: PTH118
         "project": _names(asked["project"]),
+        "commands": {name: shutil.which(name) for name in asked.get("commands", ())},
     }
     try:
         seen["packages"] = packages()

@@ -1,5 +1,6 @@
 """`amlsched doctor` on real batch systems, healthy ones and such with one fault each."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -41,10 +42,11 @@ def test_a_healthy_slurm_gives_the_line_that_works(project: Path, capsys: pytest
     code = main(["doctor", "--executor", "slurm", "--executor-option", "walltime=00:05:00", "--timeout", "90"])
     said = capsys.readouterr().out
     assert code == 0, said
-    order = "commands queue account job project python packages folder driver clock limits worker"
+    order = "commands queue account job requeue project python packages folder driver clock limits preempt worker"
     assert [line.split()[1] for line in said.splitlines() if line.startswith("ok")] == order.split()
     assert "slurm-wlm" in said
     assert "main: up" in said
+    assert "PreemptMode REQUEUE in main: a job that is preempted is killed; Slurm requeues elements of arrays" in said
     assert "    Scheduler.with_slurm(n_workers=1, cores=1, memory='1 GB', walltime='00:05:00', interface=" in said
     assert sorted(path.name for path in project.iterdir()) in (["train.py"], ["amlsched-jobs", "train.py"])
 
@@ -115,6 +117,50 @@ def test_a_python_that_does_not_start(project: Path) -> None:
     found = faults(list(examine("slurm", {"python": "/nowhere/python3"}, timeout_s=90)))
     assert list(found) == ["job"]
     assert "/nowhere/python3" in found["job"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=getattr(pytest.mark, kind.name), id=kind.name) for kind in KINDS.values()],
+)
+def test_a_prologue_that_exits_is_shown_with_its_words(kind: Kind, project: Path, tmp_path: Path) -> None:
+    options = Site(kind, tmp_path).options(job_script_prologue=["module load nosuch || exit 7"])
+    findings = list(examine(kind.name, {**options, "interface": None}, timeout_s=90))
+    assert list(faults(findings)) == ["job"]
+    assert "its prologue exited with code 7 before Python:\n" in faults(findings)["job"]
+    assert "module: " in faults(findings)["job"]
+    assert "not found" in faults(findings)["job"]
+    assert findings[-1].verdict is Verdict.SKIPPED
+
+
+@pytest.mark.slurm
+def test_a_complaint_of_the_prologue_is_shown_though_the_job_goes_on(project: Path) -> None:
+    findings = list(examine("slurm", {"job_script_prologue": ["module load cuda", "set -x"]}, timeout_s=90))
+    assert faults(findings) == {}
+    job = next(found for found in findings if found.check == "job")
+    assert job.verdict is Verdict.WARNING
+    assert re.search(r"printed before Python:\n\S+: line \d+: module: command not found$", job.told)
+    assert "job_script_prologue" in job.remedy
+
+
+@pytest.mark.slurm
+def test_a_prologue_that_does_not_end(project: Path) -> None:
+    findings = list(examine("slurm", {"job_script_prologue": ["echo waiting", "sleep 600"]}, timeout_s=10))
+    assert re.search(r"prologue did not end within 10 s \(RUNNING\):\nwaiting$", faults(findings)["job"])
+
+
+@pytest.mark.slurm
+def test_a_job_without_scontrol(project: Path) -> None:
+    findings = list(examine("slurm", {"job_script_prologue": ["export PATH=/usr/sbin"]}, timeout_s=90))
+    requeue = next(found for found in findings if found.check == "requeue")
+    assert requeue.verdict is Verdict.WARNING
+    assert "has no scontrol: an element of an array (-s) cannot requeue itself there" in requeue.told
+
+
+@pytest.mark.slurm
+def test_what_the_partition_does_with_preempted_jobs(project: Path) -> None:
+    found = {found.check: found.told for found in examine("slurm", {"queue": "high", "cores": 1000})}
+    assert found["preempt"] == "PreemptMode OFF in high: jobs are not preempted"
 
 
 @pytest.mark.slurm

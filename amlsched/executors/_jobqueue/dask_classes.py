@@ -70,6 +70,10 @@ class _OwnJob:
             self.job_header = self._quoted_header({str(kwargs[name]): name for name in QUOTED if name in kwargs})
         self.set_command(self._command_template, with_prologue=True)
 
+    def set_prologue(self: Any, lines: Sequence[str]) -> None:
+        """Set the lines that run before the command; a command that is set before lacks them."""
+        self._job_script_prologue = list(lines)
+
     def set_command(self: Any, command: str, with_prologue: bool = False) -> None:
         """Set the command that the job runs.
 

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("psutil", reason="distributed brings psutil")
 
 from amlsched.doctor import probe
-from amlsched.doctor.cluster import Line, addresses
 from amlsched.doctor.probe import main
+from amlsched.doctor.trial import Line, addresses
 
 
 def asked(line: Line, folder: Path, token: str | None = None) -> str:

@@ -230,7 +230,7 @@ def test_what_the_batch_system_cannot_hold_is_an_error(name: str, option: str, v
 
 
 def test_the_doctor_runs_the_prologue_on_htcondor_too(tmp_path: Path) -> None:
-    from amlsched.doctor.cluster import Trial
+    from amlsched.doctor.trial import Trial
 
     options = {
         **worker_options("htcondor"),
@@ -241,7 +241,7 @@ def test_the_doctor_runs_the_prologue_on_htcondor_too(tmp_path: Path) -> None:
     trial = Trial(WORKER_SYSTEMS["htcondor"], options, line)
     [_, command] = condor_words(submit_file(trial.script)["Arguments"])
     trial.close()
-    assert "; export N=$(nproc); test -w " in command
+    assert re.search(r"^test -w .*; trap .*; export N=\$\(nproc\); echo the probe begins; ", command)
 
 
 # ------------------------------------------------------------------------------------------------- what the queue says

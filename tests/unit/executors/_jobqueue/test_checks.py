@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,13 @@ def test_an_address_of_this_machine_is_one_by_its_name_too() -> None:
 
     for host in ("127.0.0.1", "localhost", "tcp://127.0.0.1"):
         check_host({"scheduler_options": {"host": host}})
+
+
+def test_the_doctor_names_a_port_that_is_taken(commands: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        wanted = {"interface": "lo", "scheduler_options": {"port": port}}
+        found = next(found for found in ClusterExamination("slurm", wanted, 10) if found.check == "driver")
+    assert found.verdict is Verdict.FAULT
+    assert found.told == f"port {port} of this host: Address already in use"
+    assert "choose another in scheduler_options" in found.remedy
