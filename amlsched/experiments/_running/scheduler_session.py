@@ -139,7 +139,7 @@ class SchedulerSession:
         except SchedulerNotRunningError:
             pass  # the scheduler is stopping
         except BrokenExecutor as error:
-            problem = f"broke: {str(error).splitlines()[0]}"
+            problem = f"broke: {ErrorNote.of(error).line}"
             remedy = "run the same command again to resume; --executor processes survives the death of a worker"
             self._outcomes.fail(ExperimentError(f"executor {self._first.executor}", problem, remedy))
         except Exception as error:  # not a repetition's, so `on_exception` does not handle it

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["as_column", "joined", "logged", "named", "objects"]
+__all__ = ["as_column", "concatenated", "logged", "named", "objects"]
 
 _LEFT_OUT = "these rows cannot be read, and are left out"
 _EXACT = 2**53
@@ -150,7 +150,7 @@ def _quickly(header: bytes, body: bytes) -> pandas.DataFrame:
     return named(frame, names)
 
 
-def joined(parts: list[pandas.DataFrame]) -> pandas.DataFrame:
+def concatenated(parts: list[pandas.DataFrame]) -> pandas.DataFrame:
     """Concatenate frames without changing any value."""
     shared = set(parts[0].columns).intersection(*(part.columns for part in parts))
     large = {

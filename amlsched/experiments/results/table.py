@@ -18,7 +18,7 @@ from amlsched.errors import ExperimentError
 from amlsched.experiments._config.document import key_text
 from amlsched.experiments._config.values import as_float, identity, is_list, nested, plain
 from amlsched.experiments._storage import layout
-from amlsched.experiments.results.frames import as_column, joined, logged, named, objects
+from amlsched.experiments.results.frames import as_column, concatenated, logged, named, objects
 from amlsched.experiments.results.survey import OWN, Found, about, leaves
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class Results(pandas.DataFrame):
             parts.append(part)
         if not parts:
             raise ExperimentError("results", "nothing has been logged yet")
-        rows = joined(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
+        rows = concatenated(parts).sort_values(_PLACE, kind="stable", ignore_index=True)
         return rows, rows.pop(_PLACE).to_numpy()
 
     def groups(self, by: str | Sequence[str]) -> tuple[list[str], list[int], list[tuple[Any, ...]]]:
