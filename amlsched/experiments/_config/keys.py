@@ -188,8 +188,12 @@ def expansion_kind(key: str) -> str | None:
 
 def misspelt_expansion(key: str) -> str | None:
     """The expansion that a key was probably meant to be, with or without a number at its end; `None` for none."""
-    head = re.sub(r"[-_ ]*[0-9]*$", "", key)
-    return None if head in EXPANSIONS else meant(head, EXPANSIONS)
+    return None if _head(key) in EXPANSIONS else meant(_head(key), EXPANSIONS)
+
+
+def _head(key: object) -> str:
+    """A key without the number at its end."""
+    return re.sub(r"[-_ ]*[0-9]*$", "", str(key))
 
 
 def declared(config: Mapping[str, Any]) -> set[str]:
@@ -245,8 +249,7 @@ def _check_nested_expansions(params: Any, own: Container[str], place: Place, rep
             if not is_mapping(value):
                 continue
             here = (*path, key)
-            head = re.sub(r"[-_ ]*[0-9]*$", "", str(key))
-            kind = head if head in EXPANSIONS else meant(head, EXPANSIONS)
+            kind = _head(key) if _head(key) in EXPANSIONS else meant(_head(key), EXPANSIONS)
             dotted = ".".join(map(str, here))
             if kind is None or not _is_mapping_of_lists(value) or dotted in own:
                 look(value, here)

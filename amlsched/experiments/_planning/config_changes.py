@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from amlsched.experiments._config.values import jsonable
+from amlsched.experiments._config.values import jsonable, nested
 from amlsched.experiments._storage.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from amlsched.experiments._config.expand import Run
 
@@ -56,8 +56,8 @@ def hashes(run: Run) -> Callable[[int], str]:
 
 def differences(known: Record, run: Run) -> Iterator[str]:
     """The differences between the settings that a repetition was run with and the current ones: `key: old → new`."""
-    old = dict(_leaves(jsonable(known.config | {"params": known.params})))
-    new = dict(_leaves(settings(run)))
+    old = _by_key(jsonable(known.config | {"params": known.params}))
+    new = _by_key(settings(run))
     if not known.config:  # written by an earlier version, which kept only the params
         new = {key: value for key, value in new.items() if key.startswith("params.")}
     same = True
@@ -70,9 +70,6 @@ def differences(known: Record, run: Run) -> Iterator[str]:
         yield "something that is not in its record"
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, item in cast("dict[str, Any]", value).items():
-        yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+def _by_key(config: dict[str, Any]) -> dict[str, Any]:
+    """The values in nested mappings, by their keys, joined by dots."""
+    return {".".join(map(str, path)): value for path, value in nested(config) if value != {}}

@@ -180,7 +180,7 @@ class SchedulerSession:
                 self._outcomes.not_written(repetition, problem)
                 ended = Ended(State.FAILED, {}, error=ErrorNote.of(error))
             self._ended(repetition, ended)
-            self._outcomes.failed(repetition, error)
+            self._outcomes.emit(self._outcomes.on_exception, repetition, error)
             self._submit()
 
     def _lost(self, future: Future[RepetitionOutcome], error: BaseException, attempt: int) -> None:

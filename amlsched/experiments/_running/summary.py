@@ -178,37 +178,29 @@ class Summary:
             self.notes.append(note)
 
 
+@dataclass(slots=True, eq=False)
 class Outcomes:
     """Counts the repetitions of a run as they end, and emits the events of the run.
 
-    Args:
+    Attributes:
         summary: The counts.
         on_done: Emitted for each repetition that ended in this run.
         on_result: Emitted for each one that is done.
         on_results: Emitted with all that are done since the last time.
         on_exception: Emitted for each one that has failed.
-
-    Attributes:
         error: What the run raises at its end: the first error of a callback, or the one that stopped the run.
         stop: Stops the scheduler that runs now.
+        gathered: The repetitions that are done, but were not passed to `on_results` yet.
     """
 
-    def __init__(
-        self,
-        summary: Summary,
-        on_done: Subscriber[[Repetition, Ended], Any],
-        on_result: Subscriber[[Repetition, Ended], Any],
-        on_results: Subscriber[[list[tuple[Repetition, Ended]]], Any],
-        on_exception: Subscriber[[Repetition, BaseException], Any],
-    ) -> None:
-        self.summary = summary
-        self.error: Exception | None = None
-        self.stop: Callable[..., object] | None = None
-        self._on_done = on_done
-        self._on_result = on_result
-        self._on_results = on_results
-        self._on_exception = on_exception
-        self._gathered: list[tuple[Repetition, Ended]] = []  # done, but not yet passed to `on_results`
+    summary: Summary
+    on_done: Subscriber[[Repetition, Ended], Any]
+    on_result: Subscriber[[Repetition, Ended], Any]
+    on_results: Subscriber[[list[tuple[Repetition, Ended]]], Any]
+    on_exception: Subscriber[[Repetition, BaseException], Any]
+    error: Exception | None = None
+    stop: Callable[..., object] | None = None
+    gathered: list[tuple[Repetition, Ended]] = field(default_factory=list[tuple["Repetition", Ended]])
 
     def ended(self, repetition: Repetition, ended: Ended) -> None:
         """Count a repetition that has ended in this run."""
@@ -220,13 +212,9 @@ class Outcomes:
             logger.error("%s failed: %s (see %s)", repetition, line, repetition.folder)
         elif ended.state is State.RUNNING:
             self.summary.notes.append(f"{repetition}: is running in another run")
-        self.emit(self._on_done, repetition, ended)
+        self.emit(self.on_done, repetition, ended)
         if ended.state.done:
             self._done(repetition, ended)
-
-    def failed(self, repetition: Repetition, error: BaseException) -> None:
-        """Emit the error of a repetition that has failed."""
-        self.emit(self._on_exception, repetition, error)
 
     def skipped(self, planned: Planned, repetition: Callable[[Planned, int], Repetition]) -> None:
         """Count a repetition that is not run now, by its record.
@@ -237,7 +225,7 @@ class Outcomes:
         """
         known = planned.known
         self.summary.add(planned.run.name, planned.index, planned.folder, known, planned.note)
-        if known.state.done and (self._on_result.handlers or self._on_results.handlers):
+        if known.state.done and (self.on_result.handlers or self.on_results.handlers):
             self._done(repetition(planned, 0), Ended.of(known, left=True))
 
     def not_written(self, repetition: Repetition, problem: OSError) -> None:
@@ -246,9 +234,9 @@ class Outcomes:
 
     def emit_gathered(self) -> None:
         """Pass the repetitions that are done to `on_results`, also those that its callbacks add."""
-        while self._gathered and self.error is None:
-            results, self._gathered = self._gathered, []
-            self.emit(self._on_results, results)
+        while self.gathered and self.error is None:
+            results, self.gathered = self.gathered, []
+            self.emit(self.on_results, results)
 
     def emit(self, subscriber: Subscriber[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Emit an event to the user's callbacks; if one raises, the run stops and raises the error."""
@@ -274,9 +262,9 @@ class Outcomes:
             raise self.error
 
     def _done(self, repetition: Repetition, ended: Ended) -> None:
-        self.emit(self._on_result, repetition, ended)
-        if self._on_results.handlers:
-            self._gathered.append((repetition, ended))
+        self.emit(self.on_result, repetition, ended)
+        if self.on_results.handlers:
+            self.gathered.append((repetition, ended))
 
 
 def record_failure(repetition: Repetition, error: BaseException) -> Ended:
