@@ -104,7 +104,7 @@ class _OwnJob:
 
     def _own_commands(self: Any) -> tuple[str, str]:
         """Our commands, with the user's options that dask-jobqueue adds to its own for HTCondor."""
-        ours, theirs = self.commands, (self.system.submit[0], self.system.cancel_command)
+        ours, theirs = self.commands, (self.__class__.submit_command, self.__class__.cancel_command)
         set_by_it = (str(self.submit_command), str(self.cancel_command))
         submit, cancel = (
             mine + its.removeprefix(plain) for mine, its, plain in zip(ours, set_by_it, theirs, strict=True)
