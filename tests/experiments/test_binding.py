@@ -171,10 +171,12 @@ def test_and_is_left_out_if_there_is_not_but_not_in_a_job(bound: Project, monkey
     bound.config(SECTION)
     assert run(bound).returncode == 0
     assert lasts(bound)[0]["now"] == ""
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    done = run(bound, "-o")
-    assert done.returncode == 2
-    assert "requests 1 GPUs, but there are none" in done.stderr
+    for name in ("SLURM_JOB_ID", "PBS_JOBID", "SGE_TASK_ID", "_CONDOR_JOB_AD"):
+        with monkeypatch.context() as job:
+            job.setenv(name, "7")
+            done = run(bound, "-o")
+        assert done.returncode == 2, name
+        assert "requests 1 GPUs, but there are none" in done.stderr, name
 
 
 def test_this_process_is_as_before_afterwards(bound: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from amlsched.batch_systems import SYSTEMS
 from amlsched.errors import ResourcesError
 from amlsched.resources import Request, cpus, devices, slots
 from amlsched.resources.binding import bound_loky_context, bound_spawn_context, in_slot
@@ -98,4 +98,4 @@ def _request(experiment: ResolvedExperiment, section: Mapping[str, Any]) -> tupl
 
 
 def _in_a_job() -> bool:
-    return any(name in os.environ for name in ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "_CONDOR_SCRATCH_DIR"))
+    return any(system.own_job is not None for system in SYSTEMS.values())
