@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import UnionType
@@ -16,6 +16,8 @@ from amlsched.experiments._code.files import Code
 from amlsched.experiments._config.values import jsonable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from _typeshed import DataclassInstance
 
 __all__ = [
@@ -301,13 +303,19 @@ def _decoded_attempt(raw: dict[str, Any]) -> Attempt:
         started=raw["started"],
         ended=raw["ended"],
         outcome=None if raw["outcome"] is None else State(raw["outcome"]),
-        error=None if raw["error"] is None else checked(ErrorNote(**raw["error"])),
+        error=None if raw["error"] is None else checked(_with_known(ErrorNote, raw["error"])),
         rows=int(raw["rows"]),
-        code=Code(**code) if (code := raw.get("code")) else None,
+        code=_with_known(Code, code) if (code := raw.get("code")) else None,
         resumed=bool(raw.get("resumed")),
-        used=checked(Used(**used)) if (used := raw.get("used")) else None,
+        used=checked(_with_known(Used, used)) if (used := raw.get("used")) else None,
     )
     return checked(attempt)
+
+
+def _with_known(kind: type[T], raw: Mapping[str, Any]) -> T:
+    """An object of a record, without the keys that a newer version has added."""
+    known = [one.name for one in fields(cast("Any", kind))]
+    return kind(**{key: value for key, value in raw.items() if key in known})
 
 
 def checked(read: T) -> T:

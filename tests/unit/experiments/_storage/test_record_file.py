@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amlsched.experiments._code.files import Code
 from amlsched.experiments._config.values import restored
 from amlsched.experiments._storage import claims, record_file
 from amlsched.experiments._storage.record import Attempt, ErrorNote, Process, Record, State, Used, decoded, encoded, now
@@ -262,3 +263,14 @@ def test_an_error_is_noted_in_words() -> None:
     assert ErrorNote.of(ValueError("one\ntwo")).line == "ValueError: one"
     assert ErrorNote.of(Rude()).message == "<str() of the exception raised RuntimeError>"
     assert len(ErrorNote.of(ValueError("x" * 10_000)).message) < 2100
+
+
+@pytest.mark.parametrize("place", ["", "used", "error", "code"])
+def test_a_record_of_a_newer_version_with_a_further_key_is_read(tmp_path: Path, place: str) -> None:
+    begin(tmp_path, FRESH, replace(attempt(), code=Code("abc", dirty=True)))
+    written = end(tmp_path, "one", State.FAILED, error=ErrorNote("ValueError", "no"), used=Used(1.5, 3))
+    path = tmp_path / "record.json"
+    raw = json.loads(path.read_text())
+    (raw["attempts"][0][place] if place else raw["attempts"][0])["newer"] = 7
+    path.write_text(json.dumps(raw))
+    assert read(tmp_path) == written
