@@ -20,7 +20,7 @@ from amlsched.experiments._storage.record import Record, State
 from amlsched.experiments.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ __all__ = [
     "summarized",
 ]
 
-OWN: tuple[str, ...] = ("name", "r", "run", "state", "seconds", "seed", "folder")
-"""Columns that `load` always returns."""
 _PATH = "it is the `path` key of the config"
 
 
@@ -60,6 +58,19 @@ class Found:
     params: dict[Any, Any]
     record: Record
     origin: str = ""
+
+
+_OWN: dict[str, Callable[[Found], Any]] = {
+    "name": lambda found: found.name,
+    "r": lambda found: found.rep,
+    "run": lambda found: found.run,
+    "state": lambda found: found.record.state.value,
+    "seconds": lambda found: found.record.seconds,
+    "seed": lambda found: None if found.record.state is State.PENDING else found.record.seed,
+    "folder": lambda found: str(found.folder),
+}
+OWN = tuple(_OWN)
+"""Columns that `load` always returns, in their order; parameters and metrics stand behind `state`."""
 
 
 def existing_folder(results: str | Path) -> Path:
@@ -207,9 +218,7 @@ def summarized(found: Iterable[Found]) -> Summary:
 
 def about(found: Found) -> dict[str, Any]:
     """The values of a repetition in the columns `OWN`."""
-    seed = None if found.record.state is State.PENDING else found.record.seed
-    values = (found.name, found.rep, found.run, found.record.state.value, found.record.seconds, seed, str(found.folder))
-    return dict(zip(OWN, values, strict=True))
+    return {name: value(found) for name, value in _OWN.items()}
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

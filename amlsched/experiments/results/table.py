@@ -36,6 +36,8 @@ STATISTICS = ("n", "mean", "std", "median", "min", "max", "low", "high")
 _BOOKKEEPING = ("ts", "rep", "iter")
 _OF_REPETITION = ("name", "run", "r")
 _DONE = ("completed", "surrendered")
+_LEADING = OWN.index("state") + 1
+"""How many of our own columns stand before parameters and metrics."""
 _PLACE, _METRIC = "\0place", "\0metric"
 _MANY = 1000
 
@@ -281,7 +283,7 @@ def table_of(found: Iterable[Found]) -> Results:
     """The table of these repetitions, one per row; see `amlsched.experiments.load`."""
     every = [(one, dict(leaves(one.params))) for one in found]
     known = [about(one) for one, _ in every]
-    table: dict[str, list[Any]] = {name: [one[name] for one in known] for name in OWN[:4]}
+    table: dict[str, list[Any]] = {name: [one[name] for one in known] for name in OWN[:_LEADING]}
     taken = set(OWN)
     paths: dict[str, list[str]] = {}
     for path in dict.fromkeys(path for _, own in every for path in own):
@@ -297,7 +299,7 @@ def table_of(found: Iterable[Found]) -> Results:
         taken.add(name)
         logged_as[name] = metric
         table[name] = [one.record.last.get(metric) for one, _ in every]
-    table |= {name: [one[name] for one in known] for name in OWN[4:]}
+    table |= {name: [one[name] for one in known] for name in OWN[_LEADING:]}
     frame = pandas.DataFrame({number: as_column(values) for number, values in enumerate(table.values())})
     made = Results(named(frame, list(table)).set_index(["name", "r"]))
     nans = {
