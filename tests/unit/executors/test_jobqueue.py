@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,12 @@ from amlsched.executors._jobqueue.settings import lifetime
 from tests import calls
 from tests.backends import needs
 from tests.processes import until
-from tests.readers import condor_words, directives, submit_file, worker_options
+from tests.readers import READERS, condor_words, directives, submit_file, worker_options
 
 pytestmark = needs("dask_jobqueue")
 
 
 OPTIONS = worker_options("slurm")
-MARKERS = {"slurm": "#SBATCH", "sge": "#$ ", "pbs": "#PBS", "moab": "#PBS", "lsf": "#BSUB", "oar": "#OAR"}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", sorted(WORKER_SYSTEMS))
 def test_a_job_script_can_be_looked_at_without_the_batch_system(name: str) -> None:
     script = jobqueue.job_script(name, **worker_options(name))
-    assert MARKERS.get(name, "RequestCpus") in script
+    assert ("RequestCpus = " if name == "htcondor" else f"\n{READERS[name][0]} ") in script
     assert "--tls-key" in script
     assert "--no-dashboard" in script
     assert '--local-directory "${TMPDIR:-/tmp}"' in script.replace('""', '"')
@@ -113,6 +113,13 @@ def test_each_constructor_shows_the_one_signature() -> None:
         shown = [each for each in inspect.signature(constructor).parameters if each in whole]
         assert shown == whole[1:]
         assert "start_timeout" in (constructor.__doc__ or "")
+
+
+def test_a_batch_system_with_the_class_of_another_has_its_own_commands(tmp_path: Path) -> None:
+    system = replace(WORKER_SYSTEMS["pbs"], name="own", submit=("tsub",), cancel_all=lambda job: ["tdel", job])
+    options = {"cores": 1, "memory": "1 GB", "log_directory": str(tmp_path)}
+    job = jobqueue.job_class(system, "tsub --extra", "tdel")("tcp://127.0.0.1:1", name="w", **options)
+    assert (job.submit_command, job.cancel_command) == ("tsub --extra", "tdel")
 
 
 # ------------------------------------------------------------------------------------------------------ blanks, quotes
