@@ -196,7 +196,7 @@ def _run_claimed(
             if not (folder / layout.RECORD).is_file():
                 raise ExperimentError(str(repetition), f"its folder was removed while it ran: {folder}", _FOLDER_LOST)
             drew = before is not None and before != generators()
-            state = State.PREEMPTED if log.told else State.COMPLETED
+            state = State.PREEMPTED if log.stopping else State.COMPLETED
             state = state if surrender is None else State.SURRENDERED
         except BaseException as error:
             disk_fails = isinstance(error, OSError) and error.errno in _DISK

@@ -29,7 +29,7 @@ class RepetitionLog(LoggerArray):
         folder: The folder of the repetition, for files of your own.
         seed: The seed of the repetition.
         resumed: Whether an earlier attempt left a checkpoint to resume from.
-        told: Whether `should_stop` has returned true.
+        stopping: Whether `should_stop` has returned true.
         keeps_generators: Whether `save` also saves the states of the global random number generators.
     """
 
@@ -51,7 +51,7 @@ class RepetitionLog(LoggerArray):
         self.folder = folder
         self.seed = seed
         self.resumed = resumed
-        self.told = False
+        self.stopping = False
         self.keeps_generators = False
         self._asked_to_stop = asked_to_stop
         self._rep = rep
@@ -74,8 +74,8 @@ class RepetitionLog(LoggerArray):
         a grace period for that.
         """
         self.checkpoint_dir  # noqa: B018 - creates the folder, which marks the repetition as able to stop
-        self.told = self.told or self._asked_to_stop()
-        return self.told
+        self.stopping = self.stopping or self._asked_to_stop()
+        return self.stopping
 
     def save(self, state: Any) -> None:
         """Save the state of the experiment, with the number of rows logged so far, and replace an earlier one.
