@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from amlsched.scheduler import Scheduler
     from amlsched.task import Plugin, Task
 
-__all__ = ["LiveView", "PlainLines", "as_html", "live", "scheduler_view", "task_view"]
+__all__ = ["LiveView", "PlainLines", "as_html", "live", "scheduler_view"]
 
 logger = logging.getLogger(__name__)
 _RATE_OVER_S = 10.0
@@ -288,13 +288,6 @@ def scheduler_view(scheduler: Scheduler) -> RenderableType:
     """The view of a scheduler for rich: workers, queue, tasks, and what was added by `add_renderable`."""
     executor = scheduler._executor  # pyright: ignore[reportPrivateUsage]  (the property would create one)
     return _view(scheduler, Workers(executor), None)
-
-
-def task_view(task: Task[..., Any]) -> RenderableType:
-    """The view of a task for rich: calls, plugins, and events of the plugins."""
-    table = _task_table()
-    _add_task(table, task)
-    return table
 
 
 def as_html(view: RenderableType) -> str | None:

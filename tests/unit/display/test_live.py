@@ -17,7 +17,7 @@ from rich.text import Text
 
 from amlsched import MissingExtraError, Plugin, Scheduler, SequentialExecutor
 from amlsched.display import live as module
-from amlsched.display.live import LiveView, PlainLines, live, scheduler_view, task_view
+from amlsched.display.live import LiveView, PlainLines, live, scheduler_view
 from amlsched.executors.capabilities import WorkersNow
 from amlsched.plugins import Limiter
 
@@ -196,13 +196,13 @@ def test_the_display_is_put_away_when_the_run_raises() -> None:
     assert 0 <= hidden < shown  # the cursor is back
 
 
-def test_a_scheduler_and_a_task_can_be_shown_outside_a_run() -> None:
+def test_a_scheduler_and_its_tasks_can_be_shown_outside_a_run() -> None:
     scheduler = Scheduler.with_threads(2)
-    task = scheduler.task(abs, plugins=[Plugin(), Limiter(max_calls=2)])
+    scheduler.task(abs, plugins=[Plugin(), Limiter(max_calls=2)])
     text = rendered(scheduler_view(scheduler))
     assert "not running" in text
     assert "2 workers" in text
-    assert "limiter: calls 0/2" in rendered(task_view(task))
+    assert "limiter: calls 0/2" in text
     with scheduler:
         pass
 
@@ -213,15 +213,19 @@ def test_a_plugin_may_say_how_it_is_shown() -> None:
             return "[bold]boxed[/bold]"
 
     scheduler = Scheduler.with_sequential()
-    assert "boxed" in rendered(task_view(scheduler.task(abs, plugins=Boxed())))
-    assert "[bold]" not in rendered(task_view(scheduler.task(abs, plugins=Boxed())))
+    scheduler.task(abs, plugins=Boxed())
+    text = rendered(scheduler_view(scheduler))
+    assert "boxed" in text
+    assert "[bold]" not in text
 
 
 def test_names_are_not_read_as_markup() -> None:
     def function() -> None: ...
 
     function.__name__ = "[red]x"
-    assert "[red]x" in rendered(task_view(Scheduler.with_sequential().task(function)))
+    scheduler = Scheduler.with_sequential()
+    scheduler.task(function)
+    assert "[red]x" in rendered(scheduler_view(scheduler))
 
 
 def test_what_was_added_to_the_scheduler_is_shown() -> None:
