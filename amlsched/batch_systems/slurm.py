@@ -251,6 +251,11 @@ def _limits() -> dict[str, str]:
     return found
 
 
+def _leave_out(hosts: Sequence[str], directives: Sequence[str]) -> list[str]:
+    theirs = [found[1] for one in directives if (found := re.match(r"\s*(?:--exclude[= ]|-x ?)([^\s#]+)", one))]
+    return [f"--exclude={','.join([*theirs[-1:], *hosts])}"]
+
+
 _PREEMPTED = {
     "OFF": "jobs are not preempted",
     "CANCEL": "a job that is preempted is killed, and Slurm does not requeue it; workers are replaced",
@@ -317,6 +322,7 @@ SLURM = System(
     job_query=lambda jobs: ["squeue", "--noheader", "--states=all", f"--jobs={','.join(jobs)}", "--format=%i|%T|%N|%r"],
     job_states=_job_states,
     job_directives=("--no-requeue",),
+    leave_out=_leave_out,
     end_listed=_end_listed,
     end_query=_end_query,
     end_recorded=_end_recorded,

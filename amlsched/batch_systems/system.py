@@ -310,6 +310,8 @@ class System:
         job_directives: The directives that pass the environment on, if the system does not do that by default; and
             that keep a job from being requeued, as it is replaced, and how it ended would be lost.
         starts_at_home: Whether a job starts in the user's home instead of the folder in which it was submitted.
+        leave_out: Options of `submit` with which a job does not run on these hosts, nor on those that the user's
+            directives leave out; none if there are no such options.
         end_listed: How a job ended, by the queue; `None` if the queue does not say. Of a running job: how it is being
             stopped.
         end_query: The command that shows the accounting records of a job; `None` if there is none.
@@ -360,6 +362,7 @@ class System:
     job_states: Callable[[str], JobStates] = lambda text: {}
     job_directives: Sequence[str] | Mapping[str, str] = ()
     starts_at_home: bool = False
+    leave_out: Callable[[Sequence[str], Sequence[str]], Sequence[str]] = lambda hosts, directives: ()
     end_listed: Callable[[Element], JobEnd | None] = lambda element: None
     end_query: Callable[[str], Sequence[str]] | None = None
     end_recorded: Callable[[str], JobEnd | None] = lambda text: None

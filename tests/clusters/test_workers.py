@@ -1,6 +1,7 @@
 """Calls on workers in the jobs of each batch system."""
 
 import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -175,3 +176,44 @@ def test_workers_that_die_with_nothing_to_do_end_the_run_sooner(slurm: Site, mon
         until(lambda: failures, 120)
     assert "jobs in a row ended before they completed a call" in str(failures[0])
     assert "this node is no good" in str(failures[0])
+
+
+def test_a_bad_node_beside_good_ones_is_left_out(
+    slurm: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("amlsched.executors._jobqueue.worker_history._PAUSES_S", (0.0, 0.0))
+    caplog.set_level("INFO", "amlsched.jobs")
+    # Two nodes and room for one job on each: the bad one is always free.
+    prologue = ['[ "$SLURMD_NODENAME" != n3 ] || { echo a bad node >&2; exit 1; }']
+    options = {"cores": 6, "job_script_prologue": prologue, "job_extra_directives": ["--exclude=n1,n4"]}
+    with slurm.scheduler(2, **options).executor as executor:
+        results = [executor.submit(calls.double_slowly, number) for number in range(40)]
+        assert [result.result(120) for result in results] == [2 * number for number in range(40)]
+        until(lambda: "jobs ended early on n3, others do not: it is left out" in caplog.text, 60)
+    assert "--exclude=n1,n4,n3" in caplog.text
+    assert caplog.text.count("a bad node") <= 3
+    until(lambda: not slurm.jobs(), 15)
+
+
+def test_a_lost_job_is_replaced_though_squeue_hangs(
+    slurm: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("amlsched.executors._jobqueue.job_monitor._RESTARTED_S", 10.0)
+    real, folder = shutil.which("squeue"), slurm.folder / "bin"
+    folder.mkdir()
+    (folder / "squeue").write_text(f'#!/bin/sh\n[ ! -e {folder}/hang ] || sleep 600\nexec {real} "$@"\n')
+    (folder / "squeue").chmod(0o755)
+    jobs = slurm.jobs  # asks the real one
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        with slurm.scheduler(2).executor as executor:
+            assert executor.submit(calls.double, 1).result(90) == 2
+            first = until(lambda: executor.status.here == 2 and jobs(), 60)
+            (folder / "hang").touch()
+            slurm.cancel(first[0])
+            until(lambda: executor.status.here == 1, 60)
+            until(lambda: executor.status.here == 2, 90)
+            (folder / "hang").unlink()
+            assert not set(jobs()) & {first[0]}
+    until(lambda: not slurm.jobs(), 15)
+    assert "Event loop is closed" not in capfd.readouterr().err

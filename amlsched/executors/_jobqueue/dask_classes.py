@@ -51,16 +51,19 @@ class _OwnJob:
 
     Attributes:
         commands: The commands that submit and cancel, for this cluster only.
+        more_options: Of the command that submits, for all jobs from now on.
         error: Why it was not submitted; `None` if it was.
     """
 
     system: System
     commands: tuple[str, str]
     error: Exception | None = None
+    more_options: Sequence[str] = ()
 
     def __init__(self: Any, *args: Any, security: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, security=None if security is None else _ForShell(security), **kwargs)  # type: ignore[call-arg]
         self.submit_command, self.cancel_command = self._own_commands()
+        self.submit_command = shlex.join([*shlex.split(self.submit_command), *self.more_options])
         if self.system.name == "htcondor":
             held = self.system.syntax.value("log_directory", self.log_directory)
             name = self.system.syntax.value("job_name", self.job_name)

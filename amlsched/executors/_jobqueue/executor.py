@@ -21,7 +21,7 @@ from amlsched.executors._dask.executor import DaskExecutor
 from amlsched.executors._jobqueue.checks import check_adaptive, check_command_line, check_host, check_security
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from amlsched.batch_systems import System
     from amlsched.errors import WorkerLostError
@@ -183,9 +183,16 @@ class JobProvider(ClusterProvider):
             canceller=self._canceller,
             busy=self._is_busy,
             fail=fail,
+            leave_out=self._leave_out,
         )
         self.cluster.loop.add_callback(self._begin)
         return self._client
+
+    def _leave_out(self, hosts: Sequence[str]) -> Sequence[str]:
+        """Submit no more jobs to these hosts, if the batch system has options for that, which are returned."""
+        directives = self._settings["job_extra_directives"]
+        self._job.more_options = self.system.leave_out(hosts, () if isinstance(directives, Mapping) else directives)
+        return self._job.more_options  # type: ignore[no-any-return]
 
     def _is_busy(self) -> bool:
         return self.busy()  # set when there is a client

@@ -15,12 +15,12 @@ from amlsched.batch_systems.commands import call
 from amlsched.batch_systems.system import Element, Stage
 from amlsched.errors import BatchSystemError
 from amlsched.executors._jobqueue.job_ends import JobEnds
-from amlsched.executors._jobqueue.worker_history import EndedJob, FailedJobs, WorkerHistory, job_names
+from amlsched.executors._jobqueue.worker_history import EndedJob, FailedJobs, WorkerHistory, WorkerRecord, job_names
 from amlsched.executors.capabilities import WorkersNow
 from amlsched.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from amlsched.batch_systems import System
     from amlsched.errors import WorkerLostError
@@ -33,17 +33,20 @@ logger = logging.getLogger("amlsched.jobs")
 _TICK_S = 0.5
 _QUERIED_S = (1.0, 10.0)  # seconds between two queries of the batch system: at first, and at most
 _REPORTED_S = (5.0, 300.0)  # seconds between two log messages that no worker has connected
-_GRACE_S = 15.0  # a job whose worker has left is cancelled after this
+_GRACE_S = 15.0  # a job whose worker has left as planned is cancelled after this
+_RESTARTED_S = 60.0  # and one whose worker was lost, after this: dask restarts workers in jobs that still run
 _SETTLED_S = 4.0  # the batch system may not list a new job yet
+_SILENT_S = 5.0  # a query that takes longer is reported
 _LOG_LINES = 20
 
 
 @dataclass
 class _Seen:
-    """A job that was submitted: when, and since when it has no worker."""
+    """A job that was submitted: when, since when it has no worker, and how often in a row it was not in the queue."""
 
     submitted: float
     gone: float | None = None
+    absent: int = 0
 
 
 class JobMonitor:
@@ -61,6 +64,8 @@ class JobMonitor:
         canceller: Cancels the jobs if this process exits.
         busy: Returns whether there are calls that need a worker.
         fail: Called with the error that ends the run.
+        leave_out: Called with hosts on which no more jobs should run; returns the options of the command that submits
+            with which they do not, or none.
     """
 
     def __init__(
@@ -74,11 +79,12 @@ class JobMonitor:
         canceller: JobCanceller,
         busy: Callable[[], bool],
         fail: Callable[[BaseException], None],
+        leave_out: Callable[[Sequence[str]], Sequence[str]] = lambda hosts: (),
     ) -> None:
         self._system, self._cluster = system, cluster
         self._logs, self._script = logs, script
         self._start_timeout = start_timeout
-        self._canceller, self._busy, self._fail = canceller, busy, fail
+        self._canceller, self._busy, self._fail, self._leave_out = canceller, busy, fail, leave_out
         self._seen: dict[Any, _Seen] = {}
         self._states: dict[str, Element] = {}
         self._history = WorkerHistory(self._job_of)
@@ -88,6 +94,11 @@ class JobMonitor:
         self._here = False  # a worker has connected
         self._waits_since = self._began = time.monotonic()
         self._next_ask, self._ask_s = 0.0, _QUERIED_S[0]
+        self._asking: asyncio.Task[None] | None = None
+        self._asked: float | None = None  # when the first query began that has not been answered
+        self._submitting: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._avoided: list[str] = []
         self._next_word, self._word_s = time.monotonic() + _REPORTED_S[0], _REPORTED_S[0]
         self._not_before = 0.0  # when the next job may be submitted after one was rejected
         self.status = WorkersNow(0, 0)
@@ -106,6 +117,8 @@ class JobMonitor:
                     logger.exception("the jobs of %s could not be monitored", self._system.title)
         finally:
             self._ends.close()
+            if self._asking is not None:
+                self._asking.cancel()
 
     def jobs(self) -> list[str]:
         """The ids of the jobs that were submitted and have not ended."""
@@ -132,26 +145,41 @@ class JobMonitor:
                 missing.append(name)
         kept = set(self._cluster.workers.values())
         self._seen = {job: seen for job, seen in self._seen.items() if job in kept}
-        if (missing or self._ends.asked_for) and now >= self._next_ask:
-            await self._ask(missing)
+        wanted = bool(missing or self._ends.asked_for)
+        if self._asking is None and not wanted:
+            self._asked = None
+        if self._asking is None and wanted and now >= self._next_ask:
+            self._asked = self._asked or now
+            self._asking = asyncio.ensure_future(self._ask(missing))
+        if self._asking is not None and await _ended(self._asking):
+            asking, self._asking = self._asking, None
+            asking.result()
+        await self._replace_without_answer()
         self._report(now, len(here))
         due = now >= max(self._not_before, self._failed.not_before)
-        if due and set(self._cluster.worker_spec) - set(self._cluster.workers):
-            await asyncio.shield(self._cluster._correct_state())  # if it were cancelled, it would never run again
+        if self._submitting is None and due and set(self._cluster.worker_spec) - set(self._cluster.workers):
+            self._submitting = asyncio.ensure_future(self._cluster._correct_state())
+        if self._submitting is not None and await _ended(self._submitting):
+            submitting, self._submitting = self._submitting, None
+            submitting.result()
 
     # Queries of the batch system
 
     async def _ask(self, missing: list[Any]) -> None:
         jobs = {name: self._cluster.workers[name] for name in missing}
         ids = list(dict.fromkeys([*(job.job_id for job in jobs.values()), *self._ends.asked_for]))
+        words = self._system.job_query(ids)
         try:
-            text = await call(self._system, self._system.job_query(ids), lists_jobs=True)
-        except BatchSystemError as error:
-            logger.warning("the state of jobs is unknown: %s", error)
+            states = self._system.job_states(await call(self._system, words, lists_jobs=True))
+        except (BatchSystemError, ValueError, KeyError, SyntaxError) as error:  # SyntaxError: of XML
+            why = (
+                error if isinstance(error, BatchSystemError) else f"the output of {words[0]} cannot be parsed: {error}"
+            )
+            logger.warning("the state of jobs is unknown: %s", why)
             self._next_ask = time.monotonic() + _QUERIED_S[1]
             return
-        former = self._states
-        self._states = {job: each for job, each in self._system.job_states(text).items() if job in ids}
+        former, self._asked = self._states, None
+        self._states = {job: each for job, each in states.items() if job in ids}
         now = time.monotonic()
         self._ask_s = _QUERIED_S[0] if self._states != former else min(1.5 * self._ask_s, _QUERIED_S[1])
         self._next_ask = now + self._ask_s
@@ -164,18 +192,22 @@ class JobMonitor:
         """Replace a job without a worker if none will connect to it."""
         seen = self._seen[job]
         state = self._states.get(job.job_id)
+        seen.absent = seen.absent + 1 if state is None else 0
         if state is None:
             if now - seen.submitted < _SETTLED_S:
+                return
+            if seen.absent < 2:  # an answer may lack jobs
+                self._next_ask = now + _QUERIED_S[0]
                 return
             state = Element(Stage.ENDED, "it is no longer in the queue")
         records = self._history.of(str(name))
         if any(record.gone is None for record in records):  # it has just connected, or reconnected
             return
-        if state.stage is Stage.RUNNING and (not records or now - (records[-1].gone or now) < _GRACE_S):
+        if state.stage is Stage.RUNNING and not self._stays_away(records, now):
             return
         if state.stage is Stage.PENDING and not records:
             return
-        end = EndedJob(job.job_id, state.reason or str(state.stage), seen.submitted, now, records)
+        end = EndedJob(job.job_id, state.reason or str(state.stage), seen.submitted, now, records, state.host)
         what = f"{self._system.title} job {job.job_id}"
         if end.ended_early:
             tail = self._tail(job.job_id)
@@ -185,10 +217,50 @@ class JobMonitor:
             if too_many := self._failed.too_many(now):
                 text = f"{too_many}; the job script: {self._script}{tail}"
                 raise BatchSystemError(self._system.title, "its jobs", text)
+            self._avoid(state.host, now)
         else:
             logger.warning("%s lost its worker (%s) and is replaced", what, end.how)
         self._ends.given_up(job.job_id, state)
-        await job.close()
+        await self._replace(name, job)
+
+    def _avoid(self, host: str, now: float) -> None:
+        """Leave out a host on which job after job ended early, while workers on other hosts stay."""
+        bad = self._failed.bad_hosts(now)
+        if host not in bad or host in self._avoided:
+            return
+        self._avoided.append(host)
+        options = self._leave_out(self._avoided)
+        done = (
+            f"it is left out from now on ({' '.join(options)})" if options else "leave it out by job_extra_directives"
+        )
+        logger.warning("%s: %d jobs ended early on %s, others do not: %s", self._system.title, bad[host], host, done)
+
+    async def _replace_without_answer(self) -> None:
+        """Replace jobs whose worker has left for good, while the batch system does not say how they are."""
+        now = time.monotonic()
+        if self._asked is None or now - self._asked < _GRACE_S:
+            return
+        for name, job in list(self._cluster.workers.items()):
+            records = self._history.of(str(name))
+            if job.job_id and records and self._stays_away(records, now):
+                query = self._system.job_query([job.job_id])[0]
+                text = "%s job %s lost its worker and is replaced; %s has not answered for %.0f s"
+                logger.warning(text, self._system.title, job.job_id, query, now - self._asked)
+                await self._replace(name, job)
+
+    def _stays_away(self, records: list[WorkerRecord], now: float) -> bool:
+        """Whether all workers of a job have left, and none will connect again."""
+        if not records or any(record.gone is None for record in records):
+            return False
+        last = records[-1]
+        return now - (last.gone or now) > (_GRACE_S if last.retired else _RESTARTED_S)
+
+    async def _replace(self, name: Any, job: Any) -> None:
+        """Cancel a job; the next tick submits another."""
+        closing = asyncio.ensure_future(job.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await _ended(closing)
         self._cluster.workers.pop(name, None)
         self._history.give_up(str(name))
 
@@ -245,7 +317,13 @@ class JobMonitor:
         """Why workers are missing, such as `2 jobs PENDING (Resources)`."""
         jobs = self._cluster.workers.values()
         without = [job for job in jobs if job in self._seen and self._seen[job].gone is not None]
-        counts = Counter(self._words(self._states.get(job.job_id)) for job in without)
+        if self._asked is not None and now - self._asked > _SILENT_S and without:
+            query = self._system.job_query([""])[0]
+            counts = Counter(
+                {f"in a state unknown for {now - self._asked:.0f} s, as {query} does not answer": len(without)}
+            )
+        else:
+            counts = Counter(self._words(self._states.get(job.job_id)) for job in without)
         reasons = [f"{counted(count, 'job')} {words}" for words, count in counts.items()]
         if missing := len(set(self._cluster.worker_spec) - set(self._cluster.workers)):
             due = max(self._not_before, self._failed.not_before) - now
@@ -301,3 +379,9 @@ class JobMonitor:
             if lines:
                 tail += f"\nthe end of {path}:\n" + "\n".join(f"    {line}" for line in lines[-_LOG_LINES:])
         return tail
+
+
+async def _ended(task: asyncio.Task[Any]) -> bool:
+    """Whether a task ends within a moment; it is not cancelled otherwise, nor if the caller is."""
+    done, _ = await asyncio.wait({task}, timeout=_TICK_S)
+    return bool(done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ EARLY_ENDS = 3
 """How many jobs in a row may end early before the run fails."""
 SOON_S = 60.0
 """A job ends early if it ends this soon after its worker connected, with no call completed."""
+_HOSTS_S = 1800.0
 _PAUSES_S = (1.0, 60.0)  # before such a job is replaced: at first, and at most
 _REMEMBERED = 1000
 _SHOWN = 10
@@ -152,6 +153,7 @@ class EndedJob:
         submitted: When it was submitted.
         ended: When that was noticed.
         records: Its workers, which have all left.
+        host: The host on which it ran; empty if unknown.
     """
 
     job: str
@@ -159,6 +161,7 @@ class EndedJob:
     submitted: float
     ended: float
     records: list[WorkerRecord]
+    host: str = ""
 
     @property
     def lasted(self) -> float:
@@ -197,6 +200,7 @@ class FailedJobs:
     _pause_s: float = 0.0
     _paused: float = 0.0
     _seen: tuple[int, int] = (0, 0)
+    _on_hosts: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
 
     def update(self, now: float) -> None:
         """Clear them if a call was completed since the last time, or a worker has stayed."""
@@ -211,14 +215,31 @@ class FailedJobs:
     def add(self, end: EndedJob) -> None:
         """Add a job; the next replacement is delayed, twice as long each time."""
         self.ends.append(end)
+        if end.host:
+            self._on_hosts.append((end.ended, end.host))
         if end.submitted >= self._paused:
             self._paused, self._pause_s = end.ended, min(max(_PAUSES_S[0], 2 * self._pause_s), _PAUSES_S[1])
         self.not_before = end.ended + self._pause_s
 
+    def _others_stay(self, now: float) -> bool:
+        """Whether a worker is connected that has outlasted these jobs."""
+        longest = max((end.lasted for end in self.ends), default=0.0)
+        return any(now - record.came > longest for record in self.history.here())
+
+    def bad_hosts(self, now: float) -> dict[str, int]:
+        """The hosts on which too many of the jobs ended early, and how many did; none if those on others did, too.
+
+        A call that completes on another host does not count in favour of them.
+        """
+        if not self._others_stay(now):
+            return {}
+        self._on_hosts = [(when, host) for when, host in self._on_hosts if now - when < _HOSTS_S]
+        counts = Counter(host for _, host in self._on_hosts)
+        return {host: count for host, count in counts.items() if count >= EARLY_ENDS}
+
     def too_many(self, now: float) -> str:
         """A message if they are too many; else empty."""
-        longest = max((end.lasted for end in self.ends), default=0.0)
-        if any(now - record.came > longest for record in self.history.here()):
+        if self._others_stay(now):
             return ""
         never = sum(not end.records for end in self.ends)
         idle = _in_a_row(end for end in self.ends if not end.busy)

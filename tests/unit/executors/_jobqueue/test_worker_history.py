@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amlsched import BatchSystemError, JobLostError
+from amlsched.batch_systems import WORKER_SYSTEMS
 from amlsched.executors import jobqueue
 from amlsched.executors._jobqueue import worker_history
 from amlsched.executors._jobqueue.worker_history import (
@@ -199,3 +201,41 @@ def test_a_run_ends_whose_jobs_all_die_soon_after_their_worker_came(jobs: Path) 
     assert "before they completed a call" in str(ended.value)
     assert "this node is no good" in str(ended.value)
     assert len(jobs.read_text().split()) == 5
+
+
+# ------------------------------------------------------------------------------------------------------------ bad hosts
+
+
+def on_host(round_: int, host: str) -> EndedJob:
+    return replace(end(round_, came=False), host=host, ended=time.monotonic())
+
+
+def test_a_host_on_which_job_after_job_ends_is_bad_while_workers_on_others_stay(failed: FailedJobs) -> None:
+    for round_ in range(EARLY_ENDS):
+        failed.add(on_host(round_, "n2"))
+        failed.add(replace(on_host(round_, ""), ended=time.monotonic()))
+    assert failed.bad_hosts(time.monotonic()) == {}  # all jobs fail, which is another matter
+    failed.history.came("tcp://1", "0")
+    now = time.monotonic() + 1
+    assert failed.bad_hosts(now) == {"n2": EARLY_ENDS}
+    assert failed.too_many(now) == ""
+    assert failed.bad_hosts(now + 3600) == {}  # it may have been repaired
+
+
+def test_a_host_on_which_one_job_ended_is_not_bad(failed: FailedJobs) -> None:
+    for host in ("n1", "n2", "n2", "n3"):
+        failed.add(on_host(0, host))
+    failed.history.came("tcp://1", "0")
+    assert failed.bad_hosts(time.monotonic() + 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("directives", "option"),
+    [
+        ([], "--exclude=n2,n3"),
+        (["--gres=gpu:1", "--exclude=n[7-9]"], "--exclude=n[7-9],n2,n3"),
+        (["-x n1 # slow"], "--exclude=n1,n2,n3"),
+    ],
+)
+def test_slurm_leaves_out_hosts_beside_those_of_the_user(directives: list[str], option: str) -> None:
+    assert WORKER_SYSTEMS["slurm"].leave_out(["n2", "n3"], directives) == [option]
