@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["file_bytes", "replace_file", "sync"]
+__all__ = ["create_file", "file_bytes", "link_file", "replace_file", "sync"]
 
 PIPE_S = 10.0
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _LARGEST = 2**26
 """The most bytes to read from what is not a regular file, such as `/dev/zero`."""
 
@@ -57,7 +58,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: The folder cannot be written; the old file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -71,6 +72,53 @@ def replace_file(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def create_file(path: Path, content: str) -> bool:
+    """Create a file with its content, unless there is one; of several processes, one creates it.
+
+    Returns:
+        Whether it was created here.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    temporary = _temporary(path)
+    try:
+        temporary.write_text(content, "utf-8")
+        return link_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link_file(temporary: Path, path: Path) -> bool:
+    """Give a file another name, unless that is taken; of several processes, one succeeds.
+
+    Returns:
+        Whether this process did. If so, a reader never finds the file empty, except where there are no hard links.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if temporary.stat().st_nlink > 1:  # NFS: the link was made, but the reply was lost
+            return True
+        if error.errno not in _NO_LINKS:
+            if isinstance(error, FileExistsError):
+                return False
+            raise
+        try:  # a file system without links
+            with path.open("xb") as file:
+                file.write(temporary.read_bytes())
+        except FileExistsError:
+            return False
+    return True
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
 
 
 def sync(path: Path) -> None:

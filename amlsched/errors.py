@@ -11,6 +11,7 @@
     ├── SchedulerNotRunningError (RuntimeError)
     ├── CallRefusedError (RuntimeError)        a plugin rejected a call that was to be awaited
     ├── BatchSystemError (RuntimeError)        a command of the batch system failed
+    │   └── MaybeSubmittedError                its answer to a submission was lost
     ├── CommError (RuntimeError)               the channel between a call and its driver cannot be used
     ├── CallAbortedError                       a call raised something other than an Exception, such as SystemExit
     ├── LimitError                             a call exceeded one of its limits and was terminated
@@ -58,6 +59,7 @@ __all__ = [
     "JobLostError",
     "JobWalltimeError",
     "LimitError",
+    "MaybeSubmittedError",
     "MemoryLimitError",
     "MissingExtraError",
     "NodeLostError",
@@ -236,6 +238,17 @@ class BatchSystemError(AmlschedError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.system}: {self.command}: {self.words}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class MaybeSubmittedError(BatchSystemError):
+    """The batch system's answer to a submission was lost, so it may have been accepted.
+
+    Args:
+        system: The batch system, such as `Slurm`.
+        command: The command that submits.
+        words: Its output, or why there is none.
+        remedy: How to find out.
+    """
 
 
 class CommError(AmlschedError, RuntimeError):

@@ -34,7 +34,7 @@ __all__ = ["GRID_ENGINE"]
 
 
 def _directives(job: ArrayJob) -> Iterator[str]:
-    yield f"-N {_SYNTAX.value('job-name', _SYNTAX.name('job-name', job.name))}"
+    yield f"-N {_SYNTAX.value('job-name', _SYNTAX.marked_name('job-name', job.name, job.mark))}"
     yield f"-t 1-{job.count}"
     if job.at_once:
         yield f"-tc {job.at_once}"
@@ -60,6 +60,12 @@ def _directives(job: ArrayJob) -> Iterator[str]:
 
 def _query(jobs: Sequence[str]) -> list[str]:
     return ["qstat", "-xml", "-g", "d", "-u", user_name()]
+
+
+def _found(text: str, mark: str) -> Iterator[str]:
+    for job in ElementTree.fromstring(text).iter("job_list"):
+        if job.findtext("JB_name", "").endswith(mark):
+            yield job.findtext("JB_job_number", "")
 
 
 def _states(text: str) -> Places:
@@ -189,6 +195,9 @@ GRID_ENGINE = System(
     syntax=_SYNTAX,
     submit=("qsub", "-terse"),
     submitted=re.compile(r"^(\d+)(?:\.\d+-\d+:\d+)?$", re.MULTILINE),
+    find=lambda mark: ["qstat", "-xml", "-u", user_name()],
+    found=_found,
+    own_array=lambda variables: variables.get("JOB_ID", ""),
     query=_query,
     states=_states,
     cancel=_cancel,

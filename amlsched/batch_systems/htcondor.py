@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched.batch_systems.commands import columns, output
@@ -16,7 +17,7 @@ from amlsched.batch_systems.system import ArrayJob, Element, JobEnd, JobStates, 
 from amlsched.errors import JobCancelledError, JobLostError, JobWalltimeError, WorkerOutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["HTCONDOR"]
 
@@ -56,6 +57,24 @@ def _directives(job: ArrayJob) -> Iterator[str]:
         yield "requirements = NumJobStarts == 0"
     if job.at_once:
         yield f"max_materialize = {job.at_once}"
+
+
+def _find(mark: str) -> list[str]:
+    return ["condor_q", "-constraint", f'regexp("{mark}", Cmd)', "-json", "-attributes", "ClusterId,Cmd"]
+
+
+def _found(text: str, mark: str) -> Iterator[str]:
+    jobs: list[dict[str, Any]] = json.loads(text) if text.strip() else []
+    return (str(job["ClusterId"]) for job in jobs if mark in job["Cmd"])
+
+
+def _own_array(variables: Mapping[str, str]) -> str:
+    """The id in the description of its job that HTCondor writes for each job."""
+    try:
+        found = re.search(r"^ClusterId = (\d+)$", Path(variables["_CONDOR_JOB_AD"]).read_text("utf-8"), re.MULTILINE)
+    except (KeyError, OSError, ValueError):
+        return ""
+    return found[1] if found else ""
 
 
 def _query(jobs: Sequence[str]) -> list[str]:
@@ -172,6 +191,9 @@ HTCONDOR = System(
     syntax=_SYNTAX,
     submit=("condor_submit", "-terse"),
     submitted=re.compile(r"^(\d+)\.\d+ - \d+\.\d+$", re.MULTILINE),
+    find=_find,
+    found=_found,
+    own_array=_own_array,
     query=_query,
     states=_states,
     cancel=_cancel,

@@ -65,7 +65,7 @@ _TORQUE_SYNTAX = replace(
 
 
 def _common(job: ArrayJob, syntax: Syntax) -> Iterator[str]:
-    yield f"-N {syntax.value('job-name', syntax.name('job-name', job.name))}"
+    yield f"-N {syntax.value('job-name', syntax.marked_name('job-name', job.name, job.mark))}"
     yield "-V"
     yield "-j oe"
     yield f"-o {syntax.log('slurm_log', job.logs, '')}"  # the script itself writes one file for each element
@@ -103,16 +103,43 @@ def _torque_directives(job: ArrayJob) -> Iterator[str]:
         yield f"-W depend={':'.join(('afteranyarray', *(f'{one}[]' for one in job.after)))}"
 
 
-def _states(text: str) -> Places:
-    jobs: dict[str, dict[str, Any]] = json.loads(text).get("Jobs", {}) if text.strip() else {}
-    return _places(jobs.items())
+def _jobs(text: str) -> dict[str, dict[str, Any]]:
+    return json.loads(text).get("Jobs", {}) if text.strip() else {}
 
 
-def _torque_states(text: str) -> Places:
+def _torque_jobs(text: str) -> dict[str, dict[str, Any]]:
     if not text.strip():
         return {}
     jobs = ({field.tag: field.text or "" for field in job} for job in ElementTree.fromstring(text).iter("Job"))
-    return _places((job.get("Job_Id", ""), job) for job in jobs)
+    return {job.get("Job_Id", ""): job for job in jobs}
+
+
+def _states(text: str) -> Places:
+    return _places(_jobs(text).items())
+
+
+def _torque_states(text: str) -> Places:
+    return _places(_torque_jobs(text).items())
+
+
+def _with_mark(jobs: Mapping[str, Mapping[str, Any]], mark: str) -> Iterator[str]:
+    for name, job in jobs.items():
+        found = re.match(r"\d+", name)
+        if found and str(job.get("Job_Name", "")).endswith(mark):
+            yield found[0]
+
+
+def _found(text: str, mark: str) -> Iterator[str]:
+    return _with_mark(_jobs(text), mark)
+
+
+def _torque_found(text: str, mark: str) -> Iterator[str]:
+    return _with_mark(_torque_jobs(text), mark)
+
+
+def _own_array(variables: Mapping[str, str]) -> str:
+    found = re.match(r"\d+", variables.get("PBS_JOBID", ""))
+    return found[0] if found else variables.get("SLURM_ARRAY_JOB_ID", "")  # Slurm has commands that look like Torque's
 
 
 def _places(jobs: Iterable[tuple[str, Mapping[str, Any]]]) -> Places:
@@ -217,6 +244,9 @@ PBS = System(
     syntax=_SYNTAX,
     submit=("qsub",),
     submitted=re.compile(r"^(\d+)(?:\[\])?(?:\.\S*)?$", re.MULTILINE),
+    find=lambda mark: ["qstat", "-f", "-F", "json"],  # of all users: -u and -f exclude each other
+    found=_found,
+    own_array=_own_array,
     query=lambda jobs: ["qstat", "-x", "-t", "-f", "-F", "json", *(f"{job}[]" for job in jobs)],
     states=_states,
     cancel=_cancel,
@@ -250,6 +280,8 @@ TORQUE = replace(
     index="${PBS_ARRAYID:-$SLURM_ARRAY_TASK_ID}",  # Slurm has commands that look like Torque's
     directives=_torque_directives,
     syntax=_TORQUE_SYNTAX,
+    find=lambda mark: ["qstat", "-x"],
+    found=_torque_found,
     query=_torque_query,
     states=_torque_states,
     cancel=_torque_cancel,

@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 __all__ = ["SLURM", "options_of_sbatch"]
 
 _PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-_RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+_ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
+)
 _HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "launch_failed_requeued_held")
 
 
@@ -104,12 +107,23 @@ def _query(jobs: Sequence[str]) -> list[str]:
     ]
 
 
+def _find(mark: str) -> list[str]:
+    return ["squeue", "--me", "--noheader", "--states=all", "--format=%F|%o"]  # %o: the path of the script
+
+
+def _found(text: str, mark: str) -> Iterator[str]:
+    for line in text.splitlines():
+        job, script = line.strip().split("|", 1)
+        if mark in script:
+            yield str(int(job))
+
+
 def _states(text: str) -> Places:
     found: Places = {}
     for line in text.splitlines():
         job, index, state, host, reason = line.strip().split("|", 4)
         if index.isdecimal():
-            found[job, int(index)] = _element(state, "" if reason == "None" else reason, host)
+            found[str(int(job)), int(index)] = _element(state, "" if reason == "None" else reason, host)
     return found
 
 
@@ -117,7 +131,7 @@ def _element(state: str, reason: str, host: str) -> Element:
     if state in _PENDING:
         held = any(held in reason.replace(" ", "_") for held in _HELD)
         return Element(Stage.STUCK if held else Stage.PENDING, reason)
-    if state in _RUNNING:
+    if state not in _ENDED:  # of an unknown or a truncated state it is not known that it is an end
         return Element(Stage.RUNNING, "" if state == "RUNNING" else state, host)
     # The reason of an element that has ended may still be the one for which it was pending.
     why = reason if reason.startswith(("NonZeroExitCode", "Raised", "Node", "OutOfMemory", "Prolog")) else ""
@@ -133,13 +147,13 @@ def _past_states(text: str) -> Places:
     found: Places = {}
     for line in text.splitlines():
         name, state, code, host = line.split("|", 3)
-        job, _, index = name.partition("_")
-        if index.isdecimal():
-            word = state.split()[0] if state else ""  # CANCELLED by 1000
-            element = _element(word, "", host)
-            if element.stage is Stage.ENDED and word not in ("COMPLETED", "") and code != "0:0":
-                element = Element(Stage.ENDED, f"{state} (exit code {code})", host)
-            found[job, int(index)] = element
+        job, _, indices = name.partition("_")
+        word = state.split()[0] if state else ""  # CANCELLED by 1000
+        element = _element(word, "", host)
+        if element.stage is Stage.ENDED and word not in ("COMPLETED", "") and code != "0:0":
+            element = Element(Stage.ENDED, f"{state} (exit code {code})", host)
+        for low, high in re.findall(r"(\d+)(?:-(\d+))?", indices.partition("%")[0]):  # [2-5,7%3] while they wait
+            found.update({(job, index): element for index in range(int(low), int(high or low) + 1)})
     return found
 
 
@@ -298,8 +312,12 @@ SLURM = System(
     syntax=_SYNTAX,
     submit=("sbatch", "--parsable"),
     submitted=re.compile(r"^(\d+)(?:;\S*)?$", re.MULTILINE),
+    find=_find,
+    found=_found,
+    own_array=lambda variables: variables.get("SLURM_ARRAY_JOB_ID", ""),
     query=_query,
     states=_states,
+    preempted=re.compile(r"PREEMPTED"),
     cancel=_cancel,
     cancel_all=lambda job: ["scancel", job],
     past=_past,
@@ -308,7 +326,7 @@ SLURM = System(
     largest_of=_largest,
     # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit, MaxJobCount, MaxArraySize
     too_many=re.compile(
-        r"MaxSubmit|submit limit|too many|temporarily unable to accept|invalid job array", re.IGNORECASE
+        r"MaxSubmit|submit limit|too many|temporarily unable to accept|queue full|invalid job array", re.IGNORECASE
     ),
     forgotten=re.compile(r"invalid job id", re.IGNORECASE),
     # One of the elements has the id of the whole array as its job id, so the form ARRAY_INDEX is used.

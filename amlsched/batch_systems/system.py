@@ -61,6 +61,8 @@ class ArrayJob:
         directives: More directives, as written in a script.
         lines: Shell lines that run before the command.
         after: Ids of arrays that have to finish before this one starts.
+        mark: Text that no other submission has, by which the queue is searched for this one if the answer to its
+            submission is lost. It is in the name of the script's file, or added to the name in the queue.
     """
 
     name: str
@@ -81,6 +83,7 @@ class ArrayJob:
     directives: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    mark: str = ""
 
     @property
     def clock(self) -> str:
@@ -209,6 +212,17 @@ class Syntax:
         found = self.names.match(plain)
         return found[0] if found else "amlsched"
 
+    def marked_name(self, argument: str, name: object, mark: str) -> str:
+        """The name of a job followed by a mark, unquoted; shortened if that is too long.
+
+        Raises:
+            ValueError: The batch system does not accept this name.
+        """
+        text = self.name(argument, name)
+        while mark and text and not self.names.fullmatch(f"{text}.{mark}"):
+            text = text[:-1]
+        return f"{text}.{mark}" if mark else text
+
     def lines(self, argument: str, directives: Iterable[str]) -> list[str]:
         """The user's own directives, which are written to the script unchanged.
 
@@ -288,8 +302,13 @@ class System:
         directives: The directives of an array.
         marker: The prefix of a directive in a script; empty if directives stand in a submit description.
         submitted: Matches the output of `submit`; group 1 is the id of the array.
+        unclear: Matches an error message of `submit` after which the array may have been accepted nevertheless.
+        find: The command that lists the user's arrays, or those with a mark; see `ArrayJob`.
+        found: Parses its output, given the mark: the ids of the arrays with this mark.
+        own_array: The id of the array that a process is part of, by its environment variables; empty if unknown.
         query: The command that lists all elements of arrays.
         states: Parses its output.
+        preempted: Matches how an element ended that was preempted and is not requeued by the batch system.
         cancel: The command that cancels elements of an array.
         too_many: Matches an error message: an array has too many elements, or the user too many jobs.
         past: The command that shows how elements ended that the queue has forgotten; `None` if there is none.
@@ -342,8 +361,16 @@ class System:
     directives: Callable[[ArrayJob], Iterable[str]] = lambda job: ()
     marker: str = ""
     submitted: re.Pattern[str] = _NEVER
+    unclear: re.Pattern[str] = re.compile(
+        r"timed? ?out|time-out|connect|communicat|contact|not responding|try again|did not answer|socket|lost",
+        re.IGNORECASE,
+    )
+    find: Callable[[str], Sequence[str]] = lambda mark: ()
+    found: Callable[[str, str], Iterable[str]] = lambda text, mark: ()
+    own_array: Callable[[Mapping[str, str]], str] = lambda variables: ""
     query: Callable[[Sequence[str]], Sequence[str]] = tuple
     states: Callable[[str], Places] = lambda text: {}
+    preempted: re.Pattern[str] = _NEVER
     cancel: Callable[[str, Sequence[int]], Sequence[str]] = lambda job, indices: ()
     too_many: re.Pattern[str] = _NEVER
     past: Callable[[Sequence[str]], Sequence[str]] | None = None

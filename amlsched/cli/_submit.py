@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -49,8 +50,11 @@ def submit_or_wait(
             grace_s=arguments.grace,
             loggers=loggers,
             scheduler=scheduler,
+            notify=print_stderr,
         ):
             _print_submitted(done)
+            if done.problem is not None:
+                raise done.problem
     if arguments.wait:
         return _attach(arguments, plan)
     return OK
@@ -92,6 +96,12 @@ def check_no_run_options(arguments: argparse.Namespace) -> None:
 
 
 def _print_submitted(done: SubmitResult) -> None:
+    for earlier, part in done.earlier:
+        print(f"Submitted array {part.job} to {earlier.batch}: {counted(part.count, 'element')} of {earlier.folder}")
+    for earlier, number, how in done.changed:
+        text = f"{counted(number, 'repetition', 'wait')} with the settings of {earlier.folder} ({how})"
+        remedy = f"amlsched cancel {done.results} and submit again, or let them run"
+        print_stderr(f"note: {text}: {remedy}")
     queued = f"{counted(done.queued, 'repetition', 'are')} already in the queue. " if done.queued else ""
     one = done.submission
     if one is None:
@@ -108,7 +118,8 @@ def _print_submitted(done: SubmitResult) -> None:
     size = f"{counted(count, 'element')}{some}"
     print(f"{queued}Submitted {array} to {one.batch}: {size}. {repetitions} in {one.folder}")
     if count < len(one.work):
-        print_stderr(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {done.refused}")
+        why = done.refused or (done.problem.words if done.problem is not None else "")
+        print_stderr(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {why}")
         print_stderr("They are submitted as others finish, when you run the same command again, or with --wait.")
     print(f"amlsched status {done.results}   shows its progress; amlsched cancel cancels it")
 
@@ -119,7 +130,8 @@ def _attach(arguments: argparse.Namespace, plan: Plan) -> int:
     from amlsched.experiments.progress import progress_for
     from amlsched.experiments.results.survey import survey
 
-    attached = Attached(plan)
+    patience_s = math.inf if arguments.patience is None else arguments.patience
+    attached = Attached(plan, patience_s, notify=print_stderr)
     begun = time.monotonic()
     if attached.waits and not arguments.quiet:
         print(f"Waiting for {', '.join(attached.arrays)}; Ctrl-C leaves them running", flush=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amlsched.cli._output import OK, add_command, add_results
-from amlsched.errors import ExperimentError
+from amlsched.cli._output import OK, add_command, add_results, print_stderr
+from amlsched.errors import BatchSystemError, ExperimentError
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -41,12 +41,23 @@ def cancel(arguments: argparse.Namespace) -> int:
         remedy = suggestion(unknown[0], sorted(known))
         raise ExperimentError(f"amlsched cancel {' '.join(unknown)}", "nothing with this name was submitted", remedy)
     count = 0
+    problem: BatchSystemError | None = None
     for one in chosen:
         elements = [
             number
             for number, work in enumerate(one.work)
             if not wanted or work.experiment in wanted or wanted & work.repetitions.keys()
         ]
-        count += cancel_elements(one, elements)
-    print(f"Cancelled {counted(count, 'element')}." if count else "Nothing to cancel: all elements have finished.")
+        try:
+            of_one, notes = cancel_elements(one, elements)
+        except BatchSystemError as error:  # the others are cancelled nevertheless
+            problem = problem or error
+            continue
+        count += of_one
+        for note in notes:
+            print_stderr(note)
+    if count or problem is None:
+        print(f"Cancelled {counted(count, 'element')}." if count else "Nothing to cancel: all elements have finished.")
+    if problem is not None:
+        raise problem
     return OK

@@ -18,6 +18,7 @@ __all__ = ["add_to"]
 def add_to(commands: Commands) -> None:
     """Add the command's parser."""
     parser = add_command(commands, element)
+    parser.add_argument("--mark", default="")
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     for name in ("first", "count", "index"):
         parser.add_argument(name, metavar=name.upper(), type=int)
@@ -28,7 +29,7 @@ def element(arguments: argparse.Namespace) -> int:
     from amlsched.experiments.arrays import run_element
 
     print(f"amlsched: element {arguments.index} of {arguments.folder}", flush=True)
-    summary = run_element(arguments.folder, arguments.first, arguments.count, arguments.index)
+    summary = run_element(arguments.folder, arguments.first, arguments.count, arguments.index, arguments.mark)
     if summary is None:
         return OK
     print_failures(summary)

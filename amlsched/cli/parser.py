@@ -7,11 +7,12 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from amlsched.cli._output import shortened
+from amlsched.units import parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Parser", "at_least_one", "seconds"]
+__all__ = ["Parser", "a_duration", "at_least_one", "seconds"]
 
 _INTERNAL_COMMAND = "element"
 """The command that the script of an array calls; it is not suggested."""
@@ -112,3 +113,11 @@ def seconds(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
     return number
+
+
+def a_duration(text: str) -> float:
+    """The seconds of a duration with a unit, such as `30min`; for argparse."""
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -26,7 +26,7 @@ from amlsched.cli._output import (
     ranges,
 )
 from amlsched.cli._submit import check_no_run_options, submit_or_wait
-from amlsched.cli.parser import at_least_one, seconds
+from amlsched.cli.parser import a_duration, at_least_one, seconds
 from amlsched.errors import ExperimentError
 from amlsched.scheduler import check_executor, executor_names
 from amlsched.units import counted
@@ -81,6 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--submit", metavar="SYSTEM", choices=_ArraySystems(), help="like -s, to this batch system: %(choices)s")
     text = "wait for the submitted jobs and show their progress; Ctrl-C leaves them running"
     add("--wait", action="store_true", help=text)
+    text = "with --wait: how long to wait for a batch system that does not answer, such as 30min (default: for ever)"
+    add("--patience", metavar="DURATION", type=a_duration, help=text)
     add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
     text = "also run these again: failed, unknown, all, or names of experiments or runs"
     add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
@@ -194,6 +196,10 @@ def execute(
     on_array = bool(arguments.slurm or arguments.submit or arguments.wait)
     if on_array:
         check_no_run_options(arguments)
+    if arguments.patience is not None and not arguments.wait:
+        raise ExperimentError(
+            "--patience", "is how long --wait waits for the batch system", "add --wait, or leave it out"
+        )
     given = check_executor_arguments(arguments)
     plan = plan or plan_of(arguments)
     if not arguments.quiet:

@@ -15,6 +15,7 @@ from amlsched.cli._output import (
     print_stderr,
     print_table,
 )
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -59,14 +60,19 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def print_queue(overview: Overview, *, everything: bool = False) -> None:
-    """Print what is in the queue, what is running, and which repetitions were lost."""
+    """Print what is in the queue, what is running, and which repetitions were cancelled or lost."""
+    for note in overview.notes:
+        print_stderr(note)
     if overview.problem:
         print_stderr(f"{overview.problem}\nSo only the records are shown.")
-    for name, counted in overview.arrays.items():
-        print(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(counted.items()))}")
+    for name, stages in overview.arrays.items():
+        print(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(stages.items()))}")
     _listed([_running(one) for one in overview.running()], everything)
     lost = list(overview.lost())
     _listed([_lost(one) for one in lost], everything)
+    cancelled = sum(1 for _ in overview.cancelled())
+    if cancelled:
+        print(f"{counted(cancelled, 'repetition', 'were')} cancelled; amlsched run … -s submits cancelled ones again")
     if lost:
         print("amlsched run … -s submits lost repetitions again")
 

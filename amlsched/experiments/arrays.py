@@ -2,8 +2,9 @@
 
 from amlsched.experiments._arrays.attach import Attached
 from amlsched.experiments._arrays.cluster_options import worker_options
+from amlsched.experiments._arrays.queue import cancel
 from amlsched.experiments._arrays.run_element import run_element
-from amlsched.experiments._arrays.status import Overview, SubmittedRepetition, cancel
+from amlsched.experiments._arrays.status import Overview, SubmittedRepetition
 from amlsched.experiments._arrays.submission import submissions
 from amlsched.experiments._arrays.submit import SubmitResult, job_scripts, submit
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -14,93 +14,14 @@ import pytest
 from amlsched.experiments._storage.claims import Owner
 from amlsched.experiments._storage.record import Process
 from tests.clusters.project import EXPERIMENT, Project
-
-FAKE = f"""#!{sys.executable}
-import json, re, sys
-from pathlib import Path
-
-place = Path(__file__).parent / "state.json"
-state = json.loads(place.read_text())
-name, words = Path(sys.argv[0]).name, sys.argv[1:]
-if name == "scontrol":
-    print("MaxArraySize            =", state["largest"])
-elif name == "squeue":
-    for job, elements in state["jobs"].items():
-        for index, word in elements.items():
-            print(f"{{job}}|{{index}}|{{word}}||None")
-elif name == "scancel":
-    state["cancelled"] += words
-    place.write_text(json.dumps(state))
-elif name == "sbatch":
-    script = Path(words[-1]).read_text()
-    last = int(re.search(r"--array=0-([0-9]+)", script)[1])
-    live = sum(word in ("PENDING", "RUNNING") for job in state["jobs"].values() for word in job.values())
-    if last >= state["largest"]:
-        sys.exit("sbatch: error: Batch job submission failed: Invalid job array specification")
-    if live + last + 1 > state["limit"]:
-        sys.exit("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)")
-    job = str(len(state["jobs"]) + 1)
-    state["jobs"][job] = {{str(index): "PENDING" for index in range(last + 1)}}
-    state["scripts"][job] = script
-    place.write_text(json.dumps(state))
-    print(job)
-"""
-
-
-class Slurm:
-    """The pretended Slurm."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.place = folder / "state.json"
-        for name in ("sbatch", "squeue", "scontrol", "scancel"):
-            (folder / name).write_text(FAKE)
-            (folder / name).chmod(0o755)
-        state = {"largest": 1001, "limit": 10_000, "jobs": {}, "scripts": {}, "cancelled": []}
-        self.place.write_text(json.dumps(state))
-
-    @property
-    def state(self) -> dict:
-        return json.loads(self.place.read_text())
-
-    def set(self, **values: object) -> None:
-        self.place.write_text(json.dumps(self.state | values))
-
-    def mark(self, job: str, index: str, word: str) -> None:
-        state = self.state
-        state["jobs"][job][index] = word
-        self.place.write_text(json.dumps(state))
-
-    def sizes(self) -> list[int]:
-        return [len(elements) for elements in self.state["jobs"].values()]
-
-    def after(self, job: str) -> list[str]:
-        return [line for line in self.state["scripts"][job].splitlines() if "--dependency" in line]
-
-    def run(self, job: str, index: str, restart: int = 0) -> int:
-        """Run an element, as Slurm would."""
-        self.mark(job, index, "RUNNING")
-        variables = {
-            "SLURM_ARRAY_TASK_ID": index,
-            "SLURM_ARRAY_JOB_ID": job,
-            "SLURM_JOB_ID": f"{job}0{index}",
-            "SLURM_RESTART_COUNT": str(restart),
-        }
-        script = self.state["scripts"][job]
-        done = subprocess.run(["bash"], input=script, text=True, env=os.environ | variables, timeout=60, check=False)
-        self.mark(job, index, "FAILED" if done.returncode else "COMPLETED")
-        return done.returncode
-
-    def pending(self) -> list[tuple[str, str]]:
-        jobs = self.state["jobs"].items()
-        return [(job, index) for job, elements in jobs for index, word in elements.items() if word == "PENDING"]
+from tests.pretended_slurm import PretendedSlurm
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretendedSlurm:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    return Slurm(tmp_path / "bin")
+    return PretendedSlurm(tmp_path / "bin")
 
 
 @pytest.fixture
@@ -111,7 +32,7 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def test_an_array_that_is_too_large_is_split(project: Project, slurm: Slurm) -> None:
+def test_an_array_that_is_too_large_is_split(project: Project, slurm: PretendedSlurm) -> None:
     slurm.set(largest=3)
     assert "Submitted arrays 1, 2 to Slurm: 4 elements." in project.submit()
     assert slurm.sizes() == [3, 1]
@@ -134,7 +55,7 @@ def test_an_array_that_is_too_large_is_split(project: Project, slurm: Slurm) -> 
 )
 @pytest.mark.parametrize("again", [False, True])
 def test_an_environment_is_activated_once(
-    project: Project, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, venv: str, line: str, again: bool
+    project: Project, slurm: PretendedSlurm, monkeypatch: pytest.MonkeyPatch, venv: str, line: str, again: bool
 ) -> None:
     monkeypatch.setenv("HOME", str(project.folder))
     (project.folder / "env" / "bin").mkdir(parents=True)
@@ -145,13 +66,13 @@ def test_an_environment_is_activated_once(
         f'venv: "{venv.format(folder=project.folder)}"' + (f"\nsh_lines: ['{line}', ls]" if again and line else "")
     )
     project.submit()
-    [script] = slurm.state["scripts"].values()
+    script = slurm.script("1")
     assert [found for found in script.splitlines() if "activate" in found] == [line] * bool(line)
 
 
 @pytest.mark.parametrize("venv", ["~/none", "none/here", "/none/bin/activate", "$HOME/env"])
 def test_an_environment_that_is_not_there_is_told_before_anything_is_submitted(
-    project: Project, slurm: Slurm, venv: str
+    project: Project, slurm: PretendedSlurm, venv: str
 ) -> None:
     project.config(f"venv: {venv}")
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
@@ -160,7 +81,7 @@ def test_an_environment_that_is_not_there_is_told_before_anything_is_submitted(
     assert slurm.sizes() == []
 
 
-def test_a_section_that_is_wrong_stops_who_submits_and_not_a_run_here(project: Project, slurm: Slurm) -> None:
+def test_a_section_that_is_wrong_stops_who_submits_and_not_a_run_here(project: Project, slurm: PretendedSlurm) -> None:
     project.config("partiton: main\nnodes: 1")
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
     assert done.returncode == 2
@@ -178,7 +99,7 @@ def test_a_section_that_is_wrong_stops_who_submits_and_not_a_run_here(project: P
     assert "left out, because it is invalid: config.yml" in explained.stdout
 
 
-def test_the_number_of_parallel_jobs_holds_over_all_arrays(project: Project, slurm: Slurm) -> None:
+def test_the_number_of_parallel_jobs_holds_over_all_arrays(project: Project, slurm: PretendedSlurm) -> None:
     slurm.set(largest=2)
     project.config("num_parallel_jobs: 2")
     project.submit()
@@ -188,7 +109,7 @@ def test_the_number_of_parallel_jobs_holds_over_all_arrays(project: Project, slu
     assert slurm.after("3") == ["#SBATCH --dependency=afterany:1:2"]
 
 
-def test_elements_beyond_the_submit_limit_are_fed_as_others_end(project: Project, slurm: Slurm) -> None:
+def test_elements_beyond_the_submit_limit_are_fed_as_others_end(project: Project, slurm: PretendedSlurm) -> None:
     slurm.set(limit=2)
     told = project.submit()
     assert "2 elements." in told
@@ -200,7 +121,7 @@ def test_elements_beyond_the_submit_limit_are_fed_as_others_end(project: Project
     assert "4 repetitions: 4 completed." in project.status()
 
 
-def test_the_same_command_again_submits_what_was_refused_before(project: Project, slurm: Slurm) -> None:
+def test_the_same_command_again_submits_what_was_refused_before(project: Project, slurm: PretendedSlurm) -> None:
     slurm.set(limit=1)
     project.submit()
     slurm.set(limit=100)
@@ -208,7 +129,7 @@ def test_the_same_command_again_submits_what_was_refused_before(project: Project
     assert sum(slurm.sizes()) == 4
 
 
-def test_nothing_is_left_of_a_submission_that_was_refused(project: Project, slurm: Slurm) -> None:
+def test_nothing_is_left_of_a_submission_that_was_refused(project: Project, slurm: PretendedSlurm) -> None:
     slurm.set(limit=0)
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
     assert (done.returncode, "submit limit" in done.stderr) == (2, True)
@@ -216,7 +137,7 @@ def test_nothing_is_left_of_a_submission_that_was_refused(project: Project, slur
     assert not list(project.results.glob("_arrays/*/"))
 
 
-def test_without_a_section_it_is_said_which_is_missing(project: Project, slurm: Slurm) -> None:
+def test_without_a_section_it_is_said_which_is_missing(project: Project, slurm: PretendedSlurm) -> None:
     (project.folder / "config.yml").write_text("{name: SLURM_elsewhere, time: 1}\n---\n{name: x, path: results}\n")
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s")
     assert (done.returncode, "there is no SLURM section for this host" in done.stderr) == (2, True)
@@ -228,13 +149,15 @@ def test_without_slurm_it_is_said_at_once(project: Project) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-j=1", "--max-workers=2", "--executor-option=a=1"])
-def test_flags_of_a_run_here_do_not_go_with_arrays(project: Project, slurm: Slurm, flag: str) -> None:
+def test_flags_of_a_run_here_do_not_go_with_arrays(project: Project, slurm: PretendedSlurm, flag: str) -> None:
     done = project.call("run", "experiment.py:experiment", "config.yml", "-s", *flag.split("=", 1))
     assert (done.returncode, "does not go with -s" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("flags", [(), ("--multicopy",)])
-def test_elements_run_from_the_copy_of_the_code(project: Project, slurm: Slurm, flags: tuple[str, ...]) -> None:
+def test_elements_run_from_the_copy_of_the_code(
+    project: Project, slurm: PretendedSlurm, flags: tuple[str, ...]
+) -> None:
     copies = project.folder.parent / f"{project.folder.name}-copies"
     project.config(f"experiment_copy_src: .\nexperiment_copy_dst: {copies}")
     project.submit(*flags)
@@ -281,7 +204,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_script_of_cw2_submits_itself_with_its_loggers(project: Project, slurm: Slurm) -> None:
+def test_a_script_of_cw2_submits_itself_with_its_loggers(project: Project, slurm: PretendedSlurm) -> None:
     (project.folder / "main.py").write_text(CW2)
     words = [sys.executable, "main.py", "config.yml", "-s"]
     done = subprocess.run(words, cwd=project.folder, capture_output=True, text=True, timeout=60, check=False)
@@ -291,7 +214,7 @@ def test_a_script_of_cw2_submits_itself_with_its_loggers(project: Project, slurm
 
 
 def test_status_without_the_batch_system_says_what_the_records_say(
-    project: Project, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project, slurm: PretendedSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     project.submit()
     slurm.run("1", "0")
@@ -302,7 +225,7 @@ def test_status_without_the_batch_system_says_what_the_records_say(
     assert "4 repetitions: 1 completed, 3 pending." in status
 
 
-def test_an_element_that_is_started_again_runs_only_what_is_left(project: Project, slurm: Slurm) -> None:
+def test_an_element_that_is_started_again_runs_only_what_is_left(project: Project, slurm: PretendedSlurm) -> None:
     config = project.folder / "config.yml"
     config.write_text(config.read_text() + "reps_per_job: 4\n")
     project.submit()
@@ -312,7 +235,7 @@ def test_an_element_that_is_started_again_runs_only_what_is_left(project: Projec
 
 
 def test_an_element_that_is_started_again_on_another_host_does_not_wait_for_its_own_claim(
-    project: Project, slurm: Slurm
+    project: Project, slurm: PretendedSlurm
 ) -> None:
     """The claim that it left on a node that failed looks alive from everywhere else."""
     project.submit()
@@ -328,7 +251,7 @@ def test_an_element_that_is_started_again_on_another_host_does_not_wait_for_its_
     assert project.states() == ["completed"]
 
 
-def test_repetitions_that_are_run_again_on_request_are_run_once(project: Project, slurm: Slurm) -> None:
+def test_repetitions_that_are_run_again_on_request_are_run_once(project: Project, slurm: PretendedSlurm) -> None:
     project.submit()
     for place in slurm.pending():
         slurm.run(*place)
@@ -339,23 +262,25 @@ def test_repetitions_that_are_run_again_on_request_are_run_once(project: Project
     assert project.completions() == [2] * 4
 
 
-def test_an_element_that_was_cancelled_does_nothing_when_it_starts_all_the_same(project: Project, slurm: Slurm) -> None:
+def test_an_element_that_was_cancelled_does_nothing_when_it_starts_all_the_same(
+    project: Project, slurm: PretendedSlurm
+) -> None:
     project.submit()
     assert project.call("cancel", "results", "sums__a1").stdout == "Cancelled 2 elements.\n"
-    assert project.call("cancel", "results").stdout == "Cancelled 4 elements.\n"  # for all that it knows
-    assert slurm.state["cancelled"] == ["1_[0-1]", "1"]
+    assert project.call("cancel", "results").stdout == "Cancelled 2 elements.\n"
+    assert slurm.diary() == [["submitted", "1"], ["cancelled", "1_[0-1]"], ["cancelled", "1"]]
     assert slurm.run("1", "0") == 0
     assert project.records() == []
 
 
-def test_a_name_that_was_not_submitted_cannot_be_cancelled(project: Project, slurm: Slurm) -> None:
+def test_a_name_that_was_not_submitted_cannot_be_cancelled(project: Project, slurm: PretendedSlurm) -> None:
     assert project.call("cancel", "results").returncode == 2
     project.submit()
     done = project.call("cancel", "results", "sum")
     assert (done.returncode, "there are: sums, sums__a1, sums__a2" in done.stderr) == (2, True)
 
 
-def test_what_an_element_complained_about_last_is_shown_as_the_cause(project: Project, slurm: Slurm) -> None:
+def test_what_an_element_complained_about_last_is_shown_as_the_cause(project: Project, slurm: PretendedSlurm) -> None:
     project.submit()
     [job] = project.arrays()
     slurm.mark(job, "0", "TIMEOUT")
@@ -366,7 +291,7 @@ def test_what_an_element_complained_about_last_is_shown_as_the_cause(project: Pr
 
 
 def test_the_script_that_is_printed_is_the_one_that_is_submitted_and_printing_does_nothing_else(
-    project: Project, slurm: Slurm
+    project: Project, slurm: PretendedSlurm
 ) -> None:
     for flags in (("-s",), ("--submit", "slurm"), ("-s", "--wait")):
         shown = project.call("run", "experiment.py:experiment", "config.yml", *flags, "--print-job-script")
@@ -375,7 +300,8 @@ def test_the_script_that_is_printed_is_the_one_that_is_submitted_and_printing_do
         assert slurm.state["jobs"] == {}
         assert not project.results.exists()
     project.submit()
-    assert shown.stdout == slurm.state["scripts"]["1"]
+    [mark] = re.findall(r"--mark (\w+)", slurm.script("1"))
+    assert shown.stdout.replace("the-mark", mark) == slurm.script("1")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +318,7 @@ def test_the_script_of_an_array_is_printed_where_its_batch_system_is_not(
     assert not project.results.exists()
 
 
-def test_printing_the_script_of_nothing_says_so(project: Project, slurm: Slurm) -> None:
+def test_printing_the_script_of_nothing_says_so(project: Project, slurm: PretendedSlurm) -> None:
     assert project.call("run", "experiment.py:experiment", "config.yml", "-q").returncode == 0
     shown = project.call("run", "experiment.py:experiment", "config.yml", "-s", "--print-job-script")
     assert (shown.returncode, shown.stdout) == (0, "")

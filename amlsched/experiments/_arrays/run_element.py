@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amlsched.batch_systems import commands
+from amlsched.errors import BatchSystemError
 from amlsched.experiments._arrays import submission
+from amlsched.experiments._arrays.submission import STOPPED, Word
 from amlsched.experiments._arrays.submit import feed_from_element
 from amlsched.experiments._code.copy import CodeCopy
 from amlsched.experiments._running.experiment_run import ExperimentRun
@@ -24,7 +27,7 @@ from amlsched.experiments.target import Target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from amlsched.experiments._arrays.submission import Submission, Work
+    from amlsched.experiments._arrays.submission import Part, Submission, Work
     from amlsched.experiments._config.expand import Run
     from amlsched.experiments._running.custom_schedulers import AbstractScheduler
     from amlsched.experiments._running.summary import Summary
@@ -34,6 +37,7 @@ __all__ = ["ElementRun", "run_element"]
 
 _WARNED = 128 + signal.SIGUSR1
 """The exit code after the signal that the time limit is near."""
+_STOPPED = 128 + signal.SIGTERM
 
 
 class _ElementPlan(Plan):
@@ -75,7 +79,7 @@ class ElementRun(ExperimentRun):
         self.check()
 
 
-def run_element(folder: Path, first: int, count: int, index: int) -> Summary | None:
+def run_element(folder: Path, first: int, count: int, index: int, mark: str = "") -> Summary | None:
     """Run an element.
 
     Args:
@@ -83,18 +87,74 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
         first: The first element of its array.
         count: How many elements the array has.
         index: The batch system's index of the element.
+        mark: The mark of its array; empty if it was submitted by version 0.1 or earlier.
 
     Returns:
-        The summary of its repetitions; `None` if there is no such element, or it was cancelled.
+        The summary of its repetitions; `None` if there is no such element, it was cancelled, or its array was given up.
 
     Raises:
         ExperimentError: There is no such submission, or the experiment cannot be imported.
         BaseException: A signal stopped it.
     """
     one = submission.read(folder)
-    number = first + index - one.batch.first
-    if number >= first + count or number in one.dropped:
+    position = index - one.batch.first
+    if position >= count:
         return None
+    part = _own_part(one, mark) if mark else None
+    if mark and part is None:
+        return None
+    number = first + position if part is None else part.elements[position]
+    if number in one.dropped:
+        return None
+    one.withdraw_word("ended", number)
+    job = "" if part is None else part.job
+    try:
+        summary = _run(one, number, job)
+    except BaseException as ending:
+        code = ending.code if isinstance(ending, SystemExit) else None
+        if code not in (_WARNED, one.batch.requeue_code or _WARNED):  # it may have been requeued
+            _leave_word(one, "ended", number, Word(job, STOPPED if code == _STOPPED else ""))
+        raise
+    _leave_word(one, "ended", number, Word(job))
+    _feed(one, number)
+    return summary
+
+
+def _own_part(one: Submission, mark: str) -> Part | None:
+    """The part that this element belongs to; `None` if its array was given up, or is not the one of the submission.
+
+    If the submission got no answer, this makes the array known.
+    """
+    part = next((part for part in one.asked if part.mark == mark), None)
+    array = one.batch.own_array(os.environ)
+    if part is not None and part in one.open and array:
+        part = one.settle(part, array)
+    if part is None or not part.job or (array and part.job != array):
+        known = f"it is array {part.job}" if part is not None and part.job else "it was given up"
+        _report(f"amlsched: array {array} does nothing: {one.folder} does not have it ({known})")
+        return None
+    return part
+
+
+def _leave_word(one: Submission, kind: str, number: int, word: Word) -> None:
+    with contextlib.suppress(OSError):  # the results folder may be gone
+        if word.job:
+            one.leave_word(kind, number, word)
+
+
+def _feed(one: Submission, number: int) -> None:
+    try:
+        feed_from_element(one, number)
+    except BatchSystemError as error:
+        _report(f"amlsched: {error}\nRemaining elements are submitted by others, or by amlsched run … -s.")
+
+
+def _report(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201  (to the element's log)
+
+
+def _run(one: Submission, number: int, job: str) -> Summary:
     work = one.work[number]
     plan = _ElementPlan(one.config, work)
     assert plan.bundle is not None
@@ -112,13 +172,27 @@ def run_element(folder: Path, first: int, count: int, index: int) -> Summary | N
     )
     _handle_notify()
     try:
-        summary = run.run() if scheduler is None else run.run_by(scheduler)
+        return run.run() if scheduler is None else run.run_by(scheduler)
     except SystemExit as ending:
         if ending.code == _WARNED and one.array["requeue"] and _made_progress(run):
-            raise SystemExit(commands.requeue(one.batch) or _WARNED) from None
+            raise SystemExit(_requeue(one, number, job)) from None
         raise
-    feed_from_element(one, number)
-    return summary
+
+
+def _requeue(one: Submission, number: int, job: str) -> int:
+    """Requeue this element, or leave a word that it is to be submitted again; the exit code for that."""
+    try:
+        return commands.requeue(one.batch) or _WARNED
+    except BatchSystemError as error:
+        if not job:
+            raise
+        why = f"its time was over, and its node cannot requeue it: {error.command}: {error.words}"
+        one.leave_word("again", number, Word(job, why))
+        text = "Its state is saved. The next element that ends, amlsched run … -s, or --wait submits it again."
+        _report(f"amlsched: not requeued: {error.command}: {error.words}\n{text}")
+        _leave_word(one, "ended", number, Word(job))
+        _feed(one, number)
+        return 0
 
 
 def _handle_notify() -> None:

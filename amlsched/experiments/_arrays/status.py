@@ -1,4 +1,4 @@
-"""The state of submitted elements in their batch system's queue, and with it the status of repetitions not done yet."""
+"""The status of submitted repetitions that are not done, by their records and by the queue of their batch system."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from amlsched.batch_systems import SYSTEMS, Element, Stage, commands
-from amlsched.batch_systems.system import Places
+from amlsched.batch_systems import Element, Stage, commands
 from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
+from amlsched.experiments._arrays.queue import settle_open, states
 from amlsched.experiments._arrays.submission import submissions
 from amlsched.experiments._config.resolve import resolve
 from amlsched.experiments._storage import layout
@@ -17,109 +17,15 @@ from amlsched.experiments._storage.record import State
 from amlsched.experiments.progress import last_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from amlsched.experiments._arrays.submission import Key, Submission
     from amlsched.experiments.results.survey import Found
 
-__all__ = [
-    "FORGOTTEN",
-    "Overview",
-    "SubmittedRepetition",
-    "UNSUBMITTED",
-    "cancel",
-    "explained",
-    "in_queue",
-    "live_arrays",
-    "states",
-]
+__all__ = ["Overview", "SubmittedRepetition"]
 
-CANCELLED = Element(Stage.ENDED, "cancelled")
-UNSUBMITTED = Element(Stage.PENDING, "not submitted yet")
-FORGOTTEN = Element(Stage.ENDED)
-"""An element that has left the queue, without any information on how it ended."""
-
-
-def states(chosen: Sequence[Submission]) -> dict[str, dict[int, Element]]:
-    """The elements of submissions, by the folder of the submission and their number, with one query per batch system.
-
-    Raises:
-        BatchSystemError: A batch system could not be queried.
-    """
-    found: dict[str, dict[int, Element]] = {}
-    for name in dict.fromkeys(one.system for one in chosen):
-        own = [(one, one.parts) for one in chosen if one.system == name]
-        seen = commands.query(SYSTEMS[name], [part.job for _, parts in own for part in parts])
-        for one, parts in own:
-            elements = dict.fromkeys(range(len(one.work)), UNSUBMITTED)
-            dropped = one.dropped
-            elements.update(dict.fromkeys(dropped, CANCELLED))
-            for part in parts:
-                for number in part.elements:
-                    unseen = CANCELLED if number in dropped else FORGOTTEN
-                    elements[number] = seen.get(one.place(part, number), unseen)
-            found[str(one.folder)] = elements
-    return found
-
-
-def explained(one: Submission, elements: Iterable[int]) -> dict[int, Element]:
-    """How elements ended that the queue has forgotten, if the batch system keeps accounting records."""
-    wanted = {one.place(part, number): number for part in one.parts for number in elements if number in part.elements}
-    past: Places = commands.ended(one.batch, sorted({job for job, _ in wanted}))
-    return {wanted[place]: element for place, element in past.items() if place in wanted}
-
-
-def in_queue(chosen: Sequence[Submission]) -> frozenset[Key]:
-    """The repetitions that an element is running, or will run.
-
-    Raises:
-        BatchSystemError: A batch system could not be queried.
-    """
-    seen = states(chosen)
-    return frozenset(
-        key
-        for one in chosen
-        for number, element in seen[str(one.folder)].items()
-        if element.stage is not Stage.ENDED
-        for key in one.work[number].keys
-    )
-
-
-def live_arrays(chosen: Sequence[Submission], system: str) -> tuple[str, ...]:
-    """The ids of a batch system's arrays that have elements that have not ended."""
-    own = [one for one in chosen if one.system == system]
-    seen = states(own)
-    return tuple(
-        part.job
-        for one in own
-        for part in one.parts
-        if any(seen[str(one.folder)][number].stage is not Stage.ENDED for number in part.elements)
-    )
-
-
-def cancel(one: Submission, elements: Iterable[int]) -> int:
-    """Cancel elements; those that are not submitted yet never will be.
-
-    Returns:
-        How many of them had not ended.
-
-    Raises:
-        BatchSystemError: The batch system could not be queried, or rejected the command.
-    """
-    seen = states([one])[str(one.folder)]
-    live = [number for number in elements if seen[number].stage is not Stage.ENDED]
-    one.drop(live)
-    dropped = one.dropped
-    places: dict[str, list[int] | None] = {}
-    for part in one.parts:
-        if wanted := [number for number in live if number in part.elements]:
-            whole = dropped.issuperset(part.elements)
-            places[part.job] = None if whole else [one.place(part, number)[1] for number in wanted]
-    commands.cancel(one.batch, places)
-    return len(live)
-
-
+_RANKS = {Stage.RUNNING: 3, Stage.PENDING: 2, Stage.STUCK: 2}
 _ENDS_KNOWN = (State.FAILED, State.COMPLETED, State.SURRENDERED)
 
 
@@ -132,12 +38,14 @@ class SubmittedRepetition:
         submission: Its latest submission.
         number: The number of the element in the submission.
         element: The element as the batch system reports it.
+        dropped: Whether it was cancelled.
     """
 
     found: Found
     submission: Submission
     number: int
     element: Element
+    dropped: bool = False
 
     @property
     def place(self) -> str:
@@ -147,7 +55,7 @@ class SubmittedRepetition:
 
     def _place(self) -> tuple[str, int] | None:
         """As `Submission.place`; `None` if it is not submitted yet."""
-        part = next((part for part in self.submission.parts if self.number in part.elements), None)
+        part = self.submission.current().get(self.number)
         return None if part is None else self.submission.place(part, self.number)
 
     @property
@@ -157,7 +65,16 @@ class SubmittedRepetition:
 
     @property
     def lost(self) -> bool:
-        """Whether its element has ended without recording how the repetition ended."""
+        """Whether its element has ended without recording how the repetition ended, and was not cancelled."""
+        return not self.dropped and self._ended_early
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its element was cancelled before the repetition was done."""
+        return self.dropped and self._ended_early
+
+    @property
+    def _ended_early(self) -> bool:
         return self.element.stage is Stage.ENDED and self.found.record.state not in _ENDS_KNOWN
 
     @property
@@ -206,11 +123,13 @@ class Overview:
     Attributes:
         repetitions: The repetitions.
         arrays: For each array, how many elements are in which stage, for which reason; without those that have ended.
+        notes: What was found out about arrays whose submission got no answer.
         problem: Why the queue could not be queried; empty if it could.
     """
 
     repetitions: list[SubmittedRepetition] = field(default_factory=list[SubmittedRepetition])
     arrays: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    notes: list[str] = field(default_factory=list[str])
     problem: str = ""
 
     @classmethod
@@ -222,37 +141,46 @@ class Overview:
             found: Repetitions that are not done.
         """
         made = cls()
-        latest: dict[Key, tuple[Submission, int]] = {}
+        open_ones = {(one.name, one.run, one.rep): one for one in found}
+        places: dict[Key, list[tuple[Submission, int]]] = {key: [] for key in open_ones}
+        asked: dict[str, Submission] = {}
         try:
-            chosen = submissions(results)
-        except ExperimentError as error:
-            made.problem = str(error)
-            return made
-        for one in chosen:
-            latest.update((key, (one, number)) for number, work in enumerate(one.work) for key in work.keys)
-        open_ones = [(one, latest[key]) for one in found if (key := (one.name, one.run, one.rep)) in latest]
-        asked = {str(one.folder): one for _, (one, _) in open_ones}
-        try:
+            for one in submissions(results):
+                for number, work in enumerate(one.work):
+                    for key in work.keys:
+                        if key in open_ones:
+                            places[key].append((one, number))
+                            asked[str(one.folder)] = one
+            for one in asked.values():
+                made.notes += settle_open(one, give_up=False)
             seen = states(list(asked.values()))
-        except BatchSystemError as error:
+        except (BatchSystemError, ExperimentError) as error:
             made.problem = str(error)
             return made
+
+        def rank(place: tuple[Submission, int]) -> int:
+            return _RANKS.get(seen[str(place[0].folder)][place[1]].stage, 1)
+
+        # An older array may still run what a newer one has given way to.
+        chosen = {key: max(reversed(of_key), key=rank) for key, of_key in places.items() if of_key}
         for folder, one in asked.items():
             elements = seen[folder]
-            wanted = {n for _, (other, n) in open_ones if other is one}
+            wanted = {number for other, number in chosen.values() if other is one}
             unknown = [n for n in wanted if elements[n].stage is Stage.ENDED and not elements[n].reason]
-            elements.update(explained(one, unknown) if unknown else {})
+            elements.update(_explained(one, unknown) if unknown else {})
             made._count(one, elements)
-        made.repetitions += (SubmittedRepetition(f, one, n, seen[str(one.folder)][n]) for f, (one, n) in open_ones)
+        dropped = {folder: one.dropped for folder, one in asked.items()}
+        for key, (one, n) in chosen.items():
+            folder = str(one.folder)
+            made.repetitions.append(SubmittedRepetition(open_ones[key], one, n, seen[folder][n], n in dropped[folder]))
         return made
 
     def _count(self, one: Submission, elements: dict[int, Element]) -> None:
-        submitted: set[int] = set()
+        current = one.current()
         for part in one.parts:
-            submitted.update(part.elements)
-            self._add(f"array {part.job} of {one.batch}", (elements[number] for number in part.elements))
-        rest = (element for number, element in elements.items() if number not in submitted)
-        self._add(f"not submitted yet to {one.batch}", rest)
+            own = (elements[number] for number in part.elements if current[number] == part)
+            self._add(f"array {part.job} of {one.batch}", own)
+        self._add(f"not submitted yet to {one.batch}", (e for number, e in elements.items() if number not in current))
 
     def _add(self, name: str, elements: Iterable[Element]) -> None:
         counted: Counter[str] = Counter(_words(element) for element in elements if element.stage is not Stage.ENDED)
@@ -263,6 +191,10 @@ class Overview:
         """The repetitions that are running."""
         return (one for one in self.repetitions if one.runs)
 
+    def cancelled(self) -> Iterator[SubmittedRepetition]:
+        """The repetitions whose element was cancelled before they were done."""
+        return (one for one in self.repetitions if one.cancelled)
+
     def lost(self) -> Iterator[SubmittedRepetition]:
         """The repetitions whose element has ended without recording how they ended."""
         return (one for one in self.repetitions if one.lost)
@@ -270,3 +202,13 @@ class Overview:
 
 def _words(element: Element) -> str:
     return f"{element.stage.value} ({element.reason})" if element.reason else element.stage.value
+
+
+def _explained(one: Submission, elements: Iterable[int]) -> dict[int, Element]:
+    """How elements ended that the queue has forgotten, if the batch system keeps accounting records."""
+    current = one.current()
+    wanted = {one.place(current[number], number): number for number in elements if number in current}
+    past = commands.recorded(one.batch, sorted({job for job, _ in wanted})) or {}
+    return {
+        wanted[place]: element for place, element in past.items() if place in wanted and element.stage is Stage.ENDED
+    }

@@ -1,45 +1,59 @@
 """Submissions of arrays on disk, for elements and for later commands.
 
-    OUTPUT/_arrays/0001/        one submission
-        submission.json         its elements: jobs of the plan, and their repetitions
-        config.yml              the config at that time, as it may be changed while elements wait
-        part_0.json             a submitted array: its id, and its elements
-        part_0.sh               its script (and part_0.sub, for systems with a separate submit description)
-        carried.pkl             the user's own loggers and scheduler
-        dropped.json            cancelled elements
-        logs/                   output of elements outside of repetitions
+    OUTPUT/_arrays/last             the number of the newest submission: none is used twice
+    OUTPUT/_arrays/0001/            one submission
+        submission.json             its elements: jobs of the plan, and their repetitions
+        config.yml                  the config at that time, as it may be changed while elements wait
+        part_0.asked                an array that is about to be submitted: its elements and its mark
+        part_0.json                 what became of that: the id of the array, or none if it was given up
+        part_0.1f2e3d4c.sh          its script, with the mark (and the same with .sub, where there is a description)
+        carried.pkl                 the user's own loggers and scheduler
+        dropped.json                cancelled elements
+        ended/N                     the element N has ended in the array whose id is in the file
+        again/N                     the same, and it wants to be submitted again
+        logs/                       output of elements outside of repetitions
 
-A submission is one array, or several parts if the batch system does not accept all elements at once.
+A submission is one array, or several parts if the batch system does not accept all elements at once, or if elements are
+submitted again.
+
+A part whose submission got no answer is open: only its `.asked` file exists. It becomes an array when it is found in
+the queue by its mark, or when one of its elements starts; or it is given up, and another one is submitted in its place.
+Whoever creates `part_0.json` first decides. Elements of an array that was given up do nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import time
-from dataclasses import asdict, dataclass, field
+import uuid
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched._files import replace_file
+from amlsched._files import create_file, file_bytes, replace_file
 from amlsched._surroundings import user_name
 from amlsched.batch_systems import SYSTEMS, System
 from amlsched.errors import ExperimentError
 from amlsched.experiments._config.axes import ARRAYS_FOLDER, DEBUG_FOLDER
 from amlsched.experiments._running.graceful_stop import GRACE_S
 from amlsched.experiments._storage import layout
-from amlsched.experiments._storage.record import now
+from amlsched.experiments._storage.record import Process, attributes_by_key, checked, now
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Part", "Submission", "Work", "create", "next_folder", "submissions"]
+__all__ = ["STOPPED", "Part", "Submission", "Word", "Work", "create", "next_folder", "submissions"]
 
 _FORMAT = 1
-_FILE, _DROPPED, _LOCK = "submission.json", "dropped.json", "feeding"
-_STALE_S = 300.0  # feeding takes seconds
+_FILE, _DROPPED, _LOCK, _LAST = "submission.json", "dropped.json", "feeding", "last"
+_STALE_S = 900.0  # feeding takes minutes at most, while a queue is full
+STOPPED = "stopped by a signal"
+"""Why an element has ended that was cancelled or preempted; the batch system may have requeued it."""
+_LATE_S = 86400.0
+"""How long an array that was given up is looked for in the queue."""
 
 Key = tuple[str, str, int]
 """A repetition: experiment, run, index."""
@@ -75,14 +89,16 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A submitted array.
+    """An array of a submission.
 
     Attributes:
         number: The number of the part in its submission.
         first: The number of its first element in the submission.
         count: How many elements it has.
-        job: Its id in the batch system.
+        job: Its id in the batch system; empty if that is unknown, or if it was given up.
         submitted: When it was submitted: UTC, ISO 8601.
+        mark: See `ArrayJob`; empty if it was submitted by version 0.1 or earlier.
+        chosen: The numbers of its elements, if they do not follow each other.
     """
 
     number: int
@@ -90,11 +106,31 @@ class Part:
     count: int
     job: str
     submitted: str = field(default_factory=now)
+    mark: str = ""
+    chosen: list[int] | None = None
 
     @property
-    def elements(self) -> range:
+    def elements(self) -> Sequence[int]:
         """The numbers of its elements in the submission."""
-        return range(self.first, self.first + self.count)
+        return range(self.first, self.first + self.count) if self.chosen is None else self.chosen
+
+    @property
+    def may_be_late(self) -> bool:
+        """Whether an array that was given up may still enter the queue."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.submitted)).total_seconds() < _LATE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What an element, or who has asked the queue for it, leaves for others.
+
+    Attributes:
+        job: The id of the array that it is about; a word about an earlier array of the same element counts no more.
+        why: Why, in words for the user.
+    """
+
+    job: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +182,11 @@ class Submission:
         return self.folder.parent.parent
 
     @property
+    def place_of_results(self) -> Path:
+        """The folder by which `submissions` finds this submission and its siblings."""
+        return self.results / DEBUG_FOLDER if self.debug else self.results
+
+    @property
     def config(self) -> Path:
         """The config at the time of the submission."""
         return self.folder / layout.RESOLVED_CONFIG
@@ -156,23 +197,101 @@ class Submission:
         return self.folder / "carried.pkl"
 
     @property
-    def parts(self) -> list[Part]:
-        """The arrays submitted so far, in order."""
+    def asked(self) -> list[Part]:
+        """All arrays that were submitted or about to be, in order; those that were given up have no id."""
         found: list[Part] = []
         while True:
-            try:
-                text = (self.folder / f"part_{len(found)}.json").read_text("utf-8")
-            except FileNotFoundError:
+            part = self._part(len(found))
+            if part is None:
                 return found
-            found.append(Part(**json.loads(text)))
+            found.append(part)
 
-    def add(self, part: Part) -> None:
-        """Record that a part was submitted."""
-        replace_file(self.folder / f"part_{part.number}.json", json.dumps(asdict(part)))
+    @property
+    def parts(self) -> list[Part]:
+        """The arrays submitted so far, in order."""
+        return [part for part in self.asked if part.job]
+
+    @property
+    def open(self) -> list[Part]:
+        """The parts of which it is not known whether they are in the queue."""
+        return [part for part in self.asked if not part.job and not self._file(part.number).exists()]
+
+    @property
+    def given_up(self) -> list[Part]:
+        """The parts that were given up not long ago, so that they may still enter the queue."""
+        return [part for part in self.asked if not part.job and part.may_be_late and self._file(part.number).exists()]
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"part_{number}.json"
+
+    def _part(self, number: int) -> Part | None:
+        for path in (self._file(number), self._file(number).with_suffix(".asked")):
+            with contextlib.suppress(FileNotFoundError):
+                return checked(Part(**json.loads(path.read_text("utf-8"))))
+        return None
+
+    def ask(self, elements: Sequence[int]) -> Part:
+        """Note that a part with these elements is about to be submitted."""
+        number, first, count = len(self.asked), elements[0], len(elements)
+        in_a_row = list(elements) == list(range(first, first + count))
+        part = Part(number, first, count, "", mark=uuid.uuid4().hex[:8], chosen=None if in_a_row else list(elements))
+        replace_file(self._file(number).with_suffix(".asked"), json.dumps(asdict(part)))
+        return part
+
+    def withdraw(self, part: Part) -> None:
+        """Forget a part that the batch system has rejected."""
+        for path in self.folder.glob(f"part_{part.number}.*"):
+            path.unlink(missing_ok=True)
+
+    def settle(self, part: Part, job: str) -> Part:
+        """Record what became of a part: the id of its array, or that it is given up, if that is empty.
+
+        Returns:
+            The part as recorded; if another process was faster, then by that one.
+        """
+        settled = replace(part, job=job, submitted=now())
+        create_file(self._file(part.number), json.dumps(asdict(settled)))
+        return self._part(part.number) or settled
 
     def place(self, part: Part, element: int) -> tuple[str, int]:
         """An element in the batch system: the id of its array, and its index there."""
-        return part.job, element - part.first + self.batch.first
+        return part.job, part.elements.index(element) + self.batch.first
+
+    def current(self) -> dict[int, Part]:
+        """For each element the array that it was submitted in last, if any."""
+        return {number: part for part in self.parts for number in part.elements}
+
+    def waiting(self) -> list[int]:
+        """The elements that are to be submitted, for the first time or again."""
+        parts, again, dropped = self.current(), self.words("again"), self.dropped
+        taken = {number for part in self.open for number in part.elements}
+        return [
+            number
+            for number in range(len(self.work))
+            if number not in dropped
+            and number not in taken
+            and (number not in parts or (number in again and again[number].job == parts[number].job))
+        ]
+
+    def leave_word(self, kind: str, element: int, word: Word) -> None:
+        """Leave a word about an element: that it has `ended`, or wants to run `again`."""
+        folder = self.folder / kind
+        folder.mkdir(exist_ok=True)
+        replace_file(folder / str(element), json.dumps(asdict(word)))
+
+    def withdraw_word(self, kind: str, element: int) -> None:
+        """Withdraw a word about an element, as it has started."""
+        (self.folder / kind / str(element)).unlink(missing_ok=True)
+
+    def words(self, kind: str) -> dict[int, Word]:
+        """The words of one kind that were left, by the number of the element."""
+        found: dict[int, Word] = {}
+        folder = self.folder / kind
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.isdecimal():
+                with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # empty in version 0.1
+                    found[int(path.name)] = Word(**json.loads(path.read_text("utf-8")))
+        return found
 
     @property
     def dropped(self) -> frozenset[int]:
@@ -198,7 +317,7 @@ class Submission:
         """
         lock = self.folder / _LOCK
         deadline = time.monotonic() + patience_s
-        while not (ours := _made(lock)) and time.monotonic() < deadline:
+        while not (ours := _locked(lock)) and time.monotonic() < deadline:
             time.sleep(0.1)
         try:
             yield ours
@@ -207,14 +326,21 @@ class Submission:
                 lock.unlink(missing_ok=True)
 
 
-def _made(lock: Path) -> bool:
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+def _locked(lock: Path) -> bool:
+    if create_file(lock, json.dumps(attributes_by_key(Process.this()))):
         return True
-    with contextlib.suppress(FileNotFoundError):  # its owner may have been killed
-        if time.time() - lock.stat().st_mtime > _STALE_S:
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - lock.stat().st_mtime > _STALE_S or _is_dead(lock):
             lock.unlink(missing_ok=True)
     return False
+
+
+def _is_dead(lock: Path) -> bool:
+    """Whether the owner of a lock was killed, as far as that can be seen from this host."""
+    try:
+        return checked(Process.from_json(json.loads(file_bytes(lock)))).alive() is False
+    except (ValueError, TypeError):  # of version 0.1, or torn
+        return False
 
 
 def create(results: Path, config: str, **more: Any) -> Submission:
@@ -247,7 +373,10 @@ def next_folder(results: Path) -> Path:
     """The folder of the next submission, which is not created."""
     base = results / ARRAYS_FOLDER
     there = base.iterdir() if base.is_dir() else ()
-    return _folder(base, max((int(path.name) for path in there if path.name.isdecimal()), default=0) + 1)
+    numbers = [int(path.name) for path in there if path.name.isdecimal()]
+    with contextlib.suppress(OSError, ValueError):
+        numbers.append(int((base / _LAST).read_text("utf-8")))
+    return _folder(base, max(numbers, default=0) + 1)
 
 
 def _folder(base: Path, number: int) -> Path:
@@ -263,6 +392,7 @@ def _numbered(results: Path) -> Path:
         except FileExistsError:
             folder = _folder(folder.parent, int(folder.name) + 1)
         else:
+            replace_file(folder.parent / _LAST, folder.name)
             return folder
 
 
@@ -294,9 +424,7 @@ def _check(one: Submission) -> None:
         raise ValueError(f"there is no batch system {one.system!r}")
     numbers = {index + 0 for work in one.work for *_, index in work.keys}
     numbers.update(number + 0 for number in one.dropped)
-    parts = one.parts
-    numbers.update(part.first + part.count for part in parts)
-    "".join(part.job for part in parts)
+    numbers.update(number + 0 for part in one.asked for number in part.elements)
 
 
 def submissions(results: str | Path) -> list[Submission]:

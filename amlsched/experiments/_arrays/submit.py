@@ -6,36 +6,41 @@ import dataclasses
 import importlib
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amlsched._surroundings import expanded
 from amlsched.batch_systems import SYSTEMS, ArrayJob, Element, Stage, System, commands
 from amlsched.batch_systems.system import filled
-from amlsched.errors import BatchSystemError, ConfigError, ExperimentError
+from amlsched.errors import BatchSystemError, ConfigError, ExperimentError, MaybeSubmittedError
 from amlsched.experiments._arrays.cluster_options import array_options
-from amlsched.experiments._arrays.status import UNSUBMITTED, in_queue, live_arrays, states
-from amlsched.experiments._arrays.submission import Part, Submission, Work, create, next_folder, submissions
+from amlsched.experiments._arrays.queue import adopt, in_queue, live_arrays, settle_open, states
+from amlsched.experiments._arrays.submission import STOPPED, Part, Submission, Work, create, next_folder, submissions
 from amlsched.experiments._code.copy import CodeCopy, CopyPlan
 from amlsched.experiments._config import yaml
 from amlsched.experiments._config.axes import DEBUG_FOLDER
+from amlsched.experiments._planning.config_changes import changes, hashes
 from amlsched.experiments._planning.jobs import JobNumbers
 from amlsched.experiments._running.experiment_run import ExperimentRun
 from amlsched.experiments._running.graceful_stop import GRACE_S
 from amlsched.experiments._storage import layout
 from amlsched.experiments._storage.record import State
+from amlsched.experiments.plan import Plan
+from amlsched.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from amlsched.experiments._arrays.submission import Key
     from amlsched.experiments.loggers.base import AbstractLogger
-    from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
 
 __all__ = ["SubmitResult", "feed", "feed_from_element", "job_scripts", "submit"]
 
 _PATIENCE_S = 30.0
+_LONG_S = 60.0
+_SHOWN_MARK = "the-mark"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,11 +52,31 @@ class SubmitResult:
         submission: The new submission; `None` if there was nothing to submit.
         queued: How many repetitions were skipped because they are already in the queue.
         refused: The batch system's message, if it did not accept all elements now; empty if it did.
+        earlier: Arrays that were submitted now, with elements of earlier submissions.
+        changed: Earlier submissions with repetitions in the queue whose settings are no longer those of the config: how
+            many repetitions, and what has changed.
+        problem: Why the rest could not be submitted, although it is not too much for the batch system.
     """
 
     results: Path
     submission: Submission | None
     queued: int
+    refused: str = ""
+    earlier: list[tuple[Submission, Part]] = dataclasses.field(default_factory=list["tuple[Submission, Part]"])
+    changed: list[tuple[Submission, int, str]] = dataclasses.field(default_factory=list["tuple[Submission, int, str]"])
+    problem: BatchSystemError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fed:
+    """The outcome of submitting the remaining elements of a submission.
+
+    Attributes:
+        parts: The arrays that were submitted.
+        refused: The batch system's message, if it did not accept all elements now; empty if it did.
+    """
+
+    parts: list[Part]
     refused: str = ""
 
 
@@ -68,6 +93,7 @@ def submit(
     grace_s: float = GRACE_S,
     loggers: Iterable[AbstractLogger] = (),
     scheduler: object = None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> list[SubmitResult]:
     """Submit the remaining repetitions of a plan: those that are neither done nor in the queue.
 
@@ -83,18 +109,20 @@ def submit(
         grace_s: As for `ExperimentRun`.
         loggers: Receive what the experiment logs, in addition to the CSV file.
         scheduler: Runs the repetitions of an element; `None` for an executor.
+        notify: Called with text for the user during a long submission.
 
     Returns:
-        The outcome for each folder for the results.
+        The outcome for each folder for the results; after one with a problem, no other follows.
 
     Raises:
         ConfigError: The config is invalid, or has no section for the batch system of this host.
         ExperimentError: The experiment cannot be imported, or the folder for the results cannot be written.
-        BatchSystemError: The batch system is not installed here, or rejected the array.
+        BatchSystemError: The batch system is not installed here, cannot be queried, or rejected the array, so that
+            nothing was submitted.
     """
     if target.held is not None:
-        problem = "was defined in a function or in a notebook, so a job cannot import it"
-        raise ExperimentError(str(target), problem, "define it at the top level of a file")
+        reason = "was defined in a function or in a notebook, so a job cannot import it"
+        raise ExperimentError(str(target), reason, "define it at the top level of a file")
     section, batch, array = _section(plan, system)
     commands.largest(batch)  # raises early if there is no batch system
     run = ExperimentRun(target, plan, capture=capture, loggers=loggers, keep_changed=keep_changed)
@@ -103,12 +131,18 @@ def submit(
     for path in plan.paths:
         results = path.resolve()
         before = submissions(results / DEBUG_FOLDER if plan.debug else results)
+        earlier: list[tuple[Submission, Part]] = []
         refused = ""
         for one in before:
-            refused = feed(one) or refused
+            _forget_if_never_submitted(one, notify)
+            fed = feed(one, notify=notify)
+            earlier += ((one, part) for part in fed.parts)
+            refused = fed.refused or refused
         queued = in_queue(before)
+        changed = _changed_settings(plan, results, before, queued)
         work = remaining_work(plan, results, queued)
-        made = None
+        made: Submission | None = None
+        problem: BatchSystemError | None = None
         if work:
             copies = CopyPlan.of(section, results, where=str(plan.config), **(copy or {}))
             copied = copies.make(len(work), replace=replace_copy, exclude=[one.resolve() for one in plan.paths])
@@ -129,17 +163,55 @@ def submit(
             )
             _save_carried(made, run.loggers, scheduler)
             try:
-                refused = feed(made, live_arrays(before, batch.name) if made.at_once else ())
-            except (BatchSystemError, ConfigError):
-                if not made.parts:
+                refused = feed(made, notify=notify).refused
+            except (BatchSystemError, ConfigError) as error:
+                if not made.asked:
                     shutil.rmtree(made.folder, ignore_errors=True)
-                raise
+                if not made.parts or not isinstance(error, BatchSystemError):
+                    raise
+                problem = error
             _copy_script(made, section.get("slurm_output"))
-        done.append(SubmitResult(results, made, len(queued), refused))
+        done.append(SubmitResult(results, made, len(queued), refused, earlier, changed, problem))
+        if problem is not None:
+            break
     return done
 
 
-def remaining_work(plan: Plan, results: Path, queued: frozenset[Key]) -> list[Work]:
+def _forget_if_never_submitted(one: Submission, notify: Callable[[str], None]) -> None:
+    """Drop a submission of which nothing is in the queue: its repetitions are submitted with the current config."""
+    if not one.parts and one.open:
+        for note in settle_open(one, give_up=True):
+            notify(note)
+        if not one.parts:
+            one.drop(range(len(one.work)))
+
+
+def _changed_settings(
+    plan: Plan, results: Path, before: Iterable[Submission], queued: Mapping[Key, Submission]
+) -> list[tuple[Submission, int, str]]:
+    """Which submissions have repetitions in the queue whose settings have changed since, how many, and how."""
+    found: list[tuple[Submission, int, str]] = []
+    for one in before:
+        own = {key for key, other in queued.items() if other is one}
+        if not own:
+            continue
+        old = {(run.experiment_name, run.name): run for _, run in Plan(one.config, debug=plan.debug).runs()}
+        count, how = 0, ""
+        for path, run in plan.runs():
+            former = old.get((run.experiment_name, run.name))
+            if path != results or former is None:
+                continue
+            hash_at, old_hash_at = hashes(run), hashes(former)
+            for index in plan.indices(run):
+                if (run.experiment_name, run.name, index) in own and hash_at(index) != old_hash_at(index):
+                    count += 1
+                    how = how or ", ".join(changes(former.at(index), run.at(index)))
+        if count:
+            found.append((one, count, how))
+    return found
+
+
+def remaining_work(plan: Plan, results: Path, queued: Container[Key]) -> list[Work]:
     """The remaining work in a folder for the results, by jobs, without what is in the queue."""
     numbers = JobNumbers()
     found: dict[int, dict[str, Any]] = {}
@@ -170,90 +242,105 @@ def config_snapshot(plan: Plan, results: Path) -> str:
     return yaml.write([shares | layout.resolved_config(one, plan.debug) | up for one in chosen])
 
 
-def feed(one: Submission, after: Sequence[str] = (), patience_s: float = 0.0) -> str:
+def feed(one: Submission, *, patience_s: float = 0.0, notify: Callable[[str], None] = lambda text: None) -> Fed:
     """Submit as many of a submission's remaining elements as the batch system accepts now.
+
+    Before that, arrays whose submission got no answer are looked for; those that are not in the queue are given up.
 
     Args:
         one: The submission.
-        after: Ids of arrays that have to finish first.
         patience_s: How long to wait for another process that is submitting elements.
-
-    Returns:
-        The batch system's message, if it did not accept all of them; empty if it did.
+        notify: Called with text for the user during a long submission.
 
     Raises:
+        MaybeSubmittedError: A submission got no answer.
         BatchSystemError: It rejected them for another reason than their number, or a command failed.
     """
+    if not (one.open or one.given_up or one.waiting()):
+        return Fed([])
     with one.feeding(patience_s) as ours:
-        return _fed(one, tuple(after)) if ours else ""
+        return _fed(one, notify) if ours else Fed([])
 
 
-def _fed(one: Submission, after: tuple[str, ...]) -> str:
-    parts = one.parts
-    first, total = sum(part.count for part in parts), len(one.work)
-    if one.dropped >= set(range(first, total)):
-        return ""
-    if parts and one.at_once:
-        after = (parts[-1].job,)
-    count = min(commands.largest(one.batch) or total, total - first)
-    while first < total:
-        count = min(count, total - first)
+def _fed(one: Submission, notify: Callable[[str], None]) -> Fed:
+    for note in settle_open(one, give_up=True):
+        notify(note)
+    fed: list[Part] = []
+    remaining = one.waiting()
+    if not remaining:
+        return Fed(fed)
+    after = live_arrays(submissions(one.place_of_results), one.system) if one.at_once else ()
+    count = commands.largest(one.batch) or len(remaining)
+    while remaining:
+        count = min(count, len(remaining))
+        part = one.ask(remaining[:count])
+        begun = time.monotonic()
         try:
-            job = _submitted(one, len(parts), first, count, after)
-        except BatchSystemError as error:
-            if not one.batch.too_many.search(error.words):
+            jobs = _submitted(one, part, after, notify)
+        except MaybeSubmittedError:
+            raise
+        except (BatchSystemError, ConfigError) as error:
+            one.withdraw(part)
+            if not isinstance(error, BatchSystemError) or not one.batch.too_many.search(error.words):
                 raise
-            if count == 1:
-                if not parts:
+            # A command that has waited for a full queue would wait as long for each smaller array.
+            if count == 1 or time.monotonic() - begun > _LONG_S:
+                if not one.parts:
                     raise
-                return error.words
+                return Fed(fed, error.words)
             count //= 2
             continue
-        parts.append(Part(len(parts), first, count, job))
-        one.add(parts[-1])
-        first += count
+        part = adopt(one, part, jobs)
+        if not part.job:  # given up by another process: by `amlsched cancel`
+            return Fed(fed)
+        fed.append(part)
+        remaining = remaining[count:]
+        if remaining:
+            notify(f"Submitted array {part.job} to {one.batch}: {counted(count, 'element')}; {len(remaining)} to go")
         if one.at_once:
-            after = (job,)
-    return ""
+            after = (part.job,)
+    return Fed(fed)
 
 
-def _submitted(one: Submission, number: int, first: int, count: int, after: tuple[str, ...]) -> str:
-    text, description = _scripts(one, number, first, count, after)
-    script = _script_path(one, number)
+def _submitted(one: Submission, part: Part, after: Sequence[str], notify: Callable[[str], None]) -> list[str]:
+    text, description = _scripts(one, part, after)
+    script = _script_path(one, part)
     script.write_text(text, "utf-8")
     script.chmod(0o755)
     if description:
         script = script.with_suffix(".sub")
         script.write_text(description, "utf-8")
-    return commands.submit(one.batch, script)
+    return commands.submit(one.batch, script, part.mark, notify)
 
 
-def _script_path(one: Submission, number: int) -> Path:
-    return one.folder / f"part_{number}.sh"
+def _script_path(one: Submission, part: Part) -> Path:
+    return one.folder / f"part_{part.number}.{part.mark}.sh"
 
 
-def _scripts(one: Submission, number: int, first: int, count: int, after: tuple[str, ...]) -> tuple[str, str]:
+def _scripts(one: Submission, part: Part, after: Sequence[str]) -> tuple[str, str]:
     """The script of a part, and its submit description, if the system has one."""
     said = dict(one.array)
     template = said.pop("template")
-    command = (*said.pop("command"), "element", str(one.folder), str(first), str(count))
+    words = ("element", "--mark", part.mark, str(one.folder), str(part.first), str(part.count))
+    command = (*said.pop("command"), *words)
     folder, directives, lines = Path(said.pop("folder")), tuple(said.pop("directives")), tuple(said.pop("lines"))
     if len(one.copies) == 1:  # with a copy for each element, it enters its own
         folder = CodeCopy.read(one.copies[0]).place(folder)
     job = ArrayJob(
         command=command,
-        count=count,
+        count=part.count,
         folder=folder,
         directives=directives,
         lines=lines,
         logs=one.logs,
         at_once=one.at_once,
-        after=after,
+        after=tuple(after),
+        mark=part.mark,
         **said,
     )
     try:
         text = filled(template, one.batch, job) if template else one.batch.script(job)
-        return text, one.batch.description(job, _script_path(one, number))
+        return text, one.batch.description(job, _script_path(one, part))
     except ValueError as error:
         raise ConfigError("the section for the batch system", str(error)) from error
 
@@ -278,7 +365,7 @@ def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Ite
     section, batch, array = _section(plan, system)
     for path in plan.paths:
         results = path.resolve()
-        work = remaining_work(plan, results, frozenset())
+        work = remaining_work(plan, results, ())
         if not work:
             continue
         folder = next_folder(results)
@@ -297,7 +384,7 @@ def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Ite
             work=work,
             array=array,
         )
-        yield results, len(work), *_scripts(one, 0, 0, len(work), ())
+        yield results, len(work), *_scripts(one, Part(0, 0, len(work), "", mark=_SHOWN_MARK), ())
 
 
 def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System, dict[str, Any]]:
@@ -326,24 +413,27 @@ def _save_carried(one: Submission, loggers: Sequence[AbstractLogger], scheduler:
 
 
 def feed_from_element(one: Submission, element: int) -> None:
-    """Called by an element when it has finished: submit remaining elements if few are left in the queue."""
-    if sum(part.count for part in one.parts) >= len(one.work):
+    """Called by an element when it has finished: submit remaining elements if few are left in the queue.
+
+    Raises:
+        BatchSystemError: That failed; the next command or element tries it again.
+    """
+    stopped = any(word.why == STOPPED for word in one.words("ended").values())
+    if not (one.waiting() or stopped):
         return
-    marks = one.folder / "ended"
-    marks.mkdir(exist_ok=True)
-    (marks / str(element)).touch()
     with one.feeding(_PATIENCE_S) as ours:
         if not ours:
             return
-        parts = one.parts
-        ended = {int(path.name) for path in marks.iterdir()}
-        live = sum(1 for number, seen in states([one])[str(one.folder)].items() if _waits(seen) and number not in ended)
-        if live <= (0 if one.at_once else parts[-1].count // 2):
-            _fed(one, ())
+        seen = states([one])[str(one.folder)]  # also leaves a word about those that were preempted and not requeued
+        waiting, parts = one.waiting(), one.parts
+        fresh = len(waiting) - len(one.words("again").keys() & set(waiting))
+        live = sum(1 for number, other in seen.items() if number != element and _is_live(other, number, waiting))
+        if waiting and (not fresh or live <= (0 if one.at_once else parts[-1].count // 2)):
+            _fed(one, lambda text: None)
 
 
-def _waits(seen: Element) -> bool:
-    return seen is not UNSUBMITTED and seen.stage is not Stage.ENDED
+def _is_live(seen: Element, number: int, waiting: Sequence[int]) -> bool:
+    return seen.stage is not Stage.ENDED and number not in waiting
 
 
 def _copy_script(one: Submission, place: str | None) -> None:
@@ -352,6 +442,6 @@ def _copy_script(one: Submission, place: str | None) -> None:
     path = expanded(place, "slurm_output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_script_path(one, 0).read_bytes())
+        path.write_bytes(_script_path(one, one.asked[0]).read_bytes())
     except OSError as error:
         raise ExperimentError(f"slurm_output {path}", f"cannot be written: {error.strerror}") from error

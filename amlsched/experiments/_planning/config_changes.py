@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from amlsched.experiments._config.expand import Run
 
-__all__ = ["config_hash", "differences", "hashes", "settings"]
+__all__ = ["changes", "config_hash", "differences", "hashes", "settings"]
 
 # Configs that only differ in these keys give the same repetitions.
 _NO_MATTER = frozenset(
@@ -60,14 +60,19 @@ def differences(known: Record, run: Run) -> Iterator[str]:
     new = _by_key(settings(run))
     if not known.config:  # written by an earlier version, which kept only the params
         new = {key: value for key, value in new.items() if key.startswith("params.")}
-    same = True
+    yield from list(_differing(old, new)) or ["something that is not in its record"]
+
+
+def changes(old: Run, new: Run) -> Iterator[str]:
+    """The differences between the settings of two runs: `key: old → new`."""
+    return _differing(dict(_leaves(settings(old))), dict(_leaves(settings(new))))
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     for key in dict.fromkeys((*old, *new)):
         before, after = (json.dumps(side[key]) if key in side else "nothing" for side in (old, new))
         if before != after:
-            same = False
             yield f"{key}: {before} → {after}"
-    if same:
-        yield "something that is not in its record"
 
 
 def _by_key(config: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amlsched._files import link_file
 from amlsched.experiments._storage.record import Process, attributes_by_key, checked, now
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ MISSED = 8
 _NAME, _TEMPORARY = "claim.", ".claim."
 _TRIES = 50
 _PAUSE_S = 0.02
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def _restarts() -> int:
@@ -223,7 +223,7 @@ def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
                     return other
             number = 1 if latest is None else latest[0] + 1
             path = folder / f"{_NAME}{number}"
-            if _link(temporary, path):
+            if link_file(temporary, path):
                 if _is_latest(folder, number, latest):
                     _tidy(folder, number)
                     return Claim(path, owner)
@@ -282,25 +282,6 @@ def _read(path: Path) -> tuple[Owner, float]:
             RecursionError,
         ):  # torn when its host crashed: only its age is known
             return Owner("", Process("", 0), "", "", 0, BEAT_S, ""), touched
-
-
-def _link(temporary: Path, path: Path) -> bool:
-    """Make the claim; whether this process succeeded."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if temporary.stat().st_nlink > 1:  # NFS: the link was made, but the reply was lost
-            return True
-        if error.errno not in _NO_LINKS:
-            if isinstance(error, FileExistsError):
-                return False
-            raise
-        try:  # a file system without links
-            with path.open("xb") as file:
-                file.write(temporary.read_bytes())
-        except FileExistsError:
-            return False
-    return True
 
 
 def _is_latest(folder: Path, number: int, former: tuple[int, Owner, float] | None) -> bool:

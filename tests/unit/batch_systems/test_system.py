@@ -320,6 +320,7 @@ def test_sacct_is_read() -> None:
     assert SYSTEMS["slurm"].past_states(said) == {
         ("12", 0): Element(Stage.ENDED, "COMPLETED", "n1"),
         ("12", 1): Element(Stage.ENDED, "CANCELLED by 1000 (exit code 0:15)", "n1"),
+        **{("12", index): Element(Stage.PENDING) for index in range(2, 10)},
     }
 
 
@@ -482,14 +483,14 @@ def fake(folder: Path, name: str, text: str) -> None:
 def test_a_command_that_is_not_here_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BatchSystemError, match="Slurm: sbatch: there is no such command here"):
-        commands.submit(SYSTEMS["slurm"], Path("x"))
+        commands.submit(SYSTEMS["slurm"], Path("x"), "1f2e3d4c")
 
 
 def test_a_refusal_has_the_words_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     fake(tmp_path, "sbatch", "echo 'sbatch: error: invalid partition specified: nosuch' >&2; exit 1")
     with pytest.raises(BatchSystemError, match="invalid partition specified: nosuch"):
-        commands.submit(SYSTEMS["slurm"], Path("x"))
+        commands.submit(SYSTEMS["slurm"], Path("x"), "1f2e3d4c")
 
 
 def test_a_command_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -527,7 +528,7 @@ def test_jobs_that_the_queue_has_forgotten_are_no_error(monkeypatch: pytest.Monk
     fake(tmp_path, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     fake(tmp_path, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert commands.query(SYSTEMS["slurm"], ["1"]) == {}
-    assert commands.ended(SYSTEMS["slurm"], ["1"]) == {}
+    assert commands.recorded(SYSTEMS["slurm"], ["1"]) is None
 
 
 def test_the_answer_about_other_jobs_counts_where_one_is_forgotten(

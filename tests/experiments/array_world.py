@@ -1,0 +1,300 @@
+"""A project, a pretended Slurm and a user who calls commands, in processes that are forked from one that has everything
+imported: so that a test can make hundreds of calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.pretended_slurm import PretendedSlurm
+
+__all__ = ["Call", "World"]
+
+EXPERIMENT = """
+import os, time
+from pathlib import Path
+
+from amlsched.experiments import IterativeExperiment
+
+
+def note(*words):
+    with open("diary", "a") as file:
+        file.write(" ".join(map(str, words)) + "\\n")
+
+
+def experiment(params, rep, log):
+    note("begin", rep, os.getpid())
+    while not Path(f"go_{rep}").exists():
+        time.sleep(0.005)
+    log(value=rep)
+    note("end", rep, os.getpid())
+"""
+
+CONFIG = """
+name: SLURM
+partition: main
+{section}
+---
+name: sums
+path: results
+repetitions: {repetitions}
+params: {{a: 1}}
+"""
+
+
+@dataclass
+class Call:
+    """A command that was started.
+
+    Attributes:
+        pid: Its process.
+        place: Prefix of the files with its output and its exit code.
+    """
+
+    pid: int
+    place: Path
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; `None` while it runs; -1 if it was killed."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return int(self.place.with_suffix(".code").read_text())
+        return None if _runs(self.pid) else -1
+
+    def wait(self, limit_s: float = 60.0) -> Call:
+        end = time.monotonic() + limit_s
+        while self.code is None:
+            assert time.monotonic() < end, f"hangs: {self.text}"
+            time.sleep(0.005)
+        return self
+
+    @property
+    def text(self) -> str:
+        """What it has printed so far."""
+        found = ""
+        for suffix in (".out", ".err"):
+            with contextlib.suppress(FileNotFoundError):
+                found += self.place.with_suffix(suffix).read_text()
+        return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class World:
+    """The folder of a project, with a Slurm of its own.
+
+    Args:
+        folder: An empty folder.
+        repetitions: Of the experiment.
+        section: More keys of the SLURM section.
+    """
+
+    def __init__(self, folder: Path, repetitions: int = 4, section: str = "") -> None:
+        self.folder = folder
+        (folder / "bin").mkdir(parents=True)
+        (folder / "calls").mkdir()
+        self.slurm = PretendedSlurm(folder / "bin")
+        (folder / "experiment.py").write_text(EXPERIMENT)
+        self.config(repetitions, section)
+        self.elements: dict[tuple[str, str], Call] = {}
+        self._count = 0
+
+    def config(self, repetitions: int, section: str = "", a: int = 1) -> None:
+        text = CONFIG.format(repetitions=repetitions, section=section).replace("a: 1", f"a: {a}")
+        (self.folder / "config.yml").write_text(text)
+
+    def start(self, *words: str, **variables: str) -> Call:
+        self._count += 1
+        place = self.folder / "calls" / str(self._count)
+        variables.setdefault("PATH", f"{self.folder / 'bin'}:{os.environ['PATH']}")
+        pid = _Parent.get().fork(words=words, folder=str(self.folder), variables=variables, place=str(place))
+        return Call(pid, place)
+
+    def call(self, *words: str) -> Call:
+        return self.start(*words).wait()
+
+    def submit(self, *words: str) -> Call:
+        return self.call("run", "experiment.py:experiment", "config.yml", "-s", *words)
+
+    def wait(self, *words: str) -> Call:
+        return self.start("run", "experiment.py:experiment", "config.yml", "--wait", *words)
+
+    def status(self) -> Call:
+        return self.call("status", "results")
+
+    def cancel(self) -> Call:
+        return self.call("cancel", "results")
+
+    def begin(self, job: str, index: str) -> Call:
+        """Start an element, as Slurm would."""
+        self.slurm.mark(job, index, "RUNNING")
+        line = next(line for line in self.slurm.script(job).splitlines() if line.startswith("exec "))
+        [words] = re.findall(r"-m amlsched (.*) \"\$SLURM", line)
+        call = self.start(*words.split(), index, **self.slurm.variables(job, index))
+        self.elements[job, index] = call
+        return call
+
+    def finish(self, job: str, index: str) -> int:
+        """Wait until an element has ended, and tell Slurm how."""
+        code = self.elements.pop((job, index)).wait().code
+        if (job, index) in self.slurm.in_state("RUNNING"):
+            self.slurm.mark(job, index, "FAILED" if code else "COMPLETED")
+        return code or 0
+
+    def kill(self, job: str, index: str) -> None:
+        """End an element, as a node that fails."""
+        call = self.elements.pop((job, index))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(call.pid, signal.SIGKILL)
+        while _runs(call.pid):
+            time.sleep(0.002)
+        self.note("killed", call.pid)
+        if (job, index) in self.slurm.in_state("RUNNING"):
+            self.slurm.mark(job, index, "NODE_FAIL")
+
+    def let_go(self, *repetitions: int) -> None:
+        """Let repetitions end."""
+        for rep in repetitions:
+            (self.folder / f"go_{rep}").touch()
+
+    def run_all(self) -> None:
+        """Run all elements that can run, until none is left."""
+        while places := self.slurm.startable():
+            for place in places:
+                self.begin(*place)
+                self.finish(*place)
+
+    def note(self, *words: object) -> None:
+        with (self.folder / "diary").open("a") as file:
+            file.write(" ".join(map(str, words)) + "\n")
+
+    def diary(self) -> list[list[str]]:
+        path = self.folder / "diary"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted(self.folder.rglob("log/rep_*/record.json"))]
+
+    def completions(self) -> list[int]:
+        """How often each repetition was completed."""
+        return [[attempt["outcome"] for attempt in record["attempts"]].count("completed") for record in self.records()]
+
+    def parts(self) -> list[dict[str, Any]]:
+        """What became of the arrays that were submitted."""
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("results/_arrays/*/part_*.json"))]
+
+    def close(self) -> None:
+        for place in list(self.elements):
+            self.kill(*place)
+
+
+class _Parent:
+    """The process that has everything imported."""
+
+    _only: _Parent | None = None
+
+    def __init__(self) -> None:
+        root = Path(__file__).parents[2]
+        words = [sys.executable, "-c", "from tests.experiments.array_world import serve; serve()"]
+        self._process = subprocess.Popen(words, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    @classmethod
+    def get(cls) -> _Parent:
+        if cls._only is None:
+            cls._only = cls()
+        return cls._only
+
+    def fork(self, **request: Any) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+def import_all() -> None:
+    """Import what commands import when they are called."""
+    for name in (
+        *("experiments.progress", "experiments.arrays", "experiments.config", "experiments.storage", "_spelling"),
+        *("experiments.results.survey", "experiments._running.experiment_run", "cli._loggers", "display.table"),
+        *("executors.sequential", "experiments._config.yaml", "experiments._running.isolation", "scheduler"),
+    ):
+        importlib.import_module(f"amlsched.{name}")
+
+
+def serve() -> None:
+    """Fork a process for each line of standard input, until that ends."""
+    from amlsched import cli
+    from amlsched.batch_systems import commands
+    from amlsched.experiments._arrays import attach, queue, run_element
+
+    import_all()
+
+    class Inline(run_element.ElementRun):
+        """Runs in its own process: a pool for each element would take most of the time."""
+
+        def __init__(self, target: Any, plan: Any, *, executor: str, max_workers: int, **more: Any) -> None:
+            super().__init__(target, plan, executor="sequential", **more)
+
+    run_element.ElementRun = Inline  # type: ignore[misc]
+    commands._LOOK_AFTER_S = (0.0, 0.01)
+    queue._SECOND_S = 0.05
+    attach._LOOK_S, attach._ASK_S, attach._ASK_AT_MOST_S = 0.02, 0.05, 0.2
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _be(cli.main, **json.loads(line))
+        print(pid, flush=True)
+
+
+def _be(main: Any, words: list[str], folder: str, variables: dict[str, str], place: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, path in enumerate((os.devnull, f"{place}.out", f"{place}.err")):
+        os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(folder)
+    os.environ.update(variables)
+    sys.path.insert(0, folder)
+    code = 1
+    try:
+        code = main(words)
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        if not isinstance(error, SystemExit):
+            import traceback
+
+            traceback.print_exc()
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        Path(f"{place}.code.new").write_text(str(code))
+        Path(f"{place}.code.new").rename(f"{place}.code")
+        os._exit(code if isinstance(code, int) else 1)
+
+
+@contextlib.contextmanager
+def world(folder: Path, repetitions: int = 4, section: str = "") -> Iterator[World]:
+    """A world, whose processes end with it."""
+    made = World(folder, repetitions, section)
+    try:
+        yield made
+    finally:
+        made.close()
