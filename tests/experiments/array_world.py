@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -231,12 +232,10 @@ class _Parent:
 
 def import_all() -> None:
     """Import what commands import when they are called."""
-    for name in (
-        *("experiments.progress", "experiments.arrays", "experiments.config", "experiments.storage", "_spelling"),
-        *("experiments.results.survey", "experiments._running.experiment_run", "cli._loggers", "display.table"),
-        *("executors.sequential", "experiments._config.yaml", "experiments._running.isolation", "scheduler"),
-    ):
-        importlib.import_module(f"amlsched.{name}")
+    for package in ("cli", "experiments", "executors.sequential"):
+        module = importlib.import_module(f"amlsched.{package}")
+        for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
+            importlib.import_module(found.name)
 
 
 def serve() -> None:

@@ -65,7 +65,7 @@ def differences(known: Record, run: Run) -> Iterator[str]:
 
 def changes(old: Run, new: Run) -> Iterator[str]:
     """The differences between the settings of two runs: `key: old → new`."""
-    return _differing(dict(_leaves(settings(old))), dict(_leaves(settings(new))))
+    return _differing(_by_key(settings(old)), _by_key(settings(new)))
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
