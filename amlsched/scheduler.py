@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from amlsched._checks import check_flag, check_seconds
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from amlsched._run.loop import RunLoop
     from amlsched._task_types import CommFirst, CommKeyword, CommSecond, CommThird, Plugins, TaskOptions
+    from amlsched.estimates import Estimate, Learned
+    from amlsched.estimates.estimator import Estimator
     from amlsched.exit_state import CancelledMode, ExceptionMode
     from amlsched.future import Future
     from amlsched.plugins.comm import CommPlugin
@@ -46,8 +49,9 @@ S_co = TypeVar("S_co", bound="Scheduler", covariant=True)
 
 Order = Literal["completion", "submission"]
 Display = bool | Literal["auto"] | Iterable[Any]
+Estimates = bool | str | PathLike[str]
 
-_OPTIONS = ("retries_on_loss", "receipts")
+_OPTIONS = ("retries_on_loss", "receipts", "estimates")
 """The options that every constructor accepts in addition to those of its factory."""
 _RETRIES_ON_LOSS = 3
 
@@ -63,10 +67,15 @@ class _Constructed(Protocol[P, S_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> S_co: ...
 
     @overload
-    def __call__(self, *args: Any, retries_on_loss: int, receipts: bool = ..., **kwargs: Any) -> S_co: ...
+    def __call__(
+        self, *args: Any, retries_on_loss: int, receipts: bool = ..., estimates: Estimates = ..., **kwargs: Any
+    ) -> S_co: ...
 
     @overload
-    def __call__(self, *args: Any, receipts: bool, **kwargs: Any) -> S_co: ...
+    def __call__(self, *args: Any, receipts: bool, estimates: Estimates = ..., **kwargs: Any) -> S_co: ...
+
+    @overload
+    def __call__(self, *args: Any, estimates: Estimates, **kwargs: Any) -> S_co: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> S_co: ...
 
@@ -126,10 +135,14 @@ class Scheduler(Emitter):
             because the worker was killed or its node failed. Use 0 for functions that must never run twice. Every
             constructor accepts it.
         receipts: Whether to measure each call where it runs; see `outcome`. Every constructor accepts it.
+        estimates: Whether to learn from the calls that finish how long the others take; see `estimate`. A path is a
+            file that keeps what was learned for the next run. Calls are measured as with `receipts`. Every constructor
+            accepts it.
 
     Raises:
-        TypeError: `executor` is not a `concurrent.futures.Executor`.
-        ValueError: `retries_on_loss` is below 0.
+        TypeError: `executor` is not a `concurrent.futures.Executor`, or an argument has the wrong type.
+        ValueError: `retries_on_loss` is below 0, or a newer version of amlsched wrote the file of `estimates`.
+        OSError: The file of `estimates` cannot be read, or its folder cannot be written.
     """
 
     STARTED: ClassVar[Event[[], Any]] = Event("on_start", ())
@@ -197,6 +210,7 @@ class Scheduler(Emitter):
         terminate: bool | Callable[[Executor], object] = True,
         retries_on_loss: int = _RETRIES_ON_LOSS,
         receipts: bool = False,
+        estimates: Estimates = False,
     ) -> None:
         if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; {_remedy(executor)}")
@@ -212,7 +226,7 @@ class Scheduler(Emitter):
         self._terminate: Callable[[Executor], object] | None
         self._terminate = terminate if callable(terminate) else (kill_workers if terminate else None)
         self.retries_on_loss = checked_retries(retries_on_loss)
-        self.receipts = receipts
+        self.receipts = receipts or estimates is not False
         self.loop_factory = loop_factory_of(executor)
         self._elapsed_s = 0.0
         self._tasks: list[Task[..., Any]] = []
@@ -231,6 +245,7 @@ class Scheduler(Emitter):
         self.on_future_result = self.subscriber(self.FUTURE_RESULT)
         self.on_future_exception = self.subscriber(self.FUTURE_EXCEPTION)
         self.on_future_retry = self.subscriber(self.FUTURE_RETRY)
+        self._estimator = _estimator_for(self, estimates) if estimates is not False else None
 
     @classmethod
     def _from_factory(cls, factory: Callable[[], Executor], **options: Any) -> Self:
@@ -556,6 +571,48 @@ class Scheduler(Emitter):
                 f"{future!r} has no receipt: create its scheduler with receipts=True, which every constructor accepts"
             ) from None
 
+    def estimate(self) -> Estimate | None:
+        """How long the present run still takes for the calls that were submitted: `print(scheduler.estimate())` prints
+        `14 min left (11 to 19)`.
+
+        The scheduler learns from the calls that finish. What calls it does not know yet, such as those that callbacks
+        will submit, and workers that are still to come, is not part of the estimate.
+
+        Returns:
+            The estimate, with an interval of 80 %; `None` if nothing is known yet, as no call has finished.
+
+        Raises:
+            RuntimeError: The scheduler was created without `estimates=True`.
+        """
+        return self.estimator.estimate()
+
+    def learned(self) -> dict[str, Learned]:
+        """What is known of the calls of each group: their time, memory and CPUs, from this run and former ones.
+
+        Raises:
+            RuntimeError: The scheduler was created without `estimates=True`.
+        """
+        return self.estimator.learned()
+
+    @property
+    def estimator(self) -> Estimator:
+        """What learns, for displays.
+
+        Raises:
+            RuntimeError: The scheduler was created without `estimates=True`.
+        """
+        if self._estimator is None:
+            raise RuntimeError(
+                "there are no estimates: create the scheduler with estimates=True, or estimates='times.json' to keep "
+                "what it learns, which every constructor accepts"
+            )
+        return self._estimator
+
+    @property
+    def estimates(self) -> bool:
+        """Whether there are estimates."""
+        return self._estimator is not None
+
     @property
     def queue(self) -> dict[Future[Any], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
         """The unfinished calls, oldest first, each with its function and arguments."""
@@ -690,6 +747,16 @@ class Scheduler(Emitter):
         run.interruption = error
         run.loop.call_soon_threadsafe(run.interrupt, error)
         return not run.executing  # a call that runs in this thread is interrupted by raising there
+
+
+def _estimator_for(scheduler: Scheduler, estimates: object) -> Estimator:
+    if estimates is not True and not isinstance(estimates, str | PathLike):
+        raise TypeError(f"estimates={estimates!r}: must be True, False or the path of a file, such as 'times.json'")
+    from pathlib import Path
+
+    from amlsched.estimates.estimator import Estimator  # only if estimates are requested
+
+    return Estimator(scheduler, None if estimates is True else Path(cast("str | PathLike[str]", estimates)))
 
 
 def _remedy(given: object) -> str:

@@ -342,6 +342,11 @@ class RunLoop:
         return list(self._calls)
 
     @property
+    def held_calls(self) -> list[Future[Any]]:
+        """The calls that have finished, but wait for earlier calls to be reported first."""
+        return [future for future, *_ in self._held.values()]
+
+    @property
     def held_back(self) -> tuple[int, int]:
         """How many calls are finished and how many are cancelled, but wait for earlier calls to be reported first."""
         return len(self._held) - len(self._held_cancelled), len(self._held_cancelled)

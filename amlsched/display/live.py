@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeGuard, c
 
 from amlsched._surroundings import import_extra, is_terminal, printable
 from amlsched.events import Stopwatch
-from amlsched.executors.capabilities import WorkersNow, capabilities_of, clock_of, worker_count, workers_now
+from amlsched.executors.capabilities import WorkersNow, capabilities_of, clock_of, running_at_once, workers_now
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -186,6 +186,8 @@ class PlainLines(_Display):
             return
         self._shown = counts, missing
         rate = f"{self._clock.rate(counts.ended):.3g}/s, callbacks {self._share:.0%}"
+        if estimate := _time_left(self._scheduler):
+            rate += f", {estimate}"
         self._stream.write(printable(f"{self._clock.seconds:.0f} s: {counts}, {rate}{missing}\n", self._stream))
         self._stream.flush()
 
@@ -264,11 +266,7 @@ class Workers:
     @property
     def number(self) -> int | None:
         """How many calls can run now, if known."""
-        if self._executor is None:
-            return None
-        if (now := self.now) is not None:
-            return now.here
-        return 1 if capabilities_of(self._executor).inline else worker_count(self._executor)
+        return None if self._executor is None else running_at_once(self._executor)
 
     def __str__(self) -> str:
         if self._executor is None:
@@ -312,6 +310,8 @@ def _view(scheduler: Scheduler, workers: Workers, clock: Clock | None, share: fl
         head.append(
             f"  {clock.seconds:.1f} s  {clock.rate(counts.ended):.3g} calls/s  callbacks {share:.0%}", style="default"
         )
+    if clock is not None and (estimate := _time_left(scheduler)):
+        head.append(f"  {estimate}", style="default")
     head.append(f"  {workers}", style="default")
     table = _task_table()
     for task in scheduler.tasks:
@@ -322,6 +322,13 @@ def _view(scheduler: Scheduler, workers: Workers, clock: Clock | None, share: fl
     if table.row_count:
         parts.append(table)
     return Panel(Group(*parts, *scheduler.renderables), title="Scheduler", title_align="left")
+
+
+def _time_left(scheduler: Scheduler) -> str:
+    """How long a run still takes; empty if that is not estimated, not known, or nothing is left."""
+    if not scheduler.estimates or scheduler.empty():
+        return ""
+    return str(scheduler.estimator.shown() or "")
 
 
 def _task_table() -> Table:

@@ -32,6 +32,7 @@ __all__ = [
     "kinds_of",
     "loop_factory_of",
     "main_travels",
+    "running_at_once",
     "see_running",
     "served_by",
     "thread_queue_depth",
@@ -283,6 +284,13 @@ def worker_count(executor: Executor) -> int | None:
         if isinstance(count, int):
             return count
     return None
+
+
+def running_at_once(executor: Executor) -> int | None:
+    """How many calls can run now, if the executor reports it."""
+    if (now := workers_now(executor)) is not None:
+        return now.here
+    return 1 if capabilities_of(executor).inline else worker_count(executor)
 
 
 def workers_now(executor: Executor) -> WorkersNow | None:

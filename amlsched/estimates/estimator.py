@@ -1,0 +1,187 @@
+"""Learns from the calls of a scheduler's runs, and estimates how long the present run still takes."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from array import array
+from typing import TYPE_CHECKING, Any
+
+from amlsched.estimates.forecast import Estimate, Pending, run_forward, summarize
+from amlsched.estimates.lognormal import Spread, of_group, with_running
+from amlsched.estimates.store import Store, equal_arguments
+from amlsched.executors.capabilities import capabilities_of, clock_of, running_at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
+
+    from amlsched.estimates.store import Learned
+    from amlsched.future import Future
+    from amlsched.scheduler import Scheduler
+
+__all__ = ["Estimator"]
+
+_SAVE_S = 60.0
+_SHARE_OF_A_CORE = 0.01
+_SHORTEST_S = 1e-6
+"""Times are measured no better than this; what took less counts as this much."""
+
+
+class Estimator:
+    """What `Scheduler(estimates=…)` has.
+
+    Args:
+        scheduler: The scheduler, which measures its calls.
+        path: The file that keeps what is learned; `None` for none.
+
+    Raises:
+        ValueError: A newer version of amlsched wrote the file.
+        OSError: The file cannot be read, or its folder cannot be written.
+    """
+
+    def __init__(self, scheduler: Scheduler, path: Path | None) -> None:
+        self._scheduler = scheduler
+        self._store = Store(path)
+        self._ends: array[float] = array("d")  # of this run's calls, in the order in which they were reported
+        self._saved = time.monotonic()
+        self._shown: Estimate | None = None
+        self._show_again = -math.inf
+        scheduler.on_start(self._begin)
+        scheduler.on_future_result(self._learn)
+        scheduler.on_future_done(self._note_end)
+        scheduler.on_finished(self._store.save)
+
+    def learned(self) -> dict[str, Learned]:
+        """What is known of each group."""
+        return self._store.learned()
+
+    def estimate(self) -> Estimate | None:
+        """How long the present run still takes; `None` if nothing is known of its calls yet."""
+        executor = self._scheduler.executor
+        now = _clock_of_receipts(executor)()
+        run = self._scheduler._run  # pyright: ignore[reportPrivateUsage]
+        held = dict.fromkeys(run.held_calls if run is not None else ())
+        calls = [future for future in (run.calls if run is not None else ()) if future not in held]
+        running = [future for future in calls if future.running()]
+        workers = max(running_at_once(executor) or 0, len(running), 1)
+        began = self._starts(running, workers, held)
+        elapsed = {future: max(now - start, _SHORTEST_S) for future, start in began.items()}
+        kinds = _Kinds(self._store, elapsed)
+        pending: list[Pending] = []
+        for future in calls:
+            kind = kinds.of(future)
+            if kind is None:
+                return None
+            pending.append(Pending(kind, 1.0, elapsed.get(future)))
+        rng = random.Random(len(self._ends))  # so that it changes when something has ended, not with each look
+        times = run_forward(pending, kinds.spreads, workers, rng) if pending else [0.0]
+        return summarize(times, len(pending))
+
+    def shown(self) -> Estimate | None:
+        """The estimate for a display: a recent one, so that all of them together cost 1 % of a core at most."""
+        began = time.perf_counter()
+        if began >= self._show_again:
+            self._shown = self.estimate()
+            now = time.perf_counter()
+            self._show_again = now + (now - began) / _SHARE_OF_A_CORE
+        return self._shown
+
+    # What has finished
+
+    def _begin(self) -> None:
+        self._ends = array("d")
+        self._show_again = -math.inf
+
+    def _note_end(self, future: Future[Any]) -> None:
+        ended = future.receipt.ended
+        if ended is not None:
+            self._ends.append(ended)
+
+    def _learn(self, future: Future[Any], _: object) -> None:
+        receipt = future.receipt
+        if receipt.started is None or receipt.ended is None:
+            return
+        seconds = max(receipt.ended - receipt.started, _SHORTEST_S)
+        cpus = None if receipt.cpu_s is None else receipt.cpu_s / seconds
+        arguments = equal_arguments(future.args, future.kwargs)
+        self._store.add(_group_of(future), math.log(seconds), arguments, cpus, receipt.peak_memory_bytes)
+        if self._store.path is not None and time.monotonic() > self._saved + _SAVE_S:
+            self._store.save()
+            self._saved = time.monotonic()
+
+    # What runs
+
+    def _starts(
+        self, running: Collection[Future[Any]], workers: int, held: Collection[Future[Any]]
+    ) -> dict[Future[Any], float]:
+        """When each running call started. A worker reports that only in the end, with the receipt.
+
+        Calls start in the order of their submission, and each but the first ones when another one has ended: the last
+        one that started began at the last end, the one before at the end before that, unless it was submitted later.
+        """
+        ends = sorted([*self._ends, *(end for future in held if (end := future.receipt.ended) is not None)])
+        started = len(ends) + len(running)
+        began: dict[Future[Any], float] = {}
+        for future in running:
+            place = min(future.number, started) - workers - 1
+            end = ends[min(place, len(ends) - 1)] if place >= 0 and ends else -math.inf
+            began[future] = max(future.receipt.submitted, end)
+        return began
+
+
+class _Kinds:
+    """What is known of the calls of a run, by group and by equal arguments.
+
+    Args:
+        store: What was seen.
+        elapsed: For how many seconds each running call has run.
+
+    Attributes:
+        spreads: What is known of each kind.
+    """
+
+    def __init__(self, store: Store, elapsed: Mapping[Future[Any], float]) -> None:
+        self._store = store
+        self._running: dict[str, list[float]] = {}
+        for future, seconds in elapsed.items():
+            self._running.setdefault(_group_of(future), []).append(math.log(seconds))
+        self._numbers: dict[tuple[str, str | None], int | None] = {}
+        self.spreads: list[Spread] = []
+
+    def of(self, future: Future[Any]) -> int | None:
+        """The index of a call's kind; `None` if nothing is known of it."""
+        group = _group_of(future)
+        arguments = equal_arguments(future.args, future.kwargs) if self._store.knows_arguments(group) else None
+        if (group, arguments) in self._numbers:
+            return self._numbers[group, arguments]
+        number = self._numbers.get((group, None))
+        if (group, None) not in self._numbers:
+            number = self._numbers[group, None] = self._added(self._of_group(group))
+        if arguments is not None and number is not None:
+            of_equal = self._store.of_arguments(group, arguments, self.spreads[number])
+            number = self._numbers[group, arguments] = number if of_equal is None else self._added(of_equal)
+        return number
+
+    def _of_group(self, group: str) -> Spread | None:
+        seen = self._store.times(group)
+        return of_group(with_running(seen, self._running.get(group, ()))) if seen.n else self._store.of_others()
+
+    def _added(self, spread: Spread | None) -> int | None:
+        if spread is None:
+            return None
+        self.spreads.append(spread)
+        return len(self.spreads) - 1
+
+
+def _clock_of_receipts(executor: Any) -> Callable[[], float]:
+    return clock_of(executor) if capabilities_of(executor).virtual else time.time
+
+
+def _group_of(future: Future[Any]) -> str:
+    function: Any = future.function if future.task is None else future.task.function
+    while hasattr(function, "func"):  # of a partial
+        function = function.func
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"

@@ -1,0 +1,278 @@
+"""What was seen of calls, by group and by equal arguments, and the file that keeps it for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from amlsched._files import file_bytes, replace_file
+from amlsched.estimates.lognormal import Moments, Spread, of_equal_arguments, of_group, of_other_groups
+
+__all__ = ["GroupStore", "Learned", "Store", "equal_arguments"]
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_MOST_ARGUMENTS = 10_000
+"""How many different arguments of a group are kept; the oldest are dropped."""
+_MOST_VALUES = 200
+"""Arguments with more values than this, or a longer text, are not told apart."""
+_LONGEST_TEXT = 1000
+_ENCODED = json.JSONEncoder(sort_keys=True).encode
+_FORMER_RUNS = 30.0
+"""Former runs count as this many calls of a group at most, so that this run's calls soon outweigh them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What is known of the calls of a group.
+
+    Attributes:
+        n_calls: How many have been seen.
+        seconds: The time that half of them take at most; a factor of the expected time, if their tasks have one.
+        spread: The standard deviation of the logarithm of the time: 0.1 is about 10 %.
+        peak_memory_bytes: The most memory that one has used, including its worker's; `None` if unknown.
+        cpus: How many CPUs they used on average; `None` if unknown.
+    """
+
+    n_calls: int
+    seconds: float
+    spread: float
+    peak_memory_bytes: int | None = None
+    cpus: float | None = None
+
+
+@dataclass(slots=True)
+class GroupStore:
+    """What was seen of a group.
+
+    Attributes:
+        times: Logarithms of the times.
+        equal: The same by equal arguments.
+        within: Their deviations from the mean of those with equal arguments; `n` is the number of degrees of freedom.
+        cpus: CPUs that were used.
+        peak: The most memory in bytes; 0 if unknown.
+    """
+
+    times: Moments = field(default_factory=Moments)
+    equal: dict[str, Moments] = field(default_factory=dict[str, Moments])
+    within: Moments = field(default_factory=Moments)
+    cpus: Moments = field(default_factory=Moments)
+    peak: int = 0
+
+    def add(self, z: float, arguments: str | None, cpus: float | None = None, peak: int | None = None) -> None:
+        """Count a call."""
+        self.times.add(z)
+        if arguments is not None:
+            seen = self.equal.pop(arguments, None) or Moments()
+            before = seen.m2
+            seen.add(z)
+            self.equal[arguments] = seen  # the latest are the last
+            if seen.n > 1:
+                self.within.n += 1
+                self.within.m2 += seen.m2 - before
+            elif len(self.equal) > _MOST_ARGUMENTS:
+                del self.equal[next(iter(self.equal))]
+        if cpus is not None:
+            self.cpus.add(cpus)
+        self.peak = max(self.peak, peak or 0)
+
+    def merged(self, other: GroupStore) -> GroupStore:
+        """What both have seen."""
+        equal = {**self.equal}
+        for arguments, seen in other.equal.items():
+            equal[arguments] = equal.pop(arguments, Moments()).merged(seen)
+        within = Moments(
+            sum(max(0.0, seen.n - 1) for seen in equal.values()), 0.0, sum(seen.m2 for seen in equal.values())
+        )
+        dropped = list(equal)[: max(0, len(equal) - _MOST_ARGUMENTS)]
+        for arguments in dropped:
+            del equal[arguments]
+        return GroupStore(
+            self.times.merged(other.times), equal, within, self.cpus.merged(other.cpus), max(self.peak, other.peak)
+        )
+
+
+class Store:
+    """What was seen in former runs, and in this one.
+
+    Args:
+        path: The file that keeps it; `None` for none.
+
+    Raises:
+        ValueError: A newer version of amlsched wrote the file.
+        OSError: It cannot be read, or its folder cannot be written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._former: dict[str, GroupStore] = {}
+        self._new: dict[str, GroupStore] = {}
+        if path is not None:
+            if not path.parent.is_dir():
+                raise FileNotFoundError(f"estimates={str(path)!r}: there is no folder {path.parent}: create it first")
+            if not os.access(path.parent, os.W_OK):
+                raise PermissionError(f"estimates={str(path)!r}: the folder {path.parent} cannot be written")
+            self._former = _loaded(path)
+
+    def add(
+        self, group: str, z: float, arguments: str | None, cpus: float | None = None, peak: int | None = None
+    ) -> None:
+        """Count a call of a group.
+
+        Args:
+            group: The group.
+            z: The logarithm of its time, over the expected time or 1 s.
+            arguments: The key of its arguments, if it has one.
+            cpus: How many CPUs it used.
+            peak: Its peak memory in bytes.
+        """
+        found = self._new.get(group)
+        if found is None:
+            found = self._new[group] = GroupStore()
+        found.add(z, arguments, cpus, peak)
+
+    def times(self, group: str) -> Moments:
+        """The logarithms of the times of a group; those of former runs count less."""
+        former, new = self._former.get(group), self._new.get(group)
+        times = Moments() if former is None else former.times.weighing(_FORMER_RUNS)
+        return times if new is None else times.merged(new.times)
+
+    def of_others(self) -> Spread | None:
+        """What all groups say about one of which nothing was seen; `None` if nothing was seen at all."""
+        return of_other_groups(self.times(group) for group in (self._former.keys() | self._new.keys()))
+
+    def knows_arguments(self, group: str) -> bool:
+        """Whether arguments of a group have come again, or were seen in a former run."""
+        new = self._new.get(group)
+        return group in self._former or (new is not None and new.within.n > 0)
+
+    def of_arguments(self, group: str, arguments: str, spread: Spread) -> Spread | None:
+        """What calls with these arguments say, given what their group says; `None` if none was seen."""
+        stores = [store for store in (self._former.get(group), self._new.get(group)) if store is not None]
+        seen, within = Moments(), Moments()
+        for store in stores:
+            seen = seen.merged(store.equal.get(arguments, seen.weighing(0)))
+            within = Moments(within.n + store.within.n, 0.0, within.m2 + store.within.m2)
+        return of_equal_arguments(seen, within, spread) if seen.n else None
+
+    def learned(self) -> dict[str, Learned]:
+        """What is known of each group."""
+        found: dict[str, Learned] = {}
+        for group in sorted(self._former.keys() | self._new.keys()):
+            both = self._former.get(group, GroupStore()).merged(self._new.get(group, GroupStore()))
+            if both.times.n:
+                spread = math.sqrt(of_group(both.times).variance)
+                cpus = both.cpus.mean if both.cpus.n else None
+                found[group] = Learned(round(both.times.n), math.exp(both.times.mean), spread, both.peak or None, cpus)
+        return found
+
+    def save(self) -> None:
+        """Put what was seen into the file, together with what other programs have put there meanwhile.
+
+        If that is not possible, a warning says so: no run ends for it.
+        """
+        if self.path is None or not self._new:
+            return
+        try:
+            former = _loaded(self.path)
+            for group, seen in self._new.items():
+                former[group] = former.get(group, GroupStore()).merged(seen)
+            replace_file(self.path, _encoded(former))
+        except (OSError, ValueError) as error:
+            logger.warning("what was learned could not be saved: %s", error)
+            return
+        self._former, self._new = former, {}
+
+
+def _encoded(groups: Mapping[str, GroupStore]) -> str:
+    def numbers(moments: Moments) -> list[float]:
+        return [moments.n, moments.mean, moments.m2]
+
+    encoded = {
+        group: {
+            "times": numbers(store.times),
+            "cpus": numbers(store.cpus),
+            "peak": store.peak,
+            "equal": {key: numbers(seen) for key, seen in store.equal.items()},
+        }
+        for group, store in sorted(groups.items())
+    }
+    return json.dumps({"amlsched": "estimates", "version": _VERSION, "groups": encoded}, indent=1) + "\n"
+
+
+def _loaded(path: Path) -> dict[str, GroupStore]:
+    """What a file has; nothing if there is none, or if it is damaged and was put aside."""
+    try:
+        content = file_bytes(path)
+    except FileNotFoundError:
+        return {}
+    try:
+        raw: Any = json.loads(content)
+        if raw["amlsched"] != "estimates":
+            raise KeyError("amlsched")
+        version = int(raw["version"])
+        if version <= _VERSION:
+            return {str(group): _decoded(store) for group, store in raw["groups"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        logger.warning("%s is damaged (%r), and is now %s: nothing is known of former runs", path, error, aside)
+        return {}
+    raise ValueError(
+        f"estimates={str(path)!r}: was written by a newer version of amlsched (format {version}, this one reads "
+        f"{_VERSION}): update amlsched, or use another file"
+    )
+
+
+def _decoded(raw: Mapping[str, Any]) -> GroupStore:
+    def moments(given: Any) -> Moments:
+        n, mean, m2 = map(float, given)
+        if not (n >= 0 and m2 >= 0 and math.isfinite(n + mean + m2)):
+            raise ValueError(f"{given} are no moments")
+        return Moments(n, mean, m2)
+
+    equal = {str(key): moments(given) for key, given in raw["equal"].items()}
+    store = GroupStore(moments(raw["times"]), equal, Moments(), moments(raw["cpus"]), int(raw["peak"]))
+    return store.merged(GroupStore())  # which computes what is not in the file
+
+
+def equal_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """A short key of arguments that is the same for equal ones, in every process; `None` if they are not plain values.
+
+    Plain are numbers, strings, `None`, and lists, tuples and mappings of these, if there are not too many.
+    """
+    if _count((args, kwargs), 0) > _MOST_VALUES:
+        return None
+    try:
+        text = _ENCODED((args, kwargs))
+    except (TypeError, ValueError):  # keys of several types, or a cycle
+        return None
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _count(value: object, count: int) -> int:
+    """How many plain values there are in a value, more than the maximum if one of them is not plain."""
+    count += 1
+    if value is None or isinstance(value, int | float):
+        return count
+    if isinstance(value, str):
+        return count if len(value) < _LONGEST_TEXT else _MOST_VALUES + 1
+    if isinstance(value, Mapping):
+        parts: Any = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple):
+        parts = cast("list[Any]", value)
+    else:
+        return _MOST_VALUES + 1
+    for part in parts:
+        if count > _MOST_VALUES:
+            break
+        count = _count(part, count)
+    return count
