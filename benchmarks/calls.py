@@ -136,6 +136,16 @@ def growth(way: Callable[[], Way]) -> Numbers:
     return {**up_front(way, 100_000), "CPU_with_1,000_us": sorted(few)[2]}
 
 
+def simulated() -> Numbers:
+    """CPU time per call and peak of memory of a simulation of 100,000 calls, and of 1,000, on 1,000 workers."""
+    from benchmarks.clock import peak_mib
+
+    def run() -> Way:
+        return ours("with_simulation", 1_000, lambda call: call.random.lognormvariate(3, 1))
+
+    return {**growth(run), "memory_MiB": peak_mib()}
+
+
 def held() -> None:
     """A call that the benchmark finishes itself."""
 
@@ -275,6 +285,16 @@ WORKLOADS = [
         "sequential, closed loop of 100,000",
         measured(SEQUENTIAL, closed_loop, 100_000, 4),
         (Bar("CPU_us", "amltk", 0.18),),
+    ),
+    Workload(
+        "simulation",
+        "`with_simulation(1000)`, 100,000 submitted up front",
+        {"amlsched": simulated},
+        (
+            Bar("CPU_us", None, 300),
+            Bar("CPU_us", "amlsched", 1.5, other="CPU_with_1,000_us"),
+            Bar("memory_MiB", None, 1024),
+        ),
     ),
     Workload(
         "given-processes",

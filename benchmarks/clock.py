@@ -1,6 +1,7 @@
 """Measures wall time, CPU time of this thread, this process and its children, and the resources of a command."""
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -33,6 +34,11 @@ def _cpu_s(pid: int) -> float:
     except OSError:
         pass
     return total / 1e9
+
+
+def peak_mib() -> float:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Clock:
