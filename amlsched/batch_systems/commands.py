@@ -267,9 +267,11 @@ def find(system: System, mark: str) -> list[str]:
     """The ids of the arrays in the queue with this mark.
 
     Raises:
-        BatchSystemError: The queue cannot be queried.
+        BatchSystemError: The queue cannot be queried, or its description does not say how to search it.
     """
     words = system.find(mark)
+    if not words:
+        raise BatchSystemError(system.title, system.submit[0], "the queue cannot be searched for it")
     text = run(system, words)
     try:
         return list(dict.fromkeys(system.found(text, mark)))
@@ -279,7 +281,8 @@ def find(system: System, mark: str) -> list[str]:
 
 def how_to_find(system: System, mark: str) -> str:
     """How a user finds an array by its mark."""
-    return f"look with: {shlex.join(system.find(mark))} | grep {mark}"
+    words = system.find(mark)
+    return f"look with: {shlex.join(words)} | grep {mark}" if words else f"look for {mark} in the queue"
 
 
 def query(system: System, jobs: Sequence[str]) -> Places:

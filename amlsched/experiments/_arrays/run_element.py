@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ __all__ = ["ElementRun", "run_element"]
 _WARNED = 128 + signal.SIGUSR1
 """The exit code after the signal that the time limit is near."""
 _STOPPED = 128 + signal.SIGTERM
+_SETTLE_S = 30.0
+"""How long an element that does not know its array waits for the id from the command that submitted it."""
 
 
 class _ElementPlan(Plan):
@@ -127,13 +130,23 @@ def _own_part(one: Submission, mark: str) -> Part | None:
     """
     part = next((part for part in one.asked if part.mark == mark), None)
     array = one.batch.own_array(os.environ)
-    if part is not None and part in one.open and array:
-        part = one.settle(part, array)
+    if part is not None and part in one.open:
+        part = one.settle(part, array) if array else _settled_by_others(one, part)
+    if part is not None and not array and part in one.open:
+        return part
     if part is None or not part.job or (array and part.job != array):
         known = f"it is array {part.job}" if part is not None and part.job else "it was given up"
         _report(f"amlsched: array {array} does nothing: {one.folder} does not have it ({known})")
         return None
     return part
+
+
+def _settled_by_others(one: Submission, part: Part) -> Part:
+    """The part, once the command that submitted it has recorded its array; as it is if that takes long."""
+    deadline = time.monotonic() + _SETTLE_S
+    while part in one.open and time.monotonic() < deadline:
+        time.sleep(_SETTLE_S / 100)
+    return one.asked[part.number]
 
 
 def _leave_word(one: Submission, kind: str, number: int, word: Word) -> None:
