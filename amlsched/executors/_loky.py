@@ -1,6 +1,7 @@
 """loky's pool, with workers that cannot outlive their driver."""
 
 import contextlib
+import importlib
 import logging
 import multiprocessing.util
 import os
@@ -23,6 +24,8 @@ from amlsched.executors.worker_exit import start_error
 __all__ = ["LokyPool", "bound_exit"]
 
 logger = logging.getLogger(__name__)
+_NO_LOCKS = "loky needs semaphores in /dev/shm: mount a tmpfs there, or use with_processes, which needs none"
+_tracker: Any = importlib.import_module("loky.backend.resource_tracker")
 _FIRST = 1_000_000  # before all other finalizers of multiprocessing at the exit of a process
 
 
@@ -34,7 +37,7 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
         **options: As of loky's.
 
     Raises:
-        WorkerStartError: The system creates no more processes for this user or container.
+        WorkerStartError: The system creates no more processes for this user or container, or no semaphores.
     """
 
     _processes: dict[int, Any]
@@ -46,10 +49,11 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
         # Those of this pool are handled by the orphan reaper.
         multiprocessing.current_process().daemon = False
         try:
+            _tracker.getfd()  # first: without this process, locks would remain in /dev/shm
             super().__init__(*args, **options)  # pyright: ignore[reportUnknownMemberType]
-        except BlockingIOError as error:  # loky starts a process that cleans up its locks
+        except OSError as error:  # of its locks, or of the process that cleans these up
             self._release_reaper()
-            raise start_error("the pool", error) from error
+            raise start_error("the pool", error, _NO_LOCKS) from error
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As of loky's; the future fails with a `WorkerStartError` if no worker can be started."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerExit", "OutOfMemoryKills", "exited_workers", "end_cancelled", "is_loss", "start_error"]
 
+_NO_MORE_PROCESSES = (
+    "this user or this container has as many processes and threads as it may have: use fewer workers, or raise the "
+    "limit, see ulimit -u and pids.max of the cgroup"
+)
 _SIGKILL = 9
 _REAPED_S = 0.2  # the pipe that signals a process's exit closes slightly before its exit code is available
 
@@ -43,23 +47,21 @@ def is_loss(error: BaseException | None) -> bool:
     return pickling is None or not isinstance(cause_of(error), pickling.RemoteTraceback)
 
 
-def start_error(call: str, reason: BaseException) -> WorkerStartError:
-    """The exception of a call for which no worker could be started."""
+def start_error(call: str, reason: BaseException, remedy: str = "") -> WorkerStartError:
+    """The exception of a call for which no worker could be started.
+
+    Args:
+        call: Name of the call.
+        reason: Why, such as the error of the system.
+        remedy: What to do about it, unless the system has just no more processes or threads.
+    """
     if isinstance(reason, WorkerLostError):
         return WorkerStartError(call, f"{reason.cause} before it was ready", reason.pid)
-    error = WorkerStartError(call, f"could not start: {describe(reason)}{_remedy(reason)}")
+    if isinstance(reason, BlockingIOError) or (isinstance(reason, RuntimeError) and "new thread" in str(reason)):
+        remedy = _NO_MORE_PROCESSES
+    error = WorkerStartError(call, f"could not start: {describe(reason)}{remedy and f' ({remedy})'}")
     error.__cause__ = reason
     return error
-
-
-def _remedy(reason: BaseException) -> str:
-    """What to do if the system creates no more processes or threads."""
-    if isinstance(reason, BlockingIOError) or (isinstance(reason, RuntimeError) and "new thread" in str(reason)):
-        return (
-            " (this user or this container has as many processes and threads as it may have: use fewer workers, or "
-            "raise the limit, see ulimit -u and pids.max of the cgroup)"
-        )
-    return ""
 
 
 class WorkerExit(NamedTuple):
