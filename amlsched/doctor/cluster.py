@@ -5,6 +5,7 @@ One of them submits a probe job: it has the directives of a worker's job, and ru
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -83,6 +84,10 @@ class ClusterExamination:
         return Finding(check, SKIPPED, f"not before this is fixed: {', '.join(self._faults)}")
 
     def _try_a_job(self) -> Iterator[Finding]:
+        if importlib.util.find_spec("dask_jobqueue") is None:
+            remedy = "pip install 'amlsched[jobqueue]'\narrays (amlsched run CODE CONFIG -s) work without it"
+            yield Finding("packages", FAULT, "workers in jobs need dask-jobqueue, which is not installed", remedy)
+            return
         options = self._options
         wanted = options.get("interface")
         if wanted is not None and wanted not in addresses():

@@ -28,6 +28,7 @@ _GIB = 2**30
 _SHM_WARNING = _GIB // 4
 _FREE_WARNING = _GIB
 _FILES_A_WORKER = 16
+_LONGEST_TEMPORARY = 75  # bytes of the path: multiprocessing appends 32, and that of a socket may have 107
 _CALL_S = 120.0
 
 
@@ -115,6 +116,9 @@ def _temporary() -> Finding:
     free = shutil.disk_usage(folder).free
     if free < _FREE_WARNING:
         return Finding("temporary", WARNING, f"{_gib(free)} free in {folder}", "set another folder by export TMPDIR=…")
+    if len(os.fsencode(folder)) > _LONGEST_TEMPORARY:
+        text = f"the path of {folder} is too long for sockets in it, as multiprocessing and Ray have them"
+        return Finding("temporary", WARNING, text, "export TMPDIR=/tmp, or another short path")
     return Finding("temporary", OK, f"{_gib(free)} free in {folder}")
 
 

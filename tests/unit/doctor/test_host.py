@@ -1,11 +1,14 @@
 """The doctor on this host, for executors whose workers run on it."""
 
+import importlib.util
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from amlsched.cli import main
 from amlsched.doctor import Finding, Verdict, examine, host
+from amlsched.doctor.cluster import ClusterExamination
 from amlsched.resources import detect
 
 
@@ -45,6 +48,27 @@ def test_the_quota_of_a_control_group(
     (tmp_path / "cpu.max").write_text(words)
     monkeypatch.setattr(detect, "cgroups", lambda controller, root: [tmp_path])
     assert min(detect.cpu_quotas(), default=None) == cpus
+
+
+@pytest.mark.parametrize(("length", "verdict"), [(75, Verdict.OK), (76, Verdict.WARNING)])
+def test_a_folder_for_temporary_files_in_which_no_socket_can_be(
+    length: int, verdict: Verdict, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_FREE_WARNING", 0)
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        folder = Path(short, "x" * (length - len(short) - 1))
+        folder.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        found = {found.check: found for found in examine("sequential")}["temporary"]
+    assert found.verdict is verdict
+    assert ("export TMPDIR=/tmp" in found.remedy) == (verdict is Verdict.WARNING)
+
+
+def test_workers_in_jobs_need_an_extra_and_the_doctor_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (found,) = ClusterExamination("slurm", {}, 1)._try_a_job()
+    assert (found.check, found.verdict) == ("packages", Verdict.FAULT)
+    assert found.remedy.startswith("pip install 'amlsched[jobqueue]'\n")
 
 
 def test_a_finding_shows_what_to_do() -> None:
