@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-clusters test-all test-pythons check docs bench clusters-up clusters-down hooks clean
+.PHONY: help demo test test-clusters test-all test-pythons test-lowest check docs bench clusters-up clusters-down hooks clean
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -49,6 +49,9 @@ test-all: test test-clusters ## Run both
 
 test-pythons: ## Run a short form of the tests on other Pythons that are here; PYTHONS="3.13" runs a part
 	@scripts/test-pythons $(PYTHONS)
+
+test-lowest: ## Run the same with the lowest versions of packages that pyproject.toml allows
+	@scripts/test-pythons lowest
 
 check: .venv/.ready-dev ## Lint, format, types, layers and docs, without running a test
 	@echo "ruff check";   $(PY) -m ruff check --quiet .

@@ -237,20 +237,20 @@ def test_what_a_dead_worker_started_is_gone_when_its_call_has_ended(mode: str, h
 
 
 @pytest.mark.parametrize("function", [resist, spin])
-@pytest.mark.parametrize("verdict", [None, TimeoutError("too long")], ids=["cancelled", "with a verdict"])
+@pytest.mark.parametrize("error", [None, TimeoutError("too long")], ids=["cancelled", "with an error"])
 def test_a_running_call_is_ended_on_its_own(
-    mode: str, function: Callable[[Path], None], verdict: Exception | None, tmp_path: Path
+    mode: str, function: Callable[[Path], None], error: Exception | None, tmp_path: Path
 ) -> None:
     with pool_of(mode) as pool:
         other = pool.submit(until_released, tmp_path / "other", tmp_path / "release", "intact")
         future = pool.submit(function, tmp_path / "started")
         pid = int(until(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text()))
         until(future.running)
-        assert pool.kill_call(future, verdict, grace_s=0.1)
+        assert pool.kill_call(future, error, grace_s=0.1)
         assert pool.kill_call(future, grace_s=0.1)  # twice is once
-        with pytest.raises(CancelledError if verdict is None else TimeoutError):
+        with pytest.raises(CancelledError if error is None else TimeoutError):
             future.result(LIMIT_S)
-        assert future.cancelled() == (verdict is None)
+        assert future.cancelled() == (error is None)
         assert not alive(pid)
         assert not pool.kill_call(future)
         assert pool.submit(double, 3).result(LIMIT_S) == 6
@@ -263,12 +263,12 @@ def test_a_call_that_waits_is_ended_without_a_worker(mode: str, tmp_path: Path) 
         first = pool.submit(until_released, tmp_path / "started", tmp_path / "release")
         until((tmp_path / "started").exists)
         pids = until(pool.worker_pids)
-        waiting, error = pool.submit(noted, tmp_path, 1), KeyError("verdict")
-        doomed = pool.submit(noted, tmp_path, 2)
+        waiting, error = pool.submit(noted, tmp_path, 1), KeyError("reason")
+        failing = pool.submit(noted, tmp_path, 2)
         assert pool.kill_call(waiting)
-        assert pool.kill_call(doomed, error)
+        assert pool.kill_call(failing, error)
         assert waiting.cancelled()
-        assert doomed.exception(0) is error
+        assert failing.exception(0) is error
         (tmp_path / "release").touch()
         assert first.result(LIMIT_S) == "released"
         assert pool.submit(double, 1).result(LIMIT_S) == 2
