@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amlsched.batch_systems.system import Places, System
 from amlsched.errors import BatchSystemError, MaybeSubmittedError
@@ -31,13 +31,17 @@ __all__ = [
     "find",
     "first_column",
     "how_to_find",
+    "in_thread",
     "largest",
     "output",
     "query",
     "recorded",
     "run",
     "submit",
+    "submit_words",
 ]
+
+T = TypeVar("T")
 
 ANSWER_S = 60.0
 """Seconds that a command of a batch system may take."""
@@ -45,6 +49,7 @@ SUBMIT_S = 300.0
 """The same for the submission of an array: `sbatch` itself retries for two minutes while the queue is full."""
 _SLOW_S = 10.0
 """After so many seconds without an answer to a submission, the user is notified."""
+_STOP_S = 0.2
 _LOOK_AFTER_S = (0.0, 2.0, 5.0)
 """Pauses before the queue is searched for an array whose submission failed: it may enter the queue late."""
 _SHOWN = 2000
@@ -71,6 +76,7 @@ def completed(
     limit_s: float | None = None,
     text: str = "",
     slow: Callable[[], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command until it exits, with whatever code.
 
@@ -81,9 +87,11 @@ def completed(
         limit_s: Its timeout; `None` for `ANSWER_S`.
         text: Its standard input.
         slow: Called once if it has not exited after ten seconds.
+        stop: Once it is set, the command is killed.
 
     Raises:
-        BatchSystemError: There is no such command here, it cannot be started, or it did not exit in time.
+        BatchSystemError: There is no such command here, it cannot be started, it did not exit in time, or it was
+            stopped.
     """
     check_command(title, words[0])
     limit_s = ANSWER_S if limit_s is None else limit_s
@@ -102,11 +110,12 @@ def completed(
         raise BatchSystemError(title, words[0], f"cannot be started: {error.strerror}") from error
     with process:
         try:
-            out, err = _communicated(process, text, limit_s, slow)
+            out, err = _communicated(process, text, limit_s, slow, stop)
         except subprocess.TimeoutExpired as error:
             _kill_group(process)
             printed = "\n".join(filter(None, (_decoded(error.stderr), _decoded(error.output))))[-_SHOWN:]
-            problem = f"did not answer within {limit_s:g} s" + (f", but printed: {printed}" if printed else "")
+            how = f"did not answer within {limit_s:g} s" if stop is None or not stop.is_set() else "was stopped"
+            problem = how + (f", but printed: {printed}" if printed else "")
             raise BatchSystemError(title, words[0], problem, "try again later") from None
         except BaseException:
             _kill_group(process)
@@ -115,15 +124,26 @@ def completed(
 
 
 def _communicated(
-    process: subprocess.Popen[str], text: str, limit_s: float, slow: Callable[[], None] | None
+    process: subprocess.Popen[str],
+    text: str,
+    limit_s: float,
+    slow: Callable[[], None] | None,
+    stop: threading.Event | None,
 ) -> tuple[str, str]:
-    if slow is not None and limit_s > _SLOW_S:
+    begun = time.monotonic()
+    given: str | None = text
+    while True:
+        left = limit_s - (time.monotonic() - begun)
+        wait_s = min(left, _STOP_S if stop is not None else _SLOW_S if slow is not None else left)
         try:
-            return process.communicate(text, timeout=_SLOW_S)
+            return process.communicate(given, timeout=max(0.0, wait_s))
         except subprocess.TimeoutExpired:
+            given = None  # it has been written, or will be
+            if wait_s >= left or (stop is not None and stop.is_set()):
+                raise
+        if slow is not None and time.monotonic() - begun >= _SLOW_S:
             slow()
-        return process.communicate(timeout=limit_s - _SLOW_S)
-    return process.communicate(text, timeout=limit_s)
+            slow = None
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
@@ -144,6 +164,7 @@ def run(
     *,
     lists_jobs: bool = False,
     slow: Callable[[], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> str:
     """The standard output of a command of a batch system.
 
@@ -155,11 +176,12 @@ def run(
         lists_jobs: Whether it lists jobs. If the batch system has forgotten some of them, such a command may fail, but
             lists the others.
         slow: As for `completed`.
+        stop: As for `completed`.
 
     Raises:
         BatchSystemError: As `completed`; or it failed, with its output.
     """
-    done = completed(system.title, words, system.environment(), limit_s=limit_s, text=text, slow=slow)
+    done = completed(system.title, words, system.environment(), limit_s=limit_s, text=text, slow=slow, stop=stop)
     if done.returncode:
         output = re.sub(r"\n+", "\n", f"{done.stderr}\n{done.stdout}".strip())[:_SHOWN]
         if not (lists_jobs and system.forgotten.search(output)):
@@ -189,22 +211,39 @@ def first_column(*words: str, header: int = 0) -> dict[str, str]:
 async def call(
     system: System, words: Sequence[str], limit_s: float | None = None, text: str = "", *, lists_jobs: bool = False
 ) -> str:
-    """As `run`, without blocking the event loop; a caller that is cancelled does not wait for the command."""
+    """As `run`, without blocking the event loop; if the caller is cancelled, the command is killed."""
+    stop = threading.Event()
+    return await in_thread(lambda: run(system, words, limit_s, text, lists_jobs=lists_jobs, stop=stop), words[0], stop)
+
+
+async def in_thread(work: Callable[[], T], name: str, stop: threading.Event | None = None) -> T:
+    """What a function returns or raises in a daemon thread.
+
+    Args:
+        work: The function.
+        name: Of the thread.
+        stop: Is set if the caller is cancelled, who does not wait for the function.
+    """
     loop = asyncio.get_running_loop()
-    output: asyncio.Future[str] = loop.create_future()
+    output: asyncio.Future[T] = loop.create_future()
 
     def deliver(method: Callable[[Any], None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(lambda: None if output.done() else method(value))
 
-    def work() -> None:
+    def target() -> None:
         try:
-            deliver(output.set_result, run(system, words, limit_s, text, lists_jobs=lists_jobs))
+            deliver(output.set_result, work())
         except Exception as error:
             deliver(output.set_exception, error)
 
-    threading.Thread(target=work, name=f"amlsched-{words[0]}", daemon=True).start()
-    return await output
+    threading.Thread(target=target, name=f"amlsched-{name}", daemon=True).start()
+    try:
+        return await output
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
+        raise
 
 
 def submit(system: System, script: Path, mark: str, notify: Callable[[str], None] = lambda text: None) -> list[str]:
@@ -214,17 +253,48 @@ def submit(system: System, script: Path, mark: str, notify: Callable[[str], None
         system: The batch system.
         script: The script, or the submit description, whichever `System.submit` takes.
         mark: The mark of the array; see `ArrayJob`.
-        notify: Called with text for the user: the command is slow, or failed although the array is in the queue.
+        notify: As for `submit_words`.
+
+    Returns:
+        As `submit_words`.
+
+    Raises:
+        MaybeSubmittedError: As `submit_words`.
+        BatchSystemError: There is no such command here, or it rejected the array.
+    """
+    return submit_words(system, [*system.submit, str(script)], mark, notify, what="array")
+
+
+def submit_words(
+    system: System,
+    words: Sequence[str],
+    mark: str,
+    notify: Callable[[str], None] = lambda text: None,
+    *,
+    what: str = "job",
+    text: str = "",
+    stop: threading.Event | None = None,
+) -> list[str]:
+    """Submit a job or an array by a command. If the answer is lost, the queue is searched for it.
+
+    Args:
+        system: The batch system.
+        words: The command.
+        mark: The mark by which the queue is searched; see `ArrayJob`.
+        notify: Called with text for the user: the command is slow, or failed although the job is in the queue.
+        what: What it is, in messages.
+        text: Its standard input.
+        stop: Once it is set, the command is killed, and the queue is searched once.
 
     Returns:
         Its id; more than one if something between this command and the batch system submitted it again.
 
     Raises:
-        MaybeSubmittedError: There was no answer, or one that cannot be read, and no such array is in the queue, or the
+        MaybeSubmittedError: There was no answer, or one that cannot be read, and no such job is in the queue, or the
             queue cannot be queried. It may still have been accepted.
-        BatchSystemError: There is no such command here, or it rejected the array.
+        BatchSystemError: There is no such command here, or it rejected the job.
     """
-    command = system.submit[0]
+    command = words[0]
     check_command(system.title, command)
 
     def slow() -> None:
@@ -232,39 +302,48 @@ def submit(system: System, script: Path, mark: str, notify: Callable[[str], None
 
     begun = time.monotonic()
     try:
-        text = run(system, [*system.submit, str(script)], SUBMIT_S, slow=slow)
+        answer = run(system, words, SUBMIT_S, text, slow=slow, stop=stop)
     except BatchSystemError as error:
         problem = error
         unclear = time.monotonic() - begun >= SUBMIT_S or system.unclear.search(error.words) is not None
+        unclear = unclear or (stop is not None and stop.is_set())
     else:
-        if found := list(system.submitted.finditer(text)):
+        if found := list(system.submitted.finditer(answer)):
             return [found[-1][1]]
-        problem = BatchSystemError(system.title, command, f"printed no job id, but {text.strip()[:_SHOWN]!r}")
+        problem = BatchSystemError(system.title, command, f"printed no job id, but {answer.strip()[:_SHOWN]!r}")
         unclear = True
-    jobs: list[str] = []
+    if not (unclear or system.find("")):
+        raise problem
     try:
-        for pause_s in _LOOK_AFTER_S if unclear else _LOOK_AFTER_S[:1]:
-            time.sleep(pause_s)
-            if jobs := find(system, mark):
-                break
+        jobs = _searched(system, mark, unclear, stop)
     except BatchSystemError as error:
-        raise MaybeSubmittedError(
-            system.title,
-            command,
-            f"{problem.words}\nThe array may have been accepted: {error}",
-            how_to_find(system, mark),
-        ) from error
+        lines = f"{problem.words}\nThe {what} may have been accepted: {error}"
+        raise MaybeSubmittedError(system.title, command, lines, how_to_find(system, mark)) from error
     if jobs:
-        notify(f"{problem}\nBut the array is in the queue: {jobs[0]}")
+        notify(f"{problem}\nBut the {what} is in the queue: {jobs[0]}")
         return jobs
     if unclear and not system.too_many.search(problem.words):
-        words = f"{problem.words}\nThe array may have been accepted, but is not in the queue so far"
-        raise MaybeSubmittedError(system.title, command, words, how_to_find(system, mark))
+        lines = f"{problem.words}\nThe {what} may have been accepted, but is not in the queue so far"
+        raise MaybeSubmittedError(system.title, command, lines, how_to_find(system, mark))
     raise problem
 
 
+def _searched(system: System, mark: str, unclear: bool, stop: threading.Event | None) -> list[str]:
+    """The jobs with this mark after a submission that had a problem; for a while, if it may have been accepted."""
+    jobs: list[str] = []
+    for pause_s in _LOOK_AFTER_S if unclear else _LOOK_AFTER_S[:1]:
+        if stop is None:
+            time.sleep(pause_s)
+        else:
+            stop.wait(pause_s)
+        jobs = find(system, mark)
+        if jobs or (stop is not None and stop.is_set()):
+            break
+    return jobs
+
+
 def find(system: System, mark: str) -> list[str]:
-    """The ids of the arrays in the queue with this mark.
+    """The ids of the jobs and arrays in the queue with this mark.
 
     Raises:
         BatchSystemError: The queue cannot be queried, or its description does not say how to search it.
@@ -280,7 +359,7 @@ def find(system: System, mark: str) -> list[str]:
 
 
 def how_to_find(system: System, mark: str) -> str:
-    """How a user finds an array by its mark."""
+    """How a user finds a job or an array by its mark."""
     words = system.find(mark)
     return f"look with: {shlex.join(words)} | grep {mark}" if words else f"look for {mark} in the queue"
 

@@ -64,7 +64,7 @@ def _query(jobs: Sequence[str]) -> list[str]:
 
 def _found(text: str, mark: str) -> Iterator[str]:
     for job in ElementTree.fromstring(text).iter("job_list"):
-        if job.findtext("JB_name", "").endswith(mark):
+        if mark in job.findtext("JB_name", "").rpartition(".")[2]:
             yield job.findtext("JB_job_number", "")
 
 
@@ -194,7 +194,9 @@ GRID_ENGINE = System(
     marker="#$",
     syntax=_SYNTAX,
     submit=("qsub", "-terse"),
-    submitted=re.compile(r"^(\d+)(?:\.\d+-\d+:\d+)?$", re.MULTILINE),
+    submitted=re.compile(
+        r"^(?:Your job(?:-array)? )?(\d+)(?:\.\d+-\d+:\d+)?(?: \(.*\) has been submitted)?$", re.MULTILINE
+    ),
     find=lambda mark: ["qstat", "-xml", "-u", user_name()],
     found=_found,
     own_array=lambda variables: variables.get("JOB_ID", ""),
@@ -209,6 +211,7 @@ GRID_ENGINE = System(
     inherited=("SGE_TASK_", "SGE_STDIN", "SGE_STDOUT", "SGE_STDERR", "SGE_O_", "SGE_JOB_", "JOB_ID"),
     logs=("out_{job}.{index}.log", "err_{job}.{index}.log"),
     dask_class="SGECluster",
+    marking=lambda name, mark: ("-N", _SYNTAX.marked_name("job_name", name, mark)),
     seconds=_seconds,
     walltimes="seconds or hours:minutes:seconds: '1:00:00'",
     job_query=_query,

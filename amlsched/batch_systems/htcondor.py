@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["HTCONDOR"]
 
 _ATTRIBUTES = "ClusterId,ProcId,JobStatus,HoldReason,RemoveReason,RemoteHost,ExitCode,ExitBySignal,ExitSignal"
+_MARK = "AmlschedMark"  # an attribute of the jobs of workers
 _AGAIN = 85
 _LATER = "JobMaterializeNextProcId,TotalSubmitProcs"
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD = 1, 2, 3, 4, 5
@@ -60,12 +61,13 @@ def _directives(job: ArrayJob) -> Iterator[str]:
 
 
 def _find(mark: str) -> list[str]:
-    return ["condor_q", "-constraint", f'regexp("{mark}", Cmd)', "-json", "-attributes", "ClusterId,Cmd"]
+    own = f'regexp("{mark}", Cmd) || regexp("{mark}", {_MARK})'
+    return ["condor_q", "-constraint", own, "-json", "-attributes", f"ClusterId,Cmd,{_MARK}"]
 
 
 def _found(text: str, mark: str) -> Iterator[str]:
     jobs: list[dict[str, Any]] = json.loads(text) if text.strip() else []
-    return (str(job["ClusterId"]) for job in jobs if mark in job["Cmd"])
+    return (str(job["ClusterId"]) for job in jobs if mark in job["Cmd"] or mark in job.get(_MARK, ""))
 
 
 def _own_array(variables: Mapping[str, str]) -> str:
@@ -190,7 +192,7 @@ HTCONDOR = System(
     marker="",
     syntax=_SYNTAX,
     submit=("condor_submit", "-terse"),
-    submitted=re.compile(r"^(\d+)\.\d+ - \d+\.\d+$", re.MULTILINE),
+    submitted=re.compile(r"^(?:\d+ job\(s\) submitted to cluster )?(\d+)(?:\.|\.\d+ - \d+\.\d+)$", re.MULTILINE),
     find=_find,
     found=_found,
     own_array=_own_array,
@@ -206,6 +208,8 @@ HTCONDOR = System(
     inside="_CONDOR_JOB_AD",
     inherited=("_CONDOR_",),
     dask_class="HTCondorCluster",
+    marking=lambda name, mark: ("-append", f'MY.{_MARK} = "{mark}"'),
+    job_id=lambda cluster: f"{cluster}.0",
     job_query=_query,
     job_states=_job_states,
     job_directives={"getenv": "True"},

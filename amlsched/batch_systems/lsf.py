@@ -50,6 +50,7 @@ LSF = System(
         names_rule="a text without double quotes, and without [ and ], which would create an array,",
     ),
     submit=("bsub",),
+    submitted=re.compile(r"^Job <(\d+)> is submitted", re.MULTILINE),
     cancel_all=lambda job: ["bkill", job],
     dask_class="LSFCluster",
     seconds=_seconds,

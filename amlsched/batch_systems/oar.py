@@ -38,6 +38,7 @@ OAR = System(
     title="OAR",
     syntax=Syntax(title="OAR", quote=shlex.quote),  # dask-jobqueue splits directives like a shell
     submit=("oarsub",),
+    submitted=re.compile(r"^OAR_JOB_ID=(\d+)$", re.MULTILINE),
     cancel_all=lambda job: ["oardel", job],
     dask_class="OARCluster",
     seconds=_seconds,

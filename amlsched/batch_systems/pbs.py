@@ -122,19 +122,10 @@ def _torque_states(text: str) -> Places:
     return _places(_torque_jobs(text).items())
 
 
-def _with_mark(jobs: Mapping[str, Mapping[str, Any]], mark: str) -> Iterator[str]:
-    for name, job in jobs.items():
-        found = re.match(r"\d+", name)
-        if found and str(job.get("Job_Name", "")).endswith(mark):
-            yield found[0]
-
-
 def _found(text: str, mark: str) -> Iterator[str]:
-    return _with_mark(_jobs(text), mark)
-
-
-def _torque_found(text: str, mark: str) -> Iterator[str]:
-    return _with_mark(_torque_jobs(text), mark)
+    """Parse `qstat -f`, in which all dialects show names alike, and which lists jobs of all users."""
+    named = re.findall(r"^Job Id:\s*(\d+).*\n\s+Job_Name = (.*)$", text, re.MULTILINE)
+    return (job for job, name in named if mark in name.rpartition(".")[2])
 
 
 def _own_array(variables: Mapping[str, str]) -> str:
@@ -243,8 +234,8 @@ PBS = System(
     marker="#PBS",
     syntax=_SYNTAX,
     submit=("qsub",),
-    submitted=re.compile(r"^(\d+)(?:\[\])?(?:\.\S*)?$", re.MULTILINE),
-    find=lambda mark: ["qstat", "-f", "-F", "json"],  # of all users: -u and -f exclude each other
+    submitted=re.compile(r"^(?:Moab\.)?(\d+)(?:\[\])?(?:\.\S*)?$", re.MULTILINE),
+    find=lambda mark: ["qstat", "-f"],  # with -u it would show names of 16 characters
     found=_found,
     own_array=_own_array,
     query=lambda jobs: ["qstat", "-x", "-t", "-f", "-F", "json", *(f"{job}[]" for job in jobs)],
@@ -259,6 +250,7 @@ PBS = System(
     kept=("PBS_CONF_FILE", "PBS_SERVER", "PBS_DEFAULT"),
     own_logs="${PBS_JOBID%%[*}",
     dask_class="PBSCluster",
+    marking=lambda name, mark: ("-N", _SYNTAX.marked_name("job_name", name, mark)),
     seconds=_seconds,
     walltimes="seconds, minutes:seconds, hours:minutes:seconds or (Torque, Moab) days before them: '1:00:00'",
     job_query=lambda jobs: ["qstat", "-f", *jobs],
@@ -280,8 +272,6 @@ TORQUE = replace(
     index="${PBS_ARRAYID:-$SLURM_ARRAY_TASK_ID}",  # Slurm has commands that look like Torque's
     directives=_torque_directives,
     syntax=_TORQUE_SYNTAX,
-    find=lambda mark: ["qstat", "-x"],
-    found=_torque_found,
     query=_torque_query,
     states=_torque_states,
     cancel=_torque_cancel,
@@ -301,6 +291,7 @@ MOAB = replace(
     submit=("msub",),
     cancel_all=_cancel_by_moab,
     dask_class="MoabCluster",
+    marking=lambda name, mark: ("-N", _TORQUE_SYNTAX.marked_name("job_name", name, mark)),
     needed=("checkjob",),
     version=("msub", "--version"),
     queues=None,

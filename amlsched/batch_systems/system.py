@@ -301,10 +301,11 @@ class System:
         first: The index of the first element.
         directives: The directives of an array.
         marker: The prefix of a directive in a script; empty if directives stand in a submit description.
-        submitted: Matches the output of `submit`; group 1 is the id of the array.
+        submitted: Matches the output of `submit`; group 1 is the id of the job or array.
         unclear: Matches an error message of `submit` after which the array may have been accepted nevertheless.
-        find: The command that lists the user's arrays, or those with a mark; see `ArrayJob`.
-        found: Parses its output, given the mark: the ids of the arrays with this mark.
+        find: The command that lists the user's jobs, or those with a mark; see `ArrayJob`. Empty if the queue shows
+            no marks.
+        found: Parses its output, given the mark or its beginning: the ids of the jobs and arrays with this mark.
         own_array: The id of the array that a process is part of, by its environment variables; empty if unknown.
         query: The command that lists all elements of arrays.
         states: Parses its output.
@@ -324,6 +325,9 @@ class System:
         seconds: Reads a walltime: infinity for no limit, `None` if the batch system does not accept it. It is `None`
             itself if jobs have no walltime.
         walltimes: What it reads, in words.
+        marking: Options of `submit`, for the name and the mark of a job, with which the queue shows the mark, if it
+            does not show the file name of the script.
+        job_id: The id of a job, made of that of an array.
         job_query: The command that lists these jobs.
         job_states: Parses its output.
         job_directives: The directives that pass the environment on, if the system does not do that by default; and
@@ -385,6 +389,8 @@ class System:
     dask_class: str = ""
     seconds: Callable[[str], float | None] | None = None
     walltimes: str = ""
+    marking: Callable[[str, str], Sequence[str]] = lambda name, mark: ()
+    job_id: Callable[[str], str] = str
     job_query: Callable[[Sequence[str]], Sequence[str]] = tuple
     job_states: Callable[[str], JobStates] = lambda text: {}
     job_directives: Sequence[str] | Mapping[str, str] = ()

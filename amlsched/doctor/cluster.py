@@ -19,7 +19,7 @@ from amlsched.batch_systems.commands import completed
 from amlsched.doctor.findings import Finding, Verdict, first_call
 from amlsched.doctor.host import compare
 from amlsched.doctor.trial import Line, Trial, addresses, own_commands
-from amlsched.errors import BatchSystemError
+from amlsched.errors import BatchSystemError, MaybeSubmittedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -120,6 +120,9 @@ class ClusterExamination:
     def _follow(self, trial: Trial, line: Line) -> Iterator[Finding]:
         try:
             trial.submit()
+        except MaybeSubmittedError as error:
+            yield Finding("job", FAULT, f"neither accepted nor rejected: {error.words}", error.remedy)
+            return
         except BatchSystemError as error:
             yield Finding("job", FAULT, f"rejected: {error.words}", f"this was submitted:\n{trial.head}")
             return

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from amlsched.batch_systems import Stage
-from amlsched.batch_systems.commands import run
+from amlsched.batch_systems.commands import find, run
 from amlsched.doctor import probe
 from amlsched.errors import BatchSystemError
 from amlsched.executors.jobqueue import job_class, job_settings
@@ -210,11 +210,7 @@ class Trial:
             BatchSystemError: The batch system rejected it.
         """
         with self._job.job_file() as path:  # like those of workers
-            said = asyncio.run(self._job._submit_job(path))
-        try:
-            self.id = str(self._job._job_id_from_submit_output(said))
-        except ValueError as error:
-            raise BatchSystemError(self._system.title, str(self._job.submit_command), str(error)) from error
+            self.id = str(asyncio.run(self._job._submit_job(path)))
         self.submitted = time.time()
         return self.id
 
@@ -288,6 +284,10 @@ class Trial:
         if self.id is not None:
             with contextlib.suppress(BatchSystemError):  # it has ended
                 asyncio.run(self._job._close_job(self.id, self._job.cancel_command))
+        elif any(self._job.submissions.unclear.values()):
+            with contextlib.suppress(BatchSystemError):
+                for job in find(self._system, self._job.submissions.run):
+                    asyncio.run(self._job._close_job(self._system.job_id(job), self._job.cancel_command))
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._made_shared:
             with contextlib.suppress(OSError):  # it is in use by now

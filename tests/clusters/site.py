@@ -89,14 +89,19 @@ class Site:
         """The ids of the test's jobs that wait or run."""
         if self.name in ("slurm", "pbs"):
             states = "PENDING,RUNNING,CONFIGURING,SUSPENDED,REQUEUED,REQUEUE_HOLD"
-            return said("squeue", "-h", "-n", self.label, "-o", "%i", "-t", states).split()
+            rows = said("squeue", "-h", "-o", "%i|%j", "-t", states).splitlines()
+            return [job for job, _, name in (row.partition("|") for row in rows) if self._is_own(name)]
         if self.name == "sge":
             text = said("qstat", "-xml", "-u", "*")
-            pairs = re.findall(r"<JB_job_number>(\d+)</JB_job_number>.*?<JB_name>(\w+)</JB_name>", text, re.DOTALL)
-            return [job for job, name in pairs if name == self.label]
+            pairs = re.findall(r"<JB_job_number>(\d+)</JB_job_number>.*?<JB_name>([^<]+)</JB_name>", text, re.DOTALL)
+            return [job for job, name in pairs if self._is_own(name)]
         rows = said("condor_q", "-allusers", "-af", "ClusterId", "JobStatus", "Out").splitlines()
         own = str(self.folder / "jobs")
         return [row.split()[0] for row in rows if own in row and row.split()[1] in "1257"]
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a job with this name is the test's; some systems have the mark of its submission in it."""
+        return name == self.label or bool(re.fullmatch(rf"{re.escape(self.label)}\.[0-9a-f]{{8}}-\d{{4}}", name))
 
     def cancel(self, *jobs: str) -> None:
         said(self.kind.cancel, *jobs)

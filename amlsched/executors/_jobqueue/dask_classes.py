@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
+import logging
 import re
 import shlex
 import signal
 import sys
+import tempfile
+import threading
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.batch_systems.commands import call
+from amlsched.batch_systems.commands import call, find, in_thread, submit_words
+from amlsched.errors import BatchSystemError, MaybeSubmittedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from amlsched.batch_systems import System
 
-__all__ = ["cluster_class", "dask_jobqueue", "job_class"]
+__all__ = ["Submissions", "cluster_class", "dask_jobqueue", "job_class"]
+
+logger = logging.getLogger("amlsched.jobs")
 
 QUOTED = ("job_name", "queue", "account", "project", "walltime")
 """Options whose values dask-jobqueue writes into directives unchanged."""
@@ -46,17 +55,41 @@ def _no_signal(*_: object) -> None:
     """Replaces `signal.signal`."""
 
 
+class Submissions:
+    """The submissions of one cluster. Each has a mark, by which it is found in the queue if its answer is lost.
+
+    Attributes:
+        run: The beginning of all marks.
+        stop: Ends the submissions that the batch system has not answered yet.
+        unclear: The marks of those that it may have accepted, by the names of jobs.
+        left: Ids of jobs that are no longer needed, and could not be cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.run = f"{uuid.uuid4().hex[:8]}-"
+        self.stop = threading.Event()
+        self.unclear: dict[str, list[str]] = {}
+        self.left: set[str] = set()
+        self._numbers = itertools.count()
+
+    def mark(self) -> str:
+        """The mark of the next submission."""
+        return f"{self.run}{next(self._numbers):04d}"
+
+
 class _OwnJob:
     """A mixin for dask-jobqueue's class of a job. Submitting it never raises: the error is an attribute.
 
     Attributes:
         commands: The commands that submit and cancel, for this cluster only.
+        submissions: Those of this cluster.
         more_options: Of the command that submits, for all jobs from now on.
         error: Why it was not submitted; `None` if it was.
     """
 
     system: System
     commands: tuple[str, str]
+    submissions: Submissions
     error: Exception | None = None
     more_options: Sequence[str] = ()
 
@@ -121,14 +154,58 @@ class _OwnJob:
             self.error = error
             self.status = importlib.import_module("distributed").Status.running
 
+    @contextlib.contextmanager
+    def job_file(self: Any) -> Iterator[str]:
+        """The script in a file whose name has the mark of the submission."""
+        with tempfile.TemporaryDirectory(prefix="amlsched-") as folder:
+            path = Path(folder, f"amlsched.{self.submissions.mark()}.sh")
+            path.write_text(self.job_script(), encoding="utf-8")
+            yield str(path)
+
     async def _submit_job(self: Any, script_filename: str) -> Any:
+        """Submit the job and return its id."""
+        mark = Path(script_filename).name.split(".")[1]
         if getattr(self, "use_stdin", False):  # LSF; dask-jobqueue discards its standard error
-            words, text = shlex.split(self.submit_command), Path(script_filename).read_text()
-            return await call(self.system, words, text=text)
+            words, text = shlex.split(self.submit_command), Path(script_filename).read_text(encoding="utf-8")
+            return await self._submitted(words, mark, text)
+
+        async def own_call(words: Sequence[str]) -> Any:
+            return await self._submitted([*words[:-1], *self.system.marking(self.job_name, mark), words[-1]], mark)
+
+        self._call = own_call  # in place of the class's, for the command that dask-jobqueue makes
         return await super()._submit_job(script_filename)  # type: ignore[misc]
 
+    async def _submitted(self: Any, words: Sequence[str], mark: str, text: str = "") -> str:
+        submissions: Submissions = self.submissions
+        system: System = self.system
+
+        def submit() -> list[str]:
+            for former in submissions.unclear.get(str(self.name), ()):  # it may have come by now
+                with contextlib.suppress(BatchSystemError):
+                    if jobs := find(system, former):
+                        return jobs
+            return submit_words(system, words, mark, logger.warning, text=text, stop=submissions.stop)
+
+        marks = submissions.unclear.setdefault(str(self.name), [])
+        try:
+            jobs = await in_thread(submit, words[0])
+        except MaybeSubmittedError:
+            marks.append(mark)
+            raise
+        marks.clear()
+        submissions.left.update(map(system.job_id, jobs[1:]))  # a site's command may submit twice
+        return system.job_id(jobs[0])
+
+    def _job_id_from_submit_output(self, out: str) -> str:
+        return out
+
     async def close(self: Any) -> None:
-        await super().close()  # type: ignore[misc]
+        if self.job_id:
+            try:
+                await call(self.system, [*shlex.split(self.cancel_command), self.job_id])
+            except BatchSystemError as error:
+                if not self.system.forgotten.search(error.words):
+                    self.submissions.left.add(self.job_id)
         self.status = importlib.import_module("distributed").Status.closed
 
 
@@ -151,7 +228,7 @@ class _OwnCluster:
         importlib.import_module("distributed.deploy").Cluster._update_worker_status(self, op, msg)
 
 
-def job_class(system: System, submit: str, cancel: str) -> Any:
+def job_class(system: System, submit: str, cancel: str, submissions: Submissions | None = None) -> Any:
     """A class of jobs with these commands; dask-jobqueue's own class is unchanged."""
     base: Any = getattr(dask_jobqueue(), system.dask_class).job_cls
 
@@ -161,6 +238,7 @@ def job_class(system: System, submit: str, cancel: str) -> Any:
     names = {
         "system": system,
         "commands": (submit, cancel),
+        "submissions": submissions or Submissions(),
         "submit_command": base.submit_command,
         "cancel_command": base.cancel_command,
         "_call": staticmethod(own_call),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import shlex
 import shutil
 import tempfile
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched._checks import check_seconds, whole_number
 from amlsched._surroundings import import_extra
-from amlsched.batch_systems.commands import call, check_command
+from amlsched.batch_systems.commands import call, check_command, find, how_to_find, in_thread
 from amlsched.errors import BatchSystemError, MissingExtraError
 from amlsched.executors._dask.clusters import SETTINGS, ClusterProvider, cluster_security
 from amlsched.executors._dask.executor import DaskExecutor
 from amlsched.executors._jobqueue.checks import check_adaptive, check_command_line, check_host, check_security
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from amlsched.batch_systems import System
     from amlsched.errors import WorkerLostError
@@ -31,9 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["JobQueueExecutor", "JobProvider"]
 
+logger = logging.getLogger("amlsched.jobs")
+
 MOST_STARTS = 10
 """A call is not retried that was started on this many workers which all ended or reached their lifetime."""
 _END_S = 10.0
+_SUBMITTED_S = 3.0  # how long the end waits for jobs that are being submitted
+_CANCEL_S = 8.0
 
 
 class JobProvider(ClusterProvider):
@@ -52,7 +57,7 @@ class JobProvider(ClusterProvider):
         options: dict[str, Any],
     ) -> None:
         import_extra("dask", f"with_{name}", "dask-jobqueue", "jobqueue")
-        from amlsched.executors._jobqueue.dask_classes import dask_jobqueue, job_class
+        from amlsched.executors._jobqueue.dask_classes import Submissions, dask_jobqueue, job_class
 
         try:
             dask_jobqueue()
@@ -86,11 +91,13 @@ class JobProvider(ClusterProvider):
         self._settings = settings(self.system, options, worker_threads(native_threads, "native_threads"))
         check_adaptive(adaptive, n_workers, self._settings["processes"])
         self._logs = Path(self._settings["log_directory"])
-        self._job = job_class(self.system, self._submit, self._cancel)
+        self._submissions = Submissions()
+        self._job = job_class(self.system, self._submit, self._cancel, self._submissions)
         self._monitor: JobMonitor | None = None
         self._task: Any = None
         self._client: Any = None
         self._canceller: Any = None
+        self._cancelled = False
         self._keys: Path | None = None
         self.job_script()  # raises for wrong options
 
@@ -210,14 +217,14 @@ class JobProvider(ClusterProvider):
     def close(self, at_once: bool) -> None:
         if self.cluster is not None:
             with contextlib.suppress(TimeoutError):
-                self.cluster.sync(self._end_jobs, callback_timeout=2 * _END_S)
+                self.cluster.sync(self._end_jobs, callback_timeout=3 * _END_S)
         if self._client is not None:
             self._client.close(timeout=_END_S)
         if self.cluster is not None:
             with contextlib.suppress(TimeoutError):
                 self.cluster.close(timeout=_END_S)
         if self._canceller is not None:
-            self._canceller.close()
+            self._canceller.close(cancelled=self._cancelled)
         for name in ("ca_file", "cert", "key"):  # dask-jobqueue's files, which it would try to remove
             file = getattr(self.cluster, f"_job_{name}", None)
             if file is not None:
@@ -233,15 +240,43 @@ class JobProvider(ClusterProvider):
         if adaptive is not None:
             adaptive.stop()
         self.cluster.worker_spec.clear()
+        submissions = self._submissions
+        stopping = asyncio.get_running_loop().call_later(_SUBMITTED_S, submissions.stop.set)
         async with self.cluster._lock:  # after jobs that are being submitted have their ids
-            jobs = [job.job_id for job in self.cluster.workers.values() if job.job_id]
+            jobs = {job.job_id for job in self.cluster.workers.values() if job.job_id} | submissions.left
             self.cluster.workers.clear()
+        stopping.cancel()
         closed = importlib.import_module("distributed").Status.closed
         for job in self.cluster._created:  # else closing the cluster fails, and then never returns
             job.status = closed
-        if jobs:
-            with contextlib.suppress(BatchSystemError):  # some had already ended
-                await call(self.system, [*shlex.split(self._cancel), *jobs])
+        self._cancelled = await self._cancel_jobs(jobs)
+        await self._cancel_unknown(jobs)
+
+    async def _cancel_jobs(self, jobs: Collection[str]) -> bool:
+        """Cancel jobs, and return whether the batch system has done so."""
+        if not jobs:
+            return True
+        try:
+            await call(self.system, [*shlex.split(self._cancel), *sorted(jobs)], _CANCEL_S)
+        except BatchSystemError as error:  # some may have ended
+            if error.words.startswith("did not answer") or self.system.unclear.search(error.words):
+                logger.warning("the jobs %s could not be cancelled: %s", ", ".join(sorted(jobs)), error)
+                return False
+        return True
+
+    async def _cancel_unknown(self, known: Collection[str]) -> None:
+        """Cancel jobs of this cluster whose ids are unknown, as the answer to their submission was lost."""
+        submissions = self._submissions
+        if not self.system.find(submissions.run):
+            return
+        try:
+            found = await in_thread(lambda: find(self.system, submissions.run), "find")
+        except BatchSystemError as error:
+            if any(submissions.unclear.values()):
+                remedy = how_to_find(self.system, submissions.run)
+                logger.warning("jobs of this run may have remained in the queue: %s (%s)", error, remedy)
+            return
+        await self._cancel_jobs({self.system.job_id(job) for job in found} - set(known))
 
 
 class JobQueueExecutor(DaskExecutor):

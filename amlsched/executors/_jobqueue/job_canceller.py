@@ -50,12 +50,19 @@ class JobCanceller:
         """Add the id of a job."""
         self._write(job)
 
-    def close(self) -> None:
-        """Stop it; it cancels nothing."""
-        self._write("close")
+    def close(self, cancelled: bool = True) -> None:
+        """Stop it.
+
+        Args:
+            cancelled: Whether the jobs have been cancelled; otherwise it tries to, also after this process has exited.
+        """
+        if cancelled:
+            self._write("close")
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
+        if not cancelled:
+            return
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.batch_systems.commands import call
 from amlsched.batch_systems.system import Element, Stage
-from amlsched.errors import BatchSystemError
+from amlsched.errors import BatchSystemError, MaybeSubmittedError
 from amlsched.executors._jobqueue.job_ends import JobEnds
 from amlsched.executors._jobqueue.worker_history import EndedJob, FailedJobs, WorkerHistory, WorkerRecord, job_names
 from amlsched.executors.capabilities import WorkersNow
@@ -36,6 +36,7 @@ _REPORTED_S = (5.0, 300.0)  # seconds between two log messages that no worker ha
 _GRACE_S = 15.0  # a job whose worker has left as planned is cancelled after this
 _RESTARTED_S = 60.0  # and one whose worker was lost, after this: dask restarts workers in jobs that still run
 _SETTLED_S = 4.0  # the batch system may not list a new job yet
+_AGAIN_S = 30.0  # after a submission that failed
 _SILENT_S = 5.0  # a query that takes longer is reported
 _LOG_LINES = 20
 
@@ -99,6 +100,7 @@ class JobMonitor:
         self._submitting: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._avoided: list[str] = []
+        self._unclear = ""  # the last answer to a submission that said neither yes nor no
         self._next_word, self._word_s = time.monotonic() + _REPORTED_S[0], _REPORTED_S[0]
         self._not_before = 0.0  # when the next job may be submitted after one was rejected
         self.status = WorkersNow(0, 0)
@@ -267,11 +269,17 @@ class JobMonitor:
     # Reports
 
     def _check_rejected(self) -> None:
-        """Raise if the batch system rejected all jobs; if it accepted some, submit again later."""
+        """Raise if the batch system rejected all jobs; if it accepted some, or may have, submit again later."""
         for name, job in list(self._cluster.workers.items()):
             if job.error is None:
                 continue
             error, taken = job.error, any(each.job_id for each in self._cluster.workers.values())
+            if isinstance(error, MaybeSubmittedError):
+                self._unclear = error.words
+                logger.warning("a job will be submitted again later, if it is not in the queue by then: %s", error)
+                self._not_before = time.monotonic() + _AGAIN_S
+                self._cluster.workers.pop(name, None)
+                continue
             if not taken:
                 where = f"the job script: {self._script}"
                 if isinstance(error, BatchSystemError):
@@ -279,7 +287,7 @@ class JobMonitor:
                     raise BatchSystemError(error.system, error.command, words, remedy) from error
                 raise BatchSystemError(self._system.title, self._system.submit[0], f"{error}\n{where}") from error
             logger.warning("a job was rejected and will be submitted again later: %s", error)
-            self._not_before = time.monotonic() + 30.0
+            self._not_before = time.monotonic() + _AGAIN_S
             self._cluster.workers.pop(name, None)
 
     def _remedy(self) -> str:
@@ -306,6 +314,8 @@ class JobMonitor:
             logger.warning("%s: no worker for %.0f s: %s", self._system.title, waited, shown)
         if not self._here and self._start_timeout is not None and now - self._began > self._start_timeout:
             logs = "".join(self._tail(job) for job in self.jobs()[:1])
+            if self._unclear and not self.jobs():
+                shown += f"; the last answer to a submission: {self._unclear}"
             raise BatchSystemError(
                 self._system.title,
                 "its jobs",

@@ -7,6 +7,7 @@ import math
 import shlex
 import stat
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 
 from amlsched import BatchSystemError, ConfigError
-from amlsched.batch_systems import SYSTEMS, ArrayJob, Element, Stage, commands
+from amlsched.batch_systems import SYSTEMS, WORKER_SYSTEMS, ArrayJob, Element, Stage, commands
 from amlsched.batch_systems.system import filled, ranges
 from amlsched.units import clock
+from tests.processes import alive, until
 from tests.readers import directives, submit_file
 
 JOB = ArrayJob(
@@ -571,3 +573,81 @@ def test_two_keys_that_do_not_go_together(tmp_path: Path) -> None:
     assert plan.resolved.cluster is not None
     with pytest.raises(ConfigError, match="sbatch_args are options of Slurm, but this is for Grid Engine"):
         array_options(plan.resolved.cluster, SYSTEMS["sge"], plan.resolved)
+
+
+# ------------------------------------------------------------------------------------------- marks and lost answers
+MARK = "3fa9c1d2-0001"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "ids"),
+    [
+        ("slurm", f"7|/tmp/amlsched.{MARK}.sh\n8|/tmp/amlsched.3fa9c1d2-0002.sh\n9|(null)\n", ["7"]),
+        (
+            "sge",
+            f"<job_list><JB_job_number>7</JB_job_number><JB_name>a.{MARK}</JB_name></job_list>",
+            ["7"],
+        ),
+        ("pbs", f"Job Id: 7.srv\n    Job_Name = a.{MARK}\n    job_state = Q\nJob Id: 8.srv\n    Job_Name = a\n", ["7"]),
+        ("moab", f"Job Id:\t7\n\tJob_Name = a.{MARK}\n\n", ["7"]),  # as Slurm's qstat prints it
+        ("torque", f"Job Id: 7[].srv\n    Job_Name = a.{MARK}\n", ["7"]),
+        ("htcondor", f'[{{"ClusterId": 7, "Cmd": "/bin/sh", "AmlschedMark": "{MARK}"}}]', ["7"]),
+        ("htcondor", f'[{{"ClusterId": 7, "Cmd": "/x/part.{MARK}.sh"}}, {{"ClusterId": 8, "Cmd": "a"}}]', ["7"]),
+    ],
+)
+def test_a_job_is_found_by_its_mark(name: str, text: str, ids: list[str]) -> None:
+    system = {**SYSTEMS, **WORKER_SYSTEMS}[name]
+    assert list(system.found(text, MARK)) == ids
+    assert list(system.found(text, "abcdef12")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "job"),
+    [
+        ("slurm", "7\n", "7"),
+        ("slurm", "7;cluster\n", "7"),
+        ("slurm", "sbatch: your quota is 95 % full\nSubmitted batch job 7\n", "7"),
+        ("slurm", "Submitted batch job 7 on cluster c1\n", "7"),
+        ("sge", 'Your job 7 ("a b") has been submitted\n', "7"),
+        ("sge", 'Your job-array 7.1-20:1 ("a") has been submitted\n', "7"),
+        ("sge", "7.1-20:1\n", "7"),
+        ("pbs", "7.server\n", "7"),
+        ("pbs", "7[].server\n", "7"),
+        ("moab", "\nMoab.7\n", "7"),
+        ("moab", "\n7\n", "7"),
+        ("htcondor", "Submitting job(s).\n1 job(s) submitted to cluster 7.\n", "7"),
+        ("htcondor", "7.0 - 7.19\n", "7"),
+        ("lsf", "Job <7> is submitted to queue <normal>.\n", "7"),
+        ("oar", "[ADMISSION RULE] 3 rules\nOAR_JOB_ID=7\n", "7"),
+    ],
+)
+def test_the_id_of_a_job_is_read_and_no_other_number(name: str, text: str, job: str) -> None:
+    submitted = {**SYSTEMS, **WORKER_SYSTEMS}[name].submitted
+    assert [found[1] for found in submitted.finditer(text)] == [job]
+    assert not submitted.search("welcome: 12 nodes, 3 of them down\n")
+
+
+def test_a_command_that_is_stopped_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    stop = threading.Event()
+    (tmp_path / "ask").write_text(f"#!/bin/sh\nsleep 600 & echo $! > {tmp_path}/pid\necho begun\nwait\n")
+    (tmp_path / "ask").chmod(0o755)
+    threading.Timer(1.0, stop.set).start()
+    with pytest.raises(BatchSystemError, match="was stopped, but printed: begun"):
+        commands.completed("Slurm", [str(tmp_path / "ask")], stop=stop)
+    until(lambda: not alive(int((tmp_path / "pid").read_text())))
+
+
+def test_a_query_is_killed_if_its_caller_is_cancelled(tmp_path: Path) -> None:
+    asyncio.run(_query_and_cancel(tmp_path))
+
+
+async def _query_and_cancel(tmp_path: Path) -> None:
+    (tmp_path / "ask").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    (tmp_path / "ask").chmod(0o755)
+    asking = asyncio.ensure_future(commands.call(SYSTEMS["slurm"], [str(tmp_path / "ask")]))
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    pid = int((tmp_path / "pid").read_text())
+    while alive(pid):
+        await asyncio.sleep(0.01)

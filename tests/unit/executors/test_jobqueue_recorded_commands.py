@@ -52,7 +52,7 @@ KINDS = (
     Kind(
         "moab",
         {
-            "msub": f'cp "$1" "$script"; {START}; echo; echo $job',
+            "msub": f'for last in "$@"; do :; done; cp "$last" "$script"; {START}; echo; echo $job',
             "canceljob": CANCEL,
             "qstat": 'for job in $(cat "$record/jobs"); do printf "Job Id: %s.here\\n    job_state = R\\n" $job; done',
         },
