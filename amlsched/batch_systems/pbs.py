@@ -279,6 +279,10 @@ TORQUE = replace(
 """Torque."""
 
 
+def _marking_of_moab(name: str, mark: str) -> Sequence[str]:
+    return ("-N", _TORQUE_SYNTAX.marked_name("job_name", name, mark))
+
+
 def _cancel_by_moab(job: str) -> list[str]:
     return ["canceljob", job]
 
@@ -291,7 +295,7 @@ MOAB = replace(
     submit=("msub",),
     cancel_all=_cancel_by_moab,
     dask_class="MoabCluster",
-    marking=lambda name, mark: ("-N", _TORQUE_SYNTAX.marked_name("job_name", name, mark)),
+    marking=_marking_of_moab,
     needed=("checkjob",),
     version=("msub", "--version"),
     queues=None,

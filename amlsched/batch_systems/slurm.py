@@ -284,7 +284,7 @@ def _preemption(queue: str | None) -> str:
         return f"PreemptType preempt/none: {_PREEMPTED['OFF']}"
     text = output("scontrol", "--oneliner", "show", "partition", *([queue] if queue else []))
     rows: list[dict[str, str]] = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines()]
-    row = next((row for row in rows if queue or row.get("Default") == "YES"), {})
+    row = next((row for row in rows if queue or row.get("Default") == "YES"), dict[str, str]())
     mode = row.get("PreemptMode") or _settings().get("PreemptMode", "")
     meaning = next((words for name, words in _PREEMPTED.items() if name in mode.upper().split(",")), "")
     return f"PreemptMode {mode} in {row.get('PartitionName', 'the cluster')}: {meaning}" if meaning else ""

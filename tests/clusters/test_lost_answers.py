@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,8 @@ def unkind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> U
 
 def check(site: Site, unkind: Unkind, caplog: pytest.LogCaptureFixture, submissions: int) -> None:
     """All calls of two workers return, and no job of theirs remains."""
-    with site.scheduler(2).executor as executor:
+    executor: Any = site.scheduler(2).executor
+    with executor:
         results = [executor.submit(calls.double_slowly, number) for number in range(20)]
         assert [result.result(120) for result in results] == [2 * number for number in range(20)]
         until(lambda: executor.status.here == 2, 60)
@@ -69,7 +71,7 @@ def test_a_submission_that_was_not_accepted_is_repeated(
 
 def test_a_run_that_ends_while_a_submission_hangs_leaves_no_job(slurm: Site, unkind: Unkind) -> None:
     unkind.always("sbatch", "hang")
-    executor = slurm.scheduler(2).executor
+    executor: Any = slurm.scheduler(2).executor
     executor.submit(calls.double, 1)
     until(slurm.jobs, 60)  # the command has submitted it, and does not return
     executor.kill_workers()
@@ -81,7 +83,8 @@ def test_jobs_whose_cancellation_fails_are_cancelled_all_the_same(
 ) -> None:
     unkind = Unkind(slurm.folder / "bin", "scancel")
     monkeypatch.setenv("PATH", unkind.path, prepend=os.pathsep)
-    with slurm.scheduler(2).executor as executor:
+    executor: Any = slurm.scheduler(2).executor
+    with executor:
         assert executor.submit(calls.double, 1).result(90) == 2
         until(lambda: executor.status.here == 2, 60)
         unkind.next("scancel", "break")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -206,7 +207,8 @@ def test_a_lost_job_is_replaced_though_squeue_hangs(
     jobs = slurm.jobs  # asks the real one
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
-        with slurm.scheduler(2).executor as executor:
+        executor: Any = slurm.scheduler(2).executor
+        with executor:
             assert executor.submit(calls.double, 1).result(90) == 2
             first = until(lambda: executor.status.here == 2 and jobs(), 60)
             (folder / "hang").touch()

@@ -111,11 +111,12 @@ def _check_directives(system: System, given: Any) -> None:
 def _check_scheduler(given: Any) -> None:
     if not isinstance(given, Mapping | None):
         raise TypeError(f"scheduler_options={given!r}: must be a mapping, such as {{'port': 8786}}")
-    if (port := (given or {}).get("port")) is not None:
+    options: Mapping[str, Any] = given or {}
+    if (port := options.get("port")) is not None:
         check_whole("scheduler_options: port", port, 0)
         if port > 65535:
             raise ValueError(f"scheduler_options: port={port!r}: must be at most 65535")
-    check_text("scheduler_options: host", (given or {}).get("host"), "192.168.0.1")
+    check_text("scheduler_options: host", options.get("host"), "192.168.0.1")
 
 
 def check_adaptive(given: Any, n_workers: int, processes: int) -> None:
@@ -134,11 +135,12 @@ def check_adaptive(given: Any, n_workers: int, processes: int) -> None:
         return
     if not isinstance(given, Mapping):
         raise TypeError(f"adaptive={given!r}: must be True, False or options of dask's Adaptive")
-    for name, value in given.items():
+    options: Mapping[Any, Any] = given
+    for name, value in options.items():
         if name not in (*_ADAPTIVE, *_ADAPTIVE_MORE):
             near = most_similar(str(name), (*_ADAPTIVE, *_ADAPTIVE_MORE), 0.6)
             hint = f" (did you mean {near}?)" if near else ""
-            raise ValueError(f"adaptive={dict(given)!r}: dask's Adaptive has no option {name}{hint}")
+            raise ValueError(f"adaptive={dict(options)!r}: dask's Adaptive has no option {name}{hint}")
         if name in _ADAPTIVE:
             check_whole(f"adaptive: {name}", value, 0)
             workers = value * processes if name.endswith("_jobs") else value

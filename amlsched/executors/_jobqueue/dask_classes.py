@@ -20,7 +20,7 @@ from amlsched.batch_systems.commands import call, find, in_thread, submit_words
 from amlsched.errors import BatchSystemError, MaybeSubmittedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from amlsched.batch_systems import System
 
@@ -155,7 +155,7 @@ class _OwnJob:
             self.status = importlib.import_module("distributed").Status.running
 
     @contextlib.contextmanager
-    def job_file(self: Any) -> Iterator[str]:
+    def job_file(self: Any) -> Generator[str]:
         """The script in a file whose name has the mark of the submission."""
         with tempfile.TemporaryDirectory(prefix="amlsched-") as folder:
             path = Path(folder, f"amlsched.{self.submissions.mark()}.sh")

@@ -116,7 +116,7 @@ def _holds(system: System, value: str, rejected: str) -> bool:
 def test_an_array_is_read_as_it_was_meant(name: str, data: st.DataObject) -> None:
     system = SYSTEMS[name]
     syntax = system.syntax
-    values = {key: data.draw(WORDS, key) for key in ("partition", "account")}
+    values: dict[str, Any] = {key: data.draw(WORDS, key) for key in ("partition", "account")}
     job_name = syntax.fitting_name(data.draw(WORDS, "name"))
     folder, logs = data.draw(PATHS, "folder"), data.draw(PATHS, "logs")
     seconds, memory = data.draw(st.integers(1, 10**7)), data.draw(st.integers(1, 2**45))
