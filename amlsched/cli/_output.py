@@ -27,7 +27,9 @@ __all__ = [
     "BAD_INPUT",
     "Commands",
     "INTERRUPTED",
+    "MANY",
     "OK",
+    "SHOWN_RUNS",
     "SOME_FAILED",
     "add_command",
     "add_debug",
@@ -49,8 +51,10 @@ __all__ = [
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all repetitions are done, some are not, bad input, Ctrl-C. After SIGTERM it is 143."""
-_SHOWN_RUNS = 40
+SHOWN_RUNS = 40
 """The most rows in a table of runs."""
+MANY = 10_000
+"""A new config with more repetitions than this may be a mistake."""
 _SHOWN_FAILURES = 20
 _LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{50})")
 
@@ -155,7 +159,7 @@ def print_table(summary: Summary, metrics: list[str], *, everything: bool = Fals
     from amlsched.experiments.storage import State
 
     tallies = list(summary.tallies.values())
-    shown = tallies if everything else tallies[:_SHOWN_RUNS]
+    shown = tallies if everything else tallies[:SHOWN_RUNS]
     metrics = metrics or list(dict.fromkeys(name for tally in shown for name in tally.last))[:4]
     rows = [
         [

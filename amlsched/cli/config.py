@@ -7,7 +7,7 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli._output import BAD_INPUT, OK, add_command, add_debug, add_set, check_not_swapped, described
+from amlsched.cli._output import BAD_INPUT, MANY, OK, add_command, add_debug, add_set, check_not_swapped, described
 from amlsched.units import counted
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def check(arguments: argparse.Namespace) -> int:
     if found.faults:
         print(f"{counted(len(found.faults), 'problem')}.")
         return BAD_INPUT
+    if found.n_repetitions > MANY:
+        print(f"note: these are many repetitions. amlsched run asks before it runs more than {MANY}")
     numbers = (len(found.experiments), "experiment"), (found.n_repetitions, "repetition"), (found.n_jobs, "job")
     print(f"No problems: {', '.join(counted(*one) for one in numbers)}.")
     return OK

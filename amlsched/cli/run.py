@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched.cli._output import (
+    MANY,
     OK,
+    SHOWN_RUNS,
     SOME_FAILED,
     add_command,
     add_debug,
@@ -98,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--grace", metavar="SECONDS", type=seconds, default=20.0, help=text)
     add("--results", metavar="DIR", type=folder, help="the folder for the results, instead of the config's `path`")
     add("--dry-run", action="store_true", help="only list what would run")
+    add("--yes", action="store_true", help=f"do not ask before a new config runs more than {MANY} repetitions")
     add_debug(parser)
     text = "print to the console instead of out.log and err.log (with --executor sequential, a debugger works)"
     add("--no-capture", "--noconsolelog", action="store_true", help=text)
@@ -208,6 +211,8 @@ def execute(
         _dry_run(plan)
         return CommandResult(OK)
     loggers = [*loggers, *map(_logger_from_option, arguments.logger)]
+    if arguments.slurm or arguments.submit or not (arguments.wait or arguments.print_job_script):
+        _confirm_many(arguments, plan)
     if on_array:
         return CommandResult(submit_or_wait(arguments, target, plan, loggers, scheduler))
     options = _executor_options(arguments, plan, given)
@@ -310,22 +315,46 @@ def _run(experiments: ExperimentRun) -> Summary:
 def _print_notes(arguments: argparse.Namespace, plan: Plan) -> None:
     """Print notes on the config. Differences from YAML 1.1 are only shown the first time that it is run."""
     from amlsched.batch_systems import WORKER_SYSTEMS
-    from amlsched.experiments.storage import layout
 
     resolved = plan.resolved
     notes = [*resolved.notes]
     if arguments.slurm or arguments.submit or arguments.executor in WORKER_SYSTEMS:
         notes += resolved.sections.notes
-    is_new = [
-        not layout.is_resolved(plan.path(one).resolve(), one, plan.config, plan.debug)
-        for one in (plan.experiments if resolved.differences else ())
-    ]
-    if any(is_new):
+    if resolved.differences and _is_new(plan):
         notes = [*resolved.differences, *notes]
     for note in notes[:_SHOWN_NOTES]:
         print_stderr(f"note: {note}")
     if len(notes) > _SHOWN_NOTES:
         print_stderr(f"note: and {len(notes) - _SHOWN_NOTES} more: amlsched config check {plan.config} shows all")
+
+
+def _is_new(plan: Plan) -> bool:
+    """Whether an experiment of the plan has not been run before, or has changed since."""
+    from amlsched.experiments.storage import layout
+
+    return any(
+        not layout.is_resolved(plan.path(one).resolve(), one, plan.config, plan.debug) for one in plan.experiments
+    )
+
+
+def _confirm_many(arguments: argparse.Namespace, plan: Plan) -> None:
+    """Ask before a new config runs very many repetitions; without a terminal to ask on, print a note.
+
+    Raises:
+        ExperimentError: The user did not confirm.
+    """
+    n_runs, n_repetitions = plan.count()
+    if n_repetitions <= MANY or arguments.yes or not _is_new(plan):
+        return
+    text = f"{plan.config} has {counted(n_repetitions, 'repetition')} ({counted(n_runs, 'run')})"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not arguments.quiet:
+            print_stderr(f"note: {text}")
+        return
+    sys.stderr.write(f"{text}. Run them? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ExperimentError("command line", "nothing was run", "to run them without this question, add --yes")
 
 
 def _executor_options(arguments: argparse.Namespace, plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
@@ -379,10 +408,16 @@ def plan_of(arguments: argparse.Namespace, root: str | Path = "") -> Plan:
 
 
 def _dry_run(plan: Plan) -> None:
-    """Print line by line, so that a long list can be read while it is being made."""
-    todo = total = changed = 0
+    """Print line by line, so that a long list can be read while it is being made; a terminal gets only its head."""
+    todo = total = changed = listed = 0
+    limit = SHOWN_RUNS if sys.stdout.isatty() else None
+    n_runs, n_repetitions = plan.count()
+    nothing_ran = not any(path.exists() for path in plan.paths)
     write = sys.stdout.write
     for path, one in plan.runs():
+        if listed == limit and nothing_ran:
+            todo, total = todo + n_repetitions - total, n_repetitions
+            break
         indices: list[int] = []
         others: dict[str, int] = {}
         for planned in plan.repetitions(one, path):
@@ -391,11 +426,16 @@ def _dry_run(plan: Plan) -> None:
             else:
                 others[planned.known.state.value] = others.get(planned.known.state.value, 0) + 1
                 changed += planned.changed
-        total += one.repetitions
+        total += len(indices) + sum(others.values())
         todo += len(indices)
+        if listed == limit:
+            continue
+        listed += 1
         settings = ", ".join(f"{key}={value}" for key, value in one.overrides.items())
         rest = "".join(f", {count} {state}" for state, count in others.items())
         write(f"{one.name}  {settings + '  ' if settings else ''}to run: {ranges(indices)}{rest}\n")
+    if listed < n_runs:
+        write(f"… and {counted(n_runs - listed, 'more run')} (a file or a pipe gets all: | less)\n")
     if changed:
         text = "run with other settings under the same name: without -o or --keep-changed, nothing will run"
         write(f"{counted(changed, 'repetition', 'were')} {text}\n")

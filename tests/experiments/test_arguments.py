@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +242,60 @@ def test_nonsense_in_variables_that_are_needed_is_named(
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv(name, value)
     assert message in told(capsys, *RUN, *words)
+
+
+class Typed(io.StringIO):
+    """A terminal on which this text is typed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "runs"), [("y\n", True), ("yes\n", True), ("\n", False), ("n\n", False), ("", False)]
+)
+def test_very_many_repetitions_are_confirmed_on_a_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: str, runs: bool
+) -> None:
+    monkeypatch.setattr("amlsched.cli.run.MANY", 3)
+    monkeypatch.setattr("sys.stdin", Typed(typed))
+    monkeypatch.setattr("sys.stderr", Typed())
+    words = [*RUN, "--executor", "sequential", "-q"]
+    assert main(words) == (0 if runs else 2)
+    assert "train.yml has 4 repetitions (2 runs). Run them? [y/N] " in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert ("add --yes" in sys.stderr.getvalue()) is not runs  # type: ignore[attr-defined]
+    assert (folder / "results").exists() is runs
+    if runs:  # what is resumed was confirmed before
+        monkeypatch.setattr("sys.stdin", Typed("n\n"))
+        assert main([*words, "--rerun", "all"]) == 0
+    assert main([*words, "--yes", "--results", "elsewhere"]) == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_very_many_repetitions_are_noted_where_nobody_can_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amlsched.cli.run.MANY", 3)
+    monkeypatch.setattr("amlsched.cli.config.MANY", 3)
+    assert main(["config", "check", "train.yml"]) == 0
+    assert "note: these are many repetitions" in capsys.readouterr().out
+    assert main([*RUN, "--executor", "sequential"]) == 0
+    assert "note: train.yml has 4 repetitions (2 runs)\n" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_the_head_of_a_dry_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "train.yml").write_text(f"{{name: digits, path: results, repetitions: 2, grid: {{lr: {[*range(60)]}}}}}")
+    assert main([*RUN, "--dry-run"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 61
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for executor in ([], ["--executor", "sequential", "-q", "-j", "50"]):
+        if executor:  # some are done, also among those that are not shown
+            assert main([*RUN, *executor]) == 0
+            capsys.readouterr()
+        assert main([*RUN, "--dry-run"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 42
+        assert lines[40] == "… and 20 more runs (a file or a pipe gets all: | less)"
+        assert lines[41] == f"120 repetitions, {119 if executor else 120} to run. Results: results"
