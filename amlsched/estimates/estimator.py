@@ -9,7 +9,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from amlsched.estimates.forecast import Estimate, Pending, run_forward, summarize
-from amlsched.estimates.lognormal import Spread, of_group, with_running
+from amlsched.estimates.lognormal import Spread, of_expectation, of_group
 from amlsched.estimates.store import Store, equal_arguments
 from amlsched.executors.capabilities import capabilities_of, clock_of, running_at_once
 
@@ -74,7 +74,7 @@ class Estimator:
             kind = kinds.of(future)
             if kind is None:
                 return None
-            pending.append(Pending(kind, 1.0, elapsed.get(future)))
+            pending.append(Pending(kind, _expected(future), elapsed.get(future)))
         rng = random.Random(len(self._ends))  # so that it changes when something has ended, not with each look
         times = run_forward(pending, kinds.spreads, workers, rng) if pending else [0.0]
         return summarize(times, len(pending))
@@ -105,8 +105,8 @@ class Estimator:
             return
         seconds = max(receipt.ended - receipt.started, _SHORTEST_S)
         cpus = None if receipt.cpu_s is None else receipt.cpu_s / seconds
-        arguments = equal_arguments(future.args, future.kwargs)
-        self._store.add(_group_of(future), math.log(seconds), arguments, cpus, receipt.peak_memory_bytes)
+        arguments, x = equal_arguments(future.args, future.kwargs), _expected(future)
+        self._store.add(_group_of(future), x, math.log(seconds) - x, arguments, cpus, receipt.peak_memory_bytes)
         if self._store.path is not None and time.monotonic() > self._saved + _SAVE_S:
             self._store.save()
             self._saved = time.monotonic()
@@ -144,29 +144,39 @@ class _Kinds:
 
     def __init__(self, store: Store, elapsed: Mapping[Future[Any], float]) -> None:
         self._store = store
-        self._running: dict[str, list[float]] = {}
+        self._running: dict[str, list[tuple[float, float]]] = {}
+        self._running_equal: dict[tuple[str, str | None], list[float]] = {}
         for future, seconds in elapsed.items():
-            self._running.setdefault(_group_of(future), []).append(math.log(seconds))
+            group, x = _group_of(future), _expected(future)
+            z = math.log(seconds) - x
+            self._running.setdefault(group, []).append((x, z))
+            self._running_equal.setdefault((group, self._arguments(future, group)), []).append(z)
         self._numbers: dict[tuple[str, str | None], int | None] = {}
         self.spreads: list[Spread] = []
 
     def of(self, future: Future[Any]) -> int | None:
         """The index of a call's kind; `None` if nothing is known of it."""
         group = _group_of(future)
-        arguments = equal_arguments(future.args, future.kwargs) if self._store.knows_arguments(group) else None
+        arguments = self._arguments(future, group)
         if (group, arguments) in self._numbers:
             return self._numbers[group, arguments]
         number = self._numbers.get((group, None))
         if (group, None) not in self._numbers:
-            number = self._numbers[group, None] = self._added(self._of_group(group))
+            number = self._numbers[group, None] = self._added(self._of_group(group, future))
         if arguments is not None and number is not None:
-            of_equal = self._store.of_arguments(group, arguments, self.spreads[number])
+            running = self._running_equal.get((group, arguments), ())
+            of_equal = self._store.of_arguments(group, arguments, self.spreads[number], _expected(future), running)
             number = self._numbers[group, arguments] = number if of_equal is None else self._added(of_equal)
         return number
 
-    def _of_group(self, group: str) -> Spread | None:
+    def _arguments(self, future: Future[Any], group: str) -> str | None:
+        return equal_arguments(future.args, future.kwargs) if self._store.knows_arguments(group) else None
+
+    def _of_group(self, group: str, future: Future[Any]) -> Spread | None:
         seen = self._store.times(group)
-        return of_group(with_running(seen, self._running.get(group, ()))) if seen.n else self._store.of_others()
+        if seen.n:
+            return of_group(seen, self._running.get(group, ()))
+        return of_expectation() if _expected(future) else self._store.of_others()
 
     def _added(self, spread: Spread | None) -> int | None:
         if spread is None:
@@ -184,4 +194,12 @@ def _group_of(future: Future[Any]) -> str:
     while hasattr(function, "func"):  # of a partial
         function = function.func
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+    group = f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+    return f"{group}, over its expected time" if _expected(future) else group
+
+
+def _expected(future: Future[Any]) -> float:
+    """The logarithm of the time that is expected of a call, in seconds; 0 if none is."""
+    wanted: Any = getattr(future, "wanted", None)
+    seconds = None if wanted is None else wanted.requests[0].time
+    return math.log(seconds) if seconds else 0.0

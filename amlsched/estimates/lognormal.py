@@ -1,6 +1,8 @@
 """Logarithms of times as normal variables: what was seen of them, and what that says about the next ones.
 
-Pure functions and values. A time is `scale · exp(z)`: `scale` is the time that was expected of the call, or 1 s.
+Pure functions and values. `z` is the logarithm of a time over the one that was expected of the call, or over 1 s. `x`
+is the logarithm of the expected time, or 0. Calls that were expected to take longest tend to take less than that, and
+those of which least was expected take more: `z` falls with `x`, by a slope that is learned, too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from random import Random
 
-__all__ = ["Moments", "Spread", "draw_longer_than", "of_equal_arguments", "of_group", "of_other_groups", "with_running"]
+__all__ = [
+    "Line",
+    "Moments",
+    "Spread",
+    "draw_longer_than",
+    "of_equal_arguments",
+    "of_expectation",
+    "of_group",
+    "of_other_groups",
+    "with_running",
+]
 
 _STANDARD = NormalDist()
 _PRIOR_FREEDOM = 2.0
@@ -23,6 +35,8 @@ _PRIOR_VARIANCE = 0.5**2
 _EQUAL_FREEDOM = 2.0
 _EQUAL_VARIANCE = 0.15**2
 """The same for calls with equal arguments: 15 %."""
+_SLOPE, _SLOPE_VARIANCE = -0.25, 0.35**2
+"""What is assumed of the slope."""
 _LARGEST_SIGMA = 3.0
 _STEPS = 30
 _ENOUGH = 1e-3
@@ -64,49 +78,138 @@ class Moments:
         return Moments(self.n * part, self.mean, self.m2 * part)
 
 
-class Spread(NamedTuple):
-    """What is known of the logarithm of a time.
+@dataclass(slots=True)
+class Line:
+    """Pairs of `x` and `z`.
 
     Attributes:
-        mean: Its expected mean.
+        n: How many; may be a fraction, if some count less.
+        x: The mean of `x`.
+        z: The mean of `z`.
+        xx: The sum of the squared deviations of `x` from its mean.
+        xz: The sum of the products of both deviations.
+        zz: The sum of the squared deviations of `z`.
+    """
+
+    n: float = 0.0
+    x: float = 0.0
+    z: float = 0.0
+    xx: float = 0.0
+    xz: float = 0.0
+    zz: float = 0.0
+
+    def add(self, x: float, z: float) -> None:
+        """Count one more."""
+        self.n += 1
+        dx, dz = x - self.x, z - self.z
+        self.x += dx / self.n
+        self.z += dz / self.n
+        self.xx += dx * (x - self.x)
+        self.xz += dx * (z - self.z)
+        self.zz += dz * (z - self.z)
+
+    def merged(self, other: Line) -> Line:
+        """Both together."""
+        n = self.n + other.n
+        if not n:
+            return Line()
+        dx, dz, part = other.x - self.x, other.z - self.z, self.n * other.n / n
+        return Line(
+            n,
+            self.x + dx * other.n / n,
+            self.z + dz * other.n / n,
+            self.xx + other.xx + dx * dx * part,
+            self.xz + other.xz + dx * dz * part,
+            self.zz + other.zz + dz * dz * part,
+        )
+
+    def weighing(self, most: float) -> Line:
+        """The same, counted as this many at most."""
+        part = min(1.0, most / self.n) if self.n else 1.0
+        return Line(self.n * part, self.x, self.z, self.xx * part, self.xz * part, self.zz * part)
+
+
+class Spread(NamedTuple):
+    """What is known of `z`.
+
+    Attributes:
+        mean: Its expected mean, where `x` is `center`.
         certainty: As many calls as would tell the mean as well.
         variance: The expected variance of a call around the mean.
         freedom: As many calls as would tell the variance as well.
+        slope: How the mean changes with `x`.
+        slope_deviation: The standard deviation of that.
+        center: See `mean`.
     """
 
     mean: float
     certainty: float
     variance: float
     freedom: float
+    slope: float = 0.0
+    slope_deviation: float = 0.0
+    center: float = 0.0
 
-    def draw(self, rng: Random) -> tuple[float, float]:
-        """Mean and standard deviation as they may be in truth."""
+    def at(self, x: float) -> float:
+        """The expected mean there."""
+        return self.mean + self.slope * (x - self.center)
+
+    def draw(self, rng: Random) -> tuple[float, float, float]:
+        """What may be true: the logarithm of a time is the first plus the second times `x`; its standard deviation."""
         variance = self.variance * self.freedom / max(rng.gammavariate(self.freedom / 2, 2.0), 1e-9)
         sigma = min(_LARGEST_SIGMA, math.sqrt(variance))
-        return self.mean + sigma / math.sqrt(self.certainty) * rng.gauss(0.0, 1.0), sigma
+        mean = self.mean + sigma / math.sqrt(self.certainty) * rng.gauss(0.0, 1.0)
+        slope = self.slope + self.slope_deviation * rng.gauss(0.0, 1.0) if self.slope_deviation else self.slope
+        return mean - slope * self.center, 1.0 + slope, sigma
 
 
-def of_group(seen: Moments) -> Spread:
-    """What calls of a group say about the next one, of which at least one was seen."""
+def of_expectation() -> Spread:
+    """What is known of a call if nothing was seen, but a time is expected of it."""
+    return Spread(0.0, 1.0, 2 * _PRIOR_VARIANCE, _PRIOR_FREEDOM)
+
+
+def of_group(seen: Line, running: Sequence[tuple[float, float]] = ()) -> Spread:
+    """What calls of a group say about the next one, of which at least one was seen.
+
+    Args:
+        seen: The calls that have finished.
+        running: Those that run: `x`, and what `z` would be if they ended now.
+    """
+    variance = _PRIOR_VARIANCE
+    slope = weight = 0.0
+    for _ in range(2):
+        weight = variance / _SLOPE_VARIANCE
+        slope = (seen.xz + weight * _SLOPE) / (seen.xx + weight)
+        around = Moments(seen.n, seen.z, max(0.0, seen.zz - 2 * slope * seen.xz + slope * slope * seen.xx))
+        variance = _of_moments(around).variance
+    if not seen.xx:  # no times are expected, or always the same
+        slope = 0.0
+    around = with_running(around, [z - slope * (x - seen.x) for x, z in running])
+    spread = _of_moments(around)
+    deviation = math.sqrt(spread.variance / (seen.xx + weight)) if seen.xx else 0.0
+    return spread._replace(slope=slope, slope_deviation=deviation, center=seen.x)
+
+
+def _of_moments(seen: Moments) -> Spread:
     freedom = _PRIOR_FREEDOM + max(0.0, seen.n - 1)
     return Spread(seen.mean, seen.n, (_PRIOR_FREEDOM * _PRIOR_VARIANCE + seen.m2) / freedom, freedom)
 
 
-def of_other_groups(groups: Iterable[Moments]) -> Spread | None:
+def of_other_groups(groups: Iterable[Line]) -> Spread | None:
     """What calls of other groups say about a group of which none was seen; `None` if none was seen at all."""
     seen = [group for group in groups if group.n]
     if not seen:
         return None
     means = Moments()
     for group in seen:
-        means.add(group.mean)
+        means.add(group.z)
     # The mean of this group may be as far from the others' as these are from each other.
     between = (means.m2 + 1.0) / means.n
     within = sum(of_group(group).variance for group in seen) / len(seen)
     return Spread(means.mean, within / (between + within), within, _PRIOR_FREEDOM + len(seen))
 
 
-def of_equal_arguments(seen: Moments, within: Moments, group: Spread) -> Spread:
+def of_equal_arguments(seen: Moments, within: Moments, group: Spread, x: float = 0.0) -> Spread:
     """What calls with equal arguments say about the next one, together with the others of the group.
 
     Args:
@@ -114,13 +217,14 @@ def of_equal_arguments(seen: Moments, within: Moments, group: Spread) -> Spread:
         within: Deviations of calls from the mean of those with equal arguments, over the group: `n` is the number of
             degrees of freedom.
         group: What the group says.
+        x: Of these calls.
     """
     freedom = _EQUAL_FREEDOM + within.n
     variance = min(group.variance, (_EQUAL_FREEDOM * _EQUAL_VARIANCE + within.m2) / freedom)
     between = max(group.variance - variance, 1e-6)
     # Arguments differ by `between`; calls with the same ones differ by `variance`.
     precision = seen.n / variance + 1 / between
-    mean = (seen.n / variance * seen.mean + group.mean / between) / precision
+    mean = (seen.n / variance * seen.mean + group.at(x) / between) / precision
     return Spread(mean, variance * precision, variance, freedom)
 
 
@@ -139,7 +243,7 @@ def with_running(seen: Moments, running: Sequence[float]) -> Moments:
     """
     if not running:
         return seen
-    mean, variance = seen.mean, of_group(seen).variance
+    mean, variance = seen.mean, _of_moments(seen).variance
     total = seen.n + len(running)
     m2 = finished = 0.0
     for _ in range(_STEPS):

@@ -7,13 +7,21 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from amlsched._files import file_bytes, replace_file
-from amlsched.estimates.lognormal import Moments, Spread, of_equal_arguments, of_group, of_other_groups
+from amlsched.estimates.lognormal import (
+    Line,
+    Moments,
+    Spread,
+    of_equal_arguments,
+    of_group,
+    of_other_groups,
+    with_running,
+)
 
 __all__ = ["GroupStore", "Learned", "Store", "equal_arguments"]
 
@@ -54,22 +62,24 @@ class GroupStore:
     """What was seen of a group.
 
     Attributes:
-        times: Logarithms of the times.
-        equal: The same by equal arguments.
+        times: Logarithms of the times; see `lognormal`.
+        equal: The same by equal arguments, which have the same expected time.
         within: Their deviations from the mean of those with equal arguments; `n` is the number of degrees of freedom.
         cpus: CPUs that were used.
         peak: The most memory in bytes; 0 if unknown.
     """
 
-    times: Moments = field(default_factory=Moments)
+    times: Line = field(default_factory=Line)
     equal: dict[str, Moments] = field(default_factory=dict[str, Moments])
     within: Moments = field(default_factory=Moments)
     cpus: Moments = field(default_factory=Moments)
     peak: int = 0
 
-    def add(self, z: float, arguments: str | None, cpus: float | None = None, peak: int | None = None) -> None:
+    def add(
+        self, x: float, z: float, arguments: str | None, cpus: float | None = None, peak: int | None = None
+    ) -> None:
         """Count a call."""
-        self.times.add(z)
+        self.times.add(x, z)
         if arguments is not None:
             seen = self.equal.pop(arguments, None) or Moments()
             before = seen.m2
@@ -123,13 +133,20 @@ class Store:
             self._former = _loaded(path)
 
     def add(
-        self, group: str, z: float, arguments: str | None, cpus: float | None = None, peak: int | None = None
+        self,
+        group: str,
+        x: float,
+        z: float,
+        arguments: str | None,
+        cpus: float | None = None,
+        peak: int | None = None,
     ) -> None:
         """Count a call of a group.
 
         Args:
             group: The group.
-            z: The logarithm of its time, over the expected time or 1 s.
+            x: The logarithm of its expected time, or 0.
+            z: The logarithm of its time over the expected time, or over 1 s.
             arguments: The key of its arguments, if it has one.
             cpus: How many CPUs it used.
             peak: Its peak memory in bytes.
@@ -137,12 +154,12 @@ class Store:
         found = self._new.get(group)
         if found is None:
             found = self._new[group] = GroupStore()
-        found.add(z, arguments, cpus, peak)
+        found.add(x, z, arguments, cpus, peak)
 
-    def times(self, group: str) -> Moments:
+    def times(self, group: str) -> Line:
         """The logarithms of the times of a group; those of former runs count less."""
         former, new = self._former.get(group), self._new.get(group)
-        times = Moments() if former is None else former.times.weighing(_FORMER_RUNS)
+        times = Line() if former is None else former.times.weighing(_FORMER_RUNS)
         return times if new is None else times.merged(new.times)
 
     def of_others(self) -> Spread | None:
@@ -154,14 +171,28 @@ class Store:
         new = self._new.get(group)
         return group in self._former or (new is not None and new.within.n > 0)
 
-    def of_arguments(self, group: str, arguments: str, spread: Spread) -> Spread | None:
-        """What calls with these arguments say, given what their group says; `None` if none was seen."""
+    def of_arguments(
+        self, group: str, arguments: str, spread: Spread, x: float = 0.0, running: Sequence[float] = ()
+    ) -> Spread | None:
+        """What calls with these arguments say about the next one; `None` if none has finished.
+
+        Args:
+            group: The group.
+            arguments: The key of the arguments.
+            spread: What the group says.
+            x: Of these calls.
+            running: What `z` of those that run would be if they ended now.
+        """
         stores = [store for store in (self._former.get(group), self._new.get(group)) if store is not None]
         seen, within = Moments(), Moments()
         for store in stores:
-            seen = seen.merged(store.equal.get(arguments, seen.weighing(0)))
+            seen = seen.merged(store.equal.get(arguments, Moments()))
             within = Moments(within.n + store.within.n, 0.0, within.m2 + store.within.m2)
-        return of_equal_arguments(seen, within, spread) if seen.n else None
+        if not seen.n:
+            return None
+        corrected = with_running(seen, running)
+        n, m2 = within.n + corrected.n - seen.n, within.m2 + corrected.m2 - seen.m2
+        return of_equal_arguments(corrected, Moments(max(0.0, n), 0.0, max(0.0, m2)), spread, x)
 
     def learned(self) -> dict[str, Learned]:
         """What is known of each group."""
@@ -171,7 +202,7 @@ class Store:
             if both.times.n:
                 spread = math.sqrt(of_group(both.times).variance)
                 cpus = both.cpus.mean if both.cpus.n else None
-                found[group] = Learned(round(both.times.n), math.exp(both.times.mean), spread, both.peak or None, cpus)
+                found[group] = Learned(round(both.times.n), math.exp(both.times.z), spread, both.peak or None, cpus)
         return found
 
     def save(self) -> None:
@@ -194,11 +225,11 @@ class Store:
 
 def _encoded(groups: Mapping[str, GroupStore]) -> str:
     def numbers(moments: Moments) -> list[float]:
-        return [moments.n, moments.mean, moments.m2]
+        return list(astuple(moments))
 
     encoded = {
         group: {
-            "times": numbers(store.times),
+            "times": list(astuple(store.times)),
             "cpus": numbers(store.cpus),
             "peak": store.peak,
             "equal": {key: numbers(seen) for key, seen in store.equal.items()},
@@ -239,8 +270,11 @@ def _decoded(raw: Mapping[str, Any]) -> GroupStore:
             raise ValueError(f"{given} are no moments")
         return Moments(n, mean, m2)
 
+    times = Line(*map(float, raw["times"]))
+    if not (times.n >= 0 and times.xx >= 0 and times.zz >= 0 and math.isfinite(sum(astuple(times)))):
+        raise ValueError(f"{raw['times']} are no times")
     equal = {str(key): moments(given) for key, given in raw["equal"].items()}
-    store = GroupStore(moments(raw["times"]), equal, Moments(), moments(raw["cpus"]), int(raw["peak"]))
+    store = GroupStore(times, equal, Moments(), moments(raw["cpus"]), int(raw["peak"]))
     return store.merged(GroupStore())  # which computes what is not in the file
 
 

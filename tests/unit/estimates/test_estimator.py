@@ -71,6 +71,22 @@ def test_nothing_is_left_at_the_end_and_without_a_run() -> None:
     assert (end, left) == (Estimate(0, 0, 0, 0), 0)
 
 
+@pytest.mark.parametrize("arguments", ["equal", "different"])
+def test_calls_that_run_correct_what_the_first_ones_to_end_say(arguments: str) -> None:
+    """As those are the short ones. In the mean of some runs, to be no matter of luck."""
+    found: list[float] = []
+    for seed in range(12):
+        scheduler = Scheduler.with_simulation(
+            40, lambda call: call.random.lognormvariate(3, 0.5), estimates=True, seed=seed
+        )
+        calls = [(train, float(number) if arguments == "different" else 1.0) for number in range(200)]
+        ((estimate, left),) = asked(scheduler, calls, 20)
+        assert estimate is not None
+        at = scheduler.elapsed_s - left
+        found.append((at + estimate.seconds) / scheduler.elapsed_s)
+    assert sum(found) / 12 == pytest.approx(1.0, abs=0.12)
+
+
 def test_each_function_is_a_group() -> None:
     scheduler = Scheduler.with_simulation(1, seconds, estimates=True)
     calls = [*[(train, 1.0)] * 10, *[(other, 100.0)] * 2, *[(other, 100.0)] * 8]

@@ -9,8 +9,11 @@ import statistics
 
 import pytest
 
-from amlsched.estimates.forecast import Estimate, Pending, run_forward, summarize
+from amlsched.estimates.forecast import Estimate, Pending, run_forward, run_policy_forward, summarize
 from amlsched.estimates.lognormal import Spread
+from amlsched.policies import ArrivalOrder, LongestFirst, WaitingCall
+from amlsched.resources import Pool, Resources
+from amlsched.resources.pool import Lease, Node
 
 SURE = Spread(math.log(10.0), 1e9, 1e-12, 1e9)
 """Ten seconds, exactly."""
@@ -40,30 +43,30 @@ def exactly(*pending: Pending, workers: int) -> float:
 def test_each_worker_takes_the_next_call_when_it_is_free(
     n_waiting: int, elapsed: list[float], workers: int, expected: float
 ) -> None:
-    pending = [*(Pending(0, 1.0, each) for each in elapsed), *(Pending(0, 1.0) for _ in range(n_waiting))]
+    pending = [*(Pending(0, 0.0, each) for each in elapsed), *(Pending(0) for _ in range(n_waiting))]
     assert exactly(*pending, workers=workers) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_expected_time_of_a_call_scales_what_was_learned() -> None:
-    assert exactly(Pending(0, 3.0), Pending(0, 0.5), workers=1) == pytest.approx(35, abs=1e-3)
-    assert exactly(Pending(0, 3.0, 20.0), workers=1) == pytest.approx(10, abs=1e-3)
+    assert exactly(Pending(0, math.log(3.0)), Pending(0, math.log(0.5)), workers=1) == pytest.approx(35, abs=1e-3)
+    assert exactly(Pending(0, math.log(3.0), 20.0), workers=1) == pytest.approx(10, abs=1e-3)
 
 
 def test_the_long_call_at_the_end_counts() -> None:
-    assert exactly(*(Pending(0, 1.0) for _ in range(8)), Pending(0, 6.0), workers=4) == pytest.approx(80, abs=1e-3)
+    assert exactly(*(Pending(0) for _ in range(8)), Pending(0, math.log(6.0)), workers=4) == pytest.approx(80, abs=1e-3)
 
 
 def one_by_one(pending: list[Pending], spread: Spread, workers: int, rng: random.Random) -> float:
-    mean, sigma = spread.draw(rng)
+    mean, slope, sigma = spread.draw(rng)
     free = [0.0] * workers
     for call in pending:
-        heapq.heapreplace(free, free[0] + call.scale * math.exp(mean + sigma * rng.gauss(0, 1)))
+        heapq.heapreplace(free, free[0] + math.exp(mean + slope * call.x + sigma * rng.gauss(0, 1)))
     return max(free)
 
 
 def test_the_first_of_very_many_calls_are_added_up_with_the_same_result() -> None:
     spread = Spread(1.0, 200.0, 0.8**2, 200.0)
-    pending = [Pending(0, 1.0 + number % 3) for number in range(1500)]
+    pending = [Pending(0, math.log(1.0 + number % 3)) for number in range(1500)]
     quick = sorted(run_forward(pending, [spread], 6, random.Random(1)))
     slow = sorted(one_by_one(pending, spread, 6, random.Random(seed)) for seed in range(200))
     for probability in (0.1, 0.5, 0.9):
@@ -80,7 +83,7 @@ def test_the_work_of_a_forecast_is_bounded() -> None:
             return super().gauss(*args)
 
     rng = Counting(0)
-    assert len(run_forward([Pending(0, 1.0)] * 100_000, [SURE], 64, rng)) >= 40
+    assert len(run_forward([Pending(0)] * 100_000, [SURE], 64, rng)) >= 40
     assert rng.drawn < 150_000
 
 
@@ -106,3 +109,65 @@ def test_quantiles_of_many_times() -> None:
 )
 def test_the_text_is_short(seconds: float, low: float, high: float, text: str) -> None:
     assert str(Estimate(seconds, low, high, 1)) == text
+
+
+# ------------------------------------------------------------------------------------------------- with a policy
+
+
+def request(cpus: float = 1, **more: str) -> Resources:
+    return Resources(cpus, **more)
+
+
+def waiting(count: int, *requests: Resources, kind: int = 0) -> list[tuple[Pending, WaitingCall]]:
+    each = requests or (request(),)
+    return [(Pending(kind), WaitingCall(number, (each[number % len(each)],))) for number in range(count)]
+
+
+def placed(
+    running: list[tuple[Pending, Lease]], calls: list[tuple[Pending, WaitingCall]], nodes: list[Node], seed: int = 0
+) -> list[float]:
+    return run_policy_forward(running, calls, [SURE], nodes, ArrivalOrder, 0.0, random.Random(seed))
+
+
+def test_a_policy_packs_what_fits_together() -> None:
+    node = Node(Pool(4, "8 GiB"))
+    assert placed([], waiting(4, request(2)), [node]) == pytest.approx([20.0] * 40, abs=1e-2)
+    assert placed([], waiting(4, request(memory="5 GiB")), [node]) == pytest.approx([40.0] * 40, abs=1e-2)
+    assert placed([], [], [node]) == [0.0] * 40
+    two = [Node(Pool(4, name="a")), Node(Pool(4, name="b"))]
+    assert placed([], waiting(4, request(2)), two) == pytest.approx([10.0] * 40, abs=1e-2)
+
+
+def test_what_runs_holds_its_resources_and_the_nodes_stay_as_they_are() -> None:
+    node = Node(Pool(4))
+    lease = node.take(request(3), 5.0)
+    times = placed([(Pending(0, 0.0, 4.0), lease)], waiting(1, request(2)), [node])
+    assert times == pytest.approx([16.0] * 40, abs=1e-2)
+    assert list(node.leases) == [lease]
+    assert lease.active
+    assert node.free.cpus == 1 * 10_000
+
+
+def quantiles(times: list[float]) -> list[float]:
+    estimate = summarize(times, 0)
+    return [estimate.low, estimate.seconds, estimate.high]
+
+
+def test_a_policy_without_choice_takes_as_long_as_workers_do() -> None:
+    spread = Spread(1.0, 50.0, 0.5**2, 50.0)
+    nodes = [Node(Pool(6))]
+    with_policy = run_policy_forward([], waiting(60), [spread], nodes, ArrivalOrder, 0.0, random.Random(1))
+    assert quantiles(with_policy) == pytest.approx(
+        quantiles(run_forward([Pending(0)] * 60, [spread], 6, random.Random(2))), rel=0.08
+    )
+
+
+def test_with_very_many_calls_the_policy_runs_over_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread, nodes = Spread(1.0, 200.0, 0.7**2, 200.0), [Node(Pool(8))]
+    calls = waiting(280, request(1), request(2), request(3))
+    direct = run_policy_forward([], calls, [spread], nodes, LongestFirst, 0.0, random.Random(1))
+    monkeypatch.setattr("amlsched.estimates.forecast._PLACED_DIRECTLY", 100)
+    monkeypatch.setattr("amlsched.estimates.forecast._PLACED_AT_MOST", 150)
+    sampled = run_policy_forward([], calls, [spread], nodes, LongestFirst, 0.0, random.Random(2))
+    assert len(sampled) == 200
+    assert quantiles(sampled) == pytest.approx(quantiles(direct), rel=0.08)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import astuple
 
 import pytest
 
 from amlsched.estimates.lognormal import (
+    Line,
     Moments,
     draw_longer_than,
     of_equal_arguments,
+    of_expectation,
     of_group,
     of_other_groups,
     with_running,
@@ -22,6 +25,13 @@ def moments(values: list[float]) -> Moments:
     found = Moments()
     for value in values:
         found.add(value)
+    return found
+
+
+def line(values: list[float], x: float = 0.0) -> Line:
+    found = Line()
+    for value in values:
+        found.add(x, value)
     return found
 
 
@@ -58,7 +68,7 @@ def test_moments_may_weigh_less_with_the_same_mean_and_variance() -> None:
 
 
 def test_the_more_calls_were_seen_the_surer_is_what_they_say() -> None:
-    few, many = of_group(moments(normals(4, 3))), of_group(moments(normals(4, 300)))
+    few, many = of_group(line(normals(4, 3))), of_group(line(normals(4, 300)))
     assert few.certainty < many.certainty
     assert few.freedom < many.freedom
     assert math.sqrt(many.variance) == pytest.approx(0.7, rel=0.1)
@@ -72,7 +82,7 @@ def test_the_more_calls_were_seen_the_surer_is_what_they_say() -> None:
 
 
 def test_one_call_says_something_and_a_spread_is_assumed() -> None:
-    spread = of_group(moments([3.0]))
+    spread = of_group(line([3.0]))
     assert (spread.mean, spread.certainty, spread.variance) == (3.0, 1.0, 0.25)
 
 
@@ -103,11 +113,11 @@ def test_without_running_calls_nothing_is_corrected_and_young_ones_change_nothin
 
 
 def test_a_call_that_runs_far_longer_than_expected_widens_the_spread() -> None:
-    seen = moments(normals(6, 20, sigma=0.1))
-    late = with_running(seen, [6.0])
-    assert late.mean > seen.mean
-    assert of_group(late).variance > 5 * of_group(seen).variance
-    assert all(map(math.isfinite, (late.n, late.mean, late.m2)))
+    seen = line(normals(6, 20, sigma=0.1))
+    before, late = of_group(seen), of_group(seen, [(0.0, 6.0)])
+    assert late.mean > before.mean
+    assert late.variance > 5 * before.variance
+    assert all(map(math.isfinite, late))
 
 
 @pytest.mark.parametrize("elapsed", [-20.0, 0.0, 2.0, 3.5, 8.0, 60.0])
@@ -123,7 +133,7 @@ def test_what_still_runs_takes_longer_than_it_has(elapsed: float) -> None:
 
 
 def test_equal_arguments_say_more_the_more_often_they_were_seen() -> None:
-    group = of_group(moments(normals(7, 100, mean=3.0, sigma=1.0)))
+    group = of_group(line(normals(7, 100, mean=3.0, sigma=1.0)))
     within = Moments(30, 0.0, 30 * 0.1**2)
     once, often = (of_equal_arguments(moments([5.0] * n), within, group) for n in (1, 20))
     assert group.mean < once.mean < often.mean <= 5.0
@@ -134,7 +144,7 @@ def test_equal_arguments_say_more_the_more_often_they_were_seen() -> None:
 
 def test_arguments_that_make_no_difference_say_what_the_group_says() -> None:
     values = normals(8, 200, sigma=0.5)
-    group = of_group(moments(values))
+    group = of_group(line(values))
     within = Moments(100, 0.0, 100 * 0.5**2)  # calls with equal arguments differ as much as others
     told = of_equal_arguments(moments(values[:2]), within, group)
     assert told.mean == pytest.approx(group.mean, abs=0.2)
@@ -143,9 +153,62 @@ def test_arguments_that_make_no_difference_say_what_the_group_says() -> None:
 
 def test_other_groups_say_little_about_one_that_nobody_has_seen() -> None:
     assert of_other_groups([]) is None
-    assert of_other_groups([Moments()]) is None
-    told = of_other_groups([moments(normals(seed, 30, mean=seed)) for seed in (1, 3, 5)])
+    assert of_other_groups([Line()]) is None
+    told = of_other_groups([line(normals(seed, 30, mean=seed)) for seed in (1, 3, 5)])
     assert told is not None
     assert told.mean == pytest.approx(3.0, abs=0.3)
     rng = random.Random(0)
     assert statistics.stdev(told.draw(rng)[0] for _ in range(1000)) > 1.0
+
+
+# ------------------------------------------------------------------------------------------------- expected times
+
+
+def pairs(seed: int, count: int, slope: float) -> Line:
+    rng, found = random.Random(seed), Line()
+    for _ in range(count):
+        x = rng.gauss(5.0, 1.0)
+        found.add(x, 1.0 + slope * (x - 5.0) + rng.gauss(0.0, 0.3))
+    return found
+
+
+def test_lines_merge_as_if_they_were_seen_together_and_may_weigh_less() -> None:
+    rng = random.Random(1)
+    points = [(rng.gauss(3, 1), rng.gauss(1, 2)) for _ in range(30)]
+    parts = [Line(), Line(), Line()]
+    for number, point in enumerate(points):
+        parts[number % 2].add(*point)
+        parts[2].add(*point)
+    assert astuple(parts[0].merged(parts[1])) == pytest.approx(astuple(parts[2]))
+    assert Line().merged(Line()) == Line()
+    less = parts[2].weighing(10)
+    assert (less.n, less.x, less.xz / less.n) == pytest.approx((10, parts[2].x, parts[2].xz / 30))
+
+
+@pytest.mark.parametrize("slope", [0.0, -0.5, -0.9])
+def test_the_slope_of_wrong_expectations_is_learned(slope: float) -> None:
+    spread = of_group(pairs(2, 200, slope))
+    assert spread.slope == pytest.approx(slope, abs=0.1)
+    assert math.sqrt(spread.variance) == pytest.approx(0.3, rel=0.15)
+    assert spread.at(7.0) == pytest.approx(1.0 + 2 * slope, abs=0.15)
+    assert of_group(pairs(2, 5, slope)).slope_deviation > 2 * spread.slope_deviation
+
+
+def test_without_expected_times_there_is_no_slope() -> None:
+    spread = of_group(line(normals(9, 50)))
+    assert (spread.slope, spread.slope_deviation, spread.at(0.0)) == (0.0, 0.0, spread.mean)
+
+
+def test_an_expected_time_is_all_that_is_known_of_the_first_call() -> None:
+    mean, slope, sigma = of_expectation().draw(random.Random(1))
+    assert slope == 1.0
+    assert abs(mean) < 3
+    assert sigma > 0.1
+
+
+def test_what_is_drawn_is_a_line_through_the_center() -> None:
+    spread = of_group(pairs(3, 500, -0.5))
+    rng = random.Random(0)
+    drawn = [spread.draw(rng) for _ in range(500)]
+    at_7 = [mean + slope * 7.0 - 7.0 for mean, slope, _ in drawn]
+    assert statistics.fmean(at_7) == pytest.approx(0.0, abs=0.1)  # 1 - 0.5 · 2

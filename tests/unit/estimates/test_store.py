@@ -21,7 +21,7 @@ GROUP = "module.train"
 def filled(path: Path | None, count: int = 20, seconds: float = 8.0) -> Store:
     store = Store(path)
     for number in range(count):
-        store.add(GROUP, math.log(seconds), f"key {number % 5}", cpus=1.5, peak=1000 + number)
+        store.add(GROUP, 0.0, math.log(seconds), f"key {number % 5}", cpus=1.5, peak=1000 + number)
     return store
 
 
@@ -35,14 +35,14 @@ def test_what_was_seen_of_a_group_is_known() -> None:
 
 def test_a_call_without_measurements_of_memory_and_cpus_leaves_them_unknown() -> None:
     store = Store(None)
-    store.add(GROUP, 1.0, None)
+    store.add(GROUP, 0.0, 1.0, None)
     assert (store.learned()[GROUP].peak_memory_bytes, store.learned()[GROUP].cpus) == (None, None)
 
 
 def test_equal_arguments_have_times_of_their_own() -> None:
     store = Store(None)
     for n in range(40):
-        store.add(GROUP, 1.0 + 4 * (n % 2), "quick" if n % 2 == 0 else "slow")
+        store.add(GROUP, 0.0, 1.0 + 4 * (n % 2), "quick" if n % 2 == 0 else "slow")
     spread = of_group(store.times(GROUP))
     quick, slow = (store.of_arguments(GROUP, name, spread) for name in ("quick", "slow"))
     assert quick is not None
@@ -56,7 +56,7 @@ def test_arguments_beyond_a_bound_are_forgotten_the_oldest_first(monkeypatch: py
     monkeypatch.setattr("amlsched.estimates.store._MOST_ARGUMENTS", 3)
     store = Store(None)
     for name in ("a", "b", "c", "a", "d"):
-        store.add(GROUP, 1.0, name)
+        store.add(GROUP, 0.0, 1.0, name)
     spread = of_group(store.times(GROUP))
     known = [name for name in "abcd" if store.of_arguments(GROUP, name, spread) is not None]
     assert known == ["a", "c", "d"]
@@ -106,8 +106,8 @@ def test_former_runs_count_less_than_they_had_calls(tmp_path: Path) -> None:
     store = Store(tmp_path / "t")
     assert store.times(GROUP).n == pytest.approx(30)
     for _ in range(30):
-        store.add(GROUP, math.log(16.0), None)
-    assert store.times(GROUP).mean == pytest.approx((math.log(8.0) + math.log(16.0)) / 2)
+        store.add(GROUP, 0.0, math.log(16.0), None)
+    assert store.times(GROUP).z == pytest.approx((math.log(8.0) + math.log(16.0)) / 2)
     assert store.learned()[GROUP].n_calls == 530
 
 
@@ -117,7 +117,7 @@ def test_saving_twice_counts_each_call_once_and_keeps_what_others_saved(tmp_path
     one.save()
     one.save()
     other.save()
-    one.add(GROUP, 1.0, None)
+    one.add(GROUP, 0.0, 1.0, None)
     one.save()
     assert Store(path).learned()[GROUP].n_calls == 28
     assert one.learned()[GROUP].n_calls == 28
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_put_aside_and_said(tmp_path: Path, damage: Any, caplo
     assert f"{path} is damaged" in caplog.text
     assert str(path) + ".damaged" in caplog.text
     assert (tmp_path / "times.json.damaged").read_text("utf-8") == text
-    store.add(GROUP, 1.0, None)
+    store.add(GROUP, 0.0, 1.0, None)
     store.save()
     assert Store(path).learned()[GROUP].n_calls == 1
 
