@@ -262,7 +262,10 @@ def submit(system: System, script: Path, mark: str, notify: Callable[[str], None
         MaybeSubmittedError: As `submit_words`.
         BatchSystemError: There is no such command here, or it rejected the array.
     """
-    return submit_words(system, [*system.submit, str(script)], mark, notify, what="array")
+    jobs = submit_words(system, [*system.submit, str(script)], mark, notify, what="array")
+    with contextlib.suppress(BatchSystemError):  # a site's wrapper of the command may try twice
+        jobs += (job for job in find(system, mark) if job not in jobs)
+    return jobs
 
 
 def submit_words(
@@ -348,7 +351,7 @@ def find(system: System, mark: str) -> list[str]:
     Raises:
         BatchSystemError: The queue cannot be queried, or its description does not say how to search it.
     """
-    words = system.find(mark)
+    words = system.find(mark) if mark else ()
     if not words:
         raise BatchSystemError(system.title, system.submit[0], "the queue cannot be searched for it")
     text = run(system, words)

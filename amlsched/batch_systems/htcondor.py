@@ -67,7 +67,9 @@ def _find(mark: str) -> list[str]:
 
 def _found(text: str, mark: str) -> Iterator[str]:
     jobs: list[dict[str, Any]] = json.loads(text) if text.strip() else []
-    return (str(job["ClusterId"]) for job in jobs if mark in job["Cmd"] or mark in job.get(_MARK, ""))
+    return (
+        str(job["ClusterId"]) for job in jobs if mark in job["Cmd"].rpartition("/")[2] or mark in job.get(_MARK, "")
+    )
 
 
 def _own_array(variables: Mapping[str, str]) -> str:

@@ -114,7 +114,7 @@ def _find(mark: str) -> list[str]:
 def _found(text: str, mark: str) -> Iterator[str]:
     for line in text.splitlines():
         job, script = line.strip().split("|", 1)
-        if mark in script:
+        if mark in script.rpartition("/")[2]:
             yield str(int(job))
 
 

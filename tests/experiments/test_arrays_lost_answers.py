@@ -114,15 +114,22 @@ def test_a_refusal_leaves_nothing_and_its_number_is_not_used_again(made: World) 
     assert "results/_arrays/0002" in made.submit().text
 
 
-def test_of_two_arrays_with_the_same_mark_one_is_cancelled_and_does_nothing(made: World) -> None:
-    """Something between this command and Slurm has submitted it again."""
+def test_of_two_arrays_with_the_same_mark_one_is_cancelled(made: World) -> None:
+    """A wrapper of the site, whose first try has lost its answer, has tried again."""
     made.slurm.moods("sbatch", "twice")
-    made.slurm.moods("sbatch", "lose")
-    assert made.submit().code == 0
+    assert "Submitted array 2 to Slurm: 4 elements" in made.submit().text
+    assert {job for job, _ in made.slurm.pending()} == {"2"}
+
+
+def test_of_two_arrays_with_the_same_mark_one_does_nothing(made: World) -> None:
+    made.slurm.moods("sbatch", "twice")
+    made.slurm.moods("squeue", "", "lose")  # so that it is not seen
+    made.submit()
     assert jobs(made) == ["1", "2"]
     made.let_go(*range(4))
     made.begin("1", "0")
     made.finish("1", "0")
+    assert made.diary() == []
     made.run_all()
     assert made.completions() == [1] * 4
 
