@@ -109,7 +109,7 @@ def _check_directives(system: System, given: Any) -> None:
 
 
 def _check_scheduler(given: Any) -> None:
-    if not isinstance(given, Mapping | None):
+    if given is not None and not _is_mapping(given):
         raise TypeError(f"scheduler_options={given!r}: must be a mapping, such as {{'port': 8786}}")
     options: Mapping[str, Any] = given or {}
     if (port := options.get("port")) is not None:
@@ -117,6 +117,10 @@ def _check_scheduler(given: Any) -> None:
         if port > 65535:
             raise ValueError(f"scheduler_options: port={port!r}: must be at most 65535")
     check_text("scheduler_options: host", options.get("host"), "192.168.0.1")
+
+
+def _is_mapping(given: object) -> bool:
+    return isinstance(given, Mapping)
 
 
 def check_adaptive(given: Any, n_workers: int, processes: int) -> None:
@@ -133,14 +137,13 @@ def check_adaptive(given: Any, n_workers: int, processes: int) -> None:
     """
     if isinstance(given, bool):
         return
-    if not isinstance(given, Mapping):
+    if not _is_mapping(given):
         raise TypeError(f"adaptive={given!r}: must be True, False or options of dask's Adaptive")
-    options: Mapping[Any, Any] = given
-    for name, value in options.items():
+    for name, value in given.items():
         if name not in (*_ADAPTIVE, *_ADAPTIVE_MORE):
             near = most_similar(str(name), (*_ADAPTIVE, *_ADAPTIVE_MORE), 0.6)
             hint = f" (did you mean {near}?)" if near else ""
-            raise ValueError(f"adaptive={dict(options)!r}: dask's Adaptive has no option {name}{hint}")
+            raise ValueError(f"adaptive={dict(given)!r}: dask's Adaptive has no option {name}{hint}")
         if name in _ADAPTIVE:
             check_whole(f"adaptive: {name}", value, 0)
             workers = value * processes if name.endswith("_jobs") else value
