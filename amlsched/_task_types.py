@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeAlias
 
     from amlsched.plugins import Comm
+    from amlsched.resources import Resources
     from amlsched.task import Plugin
 
     Plugins: TypeAlias = Plugin | Iterable[Plugin]
+    Requested: TypeAlias = Resources | Sequence[Resources] | Callable[..., Resources | Sequence[Resources]] | None
 
 __all__ = ["CommFirst", "CommKeyword", "CommSecond", "CommThird", "TaskOptions"]
 
@@ -24,6 +26,8 @@ class TaskOptions(TypedDict, total=False):
     init_plugins: bool
     batch_size: int
     retries_on_loss: int | None
+    resources: Requested
+    priority: float | Callable[..., float]
 
 
 # Functions with a parameter that `Comm.Plugin` provides. Type checkers can only remove the first positional parameter

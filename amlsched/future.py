@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from amlsched.receipts import Outcome
+    from amlsched.resources.request import Wanted
     from amlsched.task import Task
 
 __all__ = ["Future"]
@@ -43,8 +44,8 @@ class Future(asyncio.Future[R]):
         awaited: Whether the call is or was awaited; `None` if that is still expected (`task(…)`).
     """
 
-    # Unset for most calls: `_context` is set by the user, `_attempt` and `_losses` if the call is retried, and
-    # `receipt` if it is measured.
+    # Unset for most calls: `_context` is set by the user, `_attempt` and `_losses` if the call is retried, `receipt` if
+    # it is measured, and `wanted` if it requests resources.
     __slots__ = (
         "_attempt",
         "_context",
@@ -57,9 +58,11 @@ class Future(asyncio.Future[R]):
         "number",
         "receipt",
         "task",
+        "wanted",
         "work",
     )
     receipt: Outcome
+    wanted: Wanted
 
     def __init__(
         self,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -20,7 +21,7 @@ from amlsched._surroundings import open_descriptors
 from amlsched.errors import SchedulerNotRunningError
 from amlsched.events import Emitter, Event, Subscriber
 from amlsched.executors import dask, jobqueue, local, ray
-from amlsched.executors.capabilities import kill_workers, loop_factory_of
+from amlsched.executors.capabilities import capabilities_of, kill_workers, loop_factory_of
 from amlsched.executors.scatter import Shared, is_shared, with_shared
 from amlsched.executors.user_function import check_function
 from amlsched.exit_state import ExitState, Policy, check_mode
@@ -32,12 +33,23 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from amlsched._run.loop import RunLoop
-    from amlsched._task_types import CommFirst, CommKeyword, CommSecond, CommThird, Plugins, TaskOptions
+    from amlsched._task_types import (
+        CommFirst,
+        CommKeyword,
+        CommSecond,
+        CommThird,
+        Plugins,
+        Requested,
+        TaskOptions,
+    )
     from amlsched.estimates import Estimate, Learned
     from amlsched.estimates.estimator import Estimator
     from amlsched.exit_state import CancelledMode, ExceptionMode
     from amlsched.future import Future
     from amlsched.plugins.comm import CommPlugin
+    from amlsched.policies import Policy as PlacingPolicy
+    from amlsched.resources.pool import Pool
+    from amlsched.resources.request import Wanted
 
 __all__ = ["Scheduler", "check_executor"]
 
@@ -51,7 +63,7 @@ Order = Literal["completion", "submission"]
 Display = bool | Literal["auto"] | Iterable[Any]
 Estimates = bool | str | PathLike[str]
 
-_OPTIONS = ("retries_on_loss", "receipts", "estimates")
+_OPTIONS = ("retries_on_loss", "receipts", "estimates", "pool", "policy")
 """The options that every constructor accepts in addition to those of its factory."""
 _RETRIES_ON_LOSS = 3
 
@@ -77,6 +89,12 @@ class _Constructed(Protocol[P, S_co]):
     @overload
     def __call__(self, *args: Any, estimates: Estimates, **kwargs: Any) -> S_co: ...
 
+    @overload
+    def __call__(self, *args: Any, pool: Pool | Sequence[Pool], **kwargs: Any) -> S_co: ...
+
+    @overload
+    def __call__(self, *args: Any, policy: Callable[[], PlacingPolicy], **kwargs: Any) -> S_co: ...
+
     def __call__(self, *args: Any, **kwargs: Any) -> S_co: ...
 
 
@@ -90,6 +108,8 @@ class _Constructor(Generic[P]):
         @functools.wraps(self.factory)
         def construct(*args: Any, **kwargs: Any) -> S:
             options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
+            if options.get("pool") is not None:
+                kwargs = _for_pool(options["pool"], inspect.signature(self.factory), args, kwargs)
             factory = partial(self.factory, *args, **kwargs)
             return owner._from_factory(factory, **options)  # pyright: ignore[reportPrivateUsage]
 
@@ -138,6 +158,12 @@ class Scheduler(Emitter):
         estimates: Whether to learn from the calls that finish how long the others take; see `estimate`. A path is a
             file that keeps what was learned for the next run. Calls are measured as with `receipts`. Every constructor
             accepts it.
+        pool: What calls may use together: each call waits until what it requests is free. `None` for what this process
+            may use of the machine, if a task has `resources`; several pools, one for each node, in a simulation. Every
+            constructor accepts it; where it creates the workers, there is one for each CPU of the pool, unless
+            `max_workers` is given.
+        policy: Decides which call starts next: a class such as `ArrivalOrder`, or a function that creates a policy for
+            a run; `None` for `LongestFirst`. Every constructor accepts it.
 
     Raises:
         TypeError: `executor` is not a `concurrent.futures.Executor`, or an argument has the wrong type.
@@ -211,6 +237,8 @@ class Scheduler(Emitter):
         retries_on_loss: int = _RETRIES_ON_LOSS,
         receipts: bool = False,
         estimates: Estimates = False,
+        pool: Pool | Sequence[Pool] | None = None,
+        policy: Callable[[], PlacingPolicy] | None = None,
     ) -> None:
         if not isinstance(executor, Executor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Scheduler needs a concurrent.futures.Executor, not {executor!r}; {_remedy(executor)}")
@@ -227,6 +255,10 @@ class Scheduler(Emitter):
         self._terminate = terminate if callable(terminate) else (kill_workers if terminate else None)
         self.retries_on_loss = checked_retries(retries_on_loss)
         self.receipts = receipts or estimates is not False
+        self._pools = _checked_pools(pool, executor)
+        if policy is not None and not callable(policy):
+            raise TypeError(f"policy={policy!r}: must be a class such as amlsched.policies.ArrivalOrder, or a function")
+        self._policy = policy
         self.loop_factory = loop_factory_of(executor)
         self._elapsed_s = 0.0
         self._tasks: list[Task[..., Any]] = []
@@ -358,19 +390,21 @@ class Scheduler(Emitter):
         check_flag("wait", wait)
         from amlsched._run.loop import RunLoop  # here: a fifth of the time of `import amlsched`
 
-        run = RunLoop(
-            self,
-            self._runner(),
-            policy=policy,
-            on_cancelled=on_cancelled,
-            end_on_empty=end_on_empty,
-            order=order,
-            retries_on_loss=self.retries_on_loss,
-            renew=self._renewed,
-            receipts=self.receipts,
-        )
         showing = self._showing(display)
         try:
+            run = RunLoop(
+                self,
+                self._runner(),
+                policy=policy,
+                on_cancelled=on_cancelled,
+                end_on_empty=end_on_empty,
+                order=order,
+                retries_on_loss=self.retries_on_loss,
+                renew=self._renewed,
+                receipts=self.receipts,
+                pools=self._pools_of_run(),
+                placing_policy=self._policy,
+            )
             self._begin(run)
             with showing:
                 return await run.run(timeout, wait, self.kill)
@@ -441,6 +475,8 @@ class Scheduler(Emitter):
         init_plugins: bool = True,
         batch_size: int = 1,
         retries_on_loss: int | None = None,
+        resources: Requested = None,
+        priority: float | Callable[..., float] = 0,
     ) -> Task[..., Any]:
         """Register a function as a task.
 
@@ -453,6 +489,8 @@ class Scheduler(Emitter):
             init_plugins: Whether to attach the plugins now.
             batch_size: How many calls to send to a worker at once; see `Task`.
             retries_on_loss: How often to retry a call whose worker was lost; `None` for the scheduler's value.
+            resources: What each call needs while it runs; see `Task`.
+            priority: Calls with a higher one go first; see `Task`.
         """
         return Task(
             function,
@@ -461,9 +499,24 @@ class Scheduler(Emitter):
             init_plugins=init_plugins,
             batch_size=batch_size,
             retries_on_loss=retries_on_loss,
+            resources=resources,
+            priority=priority,
         )
 
+    def _pools_of_run(self) -> Sequence[Pool] | None:
+        """What calls of the run may use; `None` if no call requests anything."""
+        if self._pools is None and any(task.requests_resources for task in self._tasks):
+            from amlsched.resources.pool import Pool
+
+            return (Pool.here(),)
+        return self._pools
+
     def _register(self, task: Task[..., Any]) -> None:
+        if self._run is not None and task.requests_resources and not self._run.places_calls:
+            raise RuntimeError(
+                f"{task.name} has resources or a priority, but the run has begun without a pool: "
+                "register the task before the run, or give the scheduler a pool"
+            )
         task.dispatcher = self.dispatcher
         self._tasks.append(task)
 
@@ -479,7 +532,12 @@ class Scheduler(Emitter):
         return self._submit(None, fn, args, kwargs)
 
     def _submit(
-        self, task: Task[..., R] | None, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        task: Task[..., R] | None,
+        function: Callable[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        wanted: Wanted | None = None,
     ) -> Future[R]:
         if self._run is None:
             name = getattr(function, "__name__", repr(function))
@@ -488,7 +546,7 @@ class Scheduler(Emitter):
             )
         if self._has_shared:
             function = self._carrying(function, args, kwargs)
-        return self._run.submit(task, function, args, kwargs)
+        return self._run.submit(task, function, args, kwargs, wanted)
 
     def _carrying(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., R]:
         """The function, wrapped to receive the shared objects if an argument is a handle of one."""
@@ -757,6 +815,48 @@ def _estimator_for(scheduler: Scheduler, estimates: object) -> Estimator:
     from amlsched.estimates.estimator import Estimator  # only if estimates are requested
 
     return Estimator(scheduler, None if estimates is True else Path(cast("str | PathLike[str]", estimates)))
+
+
+def _checked_pools(pool: Any, executor: Executor) -> tuple[Pool, ...] | None:
+    """The pools of a scheduler.
+
+    Raises:
+        TypeError: They are something else.
+        ValueError: There is none, or there are several, and the executor runs calls.
+    """
+    if pool is None:
+        return None
+    from amlsched.resources.pool import Pool
+    from amlsched.resources.request import is_sequence
+
+    pools: tuple[Any, ...] = tuple(cast("Sequence[Any]", pool)) if is_sequence(pool) else (pool,)
+    if not all(isinstance(each, Pool) for each in pools):
+        raise TypeError(f"pool={pool!r}: must be a Pool, such as amlsched.resources.Pool(cpus=8, memory='32 GB')")
+    known = capabilities_of(executor)
+    if known.remote:
+        raise ValueError(
+            f"pool={pool!r}: not with {type(executor).__name__}, whose workers are on other hosts: amlsched places "
+            "calls on this machine only; request resources from the cluster's own scheduler"
+        )
+    if not pools or (len(pools) > 1 and not known.virtual):
+        raise ValueError(f"pool={pool!r}: must be one Pool; there can be several in a simulation only")
+    for each in () if known.virtual else pools:
+        each.warn_if_larger_than_this_machine()
+    return pools
+
+
+def _for_pool(pool: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a factory, with the defaults that a pool implies."""
+    from amlsched.resources.pool import Pool
+    from amlsched.resources.request import is_sequence
+
+    given_pools = cast("Sequence[Any]", pool) if is_sequence(pool) else [pool]
+    pools = [each for each in given_pools if isinstance(each, Pool)]  # others are an error of the scheduler
+    given = signature.bind_partial(*args, **kwargs).arguments
+    implied = {"max_workers": max(1, sum(math.ceil(each.cpus) for each in pools))}
+    if any(each.gpus for each in pools):
+        implied["max_tasks_per_child"] = 1  # a process selects its GPUs once
+    return {**kwargs, **{k: v for k, v in implied.items() if k in signature.parameters and given.get(k) is None}}
 
 
 def _remedy(given: object) -> str:

@@ -11,8 +11,10 @@ from amlsched.events import Emitter, Event
 from amlsched.executors.user_function import check_function
 
 if TYPE_CHECKING:
+    from amlsched._task_types import Requested
     from amlsched.events import Subscriber
     from amlsched.future import Future
+    from amlsched.resources.request import Requests
     from amlsched.scheduler import Scheduler
 
 __all__ = ["Plugin", "Task", "checked_retries"]
@@ -68,10 +70,17 @@ class Task(Emitter, Generic[P, R]):
         batch_size: How many calls to send to a worker at once, for functions so fast that sending dominates. Events,
             exceptions and cancellation remain per call. Calls wait for each other only while the loop is busy.
         retries_on_loss: How often to retry a call whose worker was lost; `None` for the scheduler's value.
+        resources: What each call needs while it runs: a `Resources`, a list of alternatives, the preferred one first,
+            or a function of the call's arguments that returns one of these. The call waits until the pool of the
+            scheduler has it. `None` for one CPU, if the scheduler has a pool.
+        priority: Calls with a higher one go first, if the scheduler has a pool: a number, or a function of the call's
+            arguments.
 
     Raises:
-        TypeError: `function` is not callable, or calling it would run nothing: it is async or a generator function.
-        ValueError: `batch_size` is below 1, or `retries_on_loss` below 0.
+        TypeError: `function` is not callable, or calling it would run nothing: it is async or a generator function; or
+            `resources` or `priority` is something else.
+        ValueError: `batch_size` is below 1, or above 1 with `resources`, or `retries_on_loss` is below 0.
+        RuntimeError: It has `resources`, and the scheduler runs without a pool.
     """
 
     SUBMITTED: ClassVar[Event[..., Any]] = Event("on-submitted", ("future", "*args"))
@@ -106,6 +115,8 @@ class Task(Emitter, Generic[P, R]):
         init_plugins: bool = True,
         batch_size: int = 1,
         retries_on_loss: int | None = None,
+        resources: Requested = None,
+        priority: float | Callable[..., float] = 0,
     ) -> None:
         check_function(function, "a task")
         super().__init__(name=f"task {getattr(function, '__name__', None) or repr(function)}")
@@ -114,6 +125,16 @@ class Task(Emitter, Generic[P, R]):
         self.plugins: list[Plugin] = []
         self.batch_size = _checked_batch_size(batch_size)
         self.retries_on_loss = None if retries_on_loss is None else checked_retries(retries_on_loss)
+        self._requests: Requests | None = None
+        if resources is not None or priority != 0:
+            from amlsched.resources.request import Requests  # here, to keep `import amlsched` light
+
+            self._requests = Requests(self.name, resources, priority)
+        if resources is not None and self.batch_size > 1:
+            raise ValueError(
+                f"{self.name}: batch_size={batch_size}, but its calls request resources, and so are sent one by one: "
+                "leave one of them out"
+            )
         self.n_running = 0  # maintained by the run loop: unfinished calls of this run
         self.n_submitted = 0  # maintained by the run loop: submitted calls of this run
         self.on_submitted = cast("Subscriber[Concatenate[Future[R], P], Any]", self.subscriber(self.SUBMITTED))
@@ -136,14 +157,25 @@ class Task(Emitter, Generic[P, R]):
         Raises:
             SchedulerNotRunningError: The scheduler is not running, or the run is ending.
             NotPicklableError: An argument cannot be sent to a worker.
+            ResourcesError: No node can ever hold what the call requests, or the function given as `resources` or
+                `priority` failed.
         """
         function: Callable[..., R] = self.function
+        given = args, kwargs
         for plugin in self.plugins:
             allowed = plugin.pre_submit(function, *args, **kwargs)
             if allowed is None:
                 return None
             function, args, kwargs = allowed  # type: ignore[assignment]
+        if self._requests is not None:
+            wanted = self._requests.of_call(*given)
+            return self.scheduler._submit(self, function, args, kwargs, wanted)  # pyright: ignore[reportPrivateUsage]
         return self.scheduler._submit(self, function, args, kwargs)  # pyright: ignore[reportPrivateUsage]
+
+    @property
+    def requests_resources(self) -> bool:
+        """Whether it has `resources` or a `priority`."""
+        return self._requests is not None
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a call to be awaited: `result = await task(…)` in an async callback.

@@ -86,7 +86,7 @@ class Measured:
         return statistics.median(found) if found else None
 
 
-MODULES = ("calls", "events", "memory", "startup", "configs", "resume", "loading")
+MODULES = ("calls", "events", "memory", "startup", "configs", "resume", "loading", "placement")
 
 
 def workloads() -> dict[str, Workload]:

@@ -30,13 +30,16 @@ from amlsched.exit_state import ExitState, Policy
 from amlsched.future import Future
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from concurrent.futures import Executor
     from typing import Self
 
     from amlsched._run.lost_calls import LostCalls
     from amlsched.events import Stopwatch, Subscriber
     from amlsched.exit_state import CancelledMode
+    from amlsched.policies import Policy as PlacingPolicy
+    from amlsched.resources.pool import Pool
+    from amlsched.resources.request import Wanted
     from amlsched.scheduler import Scheduler
     from amlsched.task import Task
 
@@ -93,6 +96,8 @@ class RunLoop:
         retries_on_loss: How often to retry a call whose worker was lost.
         renew: Replaces a broken executor by a new one; returns `None` if the scheduler does not own it.
         receipts: Whether to measure calls.
+        pools: What each node has, if calls request resources.
+        placing_policy: Creates the policy that chooses calls for nodes; `None` for `LongestFirst`.
     """
 
     def __init__(
@@ -107,6 +112,8 @@ class RunLoop:
         retries_on_loss: int,
         renew: Callable[[], Executor | None],
         receipts: bool,
+        pools: Sequence[Pool] | None = None,
+        placing_policy: Callable[[], PlacingPolicy] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.executing = False  # an inline call is running
@@ -120,8 +127,24 @@ class RunLoop:
         self._thread = get_ident()
 
         self._calls: dict[Future[Any], None] = {}  # unfinished ones, in the order of submission
-        admission = MeasuringAdmission if receipts else Admission
-        self._admission = admission(executor, self.finished, self._broken, self._calls)
+        self._admission: Admission
+        if pools is None:
+            admission = MeasuringAdmission if receipts else Admission
+            self._admission = admission(executor, self.finished, self._broken, self._calls)
+        else:
+            from amlsched._run.placement import MeasuringPlacement, Placement
+            from amlsched.policies import LongestFirst
+
+            self._admission = (MeasuringPlacement if receipts else Placement)(
+                executor,
+                self.finished,
+                self._broken,
+                self._calls,
+                pools=pools,
+                policy=placing_policy or LongestFirst,
+                clock=self.loop.time,
+            )
+        self.places_calls = pools is not None
         self._retries_on_loss, self._renew = retries_on_loss, renew
         self._lost_calls: LostCalls | None = None  # created when the first worker is lost
         self._submitted = 0
@@ -230,7 +253,12 @@ class RunLoop:
         return self._exit_state()
 
     def submit(
-        self, task: Task[..., Any] | None, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        task: Task[..., Any] | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        wanted: Wanted | None = None,
     ) -> Future[Any]:
         """Submit a call and return its future. Called in the loop's thread only."""
         if not self.accepting:
@@ -240,6 +268,8 @@ class RunLoop:
             raise RuntimeError("calls can only be submitted in the loop's thread, such as in callbacks, not in another")
         future = Future(self, task, function, args, kwargs or _NO_KWARGS)
         future.number = self._submitted + 1
+        if wanted is not None:
+            future.wanted = wanted
         self._admission.take(future)
         self._submitted += 1
         self._calls[future] = None

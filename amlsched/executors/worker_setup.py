@@ -38,6 +38,7 @@ __all__ = [
     "HASH_SEED_VARIABLE",
     "hash_seed",
     "hash_seed_set",
+    "limit_loaded_libraries",
     "prepare_imports",
     "prepare_worker",
     "set_threads",
@@ -65,11 +66,17 @@ def set_threads(environment: Mapping[str, str]) -> None:
         _limit_loaded = int(next(iter(environment.values())))
 
 
+def limit_loaded_libraries(n_threads: int) -> None:
+    """Limit the threads of libraries that are loaded already, if threadpoolctl is installed."""
+    if not _LIBRARIES.isdisjoint(sys.modules):
+        with contextlib.suppress(Exception):  # it is not installed, or fails with a library
+            importlib.import_module("threadpoolctl").threadpool_limits(n_threads)
+
+
 def prepare_worker() -> None:
     """Do everything else, in a process started for calls, after its main module was imported."""
     if _limit_loaded is not None:
-        with contextlib.suppress(Exception):  # threadpoolctl is not installed, or fails with a library
-            importlib.import_module("threadpoolctl").threadpool_limits(_limit_loaded)
+        limit_loaded_libraries(_limit_loaded)
     for name in _GENERATORS:
         if name in sys.modules:
             _seed(name)

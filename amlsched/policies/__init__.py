@@ -1,12 +1,13 @@
 """Which call starts next, and on which node: small classes over plain values."""
 
-from amlsched.policies.ordered import ArrivalOrder, LongestFirst
+from amlsched.policies.ordered import ArrivalOrder, LongestFirst, OrderedPolicy
 from amlsched.policies.policy import Placement, Policy, WaitingCall
 from amlsched.policies.simulation import Schedule, SimulatedCall, simulate
 
 __all__ = [
     "ArrivalOrder",
     "LongestFirst",
+    "OrderedPolicy",
     "Placement",
     "Policy",
     "Schedule",

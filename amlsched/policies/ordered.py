@@ -15,13 +15,12 @@ from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, ClassVar
 
 from amlsched.policies.policy import Placement, Policy
-from amlsched.resources.pool import Amounts
+from amlsched.resources.pool import Amounts, Node
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from amlsched.policies.policy import WaitingCall
-    from amlsched.resources.pool import Node
     from amlsched.resources.request import Resources
 
 __all__ = ["ArrivalOrder", "LongestFirst", "OrderedPolicy"]
@@ -33,7 +32,7 @@ _LOOK_AHEAD = 8
 """How many calls of a group to try, as they differ in memory."""
 _FEW = 64
 """More new calls than this are placed node by node."""
-_CANDIDATES = 64
+_CANDIDATES = 16
 """On how many nodes to look for the earliest reservation at most."""
 _PATIENCE = 10.0
 """Calls that were submitted earlier by this many times the longest expected call go first."""
@@ -53,8 +52,8 @@ class _Group:
 
 
 def _size_class(amount: int) -> int:
-    """The smallest amount of the class of this one; there are four classes between powers of two."""
-    shift = max(0, amount.bit_length() - 3)
+    """The smallest amount of the class of this one; there are two classes between powers of two."""
+    shift = max(0, amount.bit_length() - 2)
     return amount >> shift << shift
 
 
@@ -64,21 +63,37 @@ def _kind(request: Resources) -> tuple[object, ...]:
 
 
 class _Reservation:
-    __slots__ = ("call", "node", "request", "since")
+    __slots__ = ("_spare", "_spare_at", "call", "node", "request", "since")
 
     def __init__(self, call: WaitingCall, node: Node, request: Resources, since: float) -> None:
         self.call, self.node, self.request, self.since = call, node, request, since
+        self._spare: Amounts | None = None
+        self._spare_at = -1
 
     def spare(self) -> Amounts:
         """What other calls may hold on the node beyond the beginning of the reservation."""
-        spare = self.node.free.copy()
-        for lease in self.node.leases:
-            if lease.until <= self.since:
-                spare.give_back(lease.request, lease.devices)
-        devices = spare.fitting(self.request)
-        if devices is not None:
-            spare.take(self.request, devices)
-        return spare
+        node = self.node
+        if self._spare is None or self._spare_at != node.n_changes:
+            spare = node.free.copy()
+            for lease in node.leases:
+                if lease.until <= self.since:
+                    spare.give_back(lease.request, lease.devices)
+            devices = spare.fitting(self.request)
+            if devices is not None:
+                spare.take(self.request, devices)
+            self._spare, self._spare_at = spare, node.n_changes
+        return self._spare
+
+
+class _Capacity:
+    """What all nodes have, lost ones included: it only weighs requests against each other."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.n_nodes = len(nodes)
+        self.total = Amounts.together(node.pool for node in nodes)
+        pools = [node.pool for node in nodes]
+        kinds = {(p.cpus, p.memory, p.gpus, p.gpu_memory, tuple(p.custom.items())): p for p in pools}
+        self.kinds = [Node(pool) for pool in kinds.values()]
 
 
 class OrderedPolicy(Policy):
@@ -92,13 +107,16 @@ class OrderedPolicy(Policy):
         self._order: list[
             tuple[Rank, WaitingCall]
         ] = []  # a heap; calls that no longer wait remain until they are first
-        self._groups: dict[object, _Group] = {}
+        self._groups: dict[int, dict[object, _Group]] = {}  # by the CPUs that a call needs at least, and by kind
         self._arrived: dict[WaitingCall, None] = {}  # since the last choice
         self._reservation: _Reservation | None = None
         self._released: dict[Node, None] = {}  # nodes of former reservations
         self._tried: WaitingCall | None = None  # the first in the order, if it was found to fit nowhere
+        self._unreserved: WaitingCall | None = None  # the same, if it has no reservation as nothing can overtake it yet
         self._turn = 0
-        self._capacity: tuple[int, Amounts] | None = None  # of how many nodes
+        self._capacity: _Capacity | None = None
+        self._nodes: Sequence[Node] = ()
+        self._n_ranks = 0
         self._seconds, self._n_known = 0.0, 0
 
     @abstractmethod
@@ -120,13 +138,22 @@ class OrderedPolicy(Policy):
     def share(self, call: WaitingCall) -> float:
         """The largest share of a resource of all nodes that a call asks for; for `rank`."""
         assert self._capacity is not None
-        capacity, request = self._capacity[1], call.requests[0]
+        capacity, request = self._capacity.total, call.requests[0]
         amounts = [(request.cpu_parts, capacity.cpus), (request.memory, capacity.memory)]
         if request.gpu_parts:
             amounts.append((request.gpu_parts, sum(capacity.shares)))
             amounts.append((request.gpu_memory * request.n_devices, sum(capacity.gpu_memory)))
         amounts += [(parts, capacity.custom.get(name, 0)) for name, parts in request.custom_parts]
         return max(asked / there for asked, there in amounts if there)
+
+    def is_large(self, call: WaitingCall) -> bool:
+        """Whether no node can hold the call twice at a time."""
+        assert self._capacity is not None
+        return not any(node.can_hold_twice(call.requests[0]) for node in self._capacity.kinds)
+
+    def urgent(self, now: float) -> WaitingCall | None:
+        """A call that goes before the first in the order now; `None` for none."""
+        return None
 
     def add(self, call: WaitingCall) -> None:
         """See `Policy`."""
@@ -136,8 +163,8 @@ class OrderedPolicy(Policy):
     def _rank_arrived(self, nodes: Sequence[Node]) -> dict[WaitingCall, None]:
         """Give the calls that were added since the last choice their places in the order, and return them."""
         arrived, self._arrived = self._arrived, {}
-        if arrived and (self._capacity is None or self._capacity[0] != len(nodes)):
-            self._capacity = len(nodes), Amounts.together(node.pool for node in nodes)
+        if arrived and (self._capacity is None or self._capacity.n_nodes != len(nodes)):
+            self._capacity = _Capacity(nodes)
         for call in arrived:
             self._rank(call)
         return arrived
@@ -146,13 +173,15 @@ class OrderedPolicy(Policy):
         expected = call.expected(call.requests[0])
         if expected is not None:
             self._seconds, self._n_known = self._seconds + expected, self._n_known + 1
-        rank = (*self.rank(call), call.number)
+        self._n_ranks += 1  # another attempt of a call has the same number, and the former one may still be in the heap
+        rank = (*self.rank(call), call.number, self._n_ranks)
         entry = self._entries[call] = (tuple(-each for each in rank), call)
         heapq.heappush(self._order, (rank, call))
         kind = tuple(map(_kind, call.requests))
-        group = self._groups.get(kind)
+        level = self._groups.setdefault(min(request.cpu_parts for request in call.requests), {})
+        group = level.get(kind)
         if group is None:
-            group = self._groups[kind] = _Group(call.requests)
+            group = level[kind] = _Group(call.requests)
         insort(group.entries, entry)
 
     def discard(self, call: WaitingCall) -> None:
@@ -162,12 +191,17 @@ class OrderedPolicy(Policy):
         if entry is None:
             return
         kind = tuple(map(_kind, call.requests))
-        entries = self._groups[kind].entries
+        level = self._groups[min(request.cpu_parts for request in call.requests)]
+        entries = level[kind].entries
         del entries[bisect_left(entries, entry)]
         if not entries:
-            del self._groups[kind]
+            del level[kind]
         if self._reservation is not None and self._reservation.call is call:
             self._release()
+
+    def is_waiting(self, call: WaitingCall) -> bool:
+        """Whether a call waits."""
+        return call in self._entries
 
     def waiting(self) -> list[WaitingCall]:
         """See `Policy`."""
@@ -182,6 +216,7 @@ class OrderedPolicy(Policy):
     def choose(self, nodes: Sequence[Node], now: float, freed: Collection[Node] | None = None) -> list[Placement]:
         """See `Policy`."""
         chosen: list[Placement] = []
+        self._unreserved, self._nodes = None, nodes
         if self._reservation is not None and self._reservation.node.lost:
             self._release()
         arrived = self._rank_arrived(nodes)
@@ -195,7 +230,7 @@ class OrderedPolicy(Policy):
         self._released = {}
         for node in looked:
             self._fill(node, now, chosen)
-        if not everywhere:
+        if not everywhere and arrived:
             entries = [entry for call in arrived if (entry := self._entries.get(call)) is not None]
             for _, call in sorted(entries, reverse=True):
                 self._place(call, nodes, now, chosen)
@@ -212,7 +247,7 @@ class OrderedPolicy(Policy):
         reserved = self._reservation
         if reserved is not None:
             self._place(reserved.call, looked, now, chosen)
-        while (call := self._first()) is not None:
+        while (call := self.urgent(now) or self._first()) is not None:
             reserved = self._reservation
             if reserved is not None:
                 if reserved.call is call:
@@ -223,8 +258,8 @@ class OrderedPolicy(Policy):
             where = [*looked, *self._released] if call is self._tried else nodes
             self._tried = call
             if not self._place(call, where, now, chosen):
-                if self._reservation is None and self.overtaking:
-                    self._reserve(call, nodes, now)
+                if self._reservation is None:
+                    self._unreserved = call
                 return
 
     def _first(self) -> WaitingCall | None:
@@ -241,19 +276,23 @@ class OrderedPolicy(Policy):
                 free = node.free
                 if cpus > free.cpus or memory > free.memory:  # checked here as well because it is most often decisive
                     continue
-                if (devices := self._allowed(call, request, node, now, self._spare(node))) is not None:
+                if (devices := self._allowed(call, request, node, now)) is not None:
                     self._start(call, request, node, devices, now, chosen)
                     return True
         return False
 
     def _fill(self, node: Node, now: float, chosen: list[Placement]) -> None:
         """Start calls on a node until none fits."""
-        free, spare = node.free, self._spare(node)
+        free = node.free
+        if free.calls < 1:
+            return
         n_gpus = len(node.pool.gpus)
         heads = [
             (group.entries[-1][0], group)
-            for group in self._groups.values()
-            if group.cpus <= free.cpus and group.memory <= free.memory and (n_gpus or not group.gpus)
+            for cpus, level in self._groups.items()
+            if cpus <= free.cpus
+            for group in level.values()
+            if group.memory <= free.memory and (n_gpus or not group.gpus)
         ]
         heads.sort(key=lambda head: head[0])
         while heads:
@@ -267,30 +306,32 @@ class OrderedPolicy(Policy):
                     (
                         (request, devices)
                         for request in call.requests
-                        if (devices := self._allowed(call, request, node, now, spare)) is not None
+                        if (devices := self._allowed(call, request, node, now)) is not None
                     ),
                     None,
                 )
                 if found is not None:
                     self._start(call, *found[:1], node, found[1], now, chosen)
-                    spare = self._spare(node)
                     if entries:
                         insort(heads, (entries[-1][0], group), key=lambda head: head[0])
                     break
 
-    def _allowed(
-        self, call: WaitingCall, request: Resources, node: Node, now: float, spare: Amounts | None
-    ) -> tuple[int, ...] | None:
+    def _allowed(self, call: WaitingCall, request: Resources, node: Node, now: float) -> tuple[int, ...] | None:
         """The GPUs with which a call may start on a node; `None` if it does not fit or would delay the reserved one."""
         if node.lost:
             return None
         devices = node.free.fitting(request)
+        if devices is None:
+            return None
+        if self._unreserved is not None and self._unreserved is not call:
+            first, self._unreserved = self._unreserved, None
+            self._reserve(first, self._nodes, now)
         reserved = self._reservation
-        if devices is None or spare is None or reserved is None or reserved.call is call:
+        if reserved is None or reserved.node is not node or reserved.call is call:
             return devices
         if now + self.guess(call, request) <= reserved.since:
             return devices
-        return node.free.fitting(request, spare)
+        return node.free.fitting(request, reserved.spare())
 
     def _start(
         self,
@@ -306,10 +347,6 @@ class OrderedPolicy(Policy):
         chosen.append(Placement(call, lease))
 
     # Reservations
-
-    def _spare(self, node: Node) -> Amounts | None:
-        reserved = self._reservation
-        return reserved.spare() if reserved is not None and reserved.node is node else None
 
     def _release(self) -> None:
         if self._reservation is not None:
@@ -357,12 +394,19 @@ class LongestFirst(OrderedPolicy):
     harder to place, so a call that asks for four times as much counts as twice as long. A call that was submitted
     earlier by more than ten times the longest expected time goes before a longer one, so that none waits for ever while
     longer ones are submitted.
+
+    A call that asks for more than half of a node, and for twice as much as others do, is hard to place once smaller
+    ones run. It goes first from the time on at which the calls that were submitted before it would have ended if they
+    had used all nodes fully.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._longest = 0.0
         self._generation, self._generation_began = 0, 0.0
+        self._large: list[tuple[float, int, WaitingCall]] = []  # a heap by the time from which they go first
+        self._work_ends = 0.0  # when the calls up to now would end
+        self._shares, self._n_ranked = 0.0, 0
 
     def rank(self, call: WaitingCall) -> Rank:
         """See `OrderedPolicy`."""
@@ -371,7 +415,21 @@ class LongestFirst(OrderedPolicy):
         if call.submitted - self._generation_began > _PATIENCE * self._longest:
             self._generation += 1
             self._generation_began = call.submitted
-        return (-call.priority, self._generation, -seconds * math.sqrt(self.share(call)))
+        share = self.share(call)
+        self._work_ends = max(self._work_ends, call.submitted)
+        if self._n_ranked and share > 2 * self._shares / self._n_ranked and self.is_large(call):
+            heapq.heappush(self._large, (self._work_ends, self._n_ranked, call))
+        self._work_ends += share * seconds
+        self._shares, self._n_ranked = self._shares + share, self._n_ranked + 1
+        return (-call.priority, self._generation, -seconds * math.sqrt(share))
+
+    def urgent(self, now: float) -> WaitingCall | None:
+        """See `OrderedPolicy`."""
+        while self._large and not self.is_waiting(self._large[0][2]):
+            heapq.heappop(self._large)
+        if self._large and self._large[0][0] <= now:
+            return self._large[0][2]
+        return None
 
 
 class ArrivalOrder(OrderedPolicy):

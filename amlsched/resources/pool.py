@@ -5,21 +5,25 @@ Values only: a lease says what a call got, and starting the call is up to others
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched._checks import check_whole
 from amlsched.errors import ResourcesError
+from amlsched.resources.detect import cpus, free_memory, gpus, memory
 from amlsched.resources.request import WHOLE, as_memory, in_parts, is_sequence, named_parts, shown_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Self
 
     from amlsched.resources.request import Resources
 
 __all__ = ["Amounts", "Lease", "Node", "Pool", "Shortage", "refuse_impossible"]
 
+logger = logging.getLogger(__name__)
 _UNCOUNTED = 1 << 62
 """More memory than any node has, for a pool whose memory is not counted."""
 
@@ -82,6 +86,42 @@ class Pool:
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
+    @classmethod
+    def here(cls, *, reserve: str | None = None, custom: Mapping[str, float] | None = None) -> Self:
+        """What this process may use of this machine now: its CPUs, the memory that is free, and its GPUs.
+
+        Args:
+            reserve: Memory to keep free, such as `"2 GiB"`; `None` for 5 % of what is free.
+            custom: Amounts of resources with names of your own.
+
+        Raises:
+            ResourcesError: The reserve is more than what is free.
+            OSError: The system does not say how much memory it has.
+        """
+        free, found = free_memory(), gpus().found
+        kept = free // 20 if reserve is None else as_memory("reserve", reserve)
+        if kept >= free:
+            problem = f"reserve={reserve!r}, but only {shown_memory(free)} of memory are free"
+            raise ResourcesError("Pool.here", problem, "reserve less")
+        amounts = [each.memory_bytes if each.free_bytes is None else each.free_bytes for each in found]
+        known = [f"{amount} B" for amount in amounts if amount]
+        return cls(
+            len(cpus()),
+            f"{free - kept} B",
+            [each.name for each in found],
+            known if len(known) == len(found) else None,
+            custom,
+        )
+
+    def warn_if_larger_than_this_machine(self) -> None:
+        """Log a warning if it has more CPUs or memory than this process may use."""
+        here = len(cpus())
+        if self.cpus > here:
+            logger.warning("the pool has %g CPUs, but this process may use %d of this machine", self.cpus, here)
+        if self.memory is not None and self.memory > (there := memory()):
+            has, may = shown_memory(self.memory), shown_memory(there)
+            logger.warning("the pool has %s of memory, but this process may use %s of this machine", has, may)
+
     def __str__(self) -> str:
         parts = [f"{self.cpus:g} CPUs"]
         parts += [f"{shown_memory(self.memory)} of memory"] if self.memory is not None else []
@@ -124,9 +164,12 @@ class Amounts:
         shares: What is free of each GPU, in 1/10,000.
         gpu_memory: Bytes on each GPU.
         custom: Custom resources by name, in 1/10,000.
+        calls: How many more calls may run, whatever they ask for.
     """
 
-    __slots__ = ("cpus", "custom", "gpu_memory", "memory", "shares")
+    __slots__ = ("calls", "cpus", "custom", "gpu_memory", "memory", "shares")
+
+    calls: int
 
     cpus: int
     memory: int
@@ -134,7 +177,8 @@ class Amounts:
     gpu_memory: list[int]
     custom: dict[str, int]
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, calls: int = _UNCOUNTED) -> None:
+        self.calls = calls
         self.cpus = in_parts("cpus", pool.cpus)
         self.memory = _UNCOUNTED if pool.memory is None else pool.memory
         self.shares = [WHOLE] * len(pool.gpus)
@@ -146,6 +190,7 @@ class Amounts:
         """What several pools have together; memory that one of them does not count is not counted."""
         total = cls.__new__(cls)
         total.cpus = total.memory = 0
+        total.calls = _UNCOUNTED
         total.shares, total.gpu_memory, total.custom = [], [], {}
         for each in map(cls, pools):
             total.cpus, total.memory = total.cpus + each.cpus, total.memory + each.memory
@@ -159,6 +204,7 @@ class Amounts:
         """A copy that can be changed."""
         copied = Amounts.__new__(Amounts)
         copied.cpus, copied.memory, copied.custom = self.cpus, self.memory, self.custom.copy()
+        copied.calls = self.calls
         copied.shares, copied.gpu_memory = self.shares.copy(), self.gpu_memory.copy()
         return copied
 
@@ -171,7 +217,7 @@ class Amounts:
             request: The request.
             within: Other amounts in which it must fit as well, on the same GPUs.
         """
-        if request.cpu_parts > self.cpus or request.memory > self.memory:
+        if request.cpu_parts > self.cpus or request.memory > self.memory or self.calls < 1:
             return None
         for name, parts in request.custom_parts:
             if parts > self.custom.get(name, 0):
@@ -200,6 +246,7 @@ class Amounts:
         self._add(request, devices, 1)
 
     def _add(self, request: Resources, devices: Iterable[int], sign: int) -> None:
+        self.calls += sign
         self.cpus += sign * request.cpu_parts
         self.memory += sign * request.memory
         for name, parts in request.custom_parts:
@@ -263,22 +310,26 @@ class Node:
 
     Args:
         pool: What it has.
+        max_calls: How many calls may run on it at a time, whatever they ask for; `None` for any number.
 
     Attributes:
         pool: What it has.
         free: What no call holds.
         leases: What calls hold, in the order in which they got it.
         lost: Whether the node is gone: nothing fits on it any more.
+        n_changes: How often something was taken or given back.
     """
 
-    __slots__ = ("_all", "free", "leases", "lost", "pool")
+    __slots__ = ("_all", "free", "leases", "lost", "n_changes", "pool")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, max_calls: int | None = None) -> None:
         self.pool = pool
-        self.free = Amounts(pool)
-        self._all = Amounts(pool)
+        calls = _UNCOUNTED if max_calls is None else max_calls
+        self.free = Amounts(pool, calls)
+        self._all = Amounts(pool, calls)
         self.leases: dict[Lease, None] = {}
         self.lost = False
+        self.n_changes = 0
 
     def fits(self, request: Resources) -> bool:
         """Whether a request fits now."""
@@ -287,6 +338,15 @@ class Node:
     def can_hold(self, request: Resources) -> bool:
         """Whether a request fits when no call holds anything."""
         return not self.lost and self._all.fitting(request) is not None
+
+    def can_hold_twice(self, request: Resources) -> bool:
+        """Whether a request fits beside itself when no call holds anything."""
+        amounts = self._all.copy()
+        devices = amounts.fitting(request)
+        if devices is None:
+            return False
+        amounts.take(request, devices)
+        return amounts.fitting(request) is not None
 
     def take(self, request: Resources, until: float, devices: tuple[int, ...] | None = None) -> Lease:
         """Lease what is requested.
@@ -306,6 +366,7 @@ class Node:
         self.free.take(request, devices)
         lease = Lease(self, request, devices, until)
         self.leases[lease] = None
+        self.n_changes += 1
         return lease
 
     def give_back(self, lease: Lease) -> None:
@@ -314,6 +375,7 @@ class Node:
             raise RuntimeError(f"{lease!r} was given back before")
         lease.active = False
         del self.leases[lease]
+        self.n_changes += 1
         self.free.give_back(lease.request, lease.devices)
 
     def shortage(self, request: Resources) -> Shortage | None:

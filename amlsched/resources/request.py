@@ -5,15 +5,28 @@ Amounts are whole numbers inside, of bytes or of 1/10,000: ten times 0.1 CPUs ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from amlsched._checks import is_number
+from amlsched.errors import ResourcesError
 from amlsched.units import parse_memory, parse_seconds
 
-__all__ = ["WHOLE", "Resources", "alternatives", "as_memory", "in_parts", "is_sequence", "named_parts", "shown_memory"]
+__all__ = [
+    "WHOLE",
+    "Resources",
+    "Requests",
+    "Wanted",
+    "alternatives",
+    "as_memory",
+    "in_parts",
+    "is_sequence",
+    "named_parts",
+    "shown_memory",
+]
 
 WHOLE = 10_000
 """How many parts a CPU, a GPU or one of a custom resource has."""
@@ -104,6 +117,18 @@ class Resources:
         return ", ".join(parts) or "nothing"
 
 
+class Wanted(NamedTuple):
+    """What the task of a call says about it.
+
+    Attributes:
+        requests: What the call requests: alternatives, the preferred one first.
+        priority: Calls with a higher one go first.
+    """
+
+    requests: tuple[Resources, ...]
+    priority: float = 0
+
+
 def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
     """The alternatives of a request, the preferred one first.
 
@@ -124,6 +149,63 @@ def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
         f"{where}: resources={given!r}: must be a Resources, such as Resources(cpus=2, memory='1.5 GiB'), "
         "a list of alternatives, or a function of the call's arguments that returns one of these"
     )
+
+
+class Requests:
+    """What the calls of a task request.
+
+    Args:
+        task: Name of the task, for messages.
+        resources: A `Resources`, alternatives, or a function of the call's arguments; `None` for one CPU.
+        priority: A number, or a function of the call's arguments.
+
+    Raises:
+        TypeError: An argument is something else.
+    """
+
+    def __init__(self, task: str, resources: Any, priority: Any) -> None:
+        self._task = task
+        self._resources: Callable[..., Any] | None = None
+        self._priority: Callable[..., Any] | None = None
+        requests: tuple[Resources, ...] = (Resources(),)
+        number = 0.0
+        if callable(resources):
+            self._resources = resources
+        elif resources is not None:
+            requests = alternatives(resources, task)
+        if callable(priority):
+            self._priority = priority
+        else:
+            number = _as_priority(priority, task)
+        self._wanted = Wanted(requests, number)
+
+    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Wanted:
+        """What the call with these arguments requests.
+
+        Raises:
+            ResourcesError: A function raised, or returned something else.
+        """
+        if self._resources is None and self._priority is None:
+            return self._wanted
+        requests, number = self._wanted
+        try:
+            if self._resources is not None:
+                requests = alternatives(self._resources(*args, **kwargs), "the function returned")
+            if self._priority is not None:
+                number = _as_priority(self._priority(*args, **kwargs), "the function returned")
+        except Exception as error:
+            name = "priority" if self._resources is None else "resources"
+            shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
+            failure = f"{type(error).__name__}: {error}"
+            problem = f"the function given as {name} failed for the arguments ({shown[:200]}): {failure}"
+            raise ResourcesError(self._task, problem, "it gets the arguments of the call") from error
+        return Wanted(requests, number)
+
+
+def _as_priority(value: object, where: str) -> float:
+    if not is_number(value) or not math.isfinite(number := float(cast("float", value))):
+        raise TypeError(f"{where}: priority={value!r}: must be a number, or a function of the call's arguments")
+    return number
 
 
 def is_sequence(value: object) -> bool:

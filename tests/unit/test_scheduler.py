@@ -34,7 +34,7 @@ def test_a_constructor_has_the_signature_and_the_text_of_its_factory(name: str) 
     own = list(inspect.signature(factory).parameters)
     taken = list(inspect.signature(constructor).parameters)
     assert [name for name in taken if name in own] == own
-    assert set(taken) - set(own) == {"receipts", "retries_on_loss"}
+    assert set(taken) - set(own) == {"retries_on_loss", "receipts", "estimates", "pool", "policy"}
     assert inspect.getdoc(constructor) == inspect.getdoc(factory)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amlsched.errors import ResourcesError
+from amlsched.resources import Gpu, Gpus, pool
 from amlsched.resources.pool import Lease, Node, Pool, refuse_impossible
 from amlsched.resources.request import WHOLE, Resources
 
@@ -149,3 +150,34 @@ def test_capacity_is_never_exceeded_and_comes_back_whole(steps: list[tuple[Resou
     for lease in held:
         lease.give_back()
     assert node.fits(Resources(8, "32 GiB", 3, "40 GiB", custom={"licence": 2}))
+
+
+def test_the_pool_of_this_machine_is_what_detection_finds_less_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Gpus(
+        (Gpu("GPU-a", memory_bytes=4 * 1024**3, free_bytes=3 * 1024**3), Gpu("GPU-b", memory_bytes=2 * 1024**3))
+    )
+    monkeypatch.setattr(pool, "cpus", lambda: (0, 2, 3))
+    monkeypatch.setattr(pool, "free_memory", lambda: 10 * 1024**3)
+    monkeypatch.setattr(pool, "gpus", lambda: found)
+    here = Pool.here(reserve="2 GiB", custom={"licence": 1})
+    assert (here.cpus, here.memory, here.gpus) == (3, 8 * 1024**3, ("GPU-a", "GPU-b"))
+    assert (here.gpu_memory, here.custom) == ((3 * 1024**3, 2 * 1024**3), {"licence": 1})
+    assert Pool.here().memory == 10 * 1024**3 - 10 * 1024**3 // 20
+    with pytest.raises(ResourcesError, match="reserve='11 GiB', but only 10 GiB of memory are free"):
+        Pool.here(reserve="11 GiB")
+
+
+def test_a_node_runs_no_more_calls_than_it_has_workers() -> None:
+    node = Node(Pool(8), max_calls=2)
+    leases = [node.take(Resources(0), 0.0) for _ in range(2)]
+    assert not node.fits(Resources(0))
+    leases[0].give_back()
+    assert node.fits(Resources(0))
+
+
+@pytest.mark.parametrize(
+    ("request_", "twice"),
+    [(Resources(4), True), (Resources(5), False), (Resources(9), False), (Resources(gpus=2), False)],
+)
+def test_whether_a_node_can_hold_a_request_twice(request_: Resources, twice: bool) -> None:
+    assert Node(POOL).can_hold_twice(request_) is twice

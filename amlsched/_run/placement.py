@@ -1,0 +1,265 @@
+"""Lets calls wait until a node has what they request, and gives back what they held when they end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amlsched._context import contextmanager
+from amlsched._run.admission import Admission, MeasuringAdmission
+from amlsched.errors import ResourcesError
+from amlsched.executors.allocated_call import AllocatedCall
+from amlsched.executors.capabilities import worker_count
+from amlsched.policies import WaitingCall
+from amlsched.resources.allocation import allocation_of
+from amlsched.resources.pool import Node, refuse_impossible
+from amlsched.resources.request import Resources, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+    from concurrent.futures import BrokenExecutor, Executor
+
+    from amlsched.executors.allocated_call import Binding
+    from amlsched.future import Future
+    from amlsched.policies import Policy
+    from amlsched.resources.pool import Lease, Pool
+
+__all__ = ["MeasuringPlacement", "Placement"]
+
+
+_UNSPECIFIED = Wanted((Resources(),))
+
+
+class Placement(Admission):
+    """The queue of calls of a run whose calls request resources.
+
+    A call waits in the policy. Once the policy has chosen it, it holds a lease and goes the way of all calls. The lease
+    ends when the executor has reported the end of the call, which it does when the process has exited or is ready for
+    the next call; a call that runs again waits for another lease. A separate class, so that calls without requests cost
+    nothing.
+
+    Args:
+        executor: As of `Admission`.
+        finished: Likewise.
+        broken: Likewise.
+        calls: Likewise.
+        pools: What each node has; several nodes only if the executor runs nothing, such as a simulation.
+        policy: Creates the policy.
+        clock: Returns the time in seconds.
+
+    Raises:
+        ResourcesError: The workers are on other hosts.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        finished: Callable[[Future[Any]], None],
+        broken: Callable[[Future[Any], BrokenExecutor], None],
+        calls: Iterable[Future[Any]],
+        *,
+        pools: Sequence[Pool],
+        policy: Callable[[], Policy],
+        clock: Callable[[], float],
+    ) -> None:
+        self._leases: dict[Future[Any], Lease] = {}
+        self._queued: dict[Future[Any], WaitingCall] = {}
+        self._possible: set[tuple[Resources, ...]] = set()
+        self._last: Wanted | None = None  # most often the same object for all calls of a task
+        self._freed: dict[Node, None] = {}  # since the last choice
+        self._changed = False  # since the last choice
+        self._policy, self._clock = policy(), clock
+        super().__init__(executor, finished, broken, calls)
+        if self.capabilities.remote:
+            problem = f"a task requests resources, but the workers of {self.executor_name} are on other hosts"
+            raise ResourcesError("the scheduler", problem, "request resources from the cluster's own scheduler")
+        self._nodes = [Node(pool, self._max_calls(len(pools))) for pool in pools]
+        self._gpu_variable = _gpu_variable(pools)
+
+    def _max_calls(self, n_nodes: int) -> int | None:
+        """How many calls a node runs at a time, so that no call waits in the executor while it holds a lease."""
+        if n_nodes > 1:
+            return None
+        return 1 if self.inline else worker_count(self._executor)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes, with what calls hold of them."""
+        return tuple(self._nodes)
+
+    @property
+    def _binding(self) -> Binding:
+        if self.capabilities.virtual:
+            return "nothing"
+        return "worker" if self.capabilities.pickles else "call" if self.inline else "nothing"
+
+    # Waiting
+
+    def take(self, future: Future[Any]) -> None:
+        """Let a call wait for a lease.
+
+        Raises:
+            ResourcesError: No node can ever hold what it requests.
+        """
+        wanted = _wanted(future)
+        if wanted is not self._last and wanted.requests not in self._possible:
+            refuse_impossible(wanted.requests, self._nodes, repr(future))
+            self._possible.add(wanted.requests)
+        self._last = wanted
+        self._enqueue(future)
+
+    def _enqueue(self, future: Future[Any]) -> None:
+        wanted = _wanted(future)
+        call = WaitingCall(
+            future.number, wanted.requests, priority=wanted.priority, submitted=self._clock(), key=future
+        )
+        self._queued[future] = call
+        self._policy.add(call)
+        self._changed = True
+
+    def admit(self) -> None:
+        """See `Admission`."""
+        self._place()
+        super().admit()
+
+    def next_inline(self) -> Future[Any] | None:
+        """See `Admission`."""
+        if self.inline and not self._waiting:
+            self._place()
+        return super().next_inline()
+
+    def _place(self) -> None:
+        """Lease resources to the calls that the policy chooses, and submit these."""
+        while self._changed and not self._paused:
+            freed, self._freed, self._changed = list(self._freed), {}, False
+            for call, lease in self._policy.choose(self._nodes, self._clock(), freed):
+                future: Future[Any] = call.key
+                del self._queued[future]
+                self._leases[future] = lease
+                if future.done():  # it was cancelled, and the run has not processed that yet
+                    self._give_back(future)
+                    continue
+                try:
+                    Admission.take(self, future)
+                except Exception as error:
+                    self._rejected([future], error)
+            if self._queued and not self._leases and not self._changed:
+                self._refuse_queued()
+
+    def _refuse_queued(self) -> None:
+        """Fail the calls that would wait for ever: nothing runs, and the policy starts nothing."""
+        queued, self._queued = list(self._queued.items()), {}
+        for future, call in queued:
+            self._policy.discard(call)
+            problem = f"{type(self._policy).__name__} starts no call although no call holds anything"
+            self.reject([future], ResourcesError(repr(future), problem, "correct the policy"))
+
+    # Leases
+
+    def send(self, future: Future[Any]) -> None:
+        """See `Admission`."""
+        if future not in self._leases:
+            self._lease_at_once(future)
+        with self._allocated(future):
+            super().send(future)
+
+    def _lease_at_once(self, future: Future[Any]) -> None:
+        """Take a lease for a call that runs out of turn, alone in a pool that was recreated after it broke."""
+        for request in _wanted(future).requests:
+            for node in self._nodes:
+                if node.fits(request):
+                    self._leases[future] = node.take(request, self._clock())
+                    return
+
+    @contextmanager
+    def _allocated(self, future: Future[Any]) -> Generator[None]:
+        """Inside, the call has a function that knows what it got, which is sent; elsewhere its own."""
+        function: Any = future.function
+        lease = self._leases.get(future)
+        if lease is None or self.capabilities.virtual or isinstance(function, AllocatedCall):
+            yield
+            return
+        allocation = allocation_of(lease)
+        in_child = getattr(function, "in_child", None)  # bind the child that runs the call, not its parent
+        if in_child is not None:
+            future.function = function.with_function(AllocatedCall(in_child, allocation, "worker", self._gpu_variable))
+        else:
+            future.function = AllocatedCall(function, allocation, self._binding, self._gpu_variable)
+        try:
+            yield
+        finally:
+            future.function = function
+
+    def execute(self, future: Future[Any]) -> Any:
+        """See `Admission`."""
+        try:
+            with self._allocated(future):
+                return super().execute(future)
+        finally:
+            self._give_back(future)
+
+    def _collect(self, task: Any, future: Future[Any]) -> None:
+        with self._allocated(future):
+            super()._collect(task, future)
+
+    def _release(self, future: Future[Any]) -> None:
+        self._give_back(future)
+        super()._release(future)
+
+    def _give_back(self, future: Future[Any]) -> None:
+        lease = self._leases.pop(future, None)
+        if lease is not None:
+            lease.give_back()
+            self._freed[lease.node] = None
+            self._changed = True
+
+    def forget(self, future: Future[Any]) -> None:
+        """See `Admission`."""
+        super().forget(future)
+        if future.work is None:
+            call = self._queued.pop(future, None)
+            if call is not None:
+                self._policy.discard(call)
+                self._changed = True  # it may have had a reservation
+            self._give_back(future)
+
+    # Calls that run again
+
+    def resend(self, future: Future[Any]) -> None:
+        """Let a call wait for another lease."""
+        self._enqueue(future)
+
+    def put_back(self, futures: Sequence[Future[Any]]) -> None:
+        """See `Admission`."""
+        for future in futures:
+            self._enqueue(future)
+
+    def take_lost_calls(self, calls: Iterable[Future[Any]]) -> list[Future[Any]]:
+        """See `Admission`."""
+        lost = super().take_lost_calls(calls)
+        for future in lost:
+            self._give_back(future)
+        return lost
+
+    def use(self, executor: Executor) -> None:
+        """See `Admission`."""
+        for future in self.abandoned:
+            self._give_back(future)
+        super().use(executor)
+
+
+class MeasuringPlacement(MeasuringAdmission, Placement):
+    """Has each call measured as well."""
+
+
+def _wanted(future: Future[Any]) -> Wanted:
+    found: Wanted = getattr(future, "wanted", _UNSPECIFIED)
+    return found
+
+
+def _gpu_variable(pools: Sequence[Pool]) -> str:
+    """The environment variable that selects GPUs; empty if no pool has any."""
+    if not any(pool.gpus for pool in pools):
+        return ""
+    from amlsched.resources.detect import gpus
+
+    return gpus().variable
