@@ -404,6 +404,7 @@ class Scheduler(Emitter):
                 receipts=self.receipts,
                 pools=self._pools_of_run(),
                 placing_policy=self._policy,
+                expected=None if self._estimator is None else self._estimator.expected,
             )
             self._begin(run)
             with showing:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from amlsched._run.lost_calls import LostCalls
+    from amlsched._run.placement import PlacedCalls
     from amlsched.events import Stopwatch, Subscriber
     from amlsched.exit_state import CancelledMode
     from amlsched.policies import Policy as PlacingPolicy
@@ -98,6 +99,7 @@ class RunLoop:
         receipts: Whether to measure calls.
         pools: What each node has, if calls request resources.
         placing_policy: Creates the policy that chooses calls for nodes; `None` for `LongestFirst`.
+        expected: How long a call will probably take, in seconds, for that policy; `None` if nothing is learned.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class RunLoop:
         receipts: bool,
         pools: Sequence[Pool] | None = None,
         placing_policy: Callable[[], PlacingPolicy] | None = None,
+        expected: Callable[[Future[Any]], float | None] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.executing = False  # an inline call is running
@@ -143,6 +146,7 @@ class RunLoop:
                 pools=pools,
                 policy=placing_policy or LongestFirst,
                 clock=self.loop.time,
+                expected=expected,
             )
         self.places_calls = pools is not None
         self._retries_on_loss, self._renew = retries_on_loss, renew
@@ -370,6 +374,13 @@ class RunLoop:
     def calls(self) -> list[Future[Any]]:
         """The unfinished calls, oldest first."""
         return list(self._calls)
+
+    @property
+    def placed(self) -> PlacedCalls | None:
+        """The calls and what they hold, if calls request resources."""
+        from amlsched._run.placement import Placement  # only where estimates are made
+
+        return self._admission.placed() if isinstance(self._admission, Placement) else None
 
     @property
     def held_calls(self) -> list[Future[Any]]:

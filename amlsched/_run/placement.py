@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amlsched._context import contextmanager
 from amlsched._run.admission import Admission, MeasuringAdmission
@@ -15,7 +15,7 @@ from amlsched.resources.pool import Node, refuse_impossible
 from amlsched.resources.request import Resources, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from concurrent.futures import BrokenExecutor, Executor
 
     from amlsched.executors.allocated_call import Binding
@@ -23,10 +23,28 @@ if TYPE_CHECKING:
     from amlsched.policies import Policy
     from amlsched.resources.pool import Lease, Pool
 
-__all__ = ["MeasuringPlacement", "Placement"]
+__all__ = ["MeasuringPlacement", "PlacedCalls", "Placement"]
 
 
 _UNSPECIFIED = Wanted((Resources(),))
+
+
+class PlacedCalls(NamedTuple):
+    """The calls of a run that request resources, for estimates.
+
+    Attributes:
+        now: The present, in the seconds of the leases and of the policy.
+        leases: What calls hold that have been sent.
+        waiting: What the policy knows of those that wait.
+        nodes: The nodes.
+        policy: Creates such a policy.
+    """
+
+    now: float
+    leases: Mapping[Future[Any], Lease]
+    waiting: Mapping[Future[Any], WaitingCall]
+    nodes: Sequence[Node]
+    policy: Callable[[], Policy]
 
 
 class Placement(Admission):
@@ -45,6 +63,7 @@ class Placement(Admission):
         pools: What each node has; several nodes only if the executor runs nothing, such as a simulation.
         policy: Creates the policy.
         clock: Returns the time in seconds.
+        expected: How long a call will probably take that has no expected time, in seconds, if that is known.
 
     Raises:
         ResourcesError: The workers are on other hosts.
@@ -60,6 +79,7 @@ class Placement(Admission):
         pools: Sequence[Pool],
         policy: Callable[[], Policy],
         clock: Callable[[], float],
+        expected: Callable[[Future[Any]], float | None] | None = None,
     ) -> None:
         self._leases: dict[Future[Any], Lease] = {}
         self._queued: dict[Future[Any], WaitingCall] = {}
@@ -67,6 +87,7 @@ class Placement(Admission):
         self._last: Wanted | None = None  # most often the same object for all calls of a task
         self._freed: dict[Node, None] = {}  # since the last choice
         self._changed = False  # since the last choice
+        self._new_policy, self._expected = policy, expected
         self._policy, self._clock = policy(), clock
         super().__init__(executor, finished, broken, calls)
         if self.capabilities.remote:
@@ -80,6 +101,10 @@ class Placement(Admission):
         if n_nodes > 1:
             return None
         return 1 if self.inline else worker_count(self._executor)
+
+    def placed(self) -> PlacedCalls:
+        """The calls as they are now."""
+        return PlacedCalls(self._clock(), self._leases, self._queued, self._nodes, self._new_policy)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -109,9 +134,8 @@ class Placement(Admission):
 
     def _enqueue(self, future: Future[Any]) -> None:
         wanted = _wanted(future)
-        call = WaitingCall(
-            future.number, wanted.requests, priority=wanted.priority, submitted=self._clock(), key=future
-        )
+        seconds = None if self._expected is None else self._expected(future)
+        call = WaitingCall(future.number, wanted.requests, seconds, wanted.priority, self._clock(), key=future)
         self._queued[future] = call
         self._policy.add(call)
         self._changed = True
@@ -135,6 +159,7 @@ class Placement(Admission):
                 future: Future[Any] = call.key
                 del self._queued[future]
                 self._leases[future] = lease
+                lease.since = self._clock()
                 if future.done():  # it was cancelled, and the run has not processed that yet
                     self._give_back(future)
                     continue

@@ -8,17 +8,22 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from amlsched.estimates.forecast import Estimate, Pending, run_forward, summarize
+from amlsched.estimates.forecast import Estimate, Pending, run_forward, run_policy_forward, summarize
 from amlsched.estimates.lognormal import Spread, of_expectation, of_group
 from amlsched.estimates.store import Store, equal_arguments
 from amlsched.executors.capabilities import capabilities_of, clock_of, running_at_once
+from amlsched.policies import WaitingCall
+from amlsched.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
+    from amlsched._run.placement import PlacedCalls
     from amlsched.estimates.store import Learned
     from amlsched.future import Future
+    from amlsched.resources.pool import Lease
+    from amlsched.resources.request import Wanted
     from amlsched.scheduler import Scheduler
 
 __all__ = ["Estimator"]
@@ -64,20 +69,40 @@ class Estimator:
         run = self._scheduler._run  # pyright: ignore[reportPrivateUsage]
         held = dict.fromkeys(run.held_calls if run is not None else ())
         calls = [future for future in (run.calls if run is not None else ()) if future not in held]
-        running = [future for future in calls if future.running()]
-        workers = max(running_at_once(executor) or 0, len(running), 1)
-        began = self._starts(running, workers, held)
+        placed = run.placed if run is not None else None
+        if placed is not None:
+            workers = 0
+            now = placed.now
+            began = {
+                future: now if lease.since is None else lease.since
+                for future, lease in placed.leases.items()
+                if future not in held
+            }
+        else:
+            running = [future for future in calls if future.running()]
+            workers = max(running_at_once(executor) or 0, len(running), 1)
+            began = self._starts(running, workers, held)
         elapsed = {future: max(now - start, _SHORTEST_S) for future, start in began.items()}
         kinds = _Kinds(self._store, elapsed)
-        pending: list[Pending] = []
+        pending: dict[Future[Any], Pending] = {}
         for future in calls:
             kind = kinds.of(future)
             if kind is None:
                 return None
-            pending.append(Pending(kind, _expected(future), elapsed.get(future)))
+            pending[future] = Pending(kind, _expected(future), elapsed.get(future))
         rng = random.Random(len(self._ends))  # so that it changes when something has ended, not with each look
-        times = run_forward(pending, kinds.spreads, workers, rng) if pending else [0.0]
+        if not pending:
+            times = [0.0]
+        elif placed is None:
+            times = run_forward(pending.values(), kinds.spreads, workers, rng)
+        else:
+            times = _placed_forward(placed, pending, kinds.spreads, rng)
         return summarize(times, len(pending))
+
+    def expected(self, future: Future[Any]) -> float | None:
+        """How long a call will probably take, in seconds; `None` if nothing is known of its group."""
+        spread = _Kinds(self._store, {}).spread_of(future)
+        return None if spread is None else math.exp(spread.at(_expected(future)) + _expected(future))
 
     def shown(self) -> Estimate | None:
         """The estimate for a display: a recent one, so that all of them together cost 1 % of a core at most."""
@@ -131,6 +156,25 @@ class Estimator:
         return began
 
 
+def _placed_forward(
+    placed: PlacedCalls, pending: Mapping[Future[Any], Pending], kinds: Sequence[Spread], rng: random.Random
+) -> list[float]:
+    running: list[tuple[Pending, Lease]] = []
+    waiting: list[tuple[Pending, WaitingCall]] = []
+    for future, each in pending.items():
+        lease = placed.leases.get(future)
+        if lease is not None:
+            running.append((each, lease))
+            continue
+        call = placed.waiting.get(future)
+        if call is None:  # it failed, and waits until it is tried again
+            wanted: Wanted | None = getattr(future, "wanted", None)
+            requests = (Resources(),) if wanted is None else wanted.requests
+            call = WaitingCall(future.number, requests, submitted=placed.now)
+        waiting.append((each, call))
+    return run_policy_forward(running, waiting, kinds, placed.nodes, placed.policy, placed.now, rng)
+
+
 class _Kinds:
     """What is known of the calls of a run, by group and by equal arguments.
 
@@ -172,6 +216,11 @@ class _Kinds:
     def _arguments(self, future: Future[Any], group: str) -> str | None:
         return equal_arguments(future.args, future.kwargs) if self._store.knows_arguments(group) else None
 
+    def spread_of(self, future: Future[Any]) -> Spread | None:
+        """What is known of a call."""
+        number = self.of(future)
+        return None if number is None else self.spreads[number]
+
     def _of_group(self, group: str, future: Future[Any]) -> Spread | None:
         seen = self._store.times(group)
         if seen.n:
@@ -200,6 +249,6 @@ def _group_of(future: Future[Any]) -> str:
 
 def _expected(future: Future[Any]) -> float:
     """The logarithm of the time that is expected of a call, in seconds; 0 if none is."""
-    wanted: Any = getattr(future, "wanted", None)
+    wanted: Wanted | None = getattr(future, "wanted", None)
     seconds = None if wanted is None else wanted.requests[0].time
     return math.log(seconds) if seconds else 0.0

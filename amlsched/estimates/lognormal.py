@@ -177,6 +177,7 @@ def of_group(seen: Line, running: Sequence[tuple[float, float]] = ()) -> Spread:
     """
     variance = _PRIOR_VARIANCE
     slope = weight = 0.0
+    around = Moments()
     for _ in range(2):
         weight = variance / _SLOPE_VARIANCE
         slope = (seen.xz + weight * _SLOPE) / (seen.xx + weight)

@@ -279,13 +279,15 @@ class Lease:
         request: What was requested.
         devices: The GPUs, by their index in the node's pool.
         until: When the call is expected to end, in the seconds of whoever took the lease.
+        since: When it got the lease, if whoever took it has noted that; in the same seconds.
         active: Whether the call still holds it.
     """
 
-    __slots__ = ("active", "devices", "node", "request", "until")
+    __slots__ = ("active", "devices", "node", "request", "since", "until")
 
     def __init__(self, node: Node, request: Resources, devices: tuple[int, ...], until: float) -> None:
         self.node, self.request, self.devices, self.until = node, request, devices, until
+        self.since: float | None = None
         self.active = True
 
     def give_back(self) -> None:

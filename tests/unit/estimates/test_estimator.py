@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from amlsched import Future, Scheduler
+from amlsched import Future, Scheduler, Task
 from amlsched.estimates import Estimate
 from amlsched.executors.simulation import VirtualCall
+from amlsched.plugins import Retry
+from amlsched.resources import Pool, Resources
 
 
 def train(x: float) -> float:
@@ -189,6 +191,112 @@ def test_what_was_learned_is_saved_during_a_long_run(tmp_path: Path, monkeypatch
     scheduler.on_future_result(lambda *_: seen.append(path.exists()))
     asked(scheduler, [(train, 1.0)] * 3)
     assert seen == [True, True, True]
+
+
+# ---------------------------------------------------------------------------------------- calls that request resources
+
+
+def halfway(scheduler: Scheduler, task: Task[[float], Any], *submitted: float) -> tuple[Estimate | None, float]:
+    """The estimate when half of the calls have finished, and the time that then was left."""
+    scheduler.on_start(lambda: [task.submit(x) for x in submitted])
+    found: list[tuple[Estimate | None, float]] = []
+
+    @scheduler.on_future_done
+    def done(_: Future[Any]) -> None:
+        if scheduler.on_future_done.count == len(submitted) // 2:
+            found.append((scheduler.estimate(), scheduler.elapsed_s))
+
+    scheduler.run()
+    ((estimate, at),) = found
+    return estimate, scheduler.elapsed_s - at
+
+
+def test_the_policy_is_run_forward_over_what_fits_together() -> None:
+    scheduler = Scheduler.with_simulation(duration=10, pool=Pool(4, "8 GiB"), estimates=True)
+    task = scheduler.task(train, resources=Resources(memory="3 GiB"))  # two at a time, on four CPUs
+    half, left = halfway(scheduler, task, *[1.0] * 40)
+    assert left == 100
+    assert half is not None
+    assert half.low <= 100 <= half.high
+    assert half.seconds == pytest.approx(100, rel=0.15)
+
+
+def test_calls_that_run_from_the_beginning_correct_what_the_first_ones_say() -> None:
+    """As the first ones to end are the short ones. In the mean of some runs, to be no matter of luck."""
+    errors: list[float] = []
+    for seed in range(12):
+        scheduler = Scheduler.with_simulation(
+            duration=lambda call: call.random.lognormvariate(3, 0.5), pool=Pool(40), estimates=True, seed=seed
+        )
+        scheduler.on_future_done(lambda _, scheduler=scheduler, errors=errors: look(scheduler, errors))
+        task = scheduler.task(train, resources=Resources())
+        scheduler.on_start(lambda task=task: [task.submit(1.0) for _ in range(200)])
+        scheduler.run()
+        errors[-1] /= scheduler.elapsed_s
+    assert sum(errors) / 12 == pytest.approx(1.0, abs=0.12)
+
+
+def look(scheduler: Scheduler, found: list[float]) -> None:
+    """Note when the run will probably end, if 20 calls have finished."""
+    if scheduler.on_future_done.count == 20 and (estimate := scheduler.estimate()) is not None:
+        found.append(scheduler.elapsed_s + estimate.seconds)
+
+
+def test_an_expected_time_is_corrected_by_what_was_learned_of_it() -> None:
+    pools = [Pool(2, name="a"), Pool(2, name="b")]
+    scheduler = Scheduler.with_simulation(duration=lambda call: 3 * call.args[0], pool=pools, estimates=True)
+    task = scheduler.task(train, resources=lambda x: Resources(time=f"{x} s"))
+    half, left = halfway(scheduler, task, *(float(x) for x in range(10, 50)))
+    assert half is not None
+    assert half.low <= left <= half.high
+    assert half.seconds == pytest.approx(left, rel=0.2)
+    (known,) = scheduler.learned().values()
+    assert known.seconds == pytest.approx(3.0)
+
+
+def test_an_expected_time_is_an_estimate_before_anything_has_finished() -> None:
+    scheduler = Scheduler.with_simulation(duration=10, pool=Pool(2), estimates=True)
+    task = scheduler.task(train, resources=Resources(time="10 s"))
+    found: list[Estimate | None] = []
+
+    @scheduler.on_start
+    def start() -> None:
+        for _ in range(20):
+            task.submit(1.0)
+        found.append(scheduler.estimate())
+
+    scheduler.run()
+    assert found[0] is not None
+    assert found[0].low < 100 < found[0].high
+
+
+def test_a_call_that_waits_to_be_tried_again_counts() -> None:
+    scheduler = Scheduler.with_simulation(
+        duration=10, pool=Pool(1), estimates=True, failures=lambda call: OSError("busy") if call.number == 2 else None
+    )
+    task = scheduler.task(train, resources=Resources(), plugins=Retry(2, backoff=1000.0))
+    scheduler.on_start(lambda: [task.submit(1.0) for _ in range(3)])
+    scheduler.on_start(lambda: scheduler.call_later(45, lambda: looked.append(scheduler.estimate())))
+    looked: list[Estimate | None] = []
+    scheduler.run(on_exception="continue")
+    assert looked[0] is not None
+    assert looked[0].n_calls == 1
+
+
+def test_times_of_a_former_run_decide_which_call_goes_first(tmp_path: Path) -> None:
+    """Nothing is declared: the longest calls go first, by what was learned of equal arguments."""
+    path, submitted = tmp_path / "times.json", [3.0, 50.0, 20.0, 90.0, 7.0]
+
+    def order() -> list[float]:
+        scheduler = Scheduler.with_simulation(duration=lambda call: call.args[0], pool=Pool(1), estimates=path)
+        task, ended = scheduler.task(train), list[float]()
+        scheduler.on_start(lambda: [task.submit(x) for x in submitted])
+        task.on_result(lambda future, _: ended.append(future.args[0]))
+        scheduler.run()
+        return ended
+
+    assert order() == submitted
+    assert order() == sorted(submitted, reverse=True)
 
 
 # ------------------------------------------------------------------------------------------------ real executors

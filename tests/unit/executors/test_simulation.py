@@ -15,6 +15,7 @@ from amlsched import Future, Scheduler, WorkerKilledError
 from amlsched.executors.simulation import SimulatedExecutor, VirtualCall
 from amlsched.exit_state import ExitState
 from amlsched.plugins import Comm, Retry
+from amlsched.resources import Pool, Resources
 
 Code = ExitState.Code
 
@@ -286,6 +287,38 @@ def test_the_same_seed_gives_the_same_order_ten_times_of_ten() -> None:
     first = journal(1)
     assert all(journal(1) == first for _ in range(9))
     assert journal(2) != first
+
+
+def placed(seed: int) -> list[tuple[int, float, float]]:
+    """Number, start and end of calls that request different amounts, on two nodes."""
+    pool = [Pool(4, "8 GiB", name="a"), Pool(2, "16 GiB", 1, name="b")]
+    duration = lambda call: call.random.lognormvariate(2, 1)  # noqa: E731
+    scheduler = Scheduler.with_simulation(duration=duration, failures=0.05, seed=seed, pool=pool, receipts=True)
+    requests = [Resources(1, "1 GiB"), Resources(3, "2 GiB"), Resources(1, "10 GiB"), Resources(0.5, gpus=0.5)]
+    task = scheduler.task(square, resources=lambda x: requests[x % 4])
+    scheduler.on_start(lambda: [task.submit(x) for x in range(60)])
+    times: list[tuple[int, float, float]] = []
+
+    @task.on_result
+    def note(future: Future[int], _: object) -> None:
+        receipt = scheduler.outcome(future)
+        assert receipt.started is not None
+        assert receipt.ended is not None
+        times.append((future.number, receipt.started, receipt.ended))
+
+    scheduler.run()
+    return times
+
+
+def test_calls_that_request_resources_start_in_the_same_order_and_only_where_they_fit() -> None:
+    first = placed(1)
+    assert len(first) == 60
+    assert all(placed(1) == first for _ in range(9))
+    for _, start, _ in first:
+        kinds = [(number - 1) % 4 for number, began, ended in first if began <= start < ended]
+        assert kinds.count(1) <= 1  # 3 CPUs: on the first node only
+        assert kinds.count(2) <= 1  # 10 GiB: on the second one only
+        assert kinds.count(3) <= 2  # half of the only GPU
 
 
 def test_a_search_decides_as_on_processes() -> None:
