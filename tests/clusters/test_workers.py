@@ -190,7 +190,7 @@ def test_a_bad_node_beside_good_ones_is_left_out(
     with slurm.scheduler(2, **options).executor as executor:
         results = [executor.submit(calls.double_slowly, number) for number in range(40)]
         assert [result.result(120) for result in results] == [2 * number for number in range(40)]
-        until(lambda: "jobs ended early on n3, others do not: it is left out" in caplog.text, 60)
+        until(lambda: "job after job ended early on n3, others do not: it is left out" in caplog.text, 60)
     assert "--exclude=n1,n4,n3" in caplog.text
     assert caplog.text.count("a bad node") <= 3
     until(lambda: not slurm.jobs(), 15)

@@ -216,26 +216,35 @@ class JobMonitor:
             when = "soon after its worker started" if records else "before its worker started"
             logger.warning("%s ended %s: %s%s", what, when, end.how, "" if self._failed.ends else tail)
             self._failed.add(end)
-            if too_many := self._failed.too_many(now):
+            if (too_many := self._failed.too_many(now)) and not self._is_about_to_avoid(state.host):
                 text = f"{too_many}; the job script: {self._script}{tail}"
                 raise BatchSystemError(self._system.title, "its jobs", text)
-            self._avoid(state.host, now)
+            if too_many:
+                self._failed.ends.clear()
+            if too_many or state.host in self._failed.bad_hosts(now):
+                self._avoid(state.host)
         else:
             logger.warning("%s lost its worker (%s) and is replaced", what, end.how)
         self._ends.given_up(job.job_id, state)
         await self._replace(name, job)
 
-    def _avoid(self, host: str, now: float) -> None:
-        """Leave out a host on which job after job ended early, while workers on other hosts stay."""
-        bad = self._failed.bad_hosts(now)
-        if host not in bad or host in self._avoided:
+    def _is_about_to_avoid(self, host: str) -> bool:
+        """Whether too many jobs ended early, but all on this host, while one runs on another; once in a run."""
+        elsewhere = (state for state in self._states.values() if state.stage is Stage.RUNNING)
+        return (
+            not self._avoided
+            and {end.host for end in self._failed.ends} == {host}
+            and any(state.host not in ("", host) for state in elsewhere)
+        )
+
+    def _avoid(self, host: str) -> None:
+        """Leave out a host on which job after job ended early, while jobs on other hosts stay."""
+        if not host or host in self._avoided:
             return
         self._avoided.append(host)
-        options = self._leave_out(self._avoided)
-        done = (
-            f"it is left out from now on ({' '.join(options)})" if options else "leave it out by job_extra_directives"
-        )
-        logger.warning("%s: %d jobs ended early on %s, others do not: %s", self._system.title, bad[host], host, done)
+        options = " ".join(self._leave_out(self._avoided))
+        done = f"it is left out from now on ({options})" if options else "job_extra_directives can leave it out"
+        logger.warning("%s: job after job ended early on %s, others do not: %s", self._system.title, host, done)
 
     async def _replace_without_answer(self) -> None:
         """Replace jobs whose worker has left for good, while the batch system does not say how they are."""

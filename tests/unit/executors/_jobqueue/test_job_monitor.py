@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from amlsched import BatchSystemError
 from amlsched.batch_systems import WORKER_SYSTEMS, Element, Stage
 from amlsched.executors._jobqueue import job_monitor
 from amlsched.executors._jobqueue.job_monitor import JobMonitor
@@ -219,3 +220,26 @@ def test_a_worker_that_dask_restarts_is_not_charged_to_its_job(tmp_path: Path, m
 
     monkeypatch.setattr(job_monitor, "call", call)
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("other", "ends"), [("n2", False), ("n1", True)])
+def test_three_jobs_that_end_on_one_host_do_not_end_a_run_that_has_one_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, other: str, ends: bool
+) -> None:
+    async def call(*words: object, **more: object) -> str:
+        return "7|FAILED|n1|None\n8|FAILED|n1|None\n9|FAILED|n1|None\n10|RUNNING|" + f"{other}|None"
+
+    async def run() -> None:
+        monitor, _ = one_job(tmp_path)
+        monitor._cluster.workers = {number: Job(str(number)) for number in range(7, 11)}
+        monitor._cluster.worker_spec = {number: {} for number in range(7, 11)}
+        await monitor._tick()
+        assert set(monitor._cluster.workers) == {10}
+
+    monkeypatch.setattr(job_monitor, "call", call)
+    if ends:
+        with pytest.raises(BatchSystemError, match="3 jobs in a row ended before their worker started"):
+            asyncio.run(run())
+    else:
+        asyncio.run(run())
+        assert "job after job ended early on n1, others do not: job_extra_directives can leave it out" in caplog.text
