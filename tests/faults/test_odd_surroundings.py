@@ -116,6 +116,12 @@ def no_root(command: str) -> Callable[[], str]:
     return lambda: "" if os.geteuid() == 0 and shutil.which(command) else f"needs root, and the command {command}"
 
 
+def cannot_run(*command: str) -> str:
+    """What to say if this command fails here, as in a container that may not do it."""
+    failed = subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode != 0
+    return f"may not run {command[0]} here" if failed else ""
+
+
 def processes_at_most(number: int) -> Surroundings:
     user = str(200_000 + os.getpid())  # of nobody else, as the limit is on the processes of a user
     limited = ("setpriv", "--reuid", user, "--regid", user, "--clear-groups")
@@ -159,7 +165,7 @@ TABLE = (
         "no /dev/shm",
         prefix=("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh"),
         fails={"loky": NO_SEMAPHORES},
-        needs=no_root("unshare"),
+        needs=lambda: no_root("unshare")() or cannot_run("unshare", "-m", "true"),
     ),
     Surroundings("fork after use", after_use="fork"),
     *map(processes_at_most, (1, 5, 6)),
