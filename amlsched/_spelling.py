@@ -10,6 +10,7 @@ __all__ = [
     "did_you_mean",
     "distance",
     "is_misspelling",
+    "listed",
     "meant",
     "meant_file",
     "misspellings",
@@ -69,8 +70,14 @@ def suggestion(word: str, known: Iterable[str], there: str = "there are") -> str
         there: The text before the list.
     """
     names = list(known)
+    return did_you_mean(word, names) + listed(names, there)
+
+
+def listed(known: Iterable[str], there: str = "there are") -> str:
+    """The first of the known words, after a text."""
+    names = list(known)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{did_you_mean(word, names)}{there}: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+    return f"{there}: {', '.join(names[:_SHOWN]) or 'none'}{more}"
 
 
 def meant_file(path: Path, *suffixes: str) -> str:

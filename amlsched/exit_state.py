@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+from amlsched.executors.user_function import describe
+
 __all__ = ["CancelledMode", "ExceptionMode", "ExitState", "Policy"]
 
 ExceptionMode = Literal["raise", "end", "continue"]
@@ -50,6 +52,20 @@ class ExitState(_Fields):
     __slots__ = ()
 
     Code: TypeAlias = _Code
+
+    def __str__(self) -> str:
+        """A sentence, such as `The run was stopped.`."""
+        return _SENTENCES[self.code] + ("." if self.exception is None else f": {describe(self.exception)}")
+
+
+_SENTENCES = {
+    _Code.STOPPED: "The run was stopped",
+    _Code.TIMEOUT: "The run reached its timeout",
+    _Code.EXHAUSTED: "The run finished: no calls remained",
+    _Code.CANCELLED: "The run ended because a call was cancelled",
+    _Code.EXCEPTION: "The run ended with an exception",
+    _Code.UNKNOWN: "The run ended",
+}
 
 
 class Policy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from amlsched.resources.request import Wanted
 
 __all__ = ["Scheduler", "check_executor"]
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -408,9 +411,16 @@ class Scheduler(Emitter):
             )
             self._begin(run)
             with showing:
-                return await run.run(timeout, wait, self.kill)
+                state = await run.run(timeout, wait, self.kill)
+            if state.code is ExitState.Code.EXHAUSTED and not self._was_used():
+                logger.warning("The run ended without a single call: submit calls in a callback of on_start")
+            return state
         finally:
             self._finish()
+
+    def _was_used(self) -> bool:
+        """Whether a call was submitted, or the program had a callback that could do so."""
+        return bool(self.on_future_submitted.count or self.on_start.handlers or self.on_empty.handlers)
 
     def stop(
         self, /, *args: Any, stop_msg: str | None = None, exception: BaseException | None = None, **kwargs: Any
@@ -542,8 +552,9 @@ class Scheduler(Emitter):
     ) -> Future[R]:
         if self._run is None:
             name = getattr(function, "__name__", repr(function))
+            why = "the run of the scheduler has ended" if self.on_start.count else "the scheduler is not running"
             raise SchedulerNotRunningError(
-                f"{name} cannot be submitted: the scheduler is not running; submit in a callback, such as of on_start"
+                f"{name} cannot be submitted: {why}; submit in a callback, such as of on_start"
             )
         if self._has_shared:
             function = self._carrying(function, args, kwargs)

@@ -133,6 +133,7 @@ def print_summary(summary: Summary, plan: Plan, metrics: list[str], seconds: flo
         print_table(summary, metrics)
     print_failures(summary)
     print_notes(summary)
+    _print_unknown_metrics(summary, metrics)
     if summary.ran:
         head = f"Ran {summary.ran} in {duration(seconds)}. "
     else:
@@ -140,9 +141,21 @@ def print_summary(summary: Summary, plan: Plan, metrics: list[str], seconds: flo
     print(f"{head}{counts(summary)} {_used(summary)}Results: {', '.join(map(str, plan.paths))}")
 
 
+def _print_unknown_metrics(summary: Summary, metrics: list[str]) -> None:
+    """Print which of the metrics no repetition has logged, once one is done."""
+    from amlsched._spelling import suggestion
+
+    known = dict.fromkeys(name for tally in summary.tallies.values() for name in tally.last)
+    for metric in metrics if summary.done else ():
+        if metric not in known:
+            print_stderr(f"--metric {metric}: no repetition logged such a number ({suggestion(metric, known)})")
+
+
 def _used(summary: Summary) -> str:
     from amlsched.display.table import duration
 
+    if not summary.ran:
+        return ""  # what earlier runs used would read as what this one did
     used = summary.used
     peak = f", at most {used.peak_memory_bytes / 2**20:.0f} MiB of memory" if used.peak_memory_bytes else ""
     return f"{duration(used.cpu_s)} of CPU time{peak}. " if used.cpu_s else ""

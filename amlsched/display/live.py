@@ -334,21 +334,23 @@ def _time_left(scheduler: Scheduler) -> str:
 def _task_table() -> Table:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("task")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("task", overflow="fold")
     for name in ("submitted", "unfinished", "results", "exceptions", "cancelled"):
         table.add_column(name, justify="right")
     return table
 
 
 def _add_task(table: Table, task: Task[..., Any]) -> None:
+    from rich.padding import Padding
+
     numbers = (task.n_submitted, task.n_running, task.on_result.count, task.on_exception.count, task.on_cancelled.count)
     table.add_row(_plain(task.name.removeprefix("task ")), *map(str, numbers))
     for plugin in task.plugins:
         table.add_row(_plugin_view(plugin))
         for event in plugin.events():
             if count := task.event_counts[event]:
-                table.add_row(_plain(f"    {event} {count}"))
+                table.add_row(Padding(_plain(f"{event} {count}"), (0, 0, 0, 4)))  # which keeps wrapped lines indented
 
 
 def _plugin_view(plugin: Plugin) -> RenderableType:

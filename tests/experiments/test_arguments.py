@@ -299,3 +299,13 @@ def test_a_terminal_gets_the_head_of_a_dry_run(
         assert len(lines) == 42
         assert lines[40] == "… and 20 more runs (a file or a pipe gets all: | less)"
         assert lines[41] == f"120 repetitions, {119 if executor else 120} to run. Results: results"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_metric_that_no_repetition_logged_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # also where nothing remains to run
+        assert main([*RUN, "--executor", "sequential", "--metric", "acuracy", "--metric", "loss"]) == 0
+        err = capsys.readouterr().err
+        assert err == (
+            "--metric acuracy: no repetition logged such a number (did you mean accuracy? there are: loss, accuracy)\n"
+        )

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from amlsched import ExitState
+from amlsched import ExitState, Scheduler
+from amlsched.errors import SchedulerNotRunningError
 from amlsched.exit_state import Policy
 
 
@@ -77,3 +78,27 @@ def test_a_mode_or_a_type_that_is_not_allowed_is_refused_by_its_name(on_exceptio
 def test_an_unhashable_mode_is_refused_as_any_other() -> None:
     with pytest.raises(ValueError, match="on_exception"):
         Policy([])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", ExitState.Code)
+def test_each_exit_state_is_printed_as_a_sentence(code: ExitState.Code) -> None:
+    assert str(ExitState(code)).startswith("The run ")
+    assert str(ExitState(code)).endswith(".")
+    assert str(ExitState(code, ValueError("bad"))).endswith(": ValueError: bad")
+    assert repr(ExitState(code)).startswith("ExitState(code=<Code.")
+
+
+def test_a_run_that_nobody_submits_to_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    scheduler = Scheduler.with_sequential()
+    task = scheduler.task(abs)
+    assert str(scheduler.run()) == "The run finished: no calls remained."
+    assert [record.getMessage() for record in caplog.records] == [
+        "The run ended without a single call: submit calls in a callback of on_start"
+    ]
+    with pytest.raises(SchedulerNotRunningError, match="abs cannot be submitted: the run of the scheduler has ended; "):
+        task.submit(1)
+    caplog.clear()
+    decided = scheduler.on_start(lambda: None)  # a callback that submits nothing may mean to
+    scheduler.run()
+    assert decided is not None
+    assert caplog.records == []

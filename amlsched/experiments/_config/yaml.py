@@ -24,6 +24,7 @@ Places = dict[tuple[Key, ...], int]
 ASKS = "${env:"
 MAX_DEPTH = 64
 _SAME: Any = object()
+_LONGEST_LINE = 60
 _TOO_DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
 MAX_ALIASED_VALUES = 1_000_000
 
@@ -138,12 +139,45 @@ def _events(text: str, file: str) -> Iterator[Any]:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         if "nesting depth" in problem:  # the C parser's own limit, in PyYAML 6.0.4
             raise ConfigError(where, _TOO_DEEP) from None
-        source = text.splitlines()[mark.line : mark.line + 1] if mark else []
-        remedy = "indent with spaces, not tabs" if source and source[0].lstrip(" ").startswith("\t") else ""
-        raise ConfigError(where, f"this is not YAML: {problem}", remedy) from None
+        lines = text.splitlines()
+        if mark is None or mark.line >= len(lines):
+            raise ConfigError(where, f"this is not YAML: {problem}", _remedy(error, lines)) from None
+        line = lines[mark.line].strip()
+        about = f"{problem}, in {line[:_LONGEST_LINE]!r}" if line else problem
+        raise ConfigError(where, f"this is not YAML: {about}", _remedy(error, lines)) from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise ConfigError(f"{file}:{line}", f"this is not YAML: {error.reason}", "remove the character") from None
+
+
+def _remedy(error: Any, lines: list[str]) -> str:
+    """What to write instead of what the parser rejects; empty if that is not known."""
+    mark, context, problem = error.problem_mark or error.context_mark, error.context_mark, error.problem or ""
+    if mark is None:
+        return ""
+    source = lines[mark.line] if mark.line < len(lines) else ""
+    if source.lstrip(" ").startswith("\t"):
+        return "indent with spaces, not tabs"
+    if "mapping values are not allowed" in problem:
+        above = next((n for n in range(mark.line - 1, -1, -1) if lines[n].partition("#")[0].strip()), None)
+        if above is not None and _indent(source) > _indent(lines[above]) and source[: mark.column].count(":") == 0:
+            return f"it is indented further than line {above + 1}, which already has a value: indent both alike"
+        return "put a value that contains a colon and a space in quotes"
+    if "flow" in (error.context or "") and context is not None:
+        return f"a comma is missing, or the end of what line {context.line + 1} opens with [ or {{"
+    if "quoted scalar" in (error.context or "") and context is not None:
+        return f"the quote of line {context.line + 1} is not closed"
+    if "could not find expected ':'" in problem and context is not None:
+        return f"line {context.line + 1} is no key: value, with a space after the colon"
+    if "block mapping" in (error.context or "") and "expected key" in problem:
+        return "indent it like the other keys beside it, and write key: value"
+    if "cannot start any token" in problem:
+        return "put the value in quotes"
+    return ""
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
 
 
 def _compose(events: Iterable[Any], file: str, report: Report) -> Iterator[_Node]:

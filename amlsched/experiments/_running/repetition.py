@@ -9,15 +9,19 @@ import sys
 import threading
 import traceback
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from amlsched._signals import raised_by_handler
+from amlsched._spelling import as_question, closest, listed
+from amlsched._surroundings import is_installed
 from amlsched.errors import AmlschedError, ExperimentError, ExperimentSurrender, ResultsNotWritableError
 from amlsched.events import add_note
 from amlsched.executors.user_function import call_function, forked_children_end
+from amlsched.experiments._config.document import key_text
+from amlsched.experiments._config.values import nested
 from amlsched.experiments._running import asynchronous, graceful_stop
 from amlsched.experiments._running.asynchronous import accepted_arguments
 from amlsched.experiments._running.isolation import generators, isolated
@@ -203,6 +207,9 @@ def _run_claimed(
             if disk_fails or raised_by_handler(error):
                 state = State.CANCELLED  # it is not the experiment's fault: the next run resumes it
             note = ErrorNote.of(error)
+            if hint := _parameter_hint(error, config.get("params")):
+                note = replace(note, message=f"{note.message} ({hint})")
+                add_note(error, hint)
             if not disk_fails:
                 _write_trace(error, repetition, err)
             if isinstance(error, SystemExit) and state is State.FAILED:
@@ -311,6 +318,20 @@ def _alone(driver: int) -> bool:
         return bool(dask.get_worker().state.nthreads == 1)
     except ValueError:  # not a thread of a worker
         return False
+
+
+def _parameter_hint(error: BaseException, params: Any) -> str:
+    """Which parameters there are, if the experiment's own code asked for one that there is not; otherwise empty."""
+    if type(error) is not KeyError or len(error.args) != 1 or not isinstance(params, dict):
+        return ""
+    key, frames = error.args[0], traceback.extract_tb(error.__traceback__)
+    if not isinstance(key, str) or key in params or not frames or is_installed(frames[-1].filename):
+        return ""
+    names = {str(path[-1]): key_text(path) for path, _ in nested(cast("dict[str, Any]", params))}
+    guess = closest(key, names)
+    if guess is None and "param" not in (frames[-1].line or ""):
+        return ""  # it may be the key of anything
+    return as_question(guess and names[guess]) + listed(names.values(), "params has")
 
 
 def _worth_keeping(last: dict[str, Any], rep: int) -> dict[str, Any]:

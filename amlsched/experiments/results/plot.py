@@ -22,6 +22,8 @@ __all__ = ["Band", "plot_curves"]
 Band = Literal["std", "interval", "range", "none"]
 """What a band shows: ± one standard deviation, the 95 % interval of the mean, or the range of the values."""
 LEGEND_FITS = 24
+"""Up to this many curves, the legend is inside the axes; then beside them."""
+_STYLES = ("-", "--", ":", "-.")
 _GROUP = "\0group"
 _PLAIN_TEXT = {"text.usetex": False, "text.parse_math": False, "axes.formatter.use_mathtext": False}
 """Show names and values unchanged, even if the user's style file gives `$` and `_` a meaning."""
@@ -103,15 +105,31 @@ def _figure(rows: Any, keys: Sequence[str], labels: Sequence[tuple[Any, ...]], m
     figure: Any = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
+    styles = _distinct_styles()
+    axes.set_prop_cycle(styles)
     for number_of_group, group in rows.groupby(_GROUP, sort=False):
         label = ", ".join(_named(key, value) for key, value in zip(keys, labels[number_of_group], strict=True))
         _draw(axes, group.groupby(x)[metric], label, band)
     axes.set_xlabel("iteration" if x == "iter" else x)
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
-    if 0 < len(axes.lines) <= LEGEND_FITS:
+    count = len(axes.lines)
+    if count > len(styles):
+        axes.set_title(f"{count} curves, too many for a legend: draw fewer, with --by or --where", fontsize="small")
+    elif count > LEGEND_FITS:
+        figure.legend(loc="outside right upper", fontsize="x-small")
+    elif count:
         axes.legend(fontsize="small")
     return figure
+
+
+def _distinct_styles() -> Any:
+    """The colours, then the same ones with another style of line: no two of the first forty curves are alike."""
+    from cycler import cycler  # a dependency of matplotlib
+    from matplotlib import rcParams
+
+    colors: Any = rcParams["axes.prop_cycle"].by_key().get("color", ["black"])  # of the user's style file
+    return cycler(linestyle=_STYLES) * cycler(color=list(dict.fromkeys(colors)))
 
 
 def _named(key: str, value: Any) -> str:

@@ -87,6 +87,12 @@ def test_a_terminal_shows_plugins_and_their_events() -> None:
     assert "call-limit-reached 1" in text
 
 
+def test_a_count_stands_beside_its_event_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = show(scheduler_with_calls(plugins=Limiter(max_calls=2)), True, Terminal())
+    assert "│     call-limit-reached 1 " in text
+
+
 def test_what_else_is_given_is_shown_below() -> None:
     text = show(scheduler_with_calls(), [Text("best so far: 0.93")], Terminal())
     assert text.rindex("best so far: 0.93") > text.rindex("Scheduler")

@@ -103,6 +103,53 @@ def test_an_exception_is_recorded_traced_and_raised(tmp_path: Path) -> None:
     assert "amlsched/experiments/_running/repetition.py" not in trace
 
 
+ASKS = """
+def settings_of(params, rep, log):
+    settings = params
+    log(x=settings[params["asks"]])
+
+def batch(params, rep, log):
+    log(x=params["batch"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "asks", "hint"),
+    [
+        ("settings_of", "learning_rate", "did you mean learnig_rate? params has: learnig_rate, opt.decay, asks"),
+        ("settings_of", "decay", "did you mean opt.decay? params has: learnig_rate, opt.decay, asks"),
+        ("batch", "batch", "params has: learnig_rate, opt.decay, asks"),
+    ],
+)
+def test_a_missing_parameter_is_reported_with_those_there_are(tmp_path: Path, name: str, asks: str, hint: str) -> None:
+    one = repetition(tmp_path, from_file(tmp_path, ASKS, name), params=MISSPELT | {"asks": asks})
+    with pytest.raises(KeyError):
+        run_repetition(one)
+    assert str(read(one.folder).error) == f"KeyError: {asks!r} ({hint})"
+    assert (one.folder / "err.log").read_text().rstrip().endswith(f"KeyError: {asks!r}\n{hint}")
+
+
+@pytest.mark.parametrize("asks", ["labels_of_something", 7])
+def test_a_key_that_may_be_of_anything_gets_no_hint(tmp_path: Path, asks: Any) -> None:
+    one = repetition(tmp_path, from_file(tmp_path, ASKS, "settings_of"), params=MISSPELT | {"asks": asks})
+    (tmp_path / "asks.py").write_text("\n" * 20)  # its source is not known any more
+    with pytest.raises(KeyError):
+        run_repetition(one)
+    assert str(read(one.folder).error) == f"KeyError: {asks!r}"
+
+
+MISSPELT: dict[str, Any] = {"learnig_rate": 1, "opt": {"decay": 2}}
+
+
+def from_file(folder: Path, source: str, name: str) -> Any:
+    """A function of a user's file: one in this repository counts as part of amlsched."""
+    file = folder / "asks.py"
+    file.write_text(source)
+    names: dict[str, Any] = {}
+    exec(compile(source, file, "exec"), names)
+    return names[name]
+
+
 def test_ctrl_c_cancels_and_is_not_swallowed(tmp_path: Path) -> None:
     """Trap 13 of cw2."""
     one = repetition(tmp_path, params={"raises": KeyboardInterrupt()})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from amlsched.cli import main
@@ -256,3 +257,20 @@ def test_a_parameter_of_the_name_of_a_metric_can_be_drawn_by(out: Path, tmp_path
 def test_a_band_that_is_not_known_is_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="band='wide': must be one of std, interval, range, none"):
         plot_curves(out, "loss", tmp_path / "x.png", band="wide")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "legend"), [(12, 12), (30, 30), (41, 0)])
+def test_no_two_curves_look_alike_and_a_missing_legend_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, legend: int
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    config = {"name": "many", "path": str(tmp_path / "out"), "grid": {"a": [*range(count)]}}
+    ExperimentRun(lambda params, rep, log: log(loss=params["a"]), config, executor="sequential").run()
+    plot_curves(tmp_path / "out", "loss", tmp_path / "x.png")
+    axes = figures[0].axes[0]
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == min(count, 40)
+    shown = [one for one in (axes.get_legend(), *figures[0].legends) if one is not None]
+    assert sum(len(one.get_texts()) for one in shown) == legend
+    assert axes.get_title() == ("" if legend else "41 curves, too many for a legend: draw fewer, with --by or --where")
