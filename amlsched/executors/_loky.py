@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any, cast
+from typing import Any
 
 from loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
 
@@ -55,11 +55,11 @@ class LokyPool(ProcessPoolExecutor):  # type: ignore[misc]  # pyright: ignore[re
             self._release_reaper()
             raise start_error("the pool", error, _NO_LOCKS) from error
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """As of loky's; the future fails with a `WorkerStartError` if no worker can be started."""
         own: Any = self
         try:
-            return cast("Future[Any]", super().submit(fn, *args, **kwargs))  # pyright: ignore[reportUnknownMemberType]
+            return super().submit(fn, *args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
         except (BlockingIOError, RuntimeError) as error:
             if own._flags.shutdown or own._flags.broken is not None:
                 raise
