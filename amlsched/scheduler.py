@@ -285,7 +285,12 @@ class Scheduler(Emitter):
     @classmethod
     def _from_factory(cls, factory: Callable[[], Executor], **options: Any) -> Self:
         checked_retries(options.get("retries_on_loss", 0))  # before any worker is started
-        self = cls(factory(), **options)
+        executor = factory()
+        try:
+            self = cls(executor, **options)
+        except BaseException:  # such as for a pool that does not suit this executor
+            executor.shutdown()
+            raise
         self._given, self._factory = None, factory
         return self
 

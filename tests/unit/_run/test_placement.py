@@ -478,7 +478,7 @@ def test_a_task_with_resources_that_is_registered_during_a_run_without_a_pool() 
 
 def test_a_policy_that_starts_nothing_fails_the_calls_instead_of_waiting_for_ever() -> None:
     class Idle(LongestFirst):
-        def choose(self, *_: Any) -> list[Any]:
+        def choose(self, nodes: Any, now: float, freed: Any = None) -> list[Any]:
             return []
 
     scheduler = Scheduler.with_sequential(pool=Pool(1), policy=Idle)
