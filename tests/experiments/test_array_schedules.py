@@ -42,8 +42,8 @@ class Schedule:
         self.told: list[str] = []
 
     def step(self) -> None:
-        actions = [self.submit] * 3 + [self.status, self.cancel, self.wait] + [self.start] * 6
-        actions += [self.end] * 4 + [self.kill, self.time, self.upset, self.upset]
+        actions = [self.submit] * 3 + [self.status] * 2 + [self.cancel, self.wait, self.time] + [self.start] * 5
+        actions += [self.end] * 3 + [self.kill] * 2 + [self.upset] * 6
         self.chance.choice(actions)()
 
     def tell(self, *words: object) -> None:
@@ -120,9 +120,7 @@ class Schedule:
         self.tell("time passes")
 
     def upset(self) -> None:
-        name, moods = self.chance.choice(
-            [("sbatch", SUBMITS), ("sbatch", SUBMITS), ("squeue", QUERIES), ("scancel", CANCELS)]
-        )
+        name, moods = self.chance.choice([("sbatch", SUBMITS)] * 2 + [("squeue", QUERIES)] * 3 + [("scancel", CANCELS)])
         mood = self.chance.choice(moods)
         self.slurm.moods(name, mood, "")  # never twice in a row
         self.tell(name, "will", mood)
