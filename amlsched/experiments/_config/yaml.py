@@ -140,10 +140,9 @@ def _events(text: str, file: str) -> Iterator[Any]:
         if "nesting depth" in problem:  # the C parser's own limit, in PyYAML 6.0.4
             raise ConfigError(where, _TOO_DEEP) from None
         lines = text.splitlines()
-        if mark is None or mark.line >= len(lines):
-            raise ConfigError(where, f"this is not YAML: {problem}", _remedy(error, lines)) from None
-        line = lines[mark.line].strip()
-        about = f"{problem}, in {line[:_LONGEST_LINE]!r}" if line else problem
+        here: int = mark.line if mark else len(lines)
+        source = "".join(lines[here : here + 1]).strip()
+        about = f"{problem}, in {source[:_LONGEST_LINE]!r}" if source else problem
         raise ConfigError(where, f"this is not YAML: {about}", _remedy(error, lines)) from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
@@ -152,15 +151,18 @@ def _events(text: str, file: str) -> Iterator[Any]:
 
 def _remedy(error: Any, lines: list[str]) -> str:
     """What to write instead of what the parser rejects; empty if that is not known."""
-    mark, context, problem = error.problem_mark or error.context_mark, error.context_mark, error.problem or ""
+    mark, context = error.problem_mark or error.context_mark, error.context_mark
+    problem: str = error.problem or ""
     if mark is None:
         return ""
-    source = lines[mark.line] if mark.line < len(lines) else ""
+    here: int = mark.line
+    column: int = mark.column
+    source = lines[here] if here < len(lines) else ""
     if source.lstrip(" ").startswith("\t"):
         return "indent with spaces, not tabs"
     if "mapping values are not allowed" in problem:
-        above = next((n for n in range(mark.line - 1, -1, -1) if lines[n].partition("#")[0].strip()), None)
-        if above is not None and _indent(source) > _indent(lines[above]) and source[: mark.column].count(":") == 0:
+        above = next((n for n in range(here - 1, -1, -1) if lines[n].partition("#")[0].strip()), None)
+        if above is not None and _indent(source) > _indent(lines[above]) and source[:column].count(":") == 0:
             return f"it is indented further than line {above + 1}, which already has a value: indent both alike"
         return "put a value that contains a colon and a space in quotes"
     if "flow" in (error.context or "") and context is not None:
