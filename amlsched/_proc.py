@@ -22,6 +22,7 @@ __all__ = [
     "descendants",
     "kernel_and_namespace",
     "own_bytes",
+    "own_mapped_files",
     "own_umask",
     "reset_own_peak",
     "signal_below",
@@ -121,6 +122,13 @@ def _own_status(name: str) -> str | None:
         for line in file.read().split(b"\n"):
             if line.startswith(start):
                 return line[len(start) :].decode().strip()
+    return None
+
+
+def own_mapped_files() -> bytes | None:
+    """What this process has mapped, with the paths of its loaded libraries; `None` if that is unknown."""
+    with contextlib.suppress(OSError), open("/proc/self/maps", "rb", 0) as file:
+        return file.read()
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from amlsched._proc import own_mapped_files
 from amlsched.errors import ResourcesError
 from amlsched.executors.user_function import drop_frame
 from amlsched.resources.allocation import Allocation, current
@@ -113,9 +114,5 @@ _bound: tuple[str, str, int] | None = None
 
 def _uses_gpus() -> bool:
     """Whether the driver's library of CUDA or ROCm is loaded in this process."""
-    try:
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except OSError:
-        return True
-    return "libcuda.so" in text or "libhsa-runtime" in text
+    mapped = own_mapped_files()
+    return mapped is None or b"libcuda.so" in mapped or b"libhsa-runtime" in mapped

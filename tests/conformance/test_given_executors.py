@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 from concurrent.futures import Executor
 from concurrent.futures import Future as Work
 from typing import TYPE_CHECKING, Any
@@ -210,6 +211,17 @@ class Pooled(Executor):
         self.pool.join()
 
 
+class Leaving:
+    """A number on the other side; here it says when it has been pickled, and its call with it."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.left = number, threading.Event()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.left.set()
+        return int, (self.number,)
+
+
 def test_calls_in_processes_of_an_executor_that_does_not_say_when_they_begin_are_waited_for(tmp_path: Path) -> None:
     with Pooled() as executor:
         scheduler = Scheduler(executor)
@@ -219,10 +231,13 @@ def test_calls_in_processes_of_an_executor_that_does_not_say_when_they_begin_are
 
         @scheduler.on_start
         async def start() -> None:
-            for number in range(3):
-                task.submit(tmp_path / str(number), tmp_path / "release", number)
+            numbers = [Leaving(number) for number in range(3)]
+            for number in numbers:
+                task.submit(tmp_path / str(number.number), tmp_path / "release", number)
             await exists(tmp_path / "0")
             await exists(tmp_path / "1")
+            while not numbers[2].left.is_set():  # the third waits for a process
+                await asyncio.sleep(0.01)
             scheduler.stop()
 
         scheduler.on_finishing((tmp_path / "release").touch)

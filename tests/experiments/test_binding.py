@@ -13,7 +13,7 @@ from amlsched.experiments import ExperimentRun, Plan
 from amlsched.experiments._running.repetition import Repetition
 from amlsched.experiments._running.summary import Ended
 from tests.experiments.conftest import Project
-from tests.experiments.test_arrays import Slurm
+from tests.pretended_slurm import PretendedSlurm
 
 EXPERIMENT = """
 import os, signal, time
@@ -193,7 +193,7 @@ def test_this_process_is_as_before_afterwards(bound: Project, monkeypatch: pytes
 def test_the_repetitions_of_an_element_share_what_its_job_was_given(bound: Project, monkeypatch, tmp_path) -> None:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    slurm = Slurm(tmp_path / "bin")
+    slurm = PretendedSlurm(tmp_path / "bin")
     section = "name: SLURM\npartition: main\ntime: 10\ngpus_per_rep: 1\nsbatch_args: {gres: 'gpu:2'}\n---\n"
     bound.config(
         section + "{name: e, path: results, repetitions: 4, reps_per_job: 4, reps_in_parallel: 2, params: {meet: 2}}"

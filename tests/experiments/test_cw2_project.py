@@ -22,7 +22,7 @@ from amlsched.cw2 import cluster_work, cw_error, experiment, scheduler
 from amlsched.cw2.cw_config.cw_config import Config
 from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ExperimentError
-from tests.experiments.test_arrays import Slurm
+from tests.pretended_slurm import PretendedSlurm
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cw2"
@@ -352,7 +352,7 @@ def test_a_class_from_a_notebook_is_not_submitted(config: Path) -> None:
 def test_a_script_submits_an_array_that_runs_from_a_copy_of_the_code(folder, tmp_path, monkeypatch) -> None:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    slurm = Slurm(tmp_path / "bin")
+    slurm = PretendedSlurm(tmp_path / "bin")
     text = (folder / "config.yml").read_text()
     copied = f"time: 30\nexperiment_copy_src: .\nexperiment_copy_dst: {tmp_path}/copy"
     (folder / "config.yml").write_text(text.replace("time: 30", copied))

@@ -24,7 +24,7 @@ from amlsched.cw2.cw_data import cw_logging, cw_pd_logger
 from amlsched.errors import ConfigError, ExperimentError
 from amlsched.experiments import Plan
 from amlsched.experiments._running.summary import Summary
-from tests.experiments.test_arrays import Slurm
+from tests.pretended_slurm import PretendedSlurm
 
 
 class Told(experiment.AbstractExperiment):
@@ -233,7 +233,7 @@ def test_two_documents_of_one_repetition_are_an_error(config: Path) -> None:
 def test_an_array_gets_what_the_script_changed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (config.parent / "bin").mkdir()
     monkeypatch.setenv("PATH", str(config.parent / "bin"), prepend=os.pathsep)
-    slurm = Slurm(config.parent / "bin")
+    slurm = PretendedSlurm(config.parent / "bin")
     text = config.read_text().replace("repetitions: 2", "repetitions: 2, reps_per_job: 3")
     config.write_text("{name: SLURM, partition: main, time: 10}\n---\n" + text)
     script = """

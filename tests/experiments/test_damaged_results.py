@@ -15,7 +15,7 @@ import pytest
 from amlsched._files import file_bytes
 from amlsched.cli import main
 from amlsched.experiments import iterations
-from amlsched.experiments._arrays.submission import Part, Work, create
+from amlsched.experiments._arrays.submission import Work, create
 
 EXPERIMENT = """
 def train(params, rep, log):
@@ -233,7 +233,7 @@ def test_submissions_that_cannot_be_read(told: Callable[..., tuple[int, str, str
     work = [Work(0, "digits", {"digits__l1": [0]})]
     rest = dict.fromkeys(("debug", "at_once", "logs")) | {"capture": True, "array": {}, "command": [], "work": work}
     one = create(Path("results").absolute(), CONFIG, system="slurm", target="train.py:train", **rest | {"debug": False})
-    one.add(Part(0, 0, 1, "17"))
+    one.settle(one.ask([0]), "17")
     one.drop([0])
     shutil.copytree("results", "whole")
     for kind, (name, damage) in SUBMISSIONS.items():

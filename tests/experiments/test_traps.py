@@ -26,7 +26,7 @@ from amlsched.experiments.loggers.csv import CsvLogger
 from amlsched.resources import Request, devices, slots
 from amlsched.units import slurm_seconds
 from tests.experiments.conftest import Project, wait_until
-from tests.experiments.test_arrays import Slurm
+from tests.pretended_slurm import PretendedSlurm
 from tests.processes import run_python
 
 FAILING = "{name: sums, path: results, repetitions: 3, iterations: 2, params: {fails: 1}}"
@@ -209,10 +209,10 @@ def test_trap_8_a_debug_run_does_not_keep_the_real_one_from_running(project: Pro
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretendedSlurm:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    return Slurm(tmp_path / "bin")
+    return PretendedSlurm(tmp_path / "bin")
 
 
 ON_SLURM = (
@@ -220,7 +220,7 @@ ON_SLURM = (
 )
 
 
-def test_trap_8_debug_reaches_the_array(project: Project, slurm: Slurm) -> None:
+def test_trap_8_debug_reaches_the_array(project: Project, slurm: PretendedSlurm) -> None:
     project.config(ON_SLURM + "grid: {a: [1, 2]}")
     done = project.call("run", "experiment.py:Sums", "config.yml", "-s", "--debug")
     assert done.returncode == 0, done.stderr
@@ -253,7 +253,9 @@ def test_trap_9_the_copy_can_be_repeated_has_no_git_and_is_not_used_when_not_wan
 # -------------------------------------------------------------------------------------------------- 10: arrays
 
 
-def test_trap_10_elements_write_no_configs_ids_are_kept_and_large_arrays_are_split(project, slurm: Slurm) -> None:
+def test_trap_10_elements_write_no_configs_ids_are_kept_and_large_arrays_are_split(
+    project, slurm: PretendedSlurm
+) -> None:
     slurm.set(largest=2)
     project.config(ON_SLURM + "grid: {a: [1, 2]}")
     done = project.call("run", "experiment.py:Sums", "config.yml", "-s")

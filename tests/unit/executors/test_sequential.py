@@ -146,7 +146,7 @@ def check_session(output: str) -> None:
     assert "42" in output  # the variable
     assert "print(scheduler.run())" in output  # the caller is in the stack
     assert "result 43" in output
-    assert "EXHAUSTED" in output
+    assert "The run finished: no calls remained." in output
 
 
 def test_a_breakpoint_in_the_function_stops_there(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_breakpoint_works_on_a_terminal(tmp_path: Path) -> None:
         for answer in ANSWERS:
             output += read_until(ours, "(Pdb) ")
             os.write(ours, f"{answer}\n".encode())
-        output += read_until(ours, "EXHAUSTED")
+        output += read_until(ours, "no calls remained.")
         assert process.wait(30) == 0
     os.close(ours)
     check_session(output)

@@ -63,8 +63,8 @@ def test_a_large_call_waits_only_for_what_runs_while_small_ones_keep_coming() ->
     small = [SimulatedCall(WaitingCall(n, (ONE,), 10, submitted=2.0 * n), 10) for n in range(100)]
     large = SimulatedCall(WaitingCall(1000, (Resources(4),), 9, submitted=9), 9)
     schedule = simulate([*small, large], [Node(Pool(4))], LongestFirst())
-    # At 9, calls 0 to 3 run, and 4 has the reservation: it runs from 10 to 20.
-    assert schedule.starts[1000] == 20
+    # At 9, calls 0 to 3 run, until 10 to 16. It takes the reservation that 4 has, as it is four times as large.
+    assert schedule.starts[1000] == 16
 
 
 def test_a_short_call_does_not_wait_for_ever_while_longer_ones_keep_coming() -> None:
