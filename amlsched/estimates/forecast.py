@@ -35,7 +35,7 @@ _UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (0.0, "s"))
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """How long a run still takes, as far as calls have been submitted.
+    """How long a run still takes, counting the calls submitted so far.
 
     Attributes:
         seconds: As likely to be too long as too short.

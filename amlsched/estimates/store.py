@@ -31,7 +31,7 @@ _VERSION = 1
 _MOST_ARGUMENTS = 10_000
 """How many different arguments of a group are kept; the oldest are dropped."""
 _MOST_VALUES = 200
-"""Arguments with more values than this, or a longer text, are not told apart."""
+"""Arguments with more values than this, or a longer text, are not distinguished."""
 _LONGEST_TEXT = 1000
 _ENCODED = json.JSONEncoder(sort_keys=True).encode
 _FORMER_RUNS = 30.0

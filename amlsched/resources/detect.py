@@ -428,7 +428,7 @@ def _decoded(text: str | bytes) -> str:
 
 
 def _is_ordered(seen: list[_Seen], environ: Mapping[str, str]) -> bool:
-    """Whether CUDA numbers GPUs as NVML does: it puts the fastest first, unless told otherwise."""
+    """Whether CUDA numbers GPUs as NVML does: it puts the fastest first, unless a variable says otherwise."""
     return environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({each.gpu.model for each in seen}) == 1
 
 
@@ -445,7 +445,7 @@ def _numbered(seen: list[_Seen], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
 
 
 def _looked_up(name: str, seen: list[_Seen], environ: Mapping[str, str]) -> Gpu:
-    """The GPU that has this name in `CUDA_VISIBLE_DEVICES`, as far as NVML knows it."""
+    """The GPU that has this name in `CUDA_VISIBLE_DEVICES`, if NVML knows it."""
     if name.isdecimal():
         usable = [each.instances[0][0] if each.instances else each.gpu for each in seen]
         if not _is_ordered(seen, environ) and usable:

@@ -336,7 +336,7 @@ def _locked(lock: Path) -> bool:
 
 
 def _is_dead(lock: Path) -> bool:
-    """Whether the owner of a lock was killed, as far as that can be seen from this host."""
+    """Whether the owner of a lock is known on this host to have been killed."""
     try:
         return checked(Process.from_json(json.loads(file_bytes(lock)))).alive() is False
     except (ValueError, TypeError):  # of version 0.1, or torn
