@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amlsched.errors import ResourcesError
-from amlsched.executors import allocated_call
+from amlsched.executors import allocated_call, worker_setup
 from amlsched.executors.allocated_call import AllocatedCall
 from amlsched.resources import Pool, Resources, current_allocation
 from amlsched.resources.allocation import Allocation, allocation_of
@@ -30,20 +30,28 @@ def seen() -> tuple[Allocation | None, str | None, str | None]:
 
 
 @pytest.fixture(autouse=True)
-def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that ran nothing yet; its variables are put back."""
+def limited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A worker that ran nothing yet; its variables are put back, and this process keeps its threads.
+
+    Returns:
+        To how many threads the worker would have limited its libraries.
+    """
+    limits: list[int] = []
+    monkeypatch.setattr(worker_setup, "limit_loaded_libraries", limits.append)
     for name in AllocatedCall(seen, got(Resources()), "call", GPUS)._environment():
         monkeypatch.setenv(name, "before")
     monkeypatch.setattr(allocated_call, "_bound", None)
+    return limits
 
 
 @pytest.mark.parametrize("binding", ["worker", "call", "nothing"])
-def test_a_call_knows_what_it_got_and_is_bound_as_its_executor_allows(binding: Binding) -> None:
+def test_a_call_knows_what_it_got_and_is_bound_as_its_executor_allows(binding: Binding, limited: list[int]) -> None:
     mine = got(Resources(2.5, gpus=1))
     found = AllocatedCall(seen, mine, binding, GPUS)()
     assert found == (mine, *(("before", "before") if binding == "nothing" else ("0", "2")))
     assert current_allocation() is None
     assert seen()[1:] == (("0", "2") if binding == "worker" else ("before", "before"))
+    assert limited == [2] * (binding == "worker")
 
 
 def test_a_call_that_raises_is_unbound_again() -> None:
