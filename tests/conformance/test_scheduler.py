@@ -483,7 +483,7 @@ def test_a_timeout_acts_within_an_endless_chain(backend: Backend, shared_schedul
         journal.lines.clear()
         task.on_result(lambda *_: task.submit(0))
         # Some calls have to come back meanwhile, also where each goes through a network and others have the cores.
-        timeout_s = max(3.0 if backend.jobs else 0.2, min(20 * took_s, 10.0))
+        timeout_s = max(3.0 if backend.jobs else 0.2, min(20 * took_s, 5.0))
         assert scheduler.run(timeout=timeout_s) == ExitState(Code.TIMEOUT)
     journal.assert_every_call_ended_once()
     assert journal.counts["on_future_result"] > 1
