@@ -19,7 +19,7 @@ from amlsched.units import counted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from amlsched.cli._output import Commands
     from amlsched.experiments.arrays import Overview, SubmittedRepetition
@@ -67,9 +67,9 @@ def print_queue(overview: Overview, *, everything: bool = False) -> None:
         print_stderr(f"{overview.problem}\nSo only the records are shown.")
     for name, stages in overview.arrays.items():
         print(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(stages.items()))}")
-    _listed([_running(one) for one in overview.running()], everything)
+    _list(_running, list(overview.running()), everything)
     lost = list(overview.lost())
-    _listed([_lost(one) for one in lost], everything)
+    _list(_lost, lost, everything)
     cancelled = sum(1 for _ in overview.cancelled())
     if cancelled:
         print(f"{counted(cancelled, 'repetition', 'were')} cancelled; amlsched run … -s submits cancelled ones again")
@@ -77,11 +77,14 @@ def print_queue(overview: Overview, *, everything: bool = False) -> None:
         print("amlsched run … -s submits lost repetitions again")
 
 
-def _listed(lines: list[str], everything: bool) -> None:
-    for line in lines if everything else lines[:_SHOWN]:
-        print(line)
-    if len(lines) > _SHOWN and not everything:
-        print(f"… and {len(lines) - _SHOWN} more")
+def _list(
+    line: Callable[[SubmittedRepetition], str], repetitions: Sequence[SubmittedRepetition], everything: bool
+) -> None:
+    """Print a line for each repetition; only for those that are shown are logs and rows read."""
+    for one in repetitions if everything else repetitions[:_SHOWN]:
+        print(line(one))
+    if len(repetitions) > _SHOWN and not everything:
+        print(f"… and {len(repetitions) - _SHOWN} more")
 
 
 def _running(one: SubmittedRepetition) -> str:

@@ -17,10 +17,10 @@ from amlsched.experiments._storage.record import State
 from amlsched.experiments.progress import last_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from amlsched.experiments._arrays.submission import Key, Submission
+    from amlsched.experiments._arrays.submission import Key, Part, Submission
     from amlsched.experiments.results.survey import Found
 
 __all__ = ["Overview", "SubmittedRepetition"]
@@ -37,6 +37,7 @@ class SubmittedRepetition:
         found: The repetition, with its record.
         submission: Its latest submission.
         number: The number of the element in the submission.
+        part: The array that the element is in; `None` if it is not submitted yet.
         element: The element as the batch system reports it.
         dropped: Whether it was cancelled.
     """
@@ -44,6 +45,7 @@ class SubmittedRepetition:
     found: Found
     submission: Submission
     number: int
+    part: Part | None
     element: Element
     dropped: bool = False
 
@@ -55,8 +57,7 @@ class SubmittedRepetition:
 
     def _place(self) -> tuple[str, int] | None:
         """As `Submission.place`; `None` if it is not submitted yet."""
-        part = self.submission.current().get(self.number)
-        return None if part is None else self.submission.place(part, self.number)
+        return None if self.part is None else self.submission.place(self.part, self.number)
 
     @property
     def runs(self) -> bool:
@@ -163,20 +164,22 @@ class Overview:
 
         # An older array may still run what a newer one has given way to.
         chosen = {key: max(reversed(of_key), key=rank) for key, of_key in places.items() if of_key}
+        # Read once: each is in files of the submission.
+        current = {folder: one.current() for folder, one in asked.items()}
+        dropped = {folder: one.dropped for folder, one in asked.items()}
         for folder, one in asked.items():
             elements = seen[folder]
             wanted = {number for other, number in chosen.values() if other is one}
             unknown = [n for n in wanted if elements[n].stage is Stage.ENDED and not elements[n].reason]
-            elements.update(_explained(one, unknown) if unknown else {})
-            made._count(one, elements)
-        dropped = {folder: one.dropped for folder, one in asked.items()}
+            elements.update(_explained(one, current[folder], unknown) if unknown else {})
+            made._count(one, current[folder], elements)
         for key, (one, n) in chosen.items():
             folder = str(one.folder)
-            made.repetitions.append(SubmittedRepetition(open_ones[key], one, n, seen[folder][n], n in dropped[folder]))
+            part, element = current[folder].get(n), seen[folder][n]
+            made.repetitions.append(SubmittedRepetition(open_ones[key], one, n, part, element, n in dropped[folder]))
         return made
 
-    def _count(self, one: Submission, elements: dict[int, Element]) -> None:
-        current = one.current()
+    def _count(self, one: Submission, current: Mapping[int, Part], elements: Mapping[int, Element]) -> None:
         for part in one.parts:
             own = (elements[number] for number in part.elements if current[number] == part)
             self._add(f"array {part.job} of {one.batch}", own)
@@ -204,9 +207,8 @@ def _words(element: Element) -> str:
     return f"{element.stage.value} ({element.reason})" if element.reason else element.stage.value
 
 
-def _explained(one: Submission, elements: Iterable[int]) -> dict[int, Element]:
+def _explained(one: Submission, current: Mapping[int, Part], elements: Iterable[int]) -> dict[int, Element]:
     """How elements ended that the queue has forgotten, if the batch system keeps accounting records."""
-    current = one.current()
     wanted = {one.place(current[number], number): number for number in elements if number in current}
     past = commands.recorded(one.batch, sorted({job for job, _ in wanted})) or {}
     return {
