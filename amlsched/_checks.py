@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
 __all__ = [
     "check_flag",
@@ -14,8 +14,11 @@ __all__ = [
     "check_texts",
     "check_whole",
     "is_number",
+    "parsed",
     "whole_number",
 ]
+
+T = TypeVar("T")
 
 
 def is_number(value: object) -> bool:
@@ -103,3 +106,20 @@ def check_texts(name: str, value: object, example: str) -> None:
     several = isinstance(value, Iterable) and not isinstance(value, str)
     if not several or not all(isinstance(one, str) for one in cast("Iterable[Any]", value)):
         raise TypeError(f"{name}={value!r}: must be a list of strings, such as [{example!r}]")
+
+
+def parsed(name: str, text: str, parse: Callable[[str], T]) -> T:
+    """What a text means.
+
+    Args:
+        name: Name of the argument.
+        text: Its value.
+        parse: Parses it, such as `parse_memory`.
+
+    Raises:
+        ValueError: It cannot be parsed; the message begins with the name.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

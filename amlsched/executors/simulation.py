@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
-from amlsched._checks import is_number, whole_number
+from amlsched._checks import is_number, parsed, whole_number
 from amlsched.errors import WorkerKilledError
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.user_function import call_function, call_name, drop_frame
@@ -400,10 +400,7 @@ def _as_function(duration: Any) -> Callable[[VirtualCall], float]:
     if callable(duration):
         return cast("Callable[[VirtualCall], float]", duration)
     if isinstance(duration, str):
-        try:
-            seconds = parse_seconds(duration)
-        except ValueError as error:
-            raise ValueError(f"duration: {error}") from None
+        seconds = parsed("duration", duration, parse_seconds)
     elif is_number(duration) and 0 <= duration < math.inf:
         seconds = float(duration)
     else:

@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from weakref import WeakKeyDictionary
 
-from amlsched._checks import is_number
+from amlsched._checks import is_number, parsed
 from amlsched.errors import LimitError, MemoryLimitError
 from amlsched.events import add_note
 from amlsched.plugins.limits import Limits
@@ -261,10 +261,7 @@ def _cap(text: str | None, growth: float | None) -> float:
         return inf
     if growth is None:
         raise ValueError(f"memory_cap={text!r} needs memory_growth=: without it, no limit grows")
-    try:
-        return parse_memory(text)
-    except ValueError as error:
-        raise ValueError(f"memory_cap: {error}") from None
+    return parsed("memory_cap", text, parse_memory)
 
 
 def _part(number: Any) -> float:

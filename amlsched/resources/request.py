@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
-from amlsched._checks import is_number
+from amlsched._checks import is_number, parsed
 from amlsched.errors import ResourcesError
 from amlsched.units import parse_memory, parse_seconds
 
@@ -261,19 +261,13 @@ def as_memory(name: str, text: object) -> int:
     """
     if not isinstance(text, str):
         raise TypeError(f"{name}={text!r}: must be a string with its unit, such as '6 GB' or '1.5 GiB'; bytes are 'B'")
-    try:
-        return parse_memory(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    return parsed(name, text, parse_memory)
 
 
 def _seconds(text: object) -> float:
     if not isinstance(text, str):
         raise TypeError(f"time={text!r}: must be a string with its unit, such as '90 s' or '10 min'")
-    try:
-        return parse_seconds(text)
-    except ValueError as error:
-        raise ValueError(f"time: {error}") from None
+    return parsed("time", text, parse_seconds)
 
 
 def shown_memory(amount: int) -> str:
