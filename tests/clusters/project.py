@@ -54,6 +54,21 @@ class Counts(IterativeExperiment):
         return n
 """
 
+#: An array of repetitions that take some seconds each, for `Project.config`.
+COUNTS = """
+name: SLURM
+job-name: amlsched-test
+time: {time}
+mem-per-cpu: 300
+{section}
+---
+name: counts
+path: results
+repetitions: {repetitions}
+iterations: 40
+params: {{pause: 0.2}}
+"""
+
 CONFIG = """
 name: SLURM
 job-name: amlsched-test

@@ -12,26 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.project import EXPERIMENT, ITERATIVE, Project
+from tests.clusters.project import COUNTS, EXPERIMENT, ITERATIVE, Project
 from tests.clusters.site import said
 from tests.processes import alive, until
 from tests.unkind import Unkind
 
 SOON_S = 90.0
-
-COUNTS = """
-name: SLURM
-job-name: amlsched-test
-time: {time}
-mem-per-cpu: 300
-{section}
----
-name: counts
-path: results
-repetitions: {repetitions}
-iterations: 40
-params: {{pause: 0.2}}
-"""
 
 EVERYWHERE = pytest.mark.parametrize(
     ("system", "command"),

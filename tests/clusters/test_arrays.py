@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.project import CONFIG, EXPERIMENT, ITERATIVE, Project
+from tests.clusters.project import CONFIG, COUNTS, EXPERIMENT, ITERATIVE, Project
 from tests.processes import alive, until
 
 SOON_S = 60.0
@@ -274,20 +274,6 @@ def release(job: str) -> None:
 
 EVERY, ITERATIONS = 5, 40
 
-COUNTS = """
-name: SLURM
-job-name: amlsched-test
-time: {time}
-mem-per-cpu: 300
-{section}
----
-name: counts
-path: results
-repetitions: 2
-iterations: 40
-params: {{pause: 0.2}}
-"""
-
 
 @pytest.fixture
 def counts(project: Project) -> Project:
@@ -314,7 +300,10 @@ def gone_on(project: Project) -> None:
 
 @pytest.mark.slurm
 def test_what_is_preempted_goes_on_from_its_checkpoint(counts: Project) -> None:
-    counts.config("partition: main\ncpus-per-task: 4\nsbatch_args: {nodelist: n3}", COUNTS.replace("{time}", "10"))
+    counts.config(
+        "partition: main\ncpus-per-task: 4\nsbatch_args: {nodelist: n3}",
+        COUNTS.replace("{repetitions}", "2").replace("{time}", "10"),
+    )
     counts.submit(target="experiment.py:Counts")
     until(lambda: min(len(steps(counts, rep)) for rep in (0, 1)) > 12, SOON_S)
     [job] = counts.arrays()
@@ -329,7 +318,7 @@ def test_what_is_preempted_goes_on_from_its_checkpoint(counts: Project) -> None:
 
 @EVERYWHERE
 def test_one_that_runs_out_of_time_goes_on_in_the_next_start_of_its_element(counts: Project, system: str) -> None:
-    counts.config("", COUNTS.replace("{time}", '"0:30"').replace("0.2", "0.35"))
+    counts.config("", COUNTS.replace("{repetitions}", "2").replace("{time}", '"0:30"').replace("0.2", "0.35"))
     counts.submit(target="experiment.py:Counts")
     until(lambda: "preempted" in counts.states(), SOON_S)
 
