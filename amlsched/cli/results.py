@@ -115,7 +115,7 @@ def results(arguments: argparse.Namespace) -> int:
         for name in arguments.metric:
             found.column(name)
         dropped = [name for name in found.metrics if arguments.metric and not _is_asked(name, arguments.metric)]
-        some = _sorted(found.drop(columns=dropped).reset_index(), arguments)
+        some = _sorted(found.drop(columns=dropped).copy().reset_index(), arguments)  # few blocks: see `table_of`
         columns = {str(name): some.exact(str(name)) for name in some}
     if not _exported(columns, arguments):
         print(_text(columns))

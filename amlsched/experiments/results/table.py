@@ -137,7 +137,7 @@ class Results(pandas.DataFrame):
         """The values of a column as they were set or logged: `None` if missing, NaN only for NaN."""
         held: Any = self[column] if column in self.columns else self.index.get_level_values(column)
         values: list[Any] = held.tolist()
-        if "folder" in self.columns:
+        if any(map(_is_nan, values)) and "folder" in self.columns:
             nans = set(self._facts.get("nans", {}).get(column, ()))
             known = zip(values, self["folder"], strict=True)
             values = [None if _is_nan(value) and folder not in nans else value for value, folder in known]
@@ -188,6 +188,7 @@ class Results(pandas.DataFrame):
         ]
         parts: list[pandas.DataFrame] = []
         for numbers, lengths, part in logged(files):
+            part = part.copy()  # one block for each type, as in `table_of`
             part.insert(len(part.columns), _PLACE, numpy.repeat(numpy.asarray(numbers), lengths))
             parts.append(part)
         if not parts:
@@ -301,7 +302,8 @@ def table_of(found: Iterable[Found]) -> Results:
         table[name] = [one.record.last.get(metric) for one, _ in every]
     table |= {name: [one[name] for one in known] for name in OWN[_LEADING:]}
     frame = pandas.DataFrame({number: as_column(values) for number, values in enumerate(table.values())})
-    made = Results(named(frame, list(table)).set_index(["name", "r"]))
+    # The copy has a few blocks instead of one for each column; pandas warns of many when a column is added.
+    made = Results(named(frame, list(table)).set_index(["name", "r"]).copy())
     nans = {
         name: [folder for folder, value in zip(table["folder"], values, strict=True) if _is_nan(value)]
         for name, values in table.items()
