@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from amlsched._spelling import meant
 from amlsched.errors import ConfigError
 from amlsched.experiments._config.document import key_text
 from amlsched.experiments._config.keys import Place, expansion_kind, shown
-from amlsched.experiments._config.reporting import Report, raise_error
+from amlsched.experiments._config.reporting import Note, Report, ignore_note, raise_error
 from amlsched.experiments._config.values import is_list, is_mapping, nested
 from amlsched.experiments._config.yaml import Key
 
@@ -71,7 +72,9 @@ class Axis:
     alternatives: tuple[Alternative, ...]
 
 
-def axes_of(config: Mapping[str, Any], place: Place, report: Report = raise_error) -> tuple[Axis, ...]:
+def axes_of(
+    config: Mapping[str, Any], place: Place, report: Report = raise_error, note: Note = ignore_note
+) -> tuple[Axis, ...]:
     """The axes of an experiment, in the order in which cw2 expands them.
 
     Each path of a `grid` is an axis; a `list` is one axis, which sets value i of all its paths together; an `ablative`
@@ -83,8 +86,9 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = raise_erro
         config: A merged experiment.
         place: Formats the place of a key path.
         report: Called with each error: an expansion that is not a mapping, a value that is not a list, an empty list, a
-            duplicate value, a `list` of unequal lengths, a path through a value that is not a mapping, or a parameter
-            that two expansions set.
+            duplicate value, a `list` of unequal lengths, a path through a value that is not a mapping, a parameter that
+            two expansions set, or a name with dots that is probably a path.
+        note: Called with a note for each name that is probably a misspelled parameter.
     """
     axes: list[Axis] = []
     for key, value in config.items():
@@ -108,6 +112,9 @@ def axes_of(config: Mapping[str, Any], place: Place, report: Report = raise_erro
         _check_duplicates(axis, place, report)
     _check_blocked_paths(config.get("params"), axes, place, report)
     _check_overwritten(axes, place, report)
+    params = config.get("params") if is_mapping(config.get("params")) else {}
+    _check_dots(params, axes, place, report)
+    _note_misspelled(params, axes, place, note)
     return tuple(axes)
 
 
@@ -207,6 +214,42 @@ def _check_overwritten(axes: Sequence[Axis], place: Place, report: Report) -> No
                 remedy = f"set it in only one of them; the other place is {place(earlier, *other)}"
                 report(ConfigError(place(key, *path), problem, remedy))
         before += [(key, path, found) for path, found in values.items()]
+
+
+def _check_dots(params: Mapping[Key, Any], axes: Sequence[Axis], place: Place, report: Report) -> None:
+    """Report names such as `opt.lr` and `params.lr` beside a parameter of that path, which would keep its value."""
+    expanded = {path: axis.key for axis in axes for one in axis.alternatives for path, _ in one.settings}
+    set_here = [setting for axis in axes for one in axis.alternatives for setting in one.settings]
+    named: dict[KeyPath, str] = {(name,): "params" for name in params if "." in str(name)}
+    for path, key in (named | expanded).items():
+        dotted = tuple(".".join(map(str, path)).split("."))
+        for other in (dotted, dotted[1:] if dotted[0] == "params" and key != "params" else ()):
+            if not other or other == path:
+                continue
+            if _has(params, other) or any(
+                other[: len(one)] == one and _has(value, other[len(one) :]) for one, value in set_here
+            ):
+                problem = f"this is a parameter of its own, and the parameter {'.'.join(other)} would keep its value"
+                remedy = f"write {key}: {_nested_text(other)}, or rename one of the two"
+                report(ConfigError(place(key, *path), problem, remedy))
+                break
+
+
+def _nested_text(path: Sequence[str]) -> str:
+    return "{" + ": {".join(path) + ": …" + "}" * len(path)
+
+
+def _note_misspelled(params: Mapping[Key, Any], axes: Sequence[Axis], place: Place, note: Note) -> None:
+    """Note names that resemble a parameter, which would have the same value in every run."""
+    paths = {path: axis.key for axis in axes for one in axis.alternatives for path, _ in one.settings}
+    for path, key in paths.items():
+        beside = _found(params, path[:-1])
+        if not is_mapping(beside) or path[-1] in beside:
+            continue
+        others = [str(name) for name in beside if (*path[:-1], name) not in paths]
+        if guess := meant(str(path[-1]), others):
+            name, other = (".".join(map(str, (*path[:-1], last))) for last in (path[-1], guess))
+            note(f"{place(key, *path)}: params does not have {name} (did you mean {other}?)")
 
 
 def _has(value: Any, path: KeyPath) -> bool:

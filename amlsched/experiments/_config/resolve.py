@@ -228,7 +228,7 @@ def _experiment(
     config["name"] = name
     raw = ResolvedExperiment(name, filled(config, lambda *keys: place(layers, *keys), note), layers)
     _check(raw, note, tell)
-    axes = axes_of(config, raw.place, note)
+    axes = axes_of(config, raw.place, note, tell)
     return None if faults else ResolvedExperiment(name, config, layers, axes)
 
 

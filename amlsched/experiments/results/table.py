@@ -187,8 +187,8 @@ class Results(pandas.DataFrame):
             for folder, r in zip(self["folder"], self.index.get_level_values("r"), strict=True)
         ]
         parts: list[pandas.DataFrame] = []
-        for numbers, lengths, part in logged(files):
-            part = part.copy()  # one block for each type, as in `table_of`
+        for numbers, lengths, found in logged(files):
+            part = found.copy()  # one block for each type, as in `table_of`
             part.insert(len(part.columns), _PLACE, numpy.repeat(numpy.asarray(numbers), lengths))
             parts.append(part)
         if not parts:

@@ -125,6 +125,50 @@ def test_a_parameter_that_two_expansions_set_is_refused_with_both_places(
     assert error.value.where != error.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("text", "where", "written"),
+    [
+        ("params: {opt: {lr: 1}}\ngrid: {opt.lr: [2]}", 'grid."opt.lr"', "grid: {opt: {lr: …}}"),
+        ("params: {opt: {lr: 1}}\nlist: {params.opt.lr: [2]}", 'list."params.opt.lr"', "list: {opt: {lr: …}}"),
+        ("params: {lr: 1}\ngrid: {params: {lr: [2]}}", "grid.params.lr", "grid: {lr: …}"),
+        ("params: {opt: {lr: 1}, opt.lr: 2}", 'params."opt.lr"', "params: {opt: {lr: …}}"),
+        ("grid: {opt: {lr: [1]}}\nablative: {opt.lr: [2]}", 'ablative."opt.lr"', "ablative: {opt: {lr: …}}"),
+        ("grid: {opt.lr: [1], opt: [{lr: 2}]}", 'grid."opt.lr"', "grid: {opt: {lr: …}}"),
+    ],
+)
+def test_a_name_with_dots_beside_the_parameter_of_that_path_raises(
+    tmp_path: Path, text: str, where: str, written: str
+) -> None:
+    with pytest.raises(ConfigError, match="would keep its value") as error:
+        experiment(tmp_path, text)
+    assert f"key {where})" in error.value.where
+    assert written in error.value.remedy
+
+
+def test_a_name_with_dots_is_one_name_if_there_is_no_parameter_of_that_path(tmp_path: Path) -> None:
+    text = "params: {opt: {bs: 3}, model.size: 1, params: {lr: 1}}\ngrid: {opt.lr: [2], params: {lr: [4]}}"
+    (run,) = runs(tmp_path, text)
+    assert run.params == {"opt": {"bs": 3}, "model.size": 1, "params": {"lr": 4}, "opt.lr": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("params: {learning_rate: 1}\ngrid: {learning_rte: [1, 2]}", "did you mean learning_rate?"),
+        ("params: {opt: {alpha: 1}}\nlist: {opt: {aplha: [1, 2]}}", "did you mean opt.alpha?"),
+        ("params: {beta1: 1}\ngrid: {beta2: [1, 2]}", ""),
+        ("params: {width: 1}\ngrid: {width: [1], widths: [2]}", ""),
+        ("grid: {learning_rte: [1, 2]}", ""),
+    ],
+)
+def test_an_expansion_of_a_misspelled_parameter_is_noted(tmp_path: Path, text: str, note: str) -> None:
+    file = tmp_path / "f.yml"
+    file.write_text(f"name: e\npath: out\n{text}\n")
+    notes = resolve(file).notes
+    assert len(notes) == bool(note)
+    assert all(note in one and "f.yml:4" in one for one in notes)
+
+
 def test_a_baseline_is_added_on_request_and_comes_first(tmp_path: Path) -> None:
     found = runs(tmp_path, "params: {a: 0}\nablative: {a: [1], b: [2]}\nablative_baseline: true")
     assert [(run.name, run.params) for run in found] == [
