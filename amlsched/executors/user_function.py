@@ -77,14 +77,26 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
 
 _handler_of: Callable[[int], Any] = importlib.import_module("_signal").getsignal  # ten times as fast without an enum
 _ALARM, _DEFAULT = getattr(signal, "SIGALRM", 0), int(signal.SIG_DFL)
-_SHORT_S = 20e-6
+
+
+def _time_of_a_check() -> float:
+    """Seconds that it takes at least to ask for an alarm, or to set one: a function that took less has set none."""
+    taken: list[float] = []
+    for _ in range(5 if _ALARM else 0):
+        began = time.perf_counter()
+        signal.getitimer(signal.ITIMER_REAL)
+        taken.append(time.perf_counter() - began)
+    return min(taken, default=0.0) / 2  # half of it, as a machine is not always equally fast
+
+
+_SHORT_S = _time_of_a_check()
 
 
 class AlarmsEnd:
     """Resets alarms that the function has set by `signal.alarm` or the like; otherwise the next call would get them.
 
-    Checking for an alarm takes as long as a short call. So it is skipped for the shortest calls if there is no handler,
-    which only the main thread can set.
+    Checking for an alarm takes as long as a short call. So it is skipped for calls that were too short to set one, if
+    there is no handler, which only the main thread can set.
     """
 
     __slots__ = ("_armed", "_began")

@@ -112,9 +112,12 @@ def axes_of(
         _check_duplicates(axis, place, report)
     _check_blocked_paths(config.get("params"), axes, place, report)
     _check_overwritten(axes, place, report)
-    params = config.get("params") if is_mapping(config.get("params")) else {}
-    _check_dots(params, axes, place, report)
-    _note_misspelled(params, axes, place, note)
+    params = config.get("params")
+    if is_mapping(params):
+        _check_dots(params, axes, place, report)
+        _note_misspelled(params, axes, place, note)
+    else:
+        _check_dots({}, axes, place, report)
     return tuple(axes)
 
 
@@ -216,7 +219,7 @@ def _check_overwritten(axes: Sequence[Axis], place: Place, report: Report) -> No
         before += [(key, path, found) for path, found in values.items()]
 
 
-def _check_dots(params: Mapping[Key, Any], axes: Sequence[Axis], place: Place, report: Report) -> None:
+def _check_dots(params: Mapping[Any, Any], axes: Sequence[Axis], place: Place, report: Report) -> None:
     """Report names such as `opt.lr` and `params.lr` beside a parameter of that path, which would keep its value."""
     expanded = {path: axis.key for axis in axes for one in axis.alternatives for path, _ in one.settings}
     set_here = [setting for axis in axes for one in axis.alternatives for setting in one.settings]
@@ -239,7 +242,7 @@ def _nested_text(path: Sequence[str]) -> str:
     return "{" + ": {".join(path) + ": …" + "}" * len(path)
 
 
-def _note_misspelled(params: Mapping[Key, Any], axes: Sequence[Axis], place: Place, note: Note) -> None:
+def _note_misspelled(params: Mapping[Any, Any], axes: Sequence[Axis], place: Place, note: Note) -> None:
     """Note names that resemble a parameter, which would have the same value in every run."""
     paths = {path: axis.key for axis in axes for one in axis.alternatives for path, _ in one.settings}
     for path, key in paths.items():

@@ -166,19 +166,23 @@ def _environment() -> Callable[[], object]:
     before = dict(os.environ)
 
     def restore() -> None:
+        zone = os.environ.get("TZ")
         for name in set(os.environ).difference(before):
             del os.environ[name]
         for name, value in before.items():
             if os.environ.get(name) != value:
                 os.environ[name] = value
+        if zone != before.get("TZ"):
+            time.tzset()
 
     return restore
 
 
 def _handlers() -> Callable[[], object]:
-    """Signal handlers, and a running timer."""
+    """Signal handlers, blocked signals, and a running timer."""
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     (left_s, again_s), begun = signal.getitimer(signal.ITIMER_REAL), time.monotonic()
 
@@ -188,6 +192,7 @@ def _handlers() -> Callable[[], object]:
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) != handler:
                 signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     return restore
 
@@ -195,7 +200,9 @@ def _handlers() -> Callable[[], object]:
 def _python() -> Callable[[], object]:
     """Settings of the interpreter and of the standard library."""
     path, argv, limit = list(sys.path), list(sys.argv), sys.getrecursionlimit()
-    hooks = sys.excepthook, threading.excepthook
+    hooks = sys.excepthook, threading.excepthook, sys.displayhook
+    trace, profile, interval = sys.gettrace(), sys.getprofile(), sys.getswitchinterval()
+    digits = sys.get_int_max_str_digits()
     collects, temporary, patience = gc.isenabled(), tempfile.tempdir, socket.getdefaulttimeout()
     umask = os.umask(0o77)
     os.umask(umask)
@@ -204,7 +211,13 @@ def _python() -> Callable[[], object]:
     def restore() -> None:
         sys.path[:], sys.argv[:] = path, argv
         sys.setrecursionlimit(limit)
-        sys.excepthook, threading.excepthook = hooks
+        sys.excepthook, threading.excepthook, sys.displayhook = hooks
+        if sys.gettrace() is not trace:
+            sys.settrace(trace)
+        if sys.getprofile() is not profile:
+            sys.setprofile(profile)
+        sys.setswitchinterval(interval)
+        sys.set_int_max_str_digits(digits)
         (gc.enable if collects else gc.disable)()
         tempfile.tempdir = temporary
         socket.setdefaulttimeout(patience)
@@ -251,6 +264,11 @@ _KEPT: tuple[Callable[[], Callable[[], object]], ...] = (
     _python,
     _loggers,
 )
+
+
+def _of_decimal(module: Any) -> Callable[[], object]:
+    before = module.getcontext().copy()
+    return lambda: module.setcontext(before)
 
 
 def _of_multiprocessing(module: Any) -> Callable[[], object]:
@@ -329,6 +347,7 @@ def _figures() -> list[int]:
 
 
 _SETTINGS: dict[str, Callable[[Any], Callable[[], object]]] = {
+    "decimal": _of_decimal,
     "matplotlib": _of_matplotlib,
     "multiprocessing": _of_multiprocessing,
     "numpy": _of_numpy,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import decimal
 import logging
 import os
 import random
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,10 @@ def snapshot() -> dict[str, Any]:
         "argv": list(sys.argv),
         "limit": sys.getrecursionlimit(),
         "umask": mask,
+        "zone": time.tzname,
+        "blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "of sys": (sys.displayhook, sys.getprofile(), sys.getswitchinterval(), sys.get_int_max_str_digits()),
+        "decimal": repr(decimal.getcontext()),
         "numpy": (np.geterr(), np.get_printoptions()["precision"]),
         "rc": dict.copy(matplotlib.rcParams),
         "figures": plt.get_fignums(),
@@ -122,6 +128,14 @@ def change_all(folder: Path) -> None:
     sys.argv.append("more")
     sys.setrecursionlimit(5000)
     os.umask(0o77)
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    sys.displayhook = print
+    sys.setprofile(lambda *_: None)
+    sys.setswitchinterval(0.1)
+    sys.set_int_max_str_digits(0)
+    decimal.getcontext().prec = 3
     np.seterr(all="raise")
     np.set_printoptions(precision=2)
     matplotlib.rcParams["lines.linewidth"] = 17
