@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
 
@@ -76,45 +75,23 @@ def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: Map
 
 
 _handler_of: Callable[[int], Any] = importlib.import_module("_signal").getsignal  # ten times as fast without an enum
-_ALARM, _DEFAULT = getattr(signal, "SIGALRM", 0), int(signal.SIG_DFL)
-
-
-def _time_of_a_check() -> float:
-    """Seconds that it takes at least to ask for an alarm, or to set one: a function that took less has set none."""
-    taken: list[float] = []
-    for _ in range(5 if _ALARM else 0):
-        began = time.perf_counter()
-        signal.getitimer(signal.ITIMER_REAL)
-        taken.append(time.perf_counter() - began)
-    return min(taken, default=0.0) / 2  # half of it, as a machine is not always equally fast
-
-
-_SHORT_S = _time_of_a_check()
+_timer: Callable[[int], tuple[float, float]] = importlib.import_module("_signal").getitimer
+_ALARM, _DEFAULT, _REAL = getattr(signal, "SIGALRM", 0), int(signal.SIG_DFL), int(signal.ITIMER_REAL)
 
 
 class AlarmsEnd:
-    """Resets alarms that the function has set by `signal.alarm` or the like; otherwise the next call would get them.
+    """Resets alarms that the function has set by `signal.alarm` or the like; otherwise the next call would get them."""
 
-    Checking for an alarm takes as long as a short call. So it is skipped for calls that were too short to set one, if
-    there is no handler, which only the main thread can set.
-    """
-
-    __slots__ = ("_armed", "_began")
+    __slots__ = ("_armed",)
 
     def __enter__(self) -> None:
         self._armed = not _ALARM or (
             _handler_of(_ALARM) is not _DEFAULT
-            and (
-                threading.current_thread() is not threading.main_thread()
-                or signal.getitimer(signal.ITIMER_REAL)[0] > 0.0
-            )
+            and (threading.current_thread() is not threading.main_thread() or _timer(_REAL)[0] > 0.0)
         )
-        self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        if self._armed:  # by other code before
-            return
-        if time.perf_counter() - self._began > _SHORT_S or _handler_of(_ALARM) is not _DEFAULT:
+        if not self._armed and _timer(_REAL)[0]:  # armed: by other code before
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
