@@ -28,6 +28,7 @@ class TaskOptions(TypedDict, total=False):
     retries_on_loss: int | None
     resources: Requested
     priority: float | Callable[..., float]
+    group: str | Callable[..., str] | None
 
 
 # Functions with a parameter that `Comm.Plugin` provides. Type checkers can only remove the first positional parameter

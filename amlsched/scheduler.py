@@ -493,6 +493,7 @@ class Scheduler(Emitter):
         retries_on_loss: int | None = None,
         resources: Requested = None,
         priority: float | Callable[..., float] = 0,
+        group: str | Callable[..., str] | None = None,
     ) -> Task[..., Any]:
         """Register a function as a task.
 
@@ -507,6 +508,7 @@ class Scheduler(Emitter):
             retries_on_loss: How often to retry a call whose worker was lost; `None` for the scheduler's value.
             resources: What each call needs while it runs; see `Task`.
             priority: Calls with a higher one go first; see `Task`.
+            group: Name of the calls from which `estimates` learn together; see `Task`.
         """
         return Task(
             function,
@@ -517,6 +519,7 @@ class Scheduler(Emitter):
             retries_on_loss=retries_on_loss,
             resources=resources,
             priority=priority,
+            group=group,
         )
 
     def _pools_of_run(self) -> Sequence[Pool] | None:

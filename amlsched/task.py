@@ -75,11 +75,15 @@ class Task(Emitter, Generic[P, R]):
             scheduler has it. `None` for one CPU, if the scheduler has a pool.
         priority: Calls with a higher one go first, if the scheduler has a pool: a number, or a function of the call's
             arguments.
+        group: Name of the calls that have in common what is learned from one of them, such as by which factor their
+            expected times are wrong, if the scheduler has `estimates`; or a function of the call's arguments that
+            returns it. `None` for the calls of this function.
 
     Raises:
         TypeError: `function` is not callable, or calling it would run nothing: it is async or a generator function; or
-            `resources` or `priority` is something else.
-        ValueError: `batch_size` is below 1, or above 1 with `resources`, or `retries_on_loss` is below 0.
+            `resources`, `priority` or `group` is something else.
+        ValueError: `batch_size` is below 1, or above 1 with `resources`, or `retries_on_loss` is below 0, or `group` is
+            empty.
         RuntimeError: It has `resources`, and the scheduler runs without a pool.
     """
 
@@ -117,6 +121,7 @@ class Task(Emitter, Generic[P, R]):
         retries_on_loss: int | None = None,
         resources: Requested = None,
         priority: float | Callable[..., float] = 0,
+        group: str | Callable[..., str] | None = None,
     ) -> None:
         check_function(function, "a task")
         super().__init__(name=f"task {getattr(function, '__name__', None) or repr(function)}")
@@ -126,10 +131,11 @@ class Task(Emitter, Generic[P, R]):
         self.batch_size = _checked_batch_size(batch_size)
         self.retries_on_loss = None if retries_on_loss is None else checked_retries(retries_on_loss)
         self._requests: Requests | None = None
-        if resources is not None or priority != 0:
+        self.requests_resources = resources is not None or priority != 0
+        if self.requests_resources or group is not None:
             from amlsched.resources.request import Requests  # here, to keep `import amlsched` light
 
-            self._requests = Requests(self.name, resources, priority)
+            self._requests = Requests(self.name, resources, priority, group)
         if resources is not None and self.batch_size > 1:
             raise ValueError(
                 f"{self.name}: batch_size={batch_size}, but its calls request resources, and so are sent one by one: "
@@ -157,8 +163,8 @@ class Task(Emitter, Generic[P, R]):
         Raises:
             SchedulerNotRunningError: The scheduler is not running, or the run is ending.
             NotPicklableError: An argument cannot be sent to a worker.
-            ResourcesError: No node can ever hold what the call requests, or the function given as `resources` or
-                `priority` failed.
+            ResourcesError: No node can ever hold what the call requests, or the function given as `resources`,
+                `priority` or `group` failed.
         """
         function: Callable[..., R] = self.function
         given = args, kwargs
@@ -171,11 +177,6 @@ class Task(Emitter, Generic[P, R]):
             wanted = self._requests.of_call(*given)
             return self.scheduler._submit(self, function, args, kwargs, wanted)  # pyright: ignore[reportPrivateUsage]
         return self.scheduler._submit(self, function, args, kwargs)  # pyright: ignore[reportPrivateUsage]
-
-    @property
-    def requests_resources(self) -> bool:
-        """Whether it has `resources` or a `priority`."""
-        return self._requests is not None
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a call to be awaited: `result = await task(…)` in an async callback.

@@ -225,7 +225,7 @@ class _Kinds:
         seen = self._store.times(group)
         if seen.n:
             return of_group(seen, self._running.get(group, ()))
-        return of_expectation() if _expected(future) else self._store.of_others()
+        return of_expectation() if _expected_s(future) else self._store.of_others()
 
     def _added(self, spread: Spread | None) -> int | None:
         if spread is None:
@@ -239,16 +239,23 @@ def _clock_of_receipts(executor: Any) -> Callable[[], float]:
 
 
 def _group_of(future: Future[Any]) -> str:
-    function: Any = future.function if future.task is None else future.task.function
-    while hasattr(function, "func"):  # of a partial
-        function = function.func
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    group = f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
-    return f"{group}, over its expected time" if _expected(future) else group
+    wanted: Wanted | None = getattr(future, "wanted", None)
+    group = None if wanted is None else wanted.group
+    if group is None:
+        function: Any = future.function if future.task is None else future.task.function
+        while hasattr(function, "func"):  # of a partial
+            function = function.func
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        group = f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+    return f"{group}, over its expected time" if _expected_s(future) else group
 
 
 def _expected(future: Future[Any]) -> float:
     """The logarithm of the time that is expected of a call, in seconds; 0 if none is."""
-    wanted: Wanted | None = getattr(future, "wanted", None)
-    seconds = None if wanted is None else wanted.requests[0].time
+    seconds = _expected_s(future)
     return math.log(seconds) if seconds else 0.0
+
+
+def _expected_s(future: Future[Any]) -> float | None:
+    wanted: Wanted | None = getattr(future, "wanted", None)
+    return None if wanted is None else wanted.requests[0].time

@@ -123,10 +123,12 @@ class Wanted(NamedTuple):
     Attributes:
         requests: What the call requests: alternatives, the preferred one first.
         priority: Calls with a higher one go first.
+        group: What is learned from the call applies to the calls of this group; `None` for those of its function.
     """
 
     requests: tuple[Resources, ...]
     priority: float = 0
+    group: str | None = None
 
 
 def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
@@ -152,32 +154,30 @@ def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
 
 
 class Requests:
-    """What the calls of a task request.
+    """What the calls of a task request, and to which group they belong.
 
     Args:
         task: Name of the task, for messages.
         resources: A `Resources`, alternatives, or a function of the call's arguments; `None` for one CPU.
         priority: A number, or a function of the call's arguments.
+        group: A name, or a function of the call's arguments; `None` for the function's own name.
 
     Raises:
         TypeError: An argument is something else.
+        ValueError: The name is empty.
     """
 
-    def __init__(self, task: str, resources: Any, priority: Any) -> None:
+    def __init__(self, task: str, resources: Any, priority: Any, group: Any = None) -> None:
         self._task = task
-        self._resources: Callable[..., Any] | None = None
-        self._priority: Callable[..., Any] | None = None
-        requests: tuple[Resources, ...] = (Resources(),)
-        number = 0.0
-        if callable(resources):
-            self._resources = resources
-        elif resources is not None:
-            requests = alternatives(resources, task)
-        if callable(priority):
-            self._priority = priority
-        else:
-            number = _as_priority(priority, task)
-        self._wanted = Wanted(requests, number)
+        self._functions = {
+            name: given
+            for name, given in (("resources", resources), ("priority", priority), ("group", group))
+            if callable(given)
+        }
+        requests = (Resources(),) if resources is None or callable(resources) else alternatives(resources, task)
+        number = 0.0 if callable(priority) else _as_priority(priority, task)
+        name = None if group is None or callable(group) else _as_group(group, task)
+        self._wanted = Wanted(requests, number, name)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Wanted:
         """What the call with these arguments requests.
@@ -185,27 +185,40 @@ class Requests:
         Raises:
             ResourcesError: A function raised, or returned something else.
         """
-        if self._resources is None and self._priority is None:
+        if not self._functions:
             return self._wanted
-        requests, number = self._wanted
-        try:
-            if self._resources is not None:
-                requests = alternatives(self._resources(*args, **kwargs), "the function returned")
-            if self._priority is not None:
-                number = _as_priority(self._priority(*args, **kwargs), "the function returned")
-        except Exception as error:
-            name = "priority" if self._resources is None else "resources"
-            shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
-            failure = f"{type(error).__name__}: {error}"
-            problem = f"the function given as {name} failed for the arguments ({shown[:200]}): {failure}"
-            raise ResourcesError(self._task, problem, "it gets the arguments of the call") from error
-        return Wanted(requests, number)
+        values: dict[str, Any] = {}
+        for name, function in self._functions.items():
+            try:
+                values[name] = _READERS[name](function(*args, **kwargs), "the function returned")
+            except Exception as error:
+                shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
+                failure = f"{type(error).__name__}: {error}"
+                problem = f"the function given as {name} failed for the arguments ({shown[:200]}): {failure}"
+                raise ResourcesError(self._task, problem, "it gets the arguments of the call") from error
+        requests, number, group = self._wanted
+        return Wanted(values.get("resources", requests), values.get("priority", number), values.get("group", group))
+
+
+def _as_group(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{where}: group={value!r}: must be a string, or a function of the call's arguments")
+    if not value:
+        raise ValueError(f"{where}: group is empty: name the calls from which to learn, such as 'xgboost'")
+    return value
 
 
 def _as_priority(value: object, where: str) -> float:
     if not is_number(value) or not math.isfinite(number := float(cast("float", value))):
         raise TypeError(f"{where}: priority={value!r}: must be a number, or a function of the call's arguments")
     return number
+
+
+_READERS: Mapping[str, Callable[[Any, str], Any]] = {
+    "resources": alternatives,
+    "priority": _as_priority,
+    "group": _as_group,
+}
 
 
 def is_sequence(value: object) -> bool:

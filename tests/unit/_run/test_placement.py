@@ -424,6 +424,15 @@ def test_a_request_that_no_node_can_hold_raises_at_submission() -> None:
         scheduler.run()
 
 
+def test_a_function_of_the_group_that_fails_raises_at_submission_with_the_arguments() -> None:
+    scheduler = Scheduler.with_sequential()  # without a pool
+    task = scheduler.task(double, group=lambda number: number)
+    scheduler.on_start(lambda: task.submit(7))
+    words = r"the function given as group failed .*\(7\): TypeError: the function returned: group=7: must be a string"
+    with pytest.raises(ResourcesError, match=words):
+        scheduler.run()
+
+
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
@@ -447,6 +456,8 @@ def test_a_function_that_fails_raises_at_submission_with_the_arguments(resources
         ({"resources": []}, TypeError, r"resources=\[\]"),
         ({"priority": "high"}, TypeError, "priority='high': must be a number"),
         ({"priority": float("nan")}, TypeError, "priority=nan"),
+        ({"group": 3}, TypeError, "task double: group=3: must be a string, or a function"),
+        ({"group": ""}, ValueError, "task double: group is empty"),
         ({"resources": Resources(), "batch_size": 3}, ValueError, "batch_size=3, but its calls request resources"),
     ],
 )

@@ -105,6 +105,31 @@ def test_each_function_is_a_group() -> None:
     }
 
 
+@pytest.mark.parametrize("group", ["trees", lambda model, seed: f"{model} trees"], ids=["a name", "a function"])
+def test_calls_of_several_tasks_may_be_one_group(group: Any) -> None:
+    scheduler = Scheduler.with_simulation(2, 5, estimates=True)
+    first, second = scheduler.task(print, group=group), scheduler.task(getattr, group=group)
+
+    @scheduler.on_start
+    def start() -> None:
+        for seed in range(4):
+            first.submit("forest", seed)
+            second.submit("tree", str(seed))
+
+    scheduler.run()
+    learned = {name: each.n_calls for name, each in scheduler.learned().items()}
+    assert learned == ({"trees": 8} if group == "trees" else {"forest trees": 4, "tree trees": 4})
+
+
+def test_an_expected_time_of_one_second_is_one() -> None:
+    """Its logarithm is 0, as if none was expected."""
+    scheduler = Scheduler.with_simulation(1, 5, estimates=True)
+    task = scheduler.task(train, resources=Resources(time="1 s"))
+    scheduler.on_start(lambda: task.submit(1.0))
+    scheduler.run()
+    assert [name.endswith("train, over its expected time") for name in scheduler.learned()] == [True]
+
+
 def test_equal_arguments_are_told_apart_once_they_come_again() -> None:
     scheduler = Scheduler.with_simulation(1, seconds, estimates=True)
     short_then_long = [*[(train, 1.0), (train, 50.0)] * 5, *[(train, 1.0)] * 5, *[(train, 50.0)] * 5]
