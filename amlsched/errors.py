@@ -19,6 +19,8 @@
     │   ├── MemoryLimitError (MemoryError)     of memory
     │   └── WalltimeLimitError (TimeoutError)  of time
     ├── NotPicklableError (TypeError)          an object cannot be sent to a worker or back
+    ├── SearcherError (RuntimeError)           the searcher of a search raised, or proposed something else than trials
+    ├── TrialsFailedError (RuntimeError)       the first trials of a search all failed
     ├── MissingExtraError (ImportError)        an optional package is not installed
     ├── ImportFailedError (ImportError)        an optional package is installed, but its import fails
     └── WorkerLostError (BrokenExecutor)       the worker failed, not the function
@@ -69,6 +71,8 @@ __all__ = [
     "ResourcesError",
     "ResultsNotWritableError",
     "SchedulerNotRunningError",
+    "SearcherError",
+    "TrialsFailedError",
     "WalltimeLimitError",
     "WorkerExitedError",
     "WorkerKilledError",
@@ -341,6 +345,45 @@ class NotPicklableError(AmlschedError, TypeError):
 
     def __str__(self) -> str:
         return f"{self.call}: {self.what} cannot be sent between processes: {self.reason}"
+
+
+class SearcherError(AmlschedError, RuntimeError):
+    """The searcher of a search raised, or proposed something that is no trial. Its exception is the cause.
+
+    Args:
+        searcher: Name of the searcher's class.
+        method: Its method, such as `ask`.
+        n_trials: How many trials it had proposed before; `None` if that is unknown.
+        problem: What is wrong.
+    """
+
+    def __init__(self, searcher: str, method: str, n_trials: int | None, problem: str) -> None:
+        super().__init__(searcher, method, n_trials, problem)
+        self.searcher, self.method, self.n_trials, self.problem = searcher, method, n_trials, problem
+
+    def __str__(self) -> str:
+        after = "" if self.n_trials is None else f" after it had proposed {self.n_trials} trials"
+        return f"{self.searcher}.{self.method}{after}: {self.problem}"
+
+
+class TrialsFailedError(AmlschedError, RuntimeError):
+    """The first trials of a search all failed, so that more of them would probably fail too. The last one's exception
+    is the cause.
+
+    Args:
+        n_trials: How many.
+        problem: What the last one raised.
+    """
+
+    def __init__(self, n_trials: int, problem: str) -> None:
+        super().__init__(n_trials, problem)
+        self.n_trials, self.problem = n_trials, problem
+
+    def __str__(self) -> str:
+        return (
+            f"the first {self.n_trials} trials of the search all failed, the last one with {self.problem} "
+            "(keep_going=True goes on regardless)"
+        )
 
 
 class MissingExtraError(AmlschedError, ImportError):
