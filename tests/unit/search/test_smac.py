@@ -14,7 +14,7 @@ pytest.importorskip("smac", reason="SMAC3 is not installed")
 
 from ConfigSpace import ConfigurationSpace
 from ConfigSpace import Float as FloatParameter
-from smac import HyperbandFacade, HyperparameterOptimizationFacade, Scenario
+from smac import HyperbandFacade, HyperparameterOptimizationFacade, RandomFacade, Scenario
 
 from amlsched.search.smac import SmacSearcher, smac_runner
 
@@ -34,7 +34,7 @@ def scenario(folder: Path, **options: Any) -> Scenario:
     return Scenario(space, output_directory=folder, **options)
 
 
-def facade(given: Scenario, function: Any, kind: Any = HyperparameterOptimizationFacade) -> Any:
+def facade(given: Scenario, function: Any, kind: Any = RandomFacade) -> Any:
     return kind(given, function, overwrite=True, logging_level=False)
 
 
@@ -45,7 +45,7 @@ def parabola(config: Any, seed: int = 0) -> float:
 
 def greedy(config: Any, seed: int = 0) -> float:
     if config["x"] > 3:
-        held = bytearray(400_000_000)
+        held = bytearray(1_500_000_000)
         held[::4096] = b"x" * len(held[::4096])
         time.sleep(60)
     if config["x"] < -3:
@@ -84,9 +84,9 @@ def test_a_program_of_smac_runs_on_an_executor_by_one_line(name: str, tmp_path: 
 
 def test_in_the_order_of_submission_smac_decides_the_same_each_time(tmp_path: Path) -> None:
     def run(number: int, scheduler: Scheduler) -> list[tuple[Any, ...]]:
-        given = scenario(tmp_path / str(number))
+        given = scenario(tmp_path / str(number), n_trials=6)
         with smac_runner(parabola, given, scheduler, order="submission", n_workers=2) as runner:
-            smac = facade(given, runner)
+            smac = facade(given, runner, HyperparameterOptimizationFacade)  # with a model
             smac.optimize()
         return history(smac)
 
@@ -95,7 +95,7 @@ def test_in_the_order_of_submission_smac_decides_the_same_each_time(tmp_path: Pa
 
 
 def test_limits_of_the_scenario_hold_and_failures_have_smacs_own_states(tmp_path: Path) -> None:
-    given = scenario(tmp_path, trial_memory_limit=300, trial_walltime_limit=50, n_workers=2)
+    given = scenario(tmp_path, trial_memory_limit=900, trial_walltime_limit=50, n_workers=2)
     with smac_runner(greedy, given, Scheduler.with_processes(2)) as runner:
         smac = facade(given, runner)
         smac.optimize()
@@ -126,10 +126,10 @@ def test_objectives_are_told_in_the_order_of_the_scenario(tmp_path: Path) -> Non
 
 
 def test_smac_is_a_searcher_of_a_search(tmp_path: Path) -> None:
-    smac = facade(scenario(tmp_path), None)
-    search = Search(SmacSearcher(smac), of_trial, scheduler=Scheduler.with_threads(2), n_trials=9)
+    smac = facade(scenario(tmp_path), None, HyperparameterOptimizationFacade)
+    search = Search(SmacSearcher(smac), of_trial, scheduler=Scheduler.with_threads(2), n_trials=5)
     search.run()
-    assert search.n_done == 9
+    assert search.n_done == 5
     assert search.best.value == min(cost for *_, cost, _ in history(smac))
     assert {state for *_, state in history(smac)} == {"SUCCESS"}
 
