@@ -1,6 +1,7 @@
 """A Slurm that only pretends: a folder with its state and its diary, and commands that read and write them.
 
-It starts nothing by itself: a test starts elements and ends them, and lets time pass.
+It starts nothing by itself: a test starts elements and ends them, and lets time pass. A process that has imported this
+module can have the answer of a command without an interpreter for it: `PretendedSlurm.answer`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,15 @@ class PretendedSlurm:
             )
             (folder / name).chmod(0o755)
         state = {"largest": 1001, "limit": 10_000, "accounting": False, "jobs": {}, "late": [], "moods": {}}
+        state["misled"] = {}
         self.place.write_text(json.dumps(state))
+
+    @classmethod
+    def at(cls, folder: Path) -> PretendedSlurm:
+        """The one that was created in a folder."""
+        slurm = object.__new__(cls)
+        slurm.folder, slurm.place = folder, folder / "state.json"
+        return slurm
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[dict[str, Any]]:
@@ -66,6 +75,31 @@ class PretendedSlurm:
         """What the next calls of a command do: see `tests.unkind`."""
         with self.changing() as state:
             state["moods"].setdefault(name, []).extend(moods)
+
+    def answer(self, words: Sequence[str], caller: str = "") -> tuple[str, Answer]:
+        """What a command does and answers, and the mood that it is in.
+
+        Args:
+            words: The command and its arguments.
+            caller: Who calls it. One who was misled by the last call of a command is not misled by the next one.
+        """
+        name = words[0]
+        with self.changing() as state:
+            moods, misled = state["moods"].get(name, []), state["misled"]
+            last = f"{name} {caller}"
+            mood = "" if not moods or (caller and misled.pop(last, False)) else moods.pop(0)
+            misled[last] = bool(mood)
+
+            def act() -> Answer:
+                if name == "sbatch":
+                    return _submitted(self, state, words[-1])
+                commands = {"squeue": _squeue, "sacct": _sacct, "scancel": _scancel, "scontrol": _scontrol}
+                return commands[name](self, state, list(words[1:]))
+
+            if mood == "late":
+                state["late"].append(words[-1])
+                return mood, (1, "", SOCKET.format(name=name))
+            return mood, in_mood(mood, name, act)
 
     def mark(self, job: str, index: str, word: str) -> None:
         with self.changing() as state:
@@ -218,26 +252,8 @@ def _scontrol(slurm: PretendedSlurm, state: dict[str, Any], words: list[str]) ->
 
 def main() -> None:
     """One of its commands."""
-    place, words = Path(sys.argv[0]), sys.argv[1:]
-    name = place.name
-    slurm = object.__new__(PretendedSlurm)
-    slurm.folder = place.parent
-    slurm.place = slurm.folder / "state.json"
-    with slurm.changing() as state:
-        moods = state["moods"].get(name, [])
-        mood = moods.pop(0) if moods else ""
-
-        def act() -> Answer:
-            if name == "sbatch":
-                return _submitted(slurm, state, words[-1])
-            commands = {"squeue": _squeue, "sacct": _sacct, "scancel": _scancel, "scontrol": _scontrol}
-            return commands[name](slurm, state, words)
-
-        if mood == "late":
-            state["late"].append(words[-1])
-            code, out, err = 1, "", SOCKET.format(name=name)
-        else:
-            code, out, err = in_mood(mood, name, act)
+    place = Path(sys.argv[0])
+    _, (code, out, err) = PretendedSlurm.at(place.parent).answer([place.name, *sys.argv[1:]])
     sys.stdout.write(out)
     sys.stderr.write(err)
     sys.exit(code)

@@ -51,12 +51,25 @@ def status(arguments: argparse.Namespace) -> int:
             yield one
 
     summary = summarized(passed(survey(arguments.results)))
+    overview = Overview.of(arguments.results, unfinished)
+    for run in _lost_while_running(overview, unfinished):
+        summary.lose(run)
     print_table(summary, [], everything=arguments.all)
-    print_queue(Overview.of(arguments.results, unfinished), everything=arguments.all)
+    print_queue(overview, everything=arguments.all)
     print_failures(summary)
     print_notes(summary)
     print(counts(summary))
     return OK
+
+
+def _lost_while_running(overview: Overview, unfinished: Iterable[Found]) -> Iterator[str]:
+    """For each repetition that runs by its record only, its run: its element has ended, or its worker is gone."""
+    from amlsched.experiments.storage import State
+
+    submitted = {(one.found.run, one.found.rep) for one in overview.repetitions}
+    yield from (one.found.run for one in overview.lost() if one.found.record.state is State.RUNNING)
+    if not overview.problem:
+        yield from (one.run for one in unfinished if (one.run, one.rep) not in submitted and one.has_lost_worker)
 
 
 def print_queue(overview: Overview, *, everything: bool = False) -> None:

@@ -1,24 +1,31 @@
 """A project, a pretended Slurm and a user who calls commands, in processes that are forked from one that has everything
-imported: so that a test can make hundreds of calls.
+imported, and in which the commands of Slurm are functions: so that a test can make thousands of calls.
+
+A command may be stopped or killed on its way, at any of its points: each change of a file in the results folder, and
+before and after each command of Slurm. A caller in virtual time does not wait: its clock goes on by what it sleeps.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
 import pkgutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from amlsched.errors import BatchSystemError
 from tests.pretended_slurm import PretendedSlurm
 
 __all__ = ["Call", "World"]
@@ -26,8 +33,6 @@ __all__ = ["Call", "World"]
 EXPERIMENT = """
 import os, time
 from pathlib import Path
-
-from amlsched.experiments import IterativeExperiment
 
 
 def note(*words):
@@ -37,9 +42,11 @@ def note(*words):
 
 def experiment(params, rep, log):
     note("begin", rep, os.getpid())
-    while not Path(f"go_{rep}").exists():
-        time.sleep(0.005)
     log(value=rep)
+    while not Path(f"go_{rep}").exists():
+        if log.should_stop():
+            return
+        time.sleep(0.002)
     note("end", rep, os.getpid())
 """
 
@@ -74,12 +81,35 @@ class Call:
             return int(self.place.with_suffix(".code").read_text())
         return None if _runs(self.pid) else -1
 
-    def wait(self, limit_s: float = 60.0) -> Call:
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped on its way."""
+        return _state(self.pid) == "T"
+
+    def wait(self, limit_s: float = 60.0, *, until_stopped: bool = False) -> Call:
         end = time.monotonic() + limit_s
-        while self.code is None:
+        while self.code is None and not (until_stopped and self.stopped):
             assert time.monotonic() < end, f"hangs: {self.text}"
-            time.sleep(0.005)
+            time.sleep(0.001)
         return self
+
+    def go_on(self) -> Call:
+        """Let it go on until it ends, or is stopped again."""
+        before = _switches(self.pid)
+        self.signal(signal.SIGCONT)
+        while self.code is None and self.stopped and _switches(self.pid) == before:
+            time.sleep(0.0005)
+        return self.wait(until_stopped=True)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, and wait for that."""
+        self.signal(signal.SIGKILL)
+        while _runs(self.pid):
+            time.sleep(0.001)
 
     @property
     def text(self) -> str:
@@ -91,11 +121,22 @@ class Call:
         return found
 
 
-def _runs(pid: int) -> bool:
+def _state(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
+
+
+def _runs(pid: int) -> bool:
+    return _state(pid) not in "ZX"
+
+
+def _switches(pid: int) -> str:
+    """How often it has given up the CPU: more often once it has gone on."""
+    with contextlib.suppress(OSError):
+        return next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "voluntary" in line)
+    return ""
 
 
 class World:
@@ -108,6 +149,7 @@ class World:
     """
 
     def __init__(self, folder: Path, repetitions: int = 4, section: str = "") -> None:
+        self.ways: dict[str, Any] = {}
         self.folder = folder
         (folder / "bin").mkdir(parents=True)
         (folder / "calls").mkdir()
@@ -121,21 +163,31 @@ class World:
         text = CONFIG.format(repetitions=repetitions, section=section).replace("a: 1", f"a: {a}")
         (self.folder / "config.yml").write_text(text)
 
-    def start(self, *words: str, **variables: str) -> Call:
+    def start(self, *words: str, way: Mapping[str, Any] | None = None, **variables: str) -> Call:
+        """Start a command.
+
+        Args:
+            *words: Its arguments.
+            way: How it runs: the arguments of `Way`.
+            **variables: Environment variables.
+        """
         self._count += 1
         place = self.folder / "calls" / str(self._count)
         variables.setdefault("PATH", f"{self.folder / 'bin'}:{os.environ['PATH']}")
-        pid = _Parent.get().fork(words=words, folder=str(self.folder), variables=variables, place=str(place))
+        way = {**self.ways, **(way or {})}
+        pid = _Parent.get().fork(words=words, folder=str(self.folder), variables=variables, place=str(place), way=way)
         return Call(pid, place)
 
     def call(self, *words: str) -> Call:
         return self.start(*words).wait()
 
-    def submit(self, *words: str) -> Call:
-        return self.call("run", "experiment.py:experiment", "config.yml", "-s", *words)
+    def submit(self, *words: str, **way: Any) -> Call:
+        """Submit; until the command ends, or is stopped on its way."""
+        call = self.start("run", "experiment.py:experiment", "config.yml", "-s", *words, way=way)
+        return call.wait(until_stopped=bool(way))
 
-    def wait(self, *words: str) -> Call:
-        return self.start("run", "experiment.py:experiment", "config.yml", "--wait", *words)
+    def wait(self, *words: str, **way: Any) -> Call:
+        return self.start("run", "experiment.py:experiment", "config.yml", "--wait", *words, way=way)
 
     def status(self) -> Call:
         return self.call("status", "results")
@@ -148,7 +200,7 @@ class World:
         self.slurm.mark(job, index, "RUNNING")
         line = next(line for line in self.slurm.script(job).splitlines() if line.startswith("exec "))
         [words] = re.findall(r"-m amlsched (.*) \"\$SLURM", line)
-        call = self.start(*words.split(), index, **self.slurm.variables(job, index))
+        call = self.start(*words.split(), index, way=None, **self.slurm.variables(job, index))
         self.elements[job, index] = call
         return call
 
@@ -162,10 +214,7 @@ class World:
     def kill(self, job: str, index: str) -> None:
         """End an element, as a node that fails."""
         call = self.elements.pop((job, index))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(call.pid, signal.SIGKILL)
-        while _runs(call.pid):
-            time.sleep(0.002)
+        call.kill()
         self.note("killed", call.pid)
         if (job, index) in self.slurm.in_state("RUNNING"):
             self.slurm.mark(job, index, "NODE_FAIL")
@@ -257,6 +306,7 @@ def serve() -> None:
     queue._SECOND_S = 0.05
     attach._LOOK_S, attach._ASK_S, attach._ASK_AT_MOST_S = 0.02, 0.05, 0.2
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.freeze()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -264,7 +314,101 @@ def serve() -> None:
         print(pid, flush=True)
 
 
-def _be(main: Any, words: list[str], folder: str, variables: dict[str, str], place: str) -> None:
+class Way:
+    """How a command runs, in its own process.
+
+    Args:
+        folder: The world.
+        virtual: Whether it runs in virtual time.
+        stop_at: The point at which it is stopped; 0 for none.
+        die_at: The point at which it is killed; 0 for none.
+        step: Whether it is stopped each time that it looks again, as `--wait` does.
+        bug: The name of a bug that it has; see `tests.experiments.array_bugs`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        virtual: bool = False,
+        stop_at: int = 0,
+        die_at: int = 0,
+        step: bool = False,
+        bug: str = "",
+    ) -> None:
+        self._slurm = PretendedSlurm.at(folder / "bin")
+        self._results = f"{folder}/results"
+        self._stop_at, self._die_at = stop_at, die_at
+        self._count = 0
+        self._ahead_s = 0.0
+        self._replace_commands(virtual)
+        if bug:
+            from tests.experiments.array_bugs import BUGS
+
+            BUGS[bug]()
+        if virtual:
+            self._replace_time(step)
+        if stop_at or die_at:
+            sys.addaudithook(self._see)
+
+    def _replace_commands(self, virtual: bool) -> None:
+        from amlsched.batch_systems import commands
+
+        real = commands.completed
+
+        def completed(title: str, words: Sequence[str], *args: Any, **more: Any) -> Any:
+            if Path(shutil.which(words[0]) or "").parent != self._slurm.folder:
+                return real(title, words, *args, **more)
+            self._reach()
+            mood, (code, out, err) = self._slurm.answer(words, str(os.getpid()) if virtual else "")
+            self._reach()
+            if mood == "hang":
+                raise BatchSystemError(title, words[0], "did not answer within 300 s", "try again later")
+            return subprocess.CompletedProcess(list(words), code, out, err)
+
+        commands.completed = completed
+
+    def _replace_time(self, step: bool) -> None:
+        from amlsched.batch_systems import commands
+        from amlsched.experiments._arrays import attach, queue, submission, submit
+
+        def sleep(seconds: float) -> None:
+            self._ahead_s += seconds
+
+        def sleep_and_stop(seconds: float) -> None:
+            sleep(seconds)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+        def monotonic() -> float:
+            return time.monotonic() + self._ahead_s
+
+        queue._SECOND_S = 2.0
+        attach._LOOK_S, attach._ASK_S, attach._ASK_AT_MOST_S = 1.0, 2.0, 4.0
+        clock: Any = SimpleNamespace(sleep=sleep, monotonic=monotonic, time=time.time)
+        for module in (commands, queue, submission, submit, attach):
+            setattr(module, "time", clock)  # noqa: B010  (for the type checkers)
+        if step:
+            attach.time = SimpleNamespace(sleep=sleep_and_stop, monotonic=monotonic)  # type: ignore[assignment]
+
+    def _see(self, event: str, args: tuple[Any, ...]) -> None:
+        """A point is reached with each change of a file."""
+        if event == "open":
+            path, _, flags = args
+            changes = flags & (os.O_WRONLY | os.O_RDWR)
+        else:
+            path, changes = args[0] if args else "", event in ("os.rename", "os.link", "os.mkdir", "os.remove")
+        if changes and str(path).startswith(self._results):
+            self._reach()
+
+    def _reach(self) -> None:
+        self._count += 1
+        if self._count == self._die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._count == self._stop_at:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _be(main: Any, words: list[str], folder: str, variables: dict[str, str], place: str, way: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, path in enumerate((os.devnull, f"{place}.out", f"{place}.err")):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -273,6 +417,7 @@ def _be(main: Any, words: list[str], folder: str, variables: dict[str, str], pla
     sys.path.insert(0, folder)
     code = 1
     try:
+        Way(Path(folder), **way)
         code = main(words)
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
@@ -290,9 +435,10 @@ def _be(main: Any, words: list[str], folder: str, variables: dict[str, str], pla
 
 
 @contextlib.contextmanager
-def world(folder: Path, repetitions: int = 4, section: str = "") -> Iterator[World]:
-    """A world, whose processes end with it."""
+def world(folder: Path, repetitions: int = 4, section: str = "", **ways: Any) -> Iterator[World]:
+    """A world, whose processes end with it; all its commands run in this way."""
     made = World(folder, repetitions, section)
+    made.ways = ways
     try:
         yield made
     finally:

@@ -317,6 +317,19 @@ def test_what_an_older_array_runs_is_not_lost_if_a_newer_one_gave_way(made: Worl
     assert "lost" not in text
 
 
+def test_what_is_lost_is_not_counted_as_running(made: World) -> None:
+    """As after the kernel has killed the element for its memory: its record still says that it runs."""
+    made.submit()
+    made.begin("1", "0")
+    until(made.diary)
+    assert "3 pending, 1 running" in made.status().text
+    made.kill("1", "0")
+    text = made.status().text
+    assert "lost     sums rep 0 (element 1_0): NODE_FAIL" in text
+    assert "4 repetitions: 3 pending, 1 lost." in text
+    assert re.search(r"^sums +0/4 .* 3 pending, 1 lost$", text, re.MULTILINE)
+
+
 def test_what_was_cancelled_is_not_lost(made: World) -> None:
     made.submit()
     made.begin("1", "0")

@@ -483,7 +483,10 @@ def test_what_ran_when_the_driver_was_killed_is_run_again(project: Project) -> N
     process.communicate(timeout=10)
     assert "running" in project.states()
     wait_until(lambda: not members(process.pid))
-    assert "its worker is gone; the next run resumes it" in project.call("status", "results").stderr
+    status = project.call("status", "results")
+    assert "its worker is gone; the next run resumes it" in status.stderr
+    assert " lost." in status.stdout
+    assert "running" not in status.stdout
     assert project.call(*words).returncode == 0
     assert project.completions() == [1] * 6
 

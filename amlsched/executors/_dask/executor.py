@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Executor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from amlsched.executors._dask.clusters import GivenClient
-from amlsched.executors._dask.worker import Tries
+from amlsched.executors._dask.worker import Tries, forget_tls_errors
 from amlsched.executors.capabilities import Capabilities
 from amlsched.executors.pickled_calls import pickled_call
 from amlsched.executors.scatter import InDask, dumped
@@ -126,6 +126,7 @@ class DaskExecutor(Executor):
             if self._calls is None:
                 from amlsched.executors._dask.calls import Calls
 
+                forget_tls_errors()
                 client = self.provider.open(self._fail)
                 workers = self.provider.max_workers
                 depth = None if self.provider.scales or workers is None else _PER_WORKER * workers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from amlsched.executors._dask.worker import forget_tls_errors
 from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
 
 __all__ = ["dask_setup"]
@@ -14,4 +15,5 @@ def dask_setup(nanny: Any) -> None:
 
     dask sets its own `PYTHONHASHSEED` for workers, even if the user has set one.
     """
+    forget_tls_errors()
     nanny.pre_spawn_env[HASH_SEED_VARIABLE] = nanny.env[HASH_SEED_VARIABLE] = hash_seed()

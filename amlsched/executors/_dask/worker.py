@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import importlib
 import multiprocessing
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -19,7 +22,7 @@ from amlsched.executors.worker_setup import prepare_imports, prepare_worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Tries", "run_call"]
+__all__ = ["Tries", "forget_tls_errors", "run_call"]
 
 R = TypeVar("R")
 
@@ -83,6 +86,7 @@ def run_call(topic: str, number: int, call: bytes) -> bytes:
         number: Number of the call in that driver.
         call: The call, from `pickled_call`.
     """
+    forget_tls_errors()
     _reporter.begin((topic, number))
     try:
         return run_pickled(call)
@@ -109,6 +113,29 @@ class Tries(Generic[R]):
             except Exception:
                 continue
         return call_function(self.func, args, kwargs)
+
+
+@functools.cache
+def forget_tls_errors() -> None:
+    """From now on, a TLS connection that breaks does not break the others of its thread.
+
+    CPython 3.12.9, 3.13.2, 3.14 and later report an error of the system, such as EPIPE when a peer has died, and leave
+    it in OpenSSL's queue of the thread, where the next read of any other connection finds it. So the queue is cleared
+    when a connection of dask closes.
+    """
+    stream: Any = importlib.import_module("tornado.iostream").SSLIOStream
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    close = stream.close
+
+    @functools.wraps(close)
+    def close_and_clear(self: Any, exc_info: Any = False) -> None:
+        try:
+            close(self, exc_info)
+        finally:
+            with contextlib.suppress(ssl.SSLError):
+                context.set_ciphers("none that exists")  # the only call of Python's that clears it and does no more
+
+    stream.close = close_and_clear
 
 
 def dask_setup(_worker: Any) -> None:

@@ -146,17 +146,19 @@ def states(chosen: Sequence[Submission]) -> dict[str, dict[int, Element]]:
 def in_queue(chosen: Sequence[Submission]) -> dict[Key, Submission]:
     """The repetitions that an element is running, or will run, each with its submission.
 
+    A pending element that was cancelled, but could not be removed from the queue, will run nothing.
+
     Raises:
         BatchSystemError: A batch system could not be queried.
     """
     seen = states(chosen)
-    return {
-        key: one
-        for one in chosen
-        for number, element in seen[str(one.folder)].items()
-        if element.stage is not Stage.ENDED
-        for key in one.work[number].keys
-    }
+    found: dict[Key, Submission] = {}
+    for one in chosen:
+        dropped = one.dropped
+        for number, element in seen[str(one.folder)].items():
+            if element.stage is Stage.RUNNING or (element.stage is not Stage.ENDED and number not in dropped):
+                found.update(dict.fromkeys(one.work[number].keys, one))
+    return found
 
 
 def live_arrays(chosen: Sequence[Submission], system: str) -> tuple[str, ...]:
@@ -183,7 +185,12 @@ def adopt(one: Submission, part: Part, jobs: Sequence[str]) -> Part:
         The part as recorded: an element of another one of these arrays may have been faster.
     """
     settled = one.settle(part, jobs[0])
-    commands.cancel(one.batch, {job: None for job in jobs if job != settled.job})
+    for job in jobs:
+        if job != settled.job:
+            try:
+                commands.cancel(one.batch, {job: None})
+            except BatchSystemError:  # a later command tries it again
+                one.note_surplus(job)
     return settled
 
 
@@ -218,6 +225,12 @@ def settle_open(one: Submission, *, give_up: bool) -> list[str]:
             if give_up:
                 commands.cancel(one.batch, {job: None})
             notes.append(f"{text}; {'it is cancelled' if give_up else 'amlsched cancel cancels it'}")
+    for job in one.surplus:
+        text = f"Array {job} of {one.batch} was submitted beside another one with the same elements, and does nothing"
+        if give_up:
+            commands.cancel(one.batch, {job: None})
+            one.withdraw_surplus(job)
+        notes.append(f"{text}; {'it is cancelled' if give_up else 'amlsched cancel cancels it'}")
     return notes
 
 

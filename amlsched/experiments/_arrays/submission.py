@@ -11,6 +11,7 @@
         dropped.json                cancelled elements
         ended/N                     the element N has ended in the array whose id is in the file
         again/N                     the same, and it wants to be submitted again
+        surplus/JOB                 a second array of a part, which does nothing, and could not be cancelled so far
         logs/                       output of elements outside of repetitions
 
 A submission is one array, or several parts if the batch system does not accept all elements at once, or if elements are
@@ -25,7 +26,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import threading
 import time
 import uuid
 from dataclasses import asdict, dataclass, field, replace
@@ -33,7 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched._files import create_file, file_bytes, replace_file
+from amlsched._files import create_file, file_bytes, link_file, replace_file
 from amlsched._surroundings import user_name
 from amlsched.batch_systems import SYSTEMS, System
 from amlsched.errors import ExperimentError
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["STOPPED", "Part", "Submission", "Word", "Work", "create", "next_folder", "submissions"]
 
 _FORMAT = 1
-_FILE, _DROPPED, _LOCK, _LAST = "submission.json", "dropped.json", "feeding", "last"
+_FILE, _DROPPED, _LOCK, _LAST, _SURPLUS = "submission.json", "dropped.json", "feeding", "last", "surplus"
 _STALE_S = 900.0  # feeding takes minutes at most, while a queue is full
 STOPPED = "stopped by a signal"
 """Why an element has ended that was cancelled or preempted; the batch system may have requeued it."""
@@ -253,6 +256,21 @@ class Submission:
         create_file(self._file(part.number), json.dumps(asdict(settled)))
         return self._part(part.number) or settled
 
+    @property
+    def surplus(self) -> list[str]:
+        """The ids of arrays that were submitted beside that of their part, and could not be cancelled so far."""
+        folder = self.folder / _SURPLUS
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def note_surplus(self, job: str) -> None:
+        """Note that an array is to be cancelled by a later command."""
+        (self.folder / _SURPLUS).mkdir(exist_ok=True)
+        (self.folder / _SURPLUS / job).touch()
+
+    def withdraw_surplus(self, job: str) -> None:
+        """Note that such an array has been cancelled."""
+        (self.folder / _SURPLUS / job).unlink(missing_ok=True)
+
     def place(self, part: Part, element: int) -> tuple[str, int]:
         """An element in the batch system: the id of its array, and its index there."""
         return part.job, part.elements.index(element) + self.batch.first
@@ -327,18 +345,35 @@ class Submission:
 
 
 def _locked(lock: Path) -> bool:
-    if create_file(lock, json.dumps(attributes_by_key(Process.this()))):
+    """Whether this process got the lock; from an owner that was killed, it takes it."""
+    owner = json.dumps(attributes_by_key(Process.this()))
+    if create_file(lock, owner):
         return True
     with contextlib.suppress(FileNotFoundError):
-        if time.time() - lock.stat().st_mtime > _STALE_S or _is_dead(lock):
-            lock.unlink(missing_ok=True)
+        if (found := _abandoned(lock)) is not None:
+            taken = lock.with_name(f".{lock.name}.{os.getpid()}.{threading.get_ident()}.old")
+            lock.replace(taken)
+            try:
+                if file_bytes(taken) != found:  # another process was faster, and this is its lock
+                    link_file(taken, lock)
+                    return False
+            finally:
+                taken.unlink(missing_ok=True)
+            return create_file(lock, owner)
     return False
 
 
-def _is_dead(lock: Path) -> bool:
+def _abandoned(lock: Path) -> bytes | None:
+    """The content of a lock whose owner is gone; `None` if it may still be there."""
+    content = file_bytes(lock)
+    is_old = time.time() - lock.stat().st_mtime > _STALE_S
+    return content if is_old or _is_dead(content) else None
+
+
+def _is_dead(owner: bytes) -> bool:
     """Whether the owner of a lock is known on this host to have been killed."""
     try:
-        return checked(Process.from_json(json.loads(file_bytes(lock)))).alive() is False
+        return checked(Process.from_json(json.loads(owner))).alive() is False
     except (ValueError, TypeError):  # of version 0.1, or torn
         return False
 

@@ -256,7 +256,7 @@ def feed(one: Submission, *, patience_s: float = 0.0, notify: Callable[[str], No
         MaybeSubmittedError: A submission got no answer.
         BatchSystemError: It rejected them for another reason than their number, or a command failed.
     """
-    if not (one.open or one.given_up or one.waiting()):
+    if not (one.open or one.given_up or one.surplus or one.waiting()):
         return Fed([])
     with one.feeding(patience_s) as ours:
         return _fed(one, notify) if ours else Fed([])

@@ -56,11 +56,20 @@ class Ended:
 
 
 class StateCounts(Counter[State]):
-    """How many repetitions are in each state; as text, `2 completed, 1 failed`."""
+    """How many repetitions are in each state; as text, `2 completed, 1 failed`.
+
+    Attributes:
+        lost: How many of those that run by their record are known to run no more; in the text, they are `lost`.
+    """
+
+    lost: int = 0
 
     def __str__(self) -> str:
         states = dict(self)  # displays read it in a thread of their own
-        return ", ".join(f"{count} {state.value}" for state, count in sorted(states.items()) if count)
+        if self.lost:
+            states[State.RUNNING] -= self.lost
+        words = [f"{count} {state.value}" for state, count in sorted(states.items()) if count]
+        return ", ".join([*words, f"{self.lost} lost"] if self.lost else words)
 
     @property
     def done(self) -> int:
@@ -69,7 +78,9 @@ class StateCounts(Counter[State]):
 
     def without(self, *states: State) -> StateCounts:
         """The counts of the other states."""
-        return StateCounts({state: count for state, count in self.items() if state not in states})
+        others = StateCounts({state: count for state, count in self.items() if state not in states})
+        others.lost = 0 if State.RUNNING in states else self.lost
+        return others
 
 
 @dataclass(slots=True)
@@ -163,6 +174,11 @@ class Summary:
         self.states[one.state] += 1
         self.used += one.used
         self.tallies[run].count(one)
+
+    def lose(self, run: str) -> None:
+        """Count a repetition of a run, which was counted as running, as lost."""
+        self.states.lost += 1
+        self.tallies[run].states.lost += 1
 
     def add(self, run: str, rep: int, folder: Path, record: Record, note: str = "") -> None:
         """Count a repetition of a run by its record; note why it failed, or what else there is to say of it."""

@@ -59,6 +59,11 @@ class Found:
     record: Record
     origin: str = ""
 
+    @property
+    def has_lost_worker(self) -> bool:
+        """Whether it runs by its record, and its worker is known to be gone."""
+        return self.record.state is State.RUNNING and claims.holder(self.folder) is None
+
 
 _OWN: dict[str, Callable[[Found], Any]] = {
     "name": lambda found: found.name,
@@ -211,7 +216,7 @@ def summarized(found: Iterable[Found]) -> Summary:
             )
         summary.expect(one.run, 1)
         summary.add(one.run, one.rep, one.folder, one.record)
-        if one.record.state is State.RUNNING and claims.holder(one.folder) is None:
+        if one.has_lost_worker:
             summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run resumes it")
     return summary
 
