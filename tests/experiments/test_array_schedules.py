@@ -30,7 +30,7 @@ ASKED = int(os.environ.get("AMLSCHED_EXAMPLES", "0"))
 SEED = os.environ.get("AMLSCHED_SEED", "")
 
 REPETITIONS, AT_ONCE, STEPS = 5, 2, 24
-SUBMITS = ("lose", "break", "late", "garble", "truncate", "empty", "refuse", "twice", "full", "hang")
+SUBMITS = ("lose", "break", "late", "late", "late", "garble", "truncate", "empty", "refuse", "twice", "full", "hang")
 QUERIES = ("lose", "garble", "truncate", "empty", "hang")
 CANCELS = ("lose", "break", "refuse")
 POINTS = 60
@@ -236,9 +236,11 @@ class Schedule:
 
     def start(self) -> None:
         if places := self.slurm.startable():
-            place = self.chance.choice(places)
+            known = Books(self.world).repetition
+            others = [place for place in places if place not in known]
+            place = self.chance.choice(others if others and self.chance.random() < 0.5 else places)
             before = len(self.world.diary())
-            effective = place in Books(self.world).repetition
+            effective = place in known
             call = self.world.begin(*place)
             self.tell("starts", place)
             while call.code is None and len(self.world.diary()) == before:
