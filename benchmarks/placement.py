@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from amlsched.policies import ArrivalOrder, LongestFirst, Placement, Policy, SimulatedCall, WaitingCall, simulate
+from amlsched.policies import (
+    ArrivalOrder,
+    LongestFirst,
+    Placement,
+    Planned,
+    Policy,
+    SimulatedCall,
+    WaitingCall,
+    simulate,
+)
 from amlsched.resources import Pool, Resources
 from amlsched.resources.pool import Node
 from benchmarks.frame import Bar, Numbers, Workload
@@ -55,13 +64,21 @@ class SlowestThatFits(Policy):
         where = list(nodes if freed is None else freed)  # what did not fit before fits only where something ended
         chosen: list[Placement] = []
         waiting: list[WaitingCall] = []
+        most_cpus = most_memory = -1
         for call in self._calls:
             request = call.requests[0]
+            if most_cpus < 0:
+                most_cpus = max(node.free.cpus for node in where)
+                most_memory = max(node.free.memory for node in where)
+            if request.cpu_parts > most_cpus or request.memory > most_memory:
+                waiting.append(call)
+                continue
             node = next((node for node in where if node.fits(request)), None)
             if node is None:
                 waiting.append(call)
             else:
                 chosen.append(Placement(call, node.take(request, now + (call.seconds or 0.0))))
+                most_cpus = -1
         self._calls = waiting
         return chosen
 
@@ -75,6 +92,7 @@ class SlowestThatFits(Policy):
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
+    "planned": Planned,
     "longest first": LongestFirst,
     "arrival order": ArrivalOrder,
     "pytabkit's rule": SlowestThatFits,
@@ -126,8 +144,7 @@ class JobSet:
         nodes = [Node(pool) for pool in self.pools]
 
         def share(request: Resources) -> float:
-            fitting = [node.pool for node in nodes if node.can_hold(request)]
-            return min(max(request.cpus / pool.cpus, request.memory / (pool.memory or 1)) for pool in fitting)
+            return min(node.share_of(request) for node in nodes if node.can_hold(request))
 
         return max(range(len(self.requests)), key=lambda number: share(self.requests[number]))
 

@@ -252,7 +252,7 @@ def _place_once(
     true = [kind.draw(rng) for kind in kinds]
     total = _capacity(nodes)
     leases: dict[Lease, Lease] = {}
-    twins = [_twin(node, leases) for node in nodes]
+    twins = [node.twin(leases) for node in nodes]
     remaining = {twin: max(0.0, lease.until - now) for lease, twin in leases.items()}  # those of cancelled calls, too
     remaining |= {leases[lease]: _remaining(pending, true, rng) for pending, lease in running}
     work = sum(seconds * _share(lease.request, total) for lease, seconds in remaining.items())
@@ -271,16 +271,6 @@ def _remaining(pending: Pending, true: Sequence[tuple[float, float, float]], rng
     elapsed = max(pending.elapsed or 0.0, 1e-9)
     mean, slope, sigma = true[pending.kind]
     return math.exp(draw_longer_than(math.log(elapsed), mean + slope * pending.x, sigma, rng)) - elapsed
-
-
-def _twin(node: Node, leases: dict[Lease, Lease]) -> Node:
-    """A copy of a node with copies of its leases, which are added to a mapping."""
-    twin = Node(node.pool)
-    twin.free, twin.lost = node.free.copy(), node.lost
-    for lease in node.leases:
-        leases[lease] = copied = Lease(twin, lease.request, lease.devices, lease.until)
-        twin.leases[copied] = None
-    return twin
 
 
 def _capacity(nodes: Sequence[Node]) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 """Which call starts next, and on which node: small classes over plain values."""
 
 from amlsched.policies.ordered import ArrivalOrder, LongestFirst, OrderedPolicy
+from amlsched.policies.planned import Planned
 from amlsched.policies.policy import Placement, Policy, WaitingCall
 from amlsched.policies.simulation import Schedule, SimulatedCall, simulate
 
@@ -9,6 +10,7 @@ __all__ = [
     "LongestFirst",
     "OrderedPolicy",
     "Placement",
+    "Planned",
     "Policy",
     "Schedule",
     "SimulatedCall",

@@ -12,6 +12,7 @@ import heapq
 import math
 from abc import abstractmethod
 from bisect import bisect_left, insort
+from operator import itemgetter
 from typing import TYPE_CHECKING, ClassVar
 
 from amlsched.policies.policy import Placement, Policy
@@ -28,6 +29,7 @@ __all__ = ["ArrivalOrder", "LongestFirst", "OrderedPolicy"]
 Rank = tuple[float, ...]
 _Entry = tuple[Rank, "WaitingCall"]
 
+_first_of_pair = itemgetter(0)
 _LOOK_AHEAD = 8
 """How many calls of a group to try, as they differ in memory."""
 _FEW = 64
@@ -41,9 +43,10 @@ _PATIENCE = 10.0
 class _Group:
     """Waiting calls of which each needs the same, except for memory within a class of sizes."""
 
-    __slots__ = ("cpus", "entries", "gpus", "memory")
+    __slots__ = ("cpus", "entries", "gpus", "kind", "memory")
 
-    def __init__(self, requests: Sequence[Resources]) -> None:
+    def __init__(self, kind: object, requests: Sequence[Resources]) -> None:
+        self.kind = kind
         self.entries: list[_Entry] = []  # the first in the order is the last in the list
         # No call of the group needs less than this.
         self.cpus = min(request.cpu_parts for request in requests)
@@ -101,13 +104,13 @@ class OrderedPolicy(Policy):
 
     overtaking: ClassVar[bool] = True
     """Whether calls that fit may start before one that does not fit, if they do not delay it."""
+    reserving: bool = True
+    """Whether the first call that does not fit gets a reservation; without, others that fit may delay it for long."""
 
     def __init__(self) -> None:
-        self._entries: dict[WaitingCall, _Entry | None] = {}  # `None` until the next choice
-        self._order: list[
-            tuple[Rank, WaitingCall]
-        ] = []  # a heap; calls that no longer wait remain until they are first
-        self._groups: dict[int, dict[object, _Group]] = {}  # by the CPUs that a call needs at least, and by kind
+        self._entries: dict[WaitingCall, tuple[_Entry, _Group] | None] = {}  # `None` until the next choice
+        self._order: list[_Entry] = []  # the first is the last in the list; calls that no longer wait remain until then
+        self._groups: dict[object, _Group] = {}  # by kind
         self._arrived: dict[WaitingCall, None] = {}  # since the last choice
         self._reservation: _Reservation | None = None
         self._released: dict[Node, None] = {}  # nodes of former reservations
@@ -144,7 +147,7 @@ class OrderedPolicy(Policy):
             amounts.append((request.gpu_parts, sum(capacity.shares)))
             amounts.append((request.gpu_memory * request.n_devices, sum(capacity.gpu_memory)))
         amounts += [(parts, capacity.custom.get(name, 0)) for name, parts in request.custom_parts]
-        return max(asked / there for asked, there in amounts if there)
+        return max((asked / there for asked, there in amounts if there), default=0.0)
 
     def is_large(self, call: WaitingCall) -> bool:
         """Whether no node can hold the call twice at a time."""
@@ -165,37 +168,49 @@ class OrderedPolicy(Policy):
         arrived, self._arrived = self._arrived, {}
         if arrived and (self._capacity is None or self._capacity.n_nodes != len(nodes)):
             self._capacity = _Capacity(nodes)
-        for call in arrived:
-            self._rank(call)
+        entries = [self._rank(call) for call in arrived]
+        if len(entries) > _FEW:
+            groups: dict[_Group, None] = {}
+            for entry, group in entries:
+                self._order.append(entry)
+                group.entries.append(entry)
+                groups[group] = None
+            self._order.sort()
+            for group in groups:
+                group.entries.sort()
+        else:
+            for entry, group in entries:
+                insort(self._order, entry)
+                insort(group.entries, entry)
         return arrived
 
-    def _rank(self, call: WaitingCall) -> None:
+    def _rank(self, call: WaitingCall) -> tuple[_Entry, _Group]:
         expected = call.expected(call.requests[0])
         if expected is not None:
             self._seconds, self._n_known = self._seconds + expected, self._n_known + 1
         self._n_ranks += 1  # another attempt of a call has the same number, and the former one may still be in the heap
         rank = (*self.rank(call), call.number, self._n_ranks)
-        entry = self._entries[call] = (tuple(-each for each in rank), call)
-        heapq.heappush(self._order, (rank, call))
         kind = tuple(map(_kind, call.requests))
-        level = self._groups.setdefault(min(request.cpu_parts for request in call.requests), {})
-        group = level.get(kind)
+        group = self._groups.get(kind)
         if group is None:
-            group = level[kind] = _Group(call.requests)
-        insort(group.entries, entry)
+            group = self._groups[kind] = _Group(kind, call.requests)
+        found = self._entries[call] = (tuple(-each for each in rank), call), group
+        return found
 
     def discard(self, call: WaitingCall) -> None:
         """See `Policy`."""
-        entry = self._entries.pop(call, None)
+        found = self._entries.pop(call, None)
         self._arrived.pop(call, None)
-        if entry is None:
+        if found is None:
             return
-        kind = tuple(map(_kind, call.requests))
-        level = self._groups[min(request.cpu_parts for request in call.requests)]
-        entries = level[kind].entries
-        del entries[bisect_left(entries, entry)]
+        entry, group = found
+        entries = group.entries
+        if entries[-1] is entry:
+            entries.pop()
+        else:
+            del entries[bisect_left(entries, entry)]
         if not entries:
-            del level[kind]
+            del self._groups[group.kind]
         if self._reservation is not None and self._reservation.call is call:
             self._release()
 
@@ -216,6 +231,8 @@ class OrderedPolicy(Policy):
     def choose(self, nodes: Sequence[Node], now: float, freed: Collection[Node] | None = None) -> list[Placement]:
         """See `Policy`."""
         chosen: list[Placement] = []
+        if not nodes:
+            return chosen
         self._unreserved, self._nodes = None, nodes
         if self._reservation is not None and self._reservation.node.lost:
             self._release()
@@ -223,7 +240,8 @@ class OrderedPolicy(Policy):
         everywhere = freed is None or len(arrived) > _FEW
         looked: list[Node] = list(nodes if everywhere or freed is None else dict.fromkeys((*freed, *self._released)))
         self._released = {}
-        self._first_in_order(nodes, looked, now, chosen)
+        if self.reserving:
+            self._first_in_order(nodes, looked, now, chosen)
         if not self.overtaking or not self._entries:
             return chosen
         looked += [node for node in self._released if node not in looked]
@@ -231,7 +249,7 @@ class OrderedPolicy(Policy):
         for node in looked:
             self._fill(node, now, chosen)
         if not everywhere and arrived:
-            entries = [entry for call in arrived if (entry := self._entries.get(call)) is not None]
+            entries = [found[0] for call in arrived if (found := self._entries.get(call)) is not None]
             for _, call in sorted(entries, reverse=True):
                 self._place(call, nodes, now, chosen)
         return chosen
@@ -264,9 +282,9 @@ class OrderedPolicy(Policy):
 
     def _first(self) -> WaitingCall | None:
         order = self._order
-        while order and order[0][1] not in self._entries:
-            heapq.heappop(order)
-        return order[0][1] if order else None
+        while order and order[-1][1] not in self._entries:
+            order.pop()
+        return order[-1][1] if order else None
 
     def _place(self, call: WaitingCall, nodes: Iterable[Node], now: float, chosen: list[Placement]) -> bool:
         """Start a call on the first of the nodes where it fits, and return whether there is one."""
@@ -286,15 +304,13 @@ class OrderedPolicy(Policy):
         free = node.free
         if free.calls < 1:
             return
-        n_gpus = len(node.pool.gpus)
+        cpus, memory, gpus = free.cpus, free.memory, sum(free.shares)
         heads = [
             (group.entries[-1][0], group)
-            for cpus, level in self._groups.items()
-            if cpus <= free.cpus
-            for group in level.values()
-            if group.memory <= free.memory and (n_gpus or not group.gpus)
+            for group in self._groups.values()
+            if group.cpus <= cpus and group.memory <= memory and group.gpus <= gpus
         ]
-        heads.sort(key=lambda head: head[0])
+        heads.sort(key=_first_of_pair)
         while heads:
             _, group = heads.pop()
             if group.cpus > free.cpus or group.memory > free.memory:
@@ -302,26 +318,29 @@ class OrderedPolicy(Policy):
             entries = group.entries
             for index in range(len(entries) - 1, max(-1, len(entries) - 1 - _LOOK_AHEAD), -1):
                 call = entries[index][1]
-                found = next(
-                    (
-                        (request, devices)
-                        for request in call.requests
-                        if (devices := self._allowed(call, request, node, now)) is not None
-                    ),
-                    None,
-                )
+                found = self._fitting(call, node, now)
                 if found is not None:
-                    self._start(call, *found[:1], node, found[1], now, chosen)
+                    self._start(call, found[0], node, found[1], now, chosen)
                     if entries:
-                        insort(heads, (entries[-1][0], group), key=lambda head: head[0])
+                        insort(heads, (entries[-1][0], group), key=_first_of_pair)
                     break
+
+    def _fitting(self, call: WaitingCall, node: Node, now: float) -> tuple[Resources, tuple[int, ...]] | None:
+        """The first alternative with which a call may start on a node, and the GPUs; `None` if there is none."""
+        free = node.free
+        for request in call.requests:
+            if request.cpu_parts <= free.cpus and request.memory <= free.memory:
+                devices = self._allowed(call, request, node, now)
+                if devices is not None:
+                    return request, devices
+        return None
 
     def _allowed(self, call: WaitingCall, request: Resources, node: Node, now: float) -> tuple[int, ...] | None:
         """The GPUs with which a call may start on a node; `None` if it does not fit or would delay the reserved one."""
         if node.lost:
             return None
         devices = node.free.fitting(request)
-        if devices is None:
+        if devices is None or (node.ends != math.inf and not self._ends_in_time(call, request, node, now)):
             return None
         if self._unreserved is not None and self._unreserved is not call:
             first, self._unreserved = self._unreserved, None
@@ -332,6 +351,16 @@ class OrderedPolicy(Policy):
         if now + self.guess(call, request) <= reserved.since:
             return devices
         return node.free.fitting(request, reserved.spare())
+
+    def _ends_in_time(self, call: WaitingCall, request: Resources, node: Node, now: float) -> bool:
+        """Whether a call is expected to end before its node exits by itself; true if its time is unknown.
+
+        A time that is learned may be wrong: if it is more than a node lasts, the call is tried.
+        """
+        expected = call.expected(request)
+        if expected is None or now + expected <= node.ends:
+            return True
+        return request.time is None and expected > node.lasts
 
     def _start(
         self,
@@ -361,7 +390,7 @@ class OrderedPolicy(Policy):
             node = nodes[(self._turn + step) % len(nodes)]
             held = False
             for request in call.requests:
-                if node.can_hold(request):
+                if node.can_hold(request) and self._ends_in_time(call, request, node, now):
                     held = True
                     since = _earliest(node, request, now)
                     if best is None or since < best[0]:

@@ -78,6 +78,10 @@ class Policy(ABC):
                 may look only at these for calls that did not fit before.
         """
 
+    def without_calls(self) -> Policy | None:
+        """A policy without calls that would decide as this one does now, for estimates; `None` for a new one."""
+        return None
+
     @abstractmethod
     def waiting(self) -> list[WaitingCall]:
         """The calls that wait, in no particular order."""
