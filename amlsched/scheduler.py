@@ -166,7 +166,7 @@ class Scheduler(Emitter):
             constructor accepts it; where it creates the workers, there is one for each CPU of the pool, unless
             `max_workers` is given.
         policy: Decides which call starts next: a class such as `ArrivalOrder`, or a function that creates a policy for
-            a run; `None` for `LongestFirst`. Every constructor accepts it.
+            a run; `None` for `Planned`. Every constructor accepts it.
 
     Raises:
         TypeError: `executor` is not a `concurrent.futures.Executor`, or an argument has the wrong type.
@@ -400,9 +400,10 @@ class Scheduler(Emitter):
 
         showing = self._showing(display)
         try:
+            runner = self._runner()
             run = RunLoop(
                 self,
-                self._runner(),
+                runner,
                 policy=policy,
                 on_cancelled=on_cancelled,
                 end_on_empty=end_on_empty,
@@ -410,7 +411,7 @@ class Scheduler(Emitter):
                 retries_on_loss=self.retries_on_loss,
                 renew=self._renewed,
                 receipts=self.receipts,
-                pools=self._pools_of_run(),
+                pools=self._pools_of_run(capabilities_of(runner).places),
                 placing_policy=self._policy,
                 expected=None if self._estimator is None else self._estimator.expected,
             )
@@ -522,9 +523,15 @@ class Scheduler(Emitter):
             group=group,
         )
 
-    def _pools_of_run(self) -> Sequence[Pool] | None:
-        """What calls of the run may use; `None` if no call requests anything."""
+    def _pools_of_run(self, places: bool) -> Sequence[Pool] | None:
+        """What calls of the run may use; `None` if no call requests anything.
+
+        Args:
+            places: Whether the executor has nodes of its own, so that what they have need not be given.
+        """
         if self._pools is None and any(task.requests_resources for task in self._tasks):
+            if places:
+                return ()
             from amlsched.resources.pool import Pool
 
             return (Pool.here(),)
@@ -853,14 +860,18 @@ def _checked_pools(pool: Any, executor: Executor) -> tuple[Pool, ...] | None:
     if not all(isinstance(each, Pool) for each in pools):
         raise TypeError(f"pool={pool!r}: must be a Pool, such as amlsched.resources.Pool(cpus=8, memory='32 GB')")
     known = capabilities_of(executor)
-    if known.remote:
+    if known.remote and not known.places:
         raise ValueError(
-            f"pool={pool!r}: not with {type(executor).__name__}, whose workers are on other hosts: amlsched places "
-            "calls on this machine only; request resources from the cluster's own scheduler"
+            f"pool={pool!r}: not with {type(executor).__name__}, whose workers are on other hosts and cannot be "
+            "chosen: request resources from the cluster's own scheduler"
         )
-    if not pools or (len(pools) > 1 and not known.virtual):
-        raise ValueError(f"pool={pool!r}: must be one Pool; there can be several in a simulation only")
-    for each in () if known.virtual else pools:
+    several = known.virtual or known.places
+    if not pools or (len(pools) > 1 and not several):
+        raise ValueError(
+            f"pool={pool!r}: must be one Pool; several, one for each node, are for clusters of dask and Ray, "
+            "jobs of batch systems, and simulations"
+        )
+    for each in () if several else pools:
         each.warn_if_larger_than_this_machine()
     return pools
 

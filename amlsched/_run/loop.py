@@ -98,7 +98,7 @@ class RunLoop:
         renew: Replaces a broken executor by a new one; returns `None` if the scheduler does not own it.
         receipts: Whether to measure calls.
         pools: What each node has, if calls request resources.
-        placing_policy: Creates the policy that chooses calls for nodes; `None` for `LongestFirst`.
+        placing_policy: Creates the policy that chooses calls for nodes; `None` for `Planned`.
         expected: How long a call will probably take, in seconds, for that policy; `None` if nothing is learned.
     """
 
@@ -130,24 +130,6 @@ class RunLoop:
         self._thread = get_ident()
 
         self._calls: dict[Future[Any], None] = {}  # unfinished ones, in the order of submission
-        self._admission: Admission
-        if pools is None:
-            admission = MeasuringAdmission if receipts else Admission
-            self._admission = admission(executor, self.finished, self._broken, self._calls)
-        else:
-            from amlsched._run.placement import MeasuringPlacement, Placement
-            from amlsched.policies import LongestFirst
-
-            self._admission = (MeasuringPlacement if receipts else Placement)(
-                executor,
-                self.finished,
-                self._broken,
-                self._calls,
-                pools=pools,
-                policy=placing_policy or LongestFirst,
-                clock=self.loop.time,
-                expected=expected,
-            )
         self.places_calls = pools is not None
         self._retries_on_loss, self._renew = retries_on_loss, renew
         self._lost_calls: LostCalls | None = None  # created when the first worker is lost
@@ -170,6 +152,26 @@ class RunLoop:
         self._held: dict[int, tuple[Future[Any], Any, BaseException | None]] = {}
         self._held_cancelled: set[int] = set()  # numbers of the cancelled ones among them
         self._next = 1
+
+        self._admission: Admission
+        if pools is None:
+            admission = MeasuringAdmission if receipts else Admission
+            self._admission = admission(executor, self.finished, self._broken, self._calls)
+        else:
+            from amlsched._run.placement import MeasuringPlacement, Placement
+            from amlsched.policies import Planned
+
+            self._admission = (MeasuringPlacement if receipts else Placement)(
+                executor,
+                self.finished,
+                self._broken,
+                self._calls,
+                pools=pools,
+                policy=placing_policy or Planned,
+                clock=self.loop.time,
+                expected=expected,
+                then=self.then,
+            )
 
         self._now = clock_of(executor)
         self._begun = self._now()

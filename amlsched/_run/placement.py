@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+import time
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched._context import contextmanager
 from amlsched._run.admission import Admission, MeasuringAdmission
@@ -11,7 +14,7 @@ from amlsched.executors.allocated_call import AllocatedCall
 from amlsched.executors.capabilities import worker_count
 from amlsched.policies import WaitingCall
 from amlsched.resources.allocation import allocation_of
-from amlsched.resources.pool import Node, refuse_impossible
+from amlsched.resources.pool import Node, refuse_impossible, replace_name
 from amlsched.resources.request import Resources, Wanted
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import BrokenExecutor, Executor
 
     from amlsched.executors.allocated_call import Binding
+    from amlsched.executors.capabilities import PlacingExecutor
     from amlsched.future import Future
     from amlsched.policies import Policy
     from amlsched.resources.pool import Lease, Pool
@@ -60,13 +64,15 @@ class Placement(Admission):
         finished: Likewise.
         broken: Likewise.
         calls: Likewise.
-        pools: What each node has; several nodes only if the executor runs nothing, such as a simulation.
+        pools: What each node has; several nodes only if the executor runs nothing, such as a simulation. For an
+            executor that has nodes itself, what nodes of these names have, if they do not say it.
         policy: Creates the policy.
         clock: Returns the time in seconds.
         expected: How long a call will probably take that has no expected time, in seconds, if that is known.
+        then: Calls a function in the loop's thread, soon; can be called in any thread.
 
     Raises:
-        ResourcesError: The workers are on other hosts.
+        ResourcesError: The workers are on other hosts, and the executor does not place calls.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Placement(Admission):
         policy: Callable[[], Policy],
         clock: Callable[[], float],
         expected: Callable[[Future[Any]], float | None] | None = None,
+        then: Callable[[Callable[[], object]], object],
     ) -> None:
         self._leases: dict[Future[Any], Lease] = {}
         self._queued: dict[Future[Any], WaitingCall] = {}
@@ -89,7 +96,14 @@ class Placement(Admission):
         self._changed = False  # since the last choice
         self._new_policy, self._expected = policy, expected
         self._policy, self._clock = policy(), clock
+        self._given, self._then = pools, then
+        self._nodes: list[Node] = []
+        self._here: dict[str, Node] = {}  # the nodes of an executor that has some itself, by its keys
+        self._keys: dict[Node, tuple[str, Binding]] = {}
         super().__init__(executor, finished, broken, calls)
+        if self.capabilities.places:
+            self._gpu_variable = "CUDA_VISIBLE_DEVICES"
+            return
         if self.capabilities.remote:
             problem = f"a task requests resources, but the workers of {self.executor_name} are on other hosts"
             raise ResourcesError("the scheduler", problem, "request resources from the cluster's own scheduler")
@@ -104,7 +118,10 @@ class Placement(Admission):
 
     def placed(self) -> PlacedCalls:
         """The calls as they are now."""
-        return PlacedCalls(self._clock(), self._leases, self._queued, self._nodes, self._new_policy)
+        return PlacedCalls(self._clock(), self._leases, self._queued, self._nodes, self._new_forward)
+
+    def _new_forward(self) -> Policy:
+        return self._policy.without_calls() or self._new_policy()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -127,8 +144,11 @@ class Placement(Admission):
         """
         wanted = _wanted(future)
         if wanted is not self._last and wanted.requests not in self._possible:
-            refuse_impossible(wanted.requests, self._nodes, repr(future))
-            self._possible.add(wanted.requests)
+            if self.capabilities.places:
+                self._refuse_on_nodes(wanted.requests, repr(future))
+            else:
+                refuse_impossible(wanted.requests, self._nodes, repr(future))
+                self._possible.add(wanted.requests)
         self._last = wanted
         self._enqueue(future)
 
@@ -164,10 +184,13 @@ class Placement(Admission):
                     self._give_back(future)
                     continue
                 try:
-                    Admission.take(self, future)
+                    if self.capabilities.places:  # one by one, as each goes to its node
+                        self.send(future)
+                    else:
+                        Admission.take(self, future)
                 except Exception as error:
                     self._rejected([future], error)
-            if self._queued and not self._leases and not self._changed:
+            if self._queued and not self._leases and not self._changed and not self.capabilities.places:
                 self._refuse_queued()
 
     def _refuse_queued(self) -> None:
@@ -185,7 +208,15 @@ class Placement(Admission):
         if future not in self._leases:
             self._lease_at_once(future)
         with self._allocated(future):
-            super().send(future)
+            if self.capabilities.places:
+                lease = self._leases[future]
+                key, _ = self._keys[lease.node]
+                submit_to = cast("PlacingExecutor", self._executor).submit_to
+                work = submit_to(key, lease.request, future.function, future.args, future.kwargs)
+                future.work = work
+                work.add_done_callback(future.work_done)
+            else:
+                super().send(future)
 
     def _lease_at_once(self, future: Future[Any]) -> None:
         """Take a lease for a call that runs out of turn, alone in a pool that was recreated after it broke."""
@@ -208,7 +239,11 @@ class Placement(Admission):
         if in_child is not None:
             future.function = function.with_function(AllocatedCall(in_child, allocation, "worker", self._gpu_variable))
         else:
-            future.function = AllocatedCall(function, allocation, self._binding, self._gpu_variable)
+            binding, variable = self._binding, self._gpu_variable
+            if self.capabilities.places:
+                _, binding = self._keys[lease.node]
+                variable = "" if binding == "executor" or not lease.node.pool.gpus else variable
+            future.function = AllocatedCall(function, allocation, binding, variable)
         try:
             yield
         finally:
@@ -270,6 +305,74 @@ class Placement(Admission):
         for future in self.abandoned:
             self._give_back(future)
         super().use(executor)
+        if self.capabilities.places:
+            # Each attempt needs a lease of its own, so the scheduler retries lost calls, and not the executor.
+            self.capabilities = self.capabilities._replace(reruns_lost_calls=False, queue_depth=None)
+            self._depth = None
+            cast("PlacingExecutor", executor).watch_nodes(lambda: self._then(self._look_at_nodes))
+            self._look_at_nodes()
+
+    # Nodes that come and go
+
+    def _look_at_nodes(self) -> None:
+        """Use the nodes that the executor has now, and no longer those that it has lost."""
+        now = cast("PlacingExecutor", self._executor).nodes_now()
+        for key in [key for key in self._here if key not in now]:
+            node = self._here.pop(key)
+            node.lost = True
+            self._freed[node] = None  # what was reserved there is reserved elsewhere
+            self._changed = True
+        for key, each in now.items():
+            if key not in self._here:
+                ends = math.inf if each.ends is None else each.ends - time.monotonic() + self._clock()
+                lasts = math.inf if each.lasts_s is None else each.lasts_s
+                node = self._here[key] = Node(self._pool_of(each.pool), each.max_calls, ends, lasts)
+                self._keys[node] = key, each.binding
+                self._freed[node] = None
+                self._changed = True
+        self._nodes = list(self._here.values())
+        if self._queued:
+            self._refuse_impossible_now()
+
+    def _pool_of(self, found: Pool) -> Pool:
+        """What a node has: by a pool of its name, else by the one for all, else what it says."""
+        for name in (found.name, "this machine"):
+            for pool in self._given:
+                if pool.name == name or (name != "this machine" and pool.name in name.split(" on ")):
+                    return replace_name(pool, found.name)
+        return found
+
+    def _refuse_on_nodes(self, requests: tuple[Resources, ...], where: str) -> None:
+        """Raise ResourcesError if neither a node that is here nor one that is to come can hold a request."""
+        coming = cast("PlacingExecutor", self._executor).nodes_to_come()
+        if coming is None and not self._nodes:
+            return  # what there will be is not known yet
+        too_long = ""
+        for request, each in product(requests, coming or ()):
+            # A node that is to come does not say which GPUs and resources of other names it will have.
+            short = Node(self._pool_of(each.pool)).shortage(request)
+            if short is not None and short.dimension in ("CPUs", "memory"):
+                continue
+            if request.time is None or each.lasts_s is None or request.time <= each.lasts_s:
+                self._possible.add(requests)
+                return
+            too_long = f"is expected to take {request.time:g} s, but {each.pool.name} lasts {each.lasts_s:g} s"
+        if too_long:
+            raise ResourcesError(where, too_long, "use a longer walltime, or expect less time")
+        refuse_impossible(requests, [*self._nodes, *(Node(self._pool_of(each.pool)) for each in coming or ())], where)
+        self._possible.add(requests)
+
+    def _refuse_impossible_now(self) -> None:
+        """Fail the calls that wait and turn out to fit on no node, now that nodes are known."""
+        for future, call in list(self._queued.items()):
+            if call.requests in self._possible:
+                continue
+            try:
+                self._refuse_on_nodes(call.requests, repr(future))
+            except ResourcesError as error:
+                del self._queued[future]
+                self._policy.discard(call)
+                self.reject([future], error)
 
 
 class MeasuringPlacement(MeasuringAdmission, Placement):

@@ -22,22 +22,29 @@ from amlsched.errors import (
     WorkerLostError,
     WorkerOutOfMemoryError,
 )
-from amlsched.executors.capabilities import Capabilities
+from amlsched.executors.capabilities import Capabilities, NodeNow
 from amlsched.executors.pickled_calls import load_outcome, pickled_call
 from amlsched.executors.scatter import InRay, dumped, run_with_shared
 from amlsched.executors.user_function import call_name
 from amlsched.executors.worker_exit import end_cancelled
 from amlsched.executors.worker_setup import hash_seed_set
-from amlsched.resources import cpus
+from amlsched.resources import Pool, cpus
+from amlsched.resources.request import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+
+    from amlsched.resources import Resources
 
 __all__ = ["RayExecutor", "unchanged_process"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+"""How often to look which nodes there are."""
 _SHUTDOWN_S = 5.0
 """How long to wait for killed workers to exit, before leaving them to Ray."""
 _BREAKPOINT = "PYTHONBREAKPOINT"
@@ -50,6 +57,7 @@ class _Call(NamedTuple):
     name: str
     payload: bytes
     shared: dict[str, Any]
+    options: Mapping[str, Any]
 
 
 class RayExecutor(Executor):
@@ -71,7 +79,7 @@ class RayExecutor(Executor):
         options: Other arguments of `ray.init`.
     """
 
-    capabilities = Capabilities(kills_calls=True, survives_lost_workers=True, remote=True, pickles=True)
+    capabilities = Capabilities(kills_calls=True, survives_lost_workers=True, remote=True, pickles=True, places=True)
 
     def __init__(
         self,
@@ -93,6 +101,11 @@ class RayExecutor(Executor):
         self._killed: dict[Future[Any], BaseException | None] = {}
         self._shared: weakref.WeakValueDictionary[str, InRay] = weakref.WeakValueDictionary()
         self._remote: Any = None
+        self._nodes: Mapping[str, NodeNow] = {}
+        self._lost_nodes: set[str] = set()
+        self._changed: Callable[[], object] = bool
+        self._looking: threading.Thread | None = None
+        self._left = threading.Event()
         self._ours = False
         self._closed = False
 
@@ -104,15 +117,62 @@ class RayExecutor(Executor):
             RuntimeError: The executor was shut down.
             ValueError: The cluster does not have the resources that a call requests.
         """
-        payload = pickled_call(fn, args, kwargs, by_value=True)
-        work: Future[Any] = Future()
+        with self._lock:
+            call = self._call(fn, args, kwargs, {})
+            self._waiting.append(call)
+            self._fill()
+        return cast("Future[R]", call.work)
+
+    def watch_nodes(self, changed: Callable[[], object]) -> None:
+        """See `PlacingExecutor`. The nodes are those of Ray."""
         with self._lock:
             self._open()
-            # A handle may be anywhere in a call, even in a pickle inside the pickle.
-            shared = {key: one.reference for key, one in self._shared.items() if key.encode() in payload}
-            self._waiting.append(_Call(work, self._call_name(fn), payload, shared))
-            self._fill()
-        return cast("Future[R]", work)
+            self._changed = changed
+            if self._looking is None:
+                self._look()
+                self._looking = threading.Thread(target=self._keep_looking, name="amlsched-ray-nodes", daemon=True)
+                self._looking.start()
+
+    def nodes_now(self) -> Mapping[str, NodeNow]:
+        """See `PlacingExecutor`."""
+        return self._nodes
+
+    def nodes_to_come(self) -> None:
+        """See `PlacingExecutor`: unknown."""
+
+    def submit_to(
+        self,
+        node: str,
+        request: Resources,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        /,
+    ) -> Future[Any]:
+        """See `PlacingExecutor`. Ray counts what the call requests as well."""
+        affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        options: dict[str, Any] = {
+            "scheduling_strategy": affinity(node_id=node, soft=False),
+            "num_cpus": request.cpus,
+            "num_gpus": request.gpus,
+            "resources": dict(request.custom),
+        }
+        if request.memory:
+            options["memory"] = request.memory
+        with self._lock:
+            call = self._call(function, args, kwargs, options)
+            call.work.set_running_or_notify_cancel()
+            self._begin(call)
+        return call.work
+
+    def _call(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> _Call:
+        payload = pickled_call(fn, args, kwargs, by_value=True)
+        self._open()
+        # A handle may be anywhere in a call, even in a pickle inside the pickle.
+        shared = {key: one.reference for key, one in self._shared.items() if key.encode() in payload}
+        return _Call(Future(), self._call_name(fn), payload, shared, options)
 
     def share(self, value: object) -> InRay:
         """Share an object with the workers: put it into Ray's store for as long as the returned object is alive."""
@@ -224,14 +284,37 @@ class RayExecutor(Executor):
     def _fill(self) -> None:
         assert self.max_workers is not None
         while self._waiting and len(self._running) < self.max_workers:
-            work, name, payload, shared = self._waiting.popleft()
-            if work.set_running_or_notify_cancel():
-                self._running[work] = reference = self._remote.options(name=name).remote(payload, shared)
-                reference.future().add_done_callback(partial(self._ended, work, name))
+            call = self._waiting.popleft()
+            if call.work.set_running_or_notify_cancel():
+                self._begin(call)
+
+    def _begin(self, call: _Call) -> None:
+        remote = self._remote.options(name=call.name, **call.options)
+        self._running[call.work] = reference = remote.remote(call.payload, call.shared)
+        reference.future().add_done_callback(partial(self._ended, call.work, call.name, call.options))
+
+    def _look(self) -> None:
+        """See which nodes there are."""
+        here = {each["NodeID"]: each for each in _ray().nodes() if each["Alive"]}
+        self._lost_nodes &= here.keys()  # Ray sends no more calls there, and will soon say so
+        found = {key: self._nodes.get(key) or _node(each) for key, each in here.items() if key not in self._lost_nodes}
+        if found.keys() != self._nodes.keys():
+            self._nodes = found
+            self._changed()
 
     # Without the lock
 
-    def _ended(self, work: Future[Any], name: str, done: Future[Any]) -> None:
+    def _keep_looking(self) -> None:
+        while not self._left.wait(_LOOK_S):
+            with self._lock:
+                if self._left.is_set() or not _ray().is_initialized():
+                    return
+                try:
+                    self._look()
+                except Exception as error:  # Ray's own classes, if its head is gone for a moment
+                    logger.debug("the nodes of Ray are not known: %s", error)
+
+    def _ended(self, work: Future[Any], name: str, options: Mapping[str, Any], done: Future[Any]) -> None:
         """Complete a call. Called in a thread of Ray."""
         with self._idle:
             ours = self._running.pop(work, None) is not None
@@ -239,6 +322,11 @@ class RayExecutor(Executor):
             reason = self._killed.pop(work, None)
             if not self._closed or self._waiting:
                 self._fill()
+            if options and _lost_its_node(done.exception()):
+                node = options["scheduling_strategy"].node_id
+                self._lost_nodes.add(node)
+                self._nodes = {key: each for key, each in self._nodes.items() if key != node}
+                self._changed()
             if not self._running:
                 self._idle.notify_all()
         if not ours:
@@ -276,12 +364,36 @@ class RayExecutor(Executor):
     def _leave(self) -> None:
         ray = _ray()
 
+        self._left.set()
         with self._lock:
             ours, self._ours = self._ours, False
         for carrier in self._shared.values():
             carrier.reference = None  # the program may use another Ray by the time when the handle is deleted
         if ours:
             ray.shutdown()
+
+
+def _node(found: Mapping[str, Any]) -> NodeNow:
+    """What a node has, as Ray counts it."""
+    custom = {
+        name: amount
+        for name, amount in found["Resources"].items()
+        if name not in ("CPU", "GPU", "memory", "object_store_memory") and ":" not in name
+    }
+    there: Mapping[str, float] = found["Resources"]
+    pool = Pool(
+        there.get("CPU", 0) or 1 / WHOLE,
+        f"{int(there['memory'])} B" if "memory" in there else None,
+        int(there.get("GPU", 0)),
+        custom=custom,
+        name=f"{found['NodeID'][:8]} on {found['NodeManagerHostname']}",
+    )
+    return NodeNow(pool, binding="executor")
+
+
+def _lost_its_node(error: BaseException | None) -> bool:
+    exceptions = _ray().exceptions
+    return isinstance(error, (exceptions.NodeDiedError, exceptions.TaskUnschedulableError))
 
 
 def _ray() -> Any:

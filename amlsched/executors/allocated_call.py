@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from amlsched._proc import own_mapped_files
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AllocatedCall", "Binding"]
 
-Binding = Literal["worker", "call", "nothing"]
-"""What is bound: the worker, until a call with another allocation; the process, for this call; or nothing, as for
-threads, which share a process with other calls."""
+Binding = Literal["worker", "call", "executor", "nothing"]
+"""What is bound: the worker, until a call with another allocation; the process, for this call; the worker except for
+its GPUs, which its executor has selected; or nothing, as for threads, which share a process with other calls."""
 
 
 class AllocatedCall:
@@ -45,10 +46,13 @@ class AllocatedCall:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the function with what it got, and return its result."""
+        if self.binding == "executor" and self.allocation.gpus:
+            selected = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            self.allocation = replace(self.allocation, gpus=tuple(filter(None, selected.split(","))))
         token = current.set(self.allocation)
         before: dict[str, str | None] = {}
         try:
-            if self.binding == "worker":
+            if self.binding in ("worker", "executor"):
                 self._bind_worker()
             elif self.binding == "call":
                 variables = self._environment()

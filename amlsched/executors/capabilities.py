@@ -12,13 +12,19 @@ from amlsched.units import counted
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
     from concurrent.futures import Future as Work
+
+    from amlsched.executors.allocated_call import Binding
+    from amlsched.resources.pool import Pool
+    from amlsched.resources.request import Resources
 
 __all__ = [
     "Capabilities",
     "InlineExecutor",
+    "NodeNow",
+    "PlacingExecutor",
     "PostingExecutor",
     "ReportingExecutor",
     "VirtualExecutor",
@@ -62,6 +68,7 @@ class Capabilities(NamedTuple):
             pickled: functions and classes of the main module by reference, if workers import it, or by value.
         posts: It has `post`, a cheaper form of `submit`; see `PostingExecutor`.
         virtual: Its calls run on a virtual clock, and it measures them itself; see `clock_of`.
+        places: It has nodes, and sends a call to the one that it is given; see `PlacingExecutor`.
     """
 
     inline: bool = False
@@ -74,6 +81,53 @@ class Capabilities(NamedTuple):
     prepickle: Literal["by reference", "by value"] | None = None
     posts: bool = False
     virtual: bool = False
+    places: bool = False
+
+
+class NodeNow(NamedTuple):
+    """A node of an executor whose nodes come and go.
+
+    Attributes:
+        pool: What it has.
+        max_calls: How many calls run on it at a time; `None` for any number.
+        binding: What is bound to what a call got, where the call runs.
+        ends: When it will exit by itself, on the clock `time.monotonic`; `None` if that is unknown.
+        lasts_s: How many seconds it lasts from its start to then; `None` if that is unknown.
+    """
+
+    pool: Pool
+    max_calls: int | None = None
+    binding: Binding = "worker"
+    ends: float | None = None
+    lasts_s: float | None = None
+
+
+class PlacingExecutor(Protocol):
+    """An executor that declares `places`."""
+
+    def watch_nodes(self, changed: Callable[[], object]) -> None:
+        """Start or connect to the nodes; from now on, `changed` is called, in any thread, when some came or went."""
+        ...
+
+    def nodes_now(self) -> Mapping[str, NodeNow]:
+        """The nodes by a key that no other node ever has."""
+        ...
+
+    def nodes_to_come(self) -> Sequence[NodeNow] | None:
+        """What nodes will have that are still to come; `None` if that is unknown."""
+        ...
+
+    def submit_to(
+        self,
+        node: str,
+        request: Resources,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        /,
+    ) -> Work[Any]:
+        """Submit a call to a node, where it starts at once. If the node is lost, it fails with `WorkerLostError`."""
+        ...
 
 
 class PostingExecutor(Protocol):

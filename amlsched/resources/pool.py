@@ -5,7 +5,9 @@ Values only: a lease says what a call got, and starting the call is up to others
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -130,6 +132,13 @@ class Pool:
             parts.append(f"{len(self.gpus)} GPUs{of_memory}")
         parts += [f"{amount:g} {name}" for name, amount in self.custom.items()]
         return f"{self.name} with {', '.join(parts)}"
+
+
+def replace_name(pool: Pool, name: str) -> Pool:
+    """The same amounts for a node of another name."""
+    renamed = copy.copy(pool)
+    object.__setattr__(renamed, "name", name)
+    return renamed
 
 
 def _devices(gpus: object) -> tuple[str, ...]:
@@ -313,6 +322,8 @@ class Node:
     Args:
         pool: What it has.
         max_calls: How many calls may run on it at a time, whatever they ask for; `None` for any number.
+        ends: When it will exit by itself, in the seconds of the leases; infinity if that is unknown.
+        lasts: How long it lasts from its start to then, in seconds.
 
     Attributes:
         pool: What it has.
@@ -320,12 +331,16 @@ class Node:
         leases: What calls hold, in the order in which they got it.
         lost: Whether the node is gone: nothing fits on it any more.
         n_changes: How often something was taken or given back.
+        ends: When it will exit by itself.
+        lasts: How long it lasts.
     """
 
-    __slots__ = ("_all", "free", "leases", "lost", "n_changes", "pool")
+    __slots__ = ("_all", "ends", "free", "lasts", "leases", "lost", "n_changes", "pool")
 
-    def __init__(self, pool: Pool, max_calls: int | None = None) -> None:
-        self.pool = pool
+    def __init__(
+        self, pool: Pool, max_calls: int | None = None, ends: float = math.inf, lasts: float = math.inf
+    ) -> None:
+        self.pool, self.ends, self.lasts = pool, ends, lasts
         calls = _UNCOUNTED if max_calls is None else max_calls
         self.free = Amounts(pool, calls)
         self._all = Amounts(pool, calls)
@@ -379,6 +394,21 @@ class Node:
         del self.leases[lease]
         self.n_changes += 1
         self.free.give_back(lease.request, lease.devices)
+
+    def twin(self, leases: dict[Lease, Lease]) -> Node:
+        """A copy, with copies of its leases, which are added to a mapping; for simulations."""
+        twin = Node(self.pool, None, self.ends, self.lasts)
+        twin.free, twin.lost, twin._all = self.free.copy(), self.lost, self._all
+        for lease in self.leases:
+            leases[lease] = copied = Lease(twin, lease.request, lease.devices, lease.until)
+            twin.leases[copied] = None
+        return twin
+
+    def share_of(self, request: Resources) -> float:
+        """The largest part of its CPUs, memory or GPUs that a request asks for; more than 1 if it can never fit."""
+        has = self._all
+        asked = [(request.cpu_parts, has.cpus), (request.memory, has.memory), (request.gpu_parts, sum(has.shares))]
+        return max((amount / there if there else math.inf for amount, there in asked if amount), default=0.0)
 
     def shortage(self, request: Resources) -> Shortage | None:
         """Why a request can never fit; `None` if it can."""

@@ -21,7 +21,7 @@ from amlsched.executors.scatter import InDask
 from amlsched.executors.worker_exit import end_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from amlsched.executors._dask.clusters import ClusterProvider
 
@@ -43,10 +43,12 @@ class DaskCall(Future[Any]):
         remote: dask's own future, after that until the outcome has arrived.
         starts: How many workers have started it.
         place: Process id and host of the last one.
+        worker: Address of the only worker on which it may run; `None` for any.
     """
 
-    def __init__(self, calls: Calls, name: str, number: int, blob: bytes) -> None:
+    def __init__(self, calls: Calls, name: str, number: int, blob: bytes, worker: str | None = None) -> None:
         super().__init__()
+        self.worker = worker
         self._calls: Calls = calls
         self.name, self.number = name, number
         self.blob: bytes | None = blob
@@ -130,6 +132,28 @@ class Calls:
         self._send(call)
         return call
 
+    def submit_to(self, worker: str, name: str, blob: bytes) -> DaskCall:
+        """Send a pickled call to a worker, which runs it at once."""
+        call = DaskCall(self, name, next(self._numbers), blob, worker)
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            self._open[call.number] = call
+            self._sent += 1
+        call.set_running_or_notify_cancel()
+        self._send(call)
+        return call
+
+    def lose_all_but(self, workers: Collection[str]) -> None:
+        """Fail the calls that were sent to a worker that is gone. Called in the client's loop.
+
+        Args:
+            workers: The addresses of those that are here.
+        """
+        for call in self.open():
+            if call.worker is not None and call.worker not in workers and call.remote is not None:
+                self._spawn(self._conclude_lost(call))
+
     def _may_begin(self, call: DaskCall) -> bool:
         """Whether to send a call. If calls wait here, it is marked as running from then on."""
         if self._depth is None or call.done():
@@ -144,6 +168,9 @@ class Calls:
         assert blob is not None
         with _without_warning() if len(blob) > _LARGE_BYTES else contextlib.nullcontext():
             key = f"{call.name}-{uuid.uuid4().hex}"
+            options = self._provider.options
+            if call.worker is not None:
+                options = {**options, "workers": [call.worker], "allow_other_workers": False}
             # With a priority: otherwise a call whose worker died would wait behind all later ones.
             call.remote = self._client.submit(
                 run_call,
@@ -153,7 +180,7 @@ class Calls:
                 key=key,
                 pure=False,
                 priority=-call.number,
-                **self._provider.options,
+                **options,
             )
         self._new.append(call)
         self._schedule()
@@ -303,6 +330,22 @@ class Calls:
 
     async def _conclude_failed(self, call: DaskCall, remote: Any) -> None:
         self._conclude(call, error=await self._error_of(call, remote))
+
+    async def _conclude_lost(self, call: DaskCall) -> None:
+        worker = call.worker
+        assert worker is not None
+        pid, host = call.place
+        lost = await self._provider.loss(call.name, worker, host)
+        if lost is None:
+            lost = WorkerLostError(call.name, "died, or left its cluster, while it ran the call", pid, host)
+        if log := self._provider.log_of(worker):
+            add_note(lost, log)
+        remote = call.remote
+        if remote is None:  # its outcome has arrived
+            return
+        with contextlib.suppress(Exception):  # the cluster is shutting down
+            await self._cancel([remote])
+        self._conclude(call, error=lost)
 
     def _conclude(
         self, call: DaskCall, result: Any = None, error: BaseException | None = None, *, cancelled: bool = False

@@ -22,9 +22,10 @@ from amlsched.resources import cpus
 from amlsched.resources.binding import cpu_share, worker_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from amlsched.errors import WorkerLostError
+    from amlsched.executors.capabilities import NodeNow
     from amlsched.resources.binding import WorkerThreads
 
 __all__ = [
@@ -65,8 +66,12 @@ class ClusterProvider(ABC):
         scales: Whether the cluster grows with its queue, so that it needs to have all calls.
         starts: On how many workers a call may be started; `None` for any number.
         options: Options of `Client.submit` for each call.
+        cpus: How many CPUs a worker has; `None` for as many as threads.
+        lasts_s: After how many seconds a worker exits by itself; `None` if that is unknown.
     """
 
+    cpus: float | None = None
+    lasts_s: float | None = None
     options: Mapping[str, Any] = MappingProxyType({})
     max_workers: int | None = None
     scales: bool = False
@@ -88,6 +93,10 @@ class ClusterProvider(ABC):
             worker: Its address.
         """
         return ""
+
+    def nodes_to_come(self) -> Sequence[NodeNow] | None:
+        """What workers will have that are still to come; `None` if that is unknown."""
+        return None
 
     async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
         """The exception of a call whose worker was lost, if the reason is known. Runs in the client's loop.

@@ -15,11 +15,14 @@ from amlsched.executors.scatter import InDask, dumped
 from amlsched.executors.user_function import call_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from amlsched.executors._dask.calls import Calls
     from amlsched.executors._dask.clusters import ClusterProvider
+    from amlsched.executors._dask.nodes import DaskNodes
+    from amlsched.executors.capabilities import NodeNow
+    from amlsched.resources.request import Resources
 
 __all__ = ["DaskExecutor", "InPlaceOf"]
 
@@ -45,13 +48,16 @@ class DaskExecutor(Executor):
         provider: Provides the cluster.
     """
 
-    capabilities = Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True)
+    capabilities = Capabilities(
+        remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True, places=True
+    )
 
     def __init__(self, provider: ClusterProvider) -> None:
         self.provider = provider
         self.on_failure: Callable[[BaseException], None] | None = None
         """Called once when the cluster can run no more calls, before they fail with that error."""
         self._calls: Calls | None = None
+        self._nodes: DaskNodes | None = None
         self._closed = False
         self._ended = False
         self._lock = threading.RLock()
@@ -81,6 +87,36 @@ class DaskExecutor(Executor):
         blob = pickled_call(fn, args, kwargs, by_value=True)
         calls = self._calls if self._calls is not None and not self._closed else self._start()
         return cast("Future[R]", calls.submit(call_name(fn), blob))
+
+    def watch_nodes(self, changed: Callable[[], object]) -> None:
+        """See `PlacingExecutor`. A node is a worker, with what it registered."""
+        from amlsched.executors._dask.nodes import DaskNodes
+
+        calls = self._start()
+        if self._nodes is None:
+            self._nodes = DaskNodes(self.client, self.provider, calls)
+        self._nodes.watch(changed)
+
+    def nodes_now(self) -> Mapping[str, NodeNow]:
+        """See `PlacingExecutor`."""
+        return {} if self._nodes is None else self._nodes.now
+
+    def nodes_to_come(self) -> Sequence[NodeNow] | None:
+        """See `PlacingExecutor`."""
+        return self.provider.nodes_to_come()
+
+    def submit_to(
+        self,
+        node: str,
+        request: Resources,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        /,
+    ) -> Future[Any]:
+        """See `PlacingExecutor`."""
+        blob = pickled_call(function, args, kwargs, by_value=True)
+        return self._start().submit_to(node, call_name(function), blob)
 
     def see_running(self) -> Future[Any] | None:
         """A future that finishes once all calls that have started are marked as running; `None` if they are."""
@@ -151,6 +187,8 @@ class DaskExecutor(Executor):
             if self._ended:
                 return
             self._ended = True
+        if self._nodes is not None:
+            self._nodes.close()
         if self._calls is not None:
             self._calls.close()
         self.provider.close(at_once)

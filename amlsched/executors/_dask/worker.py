@@ -22,7 +22,7 @@ from amlsched.executors.worker_setup import prepare_imports, prepare_worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Tries", "forget_tls_errors", "run_call"]
+__all__ = ["Tries", "describe", "forget_tls_errors", "run_call"]
 
 R = TypeVar("R")
 
@@ -92,6 +92,27 @@ def run_call(topic: str, number: int, call: bytes) -> bytes:
         return run_pickled(call)
     finally:
         _reporter.end((topic, number))
+
+
+def describe() -> dict[str, Any]:
+    """What a driver wants to know of this worker before it has run a call.
+
+    Returns:
+        Its `host`, its `age_s` in seconds, the `memory` that it takes by itself, and its `gpus` with their
+        `gpu_memory`; both memories in bytes.
+    """
+    from amlsched._proc import own_bytes, start_ticks
+    from amlsched.resources.detect import gpus
+
+    found = gpus().found
+    amounts = [each.memory_bytes if each.free_bytes is None else each.free_bytes for each in found]
+    return {
+        "host": socket.gethostname(),
+        "age_s": time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK"),
+        "memory": own_bytes("VmRSS") or 0,
+        "gpus": [each.name for each in found],
+        "gpu_memory": [amount for amount in amounts if amount],
+    }
 
 
 class Tries(Generic[R]):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from amlsched._checks import check_seconds, whole_number
 from amlsched._surroundings import import_extra
 from amlsched.batch_systems.commands import call, check_command, find, how_to_find, in_thread
-from amlsched.errors import BatchSystemError, MissingExtraError
+from amlsched.errors import BatchSystemError, MissingExtraError, ResourcesError
 from amlsched.executors._dask.clusters import SETTINGS, ClusterProvider, cluster_security
 from amlsched.executors._dask.executor import DaskExecutor
 from amlsched.executors._jobqueue.checks import check_adaptive, check_command_line, check_host, check_security
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from amlsched.batch_systems import System
     from amlsched.errors import WorkerLostError
     from amlsched.executors._jobqueue.job_monitor import JobMonitor
-    from amlsched.executors.capabilities import WorkersNow
+    from amlsched.executors.capabilities import NodeNow, WorkersNow
     from amlsched.resources.binding import WorkerThreads
 
 __all__ = ["JobQueueExecutor", "JobProvider"]
@@ -66,7 +66,7 @@ class JobProvider(ClusterProvider):
                 raise
             raise MissingExtraError(f"with_{name}", "dask-jobqueue", "jobqueue") from error
         from amlsched.batch_systems import WORKER_SYSTEMS
-        from amlsched.executors._jobqueue.settings import settings
+        from amlsched.executors._jobqueue.settings import settings, shortest_lifetime
         from amlsched.resources.binding import worker_threads
 
         if name not in WORKER_SYSTEMS:
@@ -89,6 +89,9 @@ class JobProvider(ClusterProvider):
         self._start_timeout = start_timeout
         self._security = security
         self._settings = settings(self.system, options, worker_threads(native_threads, "native_threads"))
+        cores = self._settings.get("cores")
+        self.cpus = None if cores is None else cores / self._settings["processes"]
+        self.lasts_s = shortest_lifetime(self._settings["worker_extra_args"])
         check_adaptive(adaptive, n_workers, self._settings["processes"])
         self._logs = Path(self._settings["log_directory"])
         self._submissions = Submissions()
@@ -109,6 +112,19 @@ class JobProvider(ClusterProvider):
     def log_of(self, worker: str) -> str:
         """As `ClusterProvider.log_of`."""
         return "" if self._monitor is None else self._monitor.log_of(worker)
+
+    def nodes_to_come(self) -> Sequence[NodeNow]:
+        """As `ClusterProvider.nodes_to_come`: a worker of a job."""
+        from amlsched.executors.capabilities import NodeNow
+        from amlsched.resources.pool import Pool
+
+        memory = self._settings.get("memory")
+        amount = None
+        if memory is not None:
+            amount = importlib.import_module("dask.utils").parse_bytes(memory) // self._settings["processes"]
+        name = f"a worker of {self.system.title}"
+        pool = Pool(self.cpus or 1, None if amount is None else f"{amount} B", name=name)
+        return (NodeNow(pool, lasts_s=self.lasts_s),)
 
     async def loss(self, call: str, worker: str, host: str | None) -> WorkerLostError | None:
         """As `ClusterProvider.loss`: the error by the batch system's report of the job."""
@@ -283,6 +299,17 @@ class JobQueueExecutor(DaskExecutor):
     """Runs calls on workers in jobs of a batch system. The first call submits the jobs."""
 
     provider: JobProvider
+
+    def watch_nodes(self, changed: Callable[[], object]) -> None:
+        """See `DaskExecutor`.
+
+        Raises:
+            ResourcesError: The number of workers is to follow dask's queue, in which calls with requests never wait.
+        """
+        if self.provider.scales:
+            problem = "adaptive= scales with the queue of dask, but calls that request resources wait in the scheduler"
+            raise ResourcesError("the workers", problem, "use a constant n_workers")
+        super().watch_nodes(changed)
 
     def job_script(self) -> str:
         """The script of a job; submits nothing."""

@@ -9,6 +9,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,12 @@ from amlsched.executors.worker_setup import HASH_SEED_VARIABLE, hash_seed
 from amlsched.resources.binding import exports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from amlsched.batch_systems import System
     from amlsched.resources.binding import WorkerThreads
 
-__all__ = ["LOGS", "driver_host", "lifetime", "of_job", "settings"]
+__all__ = ["LOGS", "driver_host", "lifetime", "of_job", "settings", "shortest_lifetime"]
 
 LOGS = "amlsched-jobs"
 """The folder for logs of jobs, inside the current one."""
@@ -176,6 +177,14 @@ def lifetime(walltime: float) -> tuple[int, int]:
     """
     spare = min(max(_SHORTEST_S, 0.1 * walltime), 0.4 * walltime, 900.0)
     return int(walltime - spare), int(spare / 3)
+
+
+def shortest_lifetime(arguments: Sequence[str]) -> float | None:
+    """After how many seconds a worker with these arguments exits, or somewhat later; `None` if that is unknown."""
+    given = dict(pairwise(arguments))
+    seconds = [re.fullmatch(r"(\d+)s", given.get(name, "")) for name in ("--lifetime", "--lifetime-stagger")]
+    lasts, stagger = (None if each is None else float(each[1]) for each in seconds)
+    return None if lasts is None else lasts - (stagger or 0.0)
 
 
 def driver_host(system: System) -> str:

@@ -74,6 +74,7 @@ class Allocation(ClusterProvider):
             raise BatchSystemError("Slurm", "srun", "this program is not running in a job", remedy)
         self.max_workers = n_workers or _number("SLURM_NTASKS") or _nodes()
         self._cpus = cpus or _number("SLURM_CPUS_PER_TASK") or 1
+        self.cpus = float(self._cpus)
         self._memory, self._start_timeout, self._security = memory, start_timeout, security
         self._logs = Path(log_directory or LOGS).absolute()
         self._log = self._logs / f"workers-{job}-{os.getpid()}.log"

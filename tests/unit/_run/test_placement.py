@@ -471,7 +471,7 @@ def test_wrong_options_of_a_task(options: dict[str, Any], kind: type[Exception],
     [
         ({"pool": 4}, TypeError, r"pool=4: must be a Pool, such as amlsched.resources.Pool\(cpus=8"),
         ({"pool": []}, ValueError, "must be one Pool"),
-        ({"pool": [Pool(1), Pool(2)]}, ValueError, "several in a simulation only"),
+        ({"pool": [Pool(1), Pool(2)]}, ValueError, "several, one for each node, are for clusters"),
         ({"pool": Pool(1), "policy": "longest"}, TypeError, "policy='longest': must be a class"),
     ],
 )
