@@ -166,7 +166,7 @@ class Scheduler(Emitter):
             constructor accepts it; where it creates the workers, there is one for each CPU of the pool, unless
             `max_workers` is given.
         policy: Decides which call starts next: a class such as `ArrivalOrder`, or a function that creates a policy for
-            a run; `None` for `Planned`. Every constructor accepts it.
+            a run; `None` for `Portfolio`. Every constructor accepts it.
 
     Raises:
         TypeError: `executor` is not a `concurrent.futures.Executor`, or an argument has the wrong type.

@@ -20,8 +20,8 @@ from amlsched.policies import (
     ArrivalOrder,
     LongestFirst,
     Placement,
-    Planned,
     Policy,
+    Portfolio,
     SimulatedCall,
     WaitingCall,
     simulate,
@@ -92,7 +92,7 @@ class SlowestThatFits(Policy):
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
-    "planned": Planned,
+    "portfolio": Portfolio,
     "longest first": LongestFirst,
     "arrival order": ArrivalOrder,
     "pytabkit's rule": SlowestThatFits,

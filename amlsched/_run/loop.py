@@ -98,7 +98,7 @@ class RunLoop:
         renew: Replaces a broken executor by a new one; returns `None` if the scheduler does not own it.
         receipts: Whether to measure calls.
         pools: What each node has, if calls request resources.
-        placing_policy: Creates the policy that chooses calls for nodes; `None` for `Planned`.
+        placing_policy: Creates the policy that chooses calls for nodes; `None` for `Portfolio`.
         expected: How long a call will probably take, in seconds, for that policy; `None` if nothing is learned.
     """
 
@@ -159,7 +159,7 @@ class RunLoop:
             self._admission = admission(executor, self.finished, self._broken, self._calls)
         else:
             from amlsched._run.placement import MeasuringPlacement, Placement
-            from amlsched.policies import Planned
+            from amlsched.policies import Portfolio
 
             self._admission = (MeasuringPlacement if receipts else Placement)(
                 executor,
@@ -167,7 +167,7 @@ class RunLoop:
                 self._broken,
                 self._calls,
                 pools=pools,
-                policy=placing_policy or Planned,
+                policy=placing_policy or Portfolio,
                 clock=self.loop.time,
                 expected=expected,
                 then=self.then,

@@ -1,8 +1,8 @@
 """Which call starts next, and on which node: small classes over plain values."""
 
 from amlsched.policies.ordered import ArrivalOrder, LongestFirst, OrderedPolicy
-from amlsched.policies.planned import Planned
 from amlsched.policies.policy import Placement, Policy, WaitingCall
+from amlsched.policies.portfolio import Portfolio
 from amlsched.policies.simulation import Schedule, SimulatedCall, simulate
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "LongestFirst",
     "OrderedPolicy",
     "Placement",
-    "Planned",
+    "Portfolio",
     "Policy",
     "Schedule",
     "SimulatedCall",

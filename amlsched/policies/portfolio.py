@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     _New = Callable[[], OrderedPolicy]
 
-__all__ = ["Planned"]
+__all__ = ["Portfolio"]
 
 _FEWEST = 8
 """Fewer calls than this are not planned."""
@@ -90,7 +90,7 @@ _ORDERS: tuple[partial[_Order], ...] = (
 )
 
 
-class Planned(Policy):
+class Portfolio(Policy):
     """Simulates how long the calls that wait will take in several orders, and starts them in the best one.
 
     It begins with `LongestFirst`. Once calls have arrived whose times are expected, it runs them forward, as expected,

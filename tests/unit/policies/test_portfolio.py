@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amlsched.policies import ArrivalOrder, LongestFirst, Planned, SimulatedCall, WaitingCall, simulate
+from amlsched.policies import ArrivalOrder, LongestFirst, Portfolio, SimulatedCall, WaitingCall, simulate
 from amlsched.resources.pool import Node, Pool
 from amlsched.resources.request import Resources
 
@@ -40,7 +40,7 @@ def schedule(policy: type[Policy], seed: int) -> Schedule:
 @pytest.mark.parametrize("seed", range(4))
 def test_it_takes_no_longer_than_the_orders_that_it_tries_and_the_largest_call_is_not_late(seed: int) -> None:
     calls = some_calls(seed)
-    planned, in_order, longest = (schedule(policy, seed) for policy in (Planned, ArrivalOrder, LongestFirst))
+    planned, in_order, longest = (schedule(policy, seed) for policy in (Portfolio, ArrivalOrder, LongestFirst))
     nodes = [Node(pool) for pool in POOLS]
     shares = {each.call.number: min(node.share_of(each.call.requests[0]) for node in nodes) for each in calls}
     largest = max(shares, key=lambda number: shares[number])
@@ -52,12 +52,14 @@ def test_it_takes_no_longer_than_the_orders_that_it_tries_and_the_largest_call_i
 
 
 def test_it_finds_shorter_schedules() -> None:
-    planned, longest = (sum(schedule(policy, seed).makespan for seed in range(4)) for policy in (Planned, LongestFirst))
+    planned, longest = (
+        sum(schedule(policy, seed).makespan for seed in range(4)) for policy in (Portfolio, LongestFirst)
+    )
     assert planned < 0.99 * longest
 
 
 def test_the_same_calls_have_the_same_plan() -> None:
-    assert run(Planned(), some_calls(1)).starts == schedule(Planned, 1).starts
+    assert run(Portfolio(), some_calls(1)).starts == schedule(Portfolio, 1).starts
 
 
 @pytest.mark.parametrize("change", ["unknown times", "priorities", "short"])
@@ -70,7 +72,7 @@ def test_without_what_a_plan_needs_it_is_the_longest_first(change: str) -> None:
             each.call.priority = each.call.number % 2
         elif change == "short" and each.call.seconds is not None:  # a plan would take longer than it can save
             each.call.seconds /= 1e6
-    assert run(Planned(), calls).starts == run(LongestFirst(), calls).starts
+    assert run(Portfolio(), calls).starts == run(LongestFirst(), calls).starts
 
 
 def test_calls_that_arrive_later_do_not_delay_a_large_one_for_ever() -> None:
@@ -80,17 +82,17 @@ def test_calls_that_arrive_later_do_not_delay_a_large_one_for_ever() -> None:
         SimulatedCall(WaitingCall(2000 + number, (Resources(4),), 5.0, submitted=0.2 + 0.5 * number), 5.0)
         for number in range(100)
     ]
-    schedule = run(Planned(), [*calls, large, *small])
+    schedule = run(Portfolio(), [*calls, large, *small])
     assert schedule.starts[1000] < 40.0
 
 
 def test_estimates_run_the_order_forward_that_is_followed() -> None:
-    policy = Planned()
+    policy = Portfolio()
     nodes = [Node(pool) for pool in POOLS]
     for each in some_calls(1):
         policy.add(each.call)
     policy.choose(nodes, 0.0)
     forward = policy.without_calls()
     assert forward is not None
-    assert not isinstance(forward, Planned)
+    assert not isinstance(forward, Portfolio)
     assert len(forward) == 0
