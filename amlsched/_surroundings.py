@@ -134,14 +134,37 @@ def import_extra(module: str, what: str, package: str, extra: str) -> Any:
 
     Raises:
         MissingExtraError: The package is not installed.
-        ImportFailedError: It is installed, but its import raises.
+        ImportFailedError: It is installed, but its import raises, or a file of the user shadows it.
     """
     try:
-        return importlib.import_module(module)
+        imported = importlib.import_module(module)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+        shadow = _shadow(module)
+        missing = isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")
+        if missing and not shadow:
             raise MissingExtraError(what, package, extra) from error
-        raise ImportFailedError(what, package, f"{type(error).__name__}: {error}", hidden(error)) from error
+        raise ImportFailedError(what, package, f"{type(error).__name__}: {error}", shadow or hidden(error)) from error
+    if shadow := _shadow(module):
+        raise ImportFailedError(what, package, f"{module} is another module here", shadow)
+    return imported
+
+
+def _shadow(module: str) -> str:
+    """The file of the user that was imported instead of an installed package; empty if there is none.
+
+    A package is none: it may be another version, in a folder of `PYTHONPATH`.
+    """
+    name = module.partition(".")[0]
+    loaded = sys.modules.get(name)
+    file = getattr(loaded, "__file__", None)
+    if not isinstance(file, str) or hasattr(loaded, "__path__") or is_installed(file):
+        return ""
+    spec = importlib.machinery.PathFinder.find_spec(name, [entry for entry in sys.path if is_installed(entry or ".")])
+    return _hides(file, name) if spec is not None and spec.submodule_search_locations is not None else ""
+
+
+def _hides(file: str | Path, name: str) -> str:
+    return f"{file} hides the module {name}: rename it"
 
 
 def hidden(error: BaseException) -> str:
@@ -154,7 +177,7 @@ def hidden(error: BaseException) -> str:
     found = found or [
         (name, file) for name, file in hiding if name in sys.stdlib_module_names and _is_loaded(name, file)
     ]
-    return "; ".join(f"{file} hides the module {name}: rename it" for name, file in found)
+    return "; ".join(_hides(file, name) for name, file in found)
 
 
 def _is_loaded(name: str, file: Path) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.experiments.conftest import Project
@@ -59,13 +62,23 @@ def test_a_module_of_a_package_is_named_as_it_works(files: Project) -> None:
     run(files, "package.train:f", code=0)
 
 
-@pytest.mark.parametrize("name", ["secrets", "numbers"])
+@pytest.mark.parametrize("name", ["secrets", "numbers", "numpy"])
 def test_a_file_that_hides_a_module_is_named(files: Project, name: str) -> None:
     (files.folder / f"{name}.py").write_text("API_KEY = 1\n")
     (files.folder / "train.py").write_text(FUNCTION)
     out = run(files, "train.py:f", code=2)
     assert f"{files.folder}/{name}.py hides the module {name}: rename it" in out
     assert "pip install" not in out
+
+
+def test_a_file_that_hides_an_installed_package_is_named(files: Project) -> None:
+    (files.folder / "train.py").write_text(FUNCTION)
+    run(files, "train.py:f", code=0)
+    (files.folder / "pandas.py").touch()  # `python -m` finds the modules of the working directory first
+    command = [sys.executable, "-m", "amlsched", "plot", "results", "--metric", "a", "--out", "a.svg"]
+    done = subprocess.run(command, cwd=files.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("error: "), "Traceback" in done.stderr) == (2, 1, False), done.stderr
+    assert f"{files.folder}/pandas.py hides the module pandas: rename it" in done.stderr
 
 
 ANY_NAME = ("train_v1.2", "train 1", "2train", "träin", "train-it", "test", "random", "yaml")
