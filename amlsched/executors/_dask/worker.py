@@ -6,11 +6,14 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import importlib.util
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -44,6 +47,7 @@ class _StartReporter:
         with self._lock:
             if self._worker is None:
                 prepare_imports()
+                _use_own_generator()
                 # Otherwise calls could not use process pools. Processes that they leave behind exit with the worker.
                 multiprocessing.current_process().daemon = False
                 self._worker = importlib.import_module("distributed").get_worker()
@@ -76,6 +80,32 @@ class _StartReporter:
 
 
 _reporter = _StartReporter()
+_DASK = ("distributed", "tornado", "dask.sizeof")
+"""Modules whose code runs in dask's own threads, at any time."""
+
+
+def _use_own_generator() -> None:
+    """Give dask's threads a global random generator of their own.
+
+    They draw random numbers, for pauses and samples. From the generator of `random`, they would take the numbers that a
+    call expects to get after it has seeded it.
+    """
+    spec = importlib.util.find_spec("random")
+    if spec is None or spec.loader is None:
+        return
+    own = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own)
+    for name, module in list(sys.modules.items()):
+        if not f"{name}.".startswith(tuple(f"{one}." for one in _DASK)):
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is random:
+                setattr(module, attribute, own)
+            elif getattr(value, "__self__", None) is _SHARED and hasattr(own, attribute):
+                setattr(module, attribute, getattr(own, attribute))  # by from random import randint
+
+
+_SHARED = getattr(random.random, "__self__", random)
 
 
 def run_call(topic: str, number: int, call: bytes) -> bytes:

@@ -39,6 +39,7 @@ MISSED = 8
 _NAME, _TEMPORARY = "claim.", ".claim."
 _TRIES = 50
 _PAUSE_S = 0.02
+_pauses = random.SystemRandom()  # not from the global generator, which the program may have seeded
 
 
 def _restarts() -> int:
@@ -228,7 +229,7 @@ def take(folder: Path, run_id: str, beat_s: float = BEAT_S) -> Claim | Owner:
                     _tidy(folder, number)
                     return Claim(path, owner)
                 path.unlink(missing_ok=True)
-                time.sleep(random.uniform(0, _PAUSE_S))
+                time.sleep(_pauses.uniform(0, _PAUSE_S))
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
 import os
+import random
 import signal
 import threading
 import time
@@ -77,6 +79,24 @@ def test_a_call_that_kills_each_worker_that_it_meets_fails_alone(executor: DaskE
 def test_a_large_argument_gives_no_warning(executor: DaskExecutor) -> None:
     data = bytes(12_000_000)
     assert executor.submit(len, data).result(60) == len(data)
+
+
+def draw_beside_dask(seed: int) -> float:
+    """What is drawn after seeding, when dask's threads draw meanwhile."""
+    from distributed import utils_comm
+    from distributed.comm import core
+    from tornado import ioloop
+
+    random.seed(seed)
+    for module in (utils_comm, core, ioloop):
+        module.random.random()
+    compression: Any = importlib.import_module("distributed.protocol.compression")
+    compression.randint(0, 9)
+    return random.random()
+
+
+def test_threads_of_dask_draw_no_numbers_from_the_global_generator(executor: DaskExecutor) -> None:
+    assert executor.submit(draw_beside_dask, 3).result() == random.Random(3).random()
 
 
 def test_a_client_that_is_given_is_left_open(client: Any) -> None:
