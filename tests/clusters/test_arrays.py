@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters.project import CONFIG, COUNTS, EXPERIMENT, ITERATIVE, Project
+from tests.faults.kinds import KINDS
 from tests.processes import alive, until
 
 SOON_S = 60.0
@@ -73,6 +74,25 @@ def test_an_array_runs_detached_and_its_ids_are_kept(project: Project) -> None:
     assert project.rows("n") == [["0", "1", "2", "3"]] * 4
     assert "4 repetitions: 4 completed." in project.status()
     assert "Nothing else to submit" in project.submit("--set", "params.steps=4")
+
+
+@EVERYWHERE
+def test_repetitions_end_as_their_functions_do(project: Project) -> None:
+    root = Path(__file__).parents[2]
+    (project.folder / "kinds_here.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(root)!r})\nfrom tests.faults.kinds import repetition\n"
+    )
+    config = project.folder / "config.yml"
+    config.write_text(f"{CONFIG.partition('---')[0].format(section='')}---\nname: e\npath: results\nreps_per_job: 8\n")
+    with config.open("a") as file:
+        file.write(f"grid: {{kind: {json.dumps(list(KINDS))}}}\n")
+    project.submit(target="kinds_here.py:repetition")
+    until(lambda: len(ends := project.states()) == len(KINDS) and not {"pending", "running"} & {*ends}, 2 * SOON_S)
+    for record in project.records():
+        kind, (attempt,) = record["params"]["kind"], record["attempts"]
+        wanted, error = KINDS[kind][1], attempt["error"]
+        assert record["state"] == ("failed" if wanted else "completed"), (kind, error)
+        assert not wanted or error["type"].endswith(wanted), (kind, error)
 
 
 @EVERYWHERE
