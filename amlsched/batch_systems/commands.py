@@ -354,7 +354,7 @@ def find(system: System, mark: str) -> list[str]:
     words = system.find(mark) if mark else ()
     if not words:
         raise BatchSystemError(system.title, system.submit[0], "the queue cannot be searched for it")
-    text = run(system, words)
+    text = run(system, words, lists_jobs=True)
     try:
         return list(dict.fromkeys(system.found(text, mark)))
     except (ValueError, KeyError, SyntaxError) as error:  # SyntaxError: of XML

@@ -7,9 +7,13 @@ Sources:
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from amlsched.batch_systems.commands import first_column
 from amlsched.batch_systems.system import Element, JobStates, Stage, Syntax, System
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["LSF"]
 
@@ -27,6 +31,14 @@ def _job_states(text: str) -> JobStates:
     return found
 
 
+def _found(text: str, mark: str) -> Iterator[str]:
+    """Parse `bjobs -o "jobid job_name"`."""
+    for line in text.splitlines():
+        job, _, name = line.strip().partition("|")
+        if job.isdecimal() and mark in name.rpartition(".")[2]:
+            yield job
+
+
 def _seconds(text: str) -> float | None:
     found = re.fullmatch(r"(?:(\d+):)?(\d+)(?:/.+)?", text)  # of a host, or of a kind of hosts, with this speed
     return (int(found[1] or 0) * 60 + int(found[2])) * 60.0 or None if found else None
@@ -39,24 +51,30 @@ def _quote(text: str) -> str:
     return f"'{text}'" if '"' in text else f'"{text}"'
 
 
+_SYNTAX = Syntax(
+    title="LSF",
+    quote=_quote,
+    rejected='"',  # dask-jobqueue puts the project in double quotes
+    names=re.compile(r'[^\[\]"]{1,4094}'),
+    names_rule="a text without double quotes, and without [ and ], which would create an array,",
+)
+
 LSF = System(
     name="lsf",
     title="LSF",
-    syntax=Syntax(
-        title="LSF",
-        quote=_quote,
-        rejected='"',  # dask-jobqueue puts the project in double quotes
-        names=re.compile(r'[^\[\]"]{1,4094}'),
-        names_rule="a text without double quotes, and without [ and ], which would create an array,",
-    ),
+    syntax=_SYNTAX,
     submit=("bsub",),
     submitted=re.compile(r"^Job <(\d+)> is submitted", re.MULTILINE),
     cancel_all=lambda job: ["bkill", job],
+    forgotten=re.compile(r"no unfinished job found|is not found|already finished", re.IGNORECASE),
+    find=lambda mark: ["bjobs", "-noheader", "-o", "jobid job_name delimiter='|'"],
+    found=_found,
     dask_class="LSFCluster",
     seconds=_seconds,
     walltimes="minutes or hours:minutes, and no seconds: '1:00'",
     job_query=lambda jobs: ["bjobs", "-noheader", "-o", "jobid stat exec_host pend_reason delimiter='|'", *jobs],
     job_states=_job_states,
+    marking=lambda name, mark: ("-J", _SYNTAX.marked_name("job_name", name, mark)),
     needed=("bjobs", "bqueues"),
     version=("bsub", "-V"),
     queues=lambda: first_column("bqueues", "-w", header=1),

@@ -167,7 +167,7 @@ class _OwnJob:
         mark = Path(script_filename).name.split(".")[1]
         if getattr(self, "use_stdin", False):  # LSF; dask-jobqueue discards its standard error
             words, text = shlex.split(self.submit_command), Path(script_filename).read_text(encoding="utf-8")
-            return await self._submitted(words, mark, text)
+            return await self._submitted([*words, *self.system.marking(self.job_name, mark)], mark, text)
 
         async def own_call(words: Sequence[str]) -> Any:
             return await self._submitted([*words[:-1], *self.system.marking(self.job_name, mark), words[-1]], mark)

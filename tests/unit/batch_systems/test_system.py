@@ -592,6 +592,15 @@ MARK = "3fa9c1d2-0001"
         ("moab", f"Job Id:\t7\n\tJob_Name = a.{MARK}\n\n", ["7"]),  # as Slurm's qstat prints it
         ("torque", f"Job Id: 7[].srv\n    Job_Name = a.{MARK}\n", ["7"]),
         ("htcondor", f'[{{"ClusterId": 7, "Cmd": "/bin/sh", "AmlschedMark": "{MARK}"}}]', ["7"]),
+        ("lsf", f"7|a|b.{MARK}\n8|{MARK}.a\n9|-\n", ["7"]),
+        (
+            "oar",
+            (
+                f"Job_Id: 7\n    job_array_id = 7\n    name = a b.{MARK}\n    state = Running\n"
+                f"Job_Id: 8\n    name = a\n    command = sh {MARK}\n"
+            ),
+            ["7"],
+        ),
         ("htcondor", f'[{{"ClusterId": 7, "Cmd": "/x/part.{MARK}.sh"}}, {{"ClusterId": 8, "Cmd": "a"}}]', ["7"]),
     ],
 )
