@@ -123,6 +123,13 @@ def _whole(text: str, base: int) -> int | None:
         return None
 
 
+def _leave_out(hosts: Sequence[str], directives: Sequence[str]) -> list[str]:
+    """An expression of complex(5). The option replaces one of the user for hosts, which it therefore includes."""
+    theirs = [found[1] for one in directives for found in re.finditer(r"-l\s+(?:\S*,)?h(?:ostname)?=([^\s,#]+)", one)]
+    others = f"!({'|'.join(hosts)})"
+    return ["-l", f"h=({theirs[-1]})&{others}" if theirs else f"h={others}"]
+
+
 _ENFORCED, _BY_SIGNAL = 37, 100  # sge_status(5)
 
 
@@ -217,6 +224,7 @@ GRID_ENGINE = System(
     job_query=_query,
     job_states=_job_states,
     job_directives=("-V",),
+    leave_out=_leave_out,
     end_listed=_end_listed,
     end_query=lambda job: ["qacct", "-j", job],
     end_recorded=_end_recorded,

@@ -122,6 +122,14 @@ def _cancel(job: str, indices: Sequence[int]) -> list[str]:
     return ["condor_rm", *(f"{job}.{index}" for index in indices)]
 
 
+def _leave_out(hosts: Sequence[str], directives: Sequence[str]) -> list[str]:
+    """A line of the submit description. It replaces one of the user, which it therefore includes."""
+    found = (re.fullmatch(r"requirements\s*=\s*(.+)", one.strip(), re.IGNORECASE) for one in directives)
+    theirs = [f"({one[1]})" for one in found if one]
+    others = (f'(TARGET.Machine =!= "{host}")' for host in hosts)
+    return ["-append", f"requirements = {' && '.join([*theirs[-1:], *others])}"]
+
+
 def _job_states(text: str) -> JobStates:
     return {f"{job}.{index}": element for (job, index), element in _states(text).items()}
 
@@ -210,6 +218,7 @@ HTCONDOR = System(
     inside="_CONDOR_JOB_AD",
     inherited=("_CONDOR_",),
     dask_class="HTCondorCluster",
+    leave_out=_leave_out,
     marking=lambda name, mark: ("-append", f'MY.{_MARK} = "{mark}"'),
     job_id=lambda cluster: f"{cluster}.0",
     job_query=_query,

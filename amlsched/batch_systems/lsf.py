@@ -13,7 +13,7 @@ from amlsched.batch_systems.commands import first_column
 from amlsched.batch_systems.system import Element, JobStates, Stage, Syntax, System
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["LSF"]
 
@@ -27,7 +27,8 @@ def _job_states(text: str) -> JobStates:
         if len(parts) == 4:
             job, state, host, reason = parts
             words = f"{state} ({reason.strip()})" if reason.strip(" -") else state
-            found[job] = Element(_STAGES.get(state, Stage.ENDED), words, host.strip("-"))
+            first = host.strip("-").partition(":")[0].rpartition("*")[2]  # of 4*n1:2*n2
+            found[job] = Element(_STAGES.get(state, Stage.ENDED), words, first)
     return found
 
 
@@ -37,6 +38,11 @@ def _found(text: str, mark: str) -> Iterator[str]:
         job, _, name = line.strip().partition("|")
         if job.isdecimal() and mark in name.rpartition(".")[2]:
             yield job
+
+
+def _leave_out(hosts: Sequence[str], directives: Sequence[str]) -> list[str]:
+    """A resource requirement; LSF joins it with those of the user by `&&`."""
+    return ["-R", "select[" + " && ".join(f"hname!='{host}'" for host in hosts) + "]"]
 
 
 def _seconds(text: str) -> float | None:
@@ -75,6 +81,7 @@ LSF = System(
     job_query=lambda jobs: ["bjobs", "-noheader", "-o", "jobid stat exec_host pend_reason delimiter='|'", *jobs],
     job_states=_job_states,
     marking=lambda name, mark: ("-J", _SYNTAX.marked_name("job_name", name, mark)),
+    leave_out=_leave_out,
     needed=("bjobs", "bqueues"),
     version=("bsub", "-V"),
     queues=lambda: first_column("bqueues", "-w", header=1),

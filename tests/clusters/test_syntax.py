@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,44 @@ def test_condor_submit(tmp_path: Path, name: str, part: str, memory: int) -> Non
 
 def _classad(text: str) -> str:
     return text[1:-1].replace('\\"', '"')
+
+
+@pytest.mark.sge
+def test_grid_engine_leaves_out_hosts() -> None:
+    """`-w v` says whether a job could ever start, without submitting it."""
+    here = said("qconf", "-sel").split()[0]
+
+    def could_start(hosts: list[str], *directives: str) -> bool:
+        words = [word for one in directives for word in one.split()]
+        options = WORKER_SYSTEMS["sge"].leave_out(hosts, directives)
+        done = subprocess.run(["qsub", "-w", "v", *words, *options, "-b", "y", "true"], capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stderr
+        assert ("no suitable queues" in done.stdout + done.stderr) == (done.returncode == 1), done
+        return done.returncode == 0
+
+    assert could_start(["elsewhere", "nowhere"])
+    assert not could_start([here])
+    assert not could_start(["elsewhere", here])
+    assert could_start(["elsewhere"], f"-l h={here}")
+    assert not could_start(["elsewhere"], "-l h=another")
+
+
+@pytest.mark.htcondor
+def test_htcondor_leaves_out_hosts(tmp_path: Path) -> None:
+    here = said("condor_status", "-autoformat", "Machine").split()[0]
+
+    def could_start(hosts: list[str], requirements: str) -> bool:
+        """By the description that `condor_submit` makes, without submitting it."""
+        path = tmp_path / "job.sub"
+        path.write_text(f"executable = /bin/true\nrequirements = {requirements}\nqueue\n")
+        options = WORKER_SYSTEMS["htcondor"].leave_out(hosts, [f"requirements = {requirements}"])
+        ads = tmp_path / "ads"
+        said("condor_submit", "-dry-run", str(ads), *options, str(path))
+        found = re.search(r"^Requirements=(.*)$", ads.read_text(), re.MULTILINE | re.IGNORECASE)
+        assert found is not None
+        plain = re.sub(r"TARGET\.", "", found[1]).partition(" && (Arch ")[0]
+        return bool(said("condor_status", "-constraint", plain, "-autoformat", "Machine").strip())
+
+    assert could_start(["elsewhere", "nowhere"], "Memory > 1")
+    assert not could_start([here, "nowhere"], "Memory > 1")
+    assert not could_start(["elsewhere"], "Memory < 1")

@@ -230,6 +230,28 @@ def test_a_host_on_which_one_job_ended_is_not_bad(failed: FailedJobs) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "directives", "options"),
+    [
+        ("sge", ["-l gpu=1"], ["-l", "h=!(n2|n3)"]),
+        ("sge", ["-l gpu=1,h=!n1", "-l mem=1G"], ["-l", "h=(!n1)&!(n2|n3)"]),
+        ("sge", ["-l hostname=n*"], ["-l", "h=(n*)&!(n2|n3)"]),
+        (
+            "htcondor",
+            ["requirements = Memory > 5 || Gpus > 1", "rank = Memory"],
+            [
+                "-append",
+                'requirements = (Memory > 5 || Gpus > 1) && (TARGET.Machine =!= "n2") && (TARGET.Machine =!= "n3")',
+            ],
+        ),
+        ("lsf", ["-R rusage[mem=1]"], ["-R", "select[hname!='n2' && hname!='n3']"]),
+        ("pbs", [], []),
+    ],
+)
+def test_other_systems_leave_out_hosts(name: str, directives: list[str], options: list[str]) -> None:
+    assert list(WORKER_SYSTEMS[name].leave_out(["n2", "n3"], directives)) == options
+
+
+@pytest.mark.parametrize(
     ("directives", "option"),
     [
         ([], "--exclude=n2,n3"),
