@@ -28,6 +28,7 @@ __all__ = [
     "signal_below",
     "start_ticks",
     "state_of",
+    "tree_bytes",
 ]
 
 _DEAD = (b"Z", b"X")
@@ -123,6 +124,25 @@ def _own_status(name: str) -> str | None:
             if line.startswith(start):
                 return line[len(start) :].decode().strip()
     return None
+
+
+def _private_bytes(pid: int) -> int:
+    """Resident memory of a process without the pages of files; 0 if it has exited."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", 0) as file:
+            _, resident, shared = map(int, file.read().split()[:3])
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * _PAGE_BYTES
+
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def tree_bytes() -> int:
+    """Resident memory of this process and all its descendants, without pages of files and shared memory."""
+    root = os.getpid()
+    return _private_bytes(root) + sum(map(_private_bytes, descendants(root)))
 
 
 def own_mapped_files() -> bytes | None:

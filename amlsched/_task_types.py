@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from amlsched.task import Plugin
 
     Plugins: TypeAlias = Plugin | Iterable[Plugin]
-    Requested: TypeAlias = Resources | Sequence[Resources] | Callable[..., Resources | Sequence[Resources]] | None
+    Requested: TypeAlias = (
+        Resources | Sequence[Resources] | Callable[..., Resources | Sequence[Resources]] | Literal["learn"] | None
+    )
 
 __all__ = ["CommFirst", "CommKeyword", "CommSecond", "CommThird", "TaskOptions"]
 

@@ -505,19 +505,8 @@ class _Run:
     def _report_end(self) -> None:
         now = time.time()
         _say(f"{_clock(now)}, {len(self._infos):,} jobs ended in {now - self._began:.1f} s, {self._n_failed:,} failed")
-        for group, learned in self._scheduler.learned().items():
-            of = "the expected time" if group.endswith(", over its expected time") else "1 s"
-            _say(
-                f"  {group.partition(', over its')[0]}: {learned.n_calls:,} jobs took {learned.seconds:.2g} times {of}"
-            )
-        ratios = [
-            (info.job_result.max_cpu_ram_gb / info.required_resources.cpu_ram_gb, info.job.get_desc())
-            for info in self._infos
-            if info.job_result is not None and info.required_resources.cpu_ram_gb
-        ]
-        if ratios and max(ratios)[0] > 1:
-            ratio, desc = max(ratios)
-            _say(f"  most memory, of what was required: {ratio:.2g} times, by {desc}")
+        for line in str(self._scheduler.learned()).splitlines():
+            _say(f"  {line}")
 
     @property
     def _n_failed(self) -> int:

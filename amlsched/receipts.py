@@ -39,7 +39,8 @@ class Outcome:
         cpu_s: CPU time of the worker process and of the child processes that it waited for, from the start of the
             function to its end; of its thread only, if other calls ran in the same process.
         peak_memory_bytes: Peak resident memory of the worker process or of one of those children in that time,
-            including what it had before. `None` if other calls ran in the same process.
+            including what it had before. `None` if other calls ran in the same process. If the task of the call has
+            `resources="learn"`, that of all descendants of the worker together, looked at every 50 ms.
     """
 
     submitted: float
@@ -77,9 +78,10 @@ class Meter:
 
     Args:
         shared: Whether other calls may run in this process, so that only the thread is measured.
+        tree: Whether to measure the memory of all descendants together, by looking at it again and again.
     """
 
-    def __init__(self, shared: bool = False) -> None:
+    def __init__(self, shared: bool = False, tree: bool = False) -> None:
         global _running, _begun
         with _lock:
             _running += 1
@@ -89,6 +91,7 @@ class Meter:
         self._peak_before = _reset_peak() if self._alone else 0
         self._children_before = _children_peak()
         self._process_s, self._thread_s = _process_s(), time.thread_time()
+        self._tree = _TreePeak() if tree and self._alone else None
         self._started = time.time()
 
     def stop(self) -> Usage:
@@ -100,6 +103,9 @@ class Meter:
             _running -= 1
             alone = self._alone and self._place == _begun
         peak = self._peak() if alone else None
+        if self._tree is not None:
+            of_tree = self._tree.stop()
+            peak = None if peak is None else max(peak, of_tree)
         thread, cpu_s = threading.current_thread().name, process_s if alone else thread_s
         return Usage(self._started, ended, os.uname().nodename, os.getpid(), thread, cpu_s, peak)
 
@@ -108,6 +114,31 @@ class Meter:
         if own == self._peak_before:  # it could not be reset, and is from before the call
             own = _memory("VmRSS")
         return max(own, children) if children > self._children_before else own
+
+
+class _TreePeak(threading.Thread):
+    """Looks at the memory of this process and its descendants again and again, while there are any."""
+
+    def __init__(self) -> None:
+        super().__init__(name="amlsched-memory", daemon=True)
+        self._stop_event = threading.Event()
+        self._most = 0
+        self.start()
+
+    def run(self) -> None:
+        """Look until it is stopped."""
+        while not self._stop_event.wait(_LOOK_S):
+            if _proc.children():
+                self._most = max(self._most, _proc.tree_bytes())
+
+    def stop(self) -> int:
+        """Stop, and return the most memory that was seen, in bytes; 0 if there were no descendants."""
+        self._stop_event.set()
+        self.join()
+        return self._most
+
+
+_LOOK_S = 0.05
 
 
 def _reset_in_child() -> None:
@@ -158,20 +189,21 @@ class Measured:
         function: The function.
         shared: Whether other calls may run in the same process.
         travels: Whether exceptions are pickled on their way back.
+        tree: Whether to measure the memory of all descendants together.
     """
 
-    def __init__(self, function: Callable[..., Any], shared: bool, travels: bool) -> None:
+    def __init__(self, function: Callable[..., Any], shared: bool, travels: bool, tree: bool = False) -> None:
         self.__wrapped__ = function
-        self.shared, self.travels = shared, travels
+        self.shared, self.travels, self.tree = shared, travels, tree
         self.__name__ = getattr(function, "__name__", None) or type(function).__name__
         self.__qualname__: str = getattr(function, "__qualname__", self.__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Measured, (self.__wrapped__, self.shared, self.travels)
+        return Measured, (self.__wrapped__, self.shared, self.travels, self.tree)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> _Receipt:
         """Call the function, and return the receipt."""
-        meter = Meter(self.shared)
+        meter = Meter(self.shared, self.tree)
         try:
             result, error = self.__wrapped__(*args, **kwargs), None
         except BaseException as raised:  # including SystemExit

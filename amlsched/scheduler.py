@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         Requested,
         TaskOptions,
     )
-    from amlsched.estimates import Estimate, Learned
+    from amlsched.estimates import Estimate, LearnedGroups
     from amlsched.estimates.estimator import Estimator
     from amlsched.exit_state import CancelledMode, ExceptionMode
     from amlsched.future import Future
@@ -413,7 +413,7 @@ class Scheduler(Emitter):
                 receipts=self.receipts,
                 pools=self._pools_of_run(capabilities_of(runner).places),
                 placing_policy=self._policy,
-                expected=None if self._estimator is None else self._estimator.expected,
+                estimator=self._estimator,
             )
             self._begin(run)
             with showing:
@@ -543,6 +543,13 @@ class Scheduler(Emitter):
                 f"{task.name} has resources or a priority, but the run has begun without a pool: "
                 "register the task before the run, or give the scheduler a pool"
             )
+        if task.learns and self._estimator is None:
+            if self._run is not None:
+                raise RuntimeError(
+                    f"{task.name} has resources='learn', but the run has begun without estimates: "
+                    "register the task before the run, or create the scheduler with estimates=True"
+                )
+            self._estimator, self.receipts = _estimator_for(self, True), True
         task.dispatcher = self.dispatcher
         self._tasks.append(task)
 
@@ -624,6 +631,22 @@ class Scheduler(Emitter):
             return await gather_in_own_run(self, futures, max_in_flight, return_exceptions)
         return await gather(self._runner(), futures, max_in_flight, return_exceptions)
 
+    def more_memory(
+        self, future: Future[Any], error: BaseException, factor: float, most: float = math.inf
+    ) -> int | None:
+        """Have the next attempt of a call that ran out of memory request more of the pool; for plugins that retry.
+
+        Args:
+            future: The call.
+            error: Its exception.
+            factor: By which to multiply what it requested, above 1.
+            most: Bytes beyond which the request does not grow; it never grows beyond the largest node.
+
+        Returns:
+            What it requests now, in bytes; `None` if that is no more than before, as it requests no memory, or all.
+        """
+        return None if self._run is None else self._run.more_memory(future, error, factor, most)
+
     def call_later(
         self, delay: float, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.TimerHandle:
@@ -671,8 +694,10 @@ class Scheduler(Emitter):
         """
         return self.estimator.estimate()
 
-    def learned(self) -> dict[str, Learned]:
+    def learned(self) -> LearnedGroups:
         """What is known of the calls of each group: their time, memory and CPUs, from this run and former ones.
+
+        `print(scheduler.learned())` prints a table of what they used and requested, and what to request next time.
 
         Raises:
             RuntimeError: The scheduler was created without `estimates=True`.

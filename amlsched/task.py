@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from amlsched._task_types import Requested
     from amlsched.events import Subscriber
     from amlsched.future import Future
-    from amlsched.resources.request import Requests
+    from amlsched.resources.request import Requests, Resources
     from amlsched.scheduler import Scheduler
 
 __all__ = ["Plugin", "Task", "checked_retries"]
@@ -48,6 +48,14 @@ class Plugin:
         """
         return None
 
+    def allocated(self, future: Future[Any], request: Resources) -> None:
+        """Called when a call has got the resources that it requests, before each attempt of it is sent."""
+
+    @property
+    def memory_growth(self) -> float | None:
+        """By which factor the next attempt of a call that ran out of memory requests more; `None` for no more."""
+        return None
+
     def reset(self) -> None:
         """Reset counters. Called before each run, before any of its events."""
 
@@ -72,7 +80,8 @@ class Task(Emitter, Generic[P, R]):
         retries_on_loss: How often to retry a call whose worker was lost; `None` for the scheduler's value.
         resources: What each call needs while it runs: a `Resources`, a list of alternatives, the preferred one first,
             or a function of the call's arguments that returns one of these. The call waits until the pool of the
-            scheduler has it. `None` for one CPU, if the scheduler has a pool.
+            scheduler has it. `"learn"` to learn CPUs and memory from the first calls. `None` for one CPU, if the
+            scheduler has a pool.
         priority: Calls with a higher one go first, if the scheduler has a pool: a number, or a function of the call's
             arguments.
         group: Name of the calls that have in common what is learned from one of them, such as by which factor their
@@ -132,6 +141,7 @@ class Task(Emitter, Generic[P, R]):
         self.retries_on_loss = None if retries_on_loss is None else checked_retries(retries_on_loss)
         self._requests: Requests | None = None
         self.requests_resources = resources is not None or priority != 0
+        self.learns = isinstance(resources, str) and resources == "learn"
         if self.requests_resources or group is not None:
             from amlsched.resources.request import Requests  # here, to keep `import amlsched` light
 

@@ -192,6 +192,13 @@ class Admission:
         except Exception as error:
             self.reject([future], error)
 
+    def grows(self, future: Future[Any], error: BaseException) -> bool:
+        """Whether a call that failed runs again, as it had less memory than it would have requested itself."""
+        return False
+
+    def runs_again(self, future: Future[Any], error: BaseException) -> None:
+        """Note that the next attempt of a call follows, and the exception of the last one."""
+
     def put_back(self, futures: Sequence[Future[Any]]) -> None:
         """Put calls at the head of the queue."""
         self._waiting.extendleft(reversed(futures))
@@ -419,11 +426,12 @@ class MeasuringAdmission(Admission):
             yield
             return
         in_child = getattr(function, "in_child", None)  # measure in the child, not where its parent waits
+        tree = future.task is not None and future.task.learns
         if in_child is not None:
-            future.function = function.with_function(Measured(in_child, shared=False, travels=True))
+            future.function = function.with_function(Measured(in_child, shared=False, travels=True, tree=tree))
         else:
             in_threads = not known.pickles and not known.inline
-            future.function = Measured(function, shared=in_threads, travels=known.pickles)
+            future.function = Measured(function, shared=in_threads, travels=known.pickles, tree=tree)
         try:
             yield
         finally:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from amlsched._run.lost_calls import LostCalls
     from amlsched._run.placement import PlacedCalls
+    from amlsched.estimates.estimator import Estimator
     from amlsched.events import Stopwatch, Subscriber
     from amlsched.exit_state import CancelledMode
     from amlsched.policies import Policy as PlacingPolicy
@@ -99,7 +100,7 @@ class RunLoop:
         receipts: Whether to measure calls.
         pools: What each node has, if calls request resources.
         placing_policy: Creates the policy that chooses calls for nodes; `None` for `Portfolio`.
-        expected: How long a call will probably take, in seconds, for that policy; `None` if nothing is learned.
+        estimator: What learns from the calls of the scheduler, if something does.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class RunLoop:
         receipts: bool,
         pools: Sequence[Pool] | None = None,
         placing_policy: Callable[[], PlacingPolicy] | None = None,
-        expected: Callable[[Future[Any]], float | None] | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.executing = False  # an inline call is running
@@ -169,7 +170,7 @@ class RunLoop:
                 pools=pools,
                 policy=placing_policy or Portfolio,
                 clock=self.loop.time,
-                expected=expected,
+                estimator=estimator,
                 then=self.then,
             )
 
@@ -384,6 +385,13 @@ class RunLoop:
 
         return self._admission.placed() if isinstance(self._admission, Placement) else None
 
+    def more_memory(self, future: Future[Any], error: BaseException, factor: float, most: float) -> int | None:
+        """Have the next attempt of a call request more memory; see `Scheduler.more_memory`."""
+        from amlsched._run.placement import Placement  # only where a call has run out of memory
+
+        admission = self._admission
+        return admission.more_memory(future, error, factor, most) if isinstance(admission, Placement) else None
+
     @property
     def held_calls(self) -> list[Future[Any]]:
         """The calls that have finished, but wait for earlier calls to be reported first."""
@@ -547,6 +555,10 @@ class RunLoop:
             return self._get_lost_calls().call_lost(future, error, work, ending=self._ending is not None)
         if self._ending is not None or future.task is None:
             return error
+        if self._admission.grows(future, error):
+            self.runs_again(future, error)
+            self.then(partial(self.resend, future))
+            return None
         for plugin in future.task.plugins:
             try:
                 wait_s = plugin.retry_after(future, error)
@@ -585,6 +597,7 @@ class RunLoop:
 
     def runs_again(self, future: Future[Any], error: BaseException) -> None:
         """Count a retry of a call, and emit it."""
+        self._admission.runs_again(future, error)
         attempt = future.attempt
         future.attempt = attempt + 1
         self._scheduler.on_future_retry.emit_packed((future, error, attempt), _NO_KWARGS)

@@ -6,10 +6,12 @@ import math
 import time
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 from amlsched._context import contextmanager
 from amlsched._run.admission import Admission, MeasuringAdmission
-from amlsched.errors import ResourcesError
+from amlsched._run.learning import LearnedRequests, grown
+from amlsched.errors import MemoryLimitError, ResourcesError, WorkerOutOfMemoryError
 from amlsched.executors.allocated_call import AllocatedCall
 from amlsched.executors.capabilities import worker_count
 from amlsched.policies import WaitingCall
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from concurrent.futures import BrokenExecutor, Executor
 
+    from amlsched.estimates.estimator import Estimator
     from amlsched.executors.allocated_call import Binding
     from amlsched.executors.capabilities import PlacingExecutor
     from amlsched.future import Future
@@ -31,6 +34,8 @@ __all__ = ["MeasuringPlacement", "PlacedCalls", "Placement"]
 
 
 _UNSPECIFIED = Wanted((Resources(),))
+_GROWTH = 2.0
+"""How many times the memory a call gets whose learned memory was too little."""
 
 
 class PlacedCalls(NamedTuple):
@@ -68,7 +73,7 @@ class Placement(Admission):
             executor that has nodes itself, what nodes of these names have, if they do not say it.
         policy: Creates the policy.
         clock: Returns the time in seconds.
-        expected: How long a call will probably take that has no expected time, in seconds, if that is known.
+        estimator: What learns from calls how long they take and what they need, if something does.
         then: Calls a function in the loop's thread, soon; can be called in any thread.
 
     Raises:
@@ -85,7 +90,7 @@ class Placement(Admission):
         pools: Sequence[Pool],
         policy: Callable[[], Policy],
         clock: Callable[[], float],
-        expected: Callable[[Future[Any]], float | None] | None = None,
+        estimator: Estimator | None = None,
         then: Callable[[Callable[[], object]], object],
     ) -> None:
         self._leases: dict[Future[Any], Lease] = {}
@@ -94,12 +99,16 @@ class Placement(Admission):
         self._last: Wanted | None = None  # most often the same object for all calls of a task
         self._freed: dict[Node, None] = {}  # since the last choice
         self._changed = False  # since the last choice
-        self._new_policy, self._expected = policy, expected
+        self._new_policy, self._estimator = policy, estimator
         self._policy, self._clock = policy(), clock
         self._given, self._then = pools, then
         self._nodes: list[Node] = []
         self._here: dict[str, Node] = {}  # the nodes of an executor that has some itself, by its keys
         self._keys: dict[Node, tuple[str, Binding]] = {}
+        self._learned: LearnedRequests | None = None  # created for the first call that learns what it needs
+        self._held: set[Future[Any]] = set()  # calls that wait until something is learned
+        self._asked: WeakKeyDictionary[Future[Any], int] = WeakKeyDictionary()  # memory that calls that learn have had
+        self._settling = False  # the receipt of a call that has ended is not known yet
         super().__init__(executor, finished, broken, calls)
         if self.capabilities.places:
             self._gpu_variable = "CUDA_VISIBLE_DEVICES"
@@ -154,8 +163,18 @@ class Placement(Admission):
 
     def _enqueue(self, future: Future[Any]) -> None:
         wanted = _wanted(future)
-        seconds = None if self._expected is None else self._expected(future)
-        call = WaitingCall(future.number, wanted.requests, seconds, wanted.priority, self._clock(), key=future)
+        requests, priority = wanted.requests, wanted.priority
+        if wanted.learns:
+            if self._learned is None:
+                assert self._estimator is not None
+                self._learned = LearnedRequests(self._estimator, lambda: self._nodes)
+            found = self._learned.request(future, requests[0].memory)
+            if found is None:
+                self._held.add(future)
+                return
+            requests, priority = (found[0],), math.inf if found[1] else priority
+        seconds = None if self._estimator is None else self._estimator.expected(future)
+        call = WaitingCall(future.number, requests, seconds, priority, self._clock(), key=future)
         self._queued[future] = call
         self._policy.add(call)
         self._changed = True
@@ -173,13 +192,16 @@ class Placement(Admission):
 
     def _place(self) -> None:
         """Lease resources to the calls that the policy chooses, and submit these."""
-        while self._changed and not self._paused:
+        while self._changed and not (self._paused or self._settling):
             freed, self._freed, self._changed = list(self._freed), {}, False
             for call, lease in self._policy.choose(self._nodes, self._clock(), freed):
                 future: Future[Any] = call.key
                 del self._queued[future]
                 self._leases[future] = lease
                 lease.since = self._clock()
+                if self._learned is not None and _wanted(future).learns:
+                    self._learned.placed(future)
+                    self._asked[future] = lease.request.memory
                 if future.done():  # it was cancelled, and the run has not processed that yet
                     self._give_back(future)
                     continue
@@ -207,6 +229,10 @@ class Placement(Admission):
         """See `Admission`."""
         if future not in self._leases:
             self._lease_at_once(future)
+        lease, task = self._leases.get(future), future.task
+        if lease is not None and task is not None:
+            for plugin in task.plugins:
+                plugin.allocated(future, lease.request)
         with self._allocated(future):
             if self.capabilities.places:
                 lease = self._leases[future]
@@ -276,13 +302,73 @@ class Placement(Admission):
         """See `Admission`."""
         super().forget(future)
         if future.work is None:
-            call = self._queued.pop(future, None)
-            if call is not None:
-                self._policy.discard(call)
-                self._changed = True  # it may have had a reservation
+            self._unqueue(future)
             self._give_back(future)
+            if _wanted(future).learns:
+                self._learn_from(future)
+
+    def _unqueue(self, future: Future[Any]) -> None:
+        self._held.discard(future)
+        call = self._queued.pop(future, None)
+        if call is not None:
+            self._policy.discard(call)
+            self._changed = True  # it may have had a reservation
+
+    # Calls that learn what they need
+
+    def _learn_from(self, future: Future[Any]) -> None:
+        """Let calls request again whose kind is known better, now that an attempt of one has ended."""
+        if self._learned is not None:
+            self._request_again(self._learned.ended(future))
+
+    def _request_again(self, futures: Iterable[Future[Any]]) -> None:
+        assert self._learned is not None
+        for future in futures:
+            if not future.done():
+                self._unqueue(future)
+                self._learned.drop(future)
+                self._enqueue(future)
+
+    def grows(self, future: Future[Any], error: BaseException) -> bool:
+        """Whether a call that failed runs again with more memory, as what was learned was too little."""
+        if not isinstance(error, MemoryLimitError) or error.limit_bytes != self._asked.get(future):
+            return False
+        return self.more_memory(future, error, None, math.inf) is not None
+
+    def more_memory(self, future: Future[Any], error: BaseException, factor: float | None, most: float) -> int | None:
+        """Have the next attempt of a call request more memory.
+
+        Args:
+            future: The call.
+            error: The exception of the last one, which ran out of memory.
+            factor: By which to multiply its memory; `None` for 2 if it was learned, else for no more.
+            most: Bytes beyond which it does not grow.
+
+        Returns:
+            Bytes; `None` if there is no more.
+        """
+        wanted = _wanted(future)
+        asked = self._asked.get(future, max(request.memory for request in wanted.requests))
+        if factor is None and wanted.learns:
+            factor = _GROWTH
+        amounts = [node.pool.memory for node in self._nodes if not node.lost]
+        largest = max((math.inf if amount is None else amount for amount in amounts), default=math.inf)
+        memory = None if factor is None or not asked else grown(error, asked, factor, min(most, largest))
+        if memory is None:
+            return None
+        future.wanted = wanted.with_memory(memory)
+        if wanted.learns and self._learned is not None:
+            self._learned.grows(future, memory)
+        return memory
 
     # Calls that run again
+
+    def runs_again(self, future: Future[Any], error: BaseException) -> None:
+        """See `Admission`."""
+        if isinstance(error, WorkerOutOfMemoryError):
+            plugins = () if future.task is None else future.task.plugins
+            factors = [plugin.memory_growth for plugin in plugins if plugin.memory_growth is not None]
+            self.more_memory(future, error, factors[0] if factors else None, math.inf)
 
     def resend(self, future: Future[Any]) -> None:
         """Let a call wait for another lease."""
@@ -331,6 +417,8 @@ class Placement(Admission):
                 self._freed[node] = None
                 self._changed = True
         self._nodes = list(self._here.values())
+        if self._learned is not None:
+            self._request_again(self._learned.changed())
         if self._queued:
             self._refuse_impossible_now()
 
@@ -376,7 +464,35 @@ class Placement(Admission):
 
 
 class MeasuringPlacement(MeasuringAdmission, Placement):
-    """Has each call measured as well."""
+    """Has each call measured as well, so that something is learned."""
+
+    def outcome(self, future: Future[Any]) -> tuple[Any, BaseException | None]:
+        """See `Admission`."""
+        lease, succeeded = self._leases.get(future), False
+        self._settling = True  # no other call is placed before this one's receipt is there
+        try:
+            result, error = super().outcome(future)
+            succeeded = error is None
+        finally:
+            self._settling = False
+            self._ended(future, lease, succeeded)
+        return result, error
+
+    def execute(self, future: Future[Any]) -> Any:
+        """See `Admission`."""
+        lease, succeeded = self._leases.get(future), False
+        try:
+            result = super().execute(future)
+            succeeded = True
+        finally:
+            self._ended(future, lease, succeeded)
+        return result
+
+    def _ended(self, future: Future[Any], lease: Lease | None, succeeded: bool) -> None:
+        if self._estimator is not None and lease is not None:
+            self._estimator.used(future, lease.request, succeeded)
+            if _wanted(future).learns:
+                self._learn_from(future)
 
 
 def _wanted(future: Future[Any]) -> Wanted:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlsched.estimates.forecast import Estimate, Pending, run_forward, run_policy_forward, summarize
 from amlsched.estimates.lognormal import Spread, of_expectation, of_group
-from amlsched.estimates.store import Store, equal_arguments
+from amlsched.estimates.store import OVER_EXPECTED, Store, equal_arguments
 from amlsched.executors.capabilities import capabilities_of, clock_of, running_at_once
 from amlsched.policies import WaitingCall
 from amlsched.resources import Resources
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from amlsched._run.placement import PlacedCalls
-    from amlsched.estimates.store import Learned
+    from amlsched.estimates.store import LearnedGroups, Needs
     from amlsched.future import Future
     from amlsched.resources.pool import Lease
     from amlsched.resources.request import Wanted
     from amlsched.scheduler import Scheduler
 
-__all__ = ["Estimator"]
+__all__ = ["Estimator", "group_of"]
 
 _SAVE_S = 60.0
 _SHARE_OF_A_CORE = 0.01
@@ -58,7 +58,7 @@ class Estimator:
         scheduler.on_future_done(self._note_end)
         scheduler.on_finished(self._store.save)
 
-    def learned(self) -> dict[str, Learned]:
+    def learned(self) -> LearnedGroups:
         """What is known of each group."""
         return self._store.learned()
 
@@ -113,6 +113,23 @@ class Estimator:
             self._show_again = now + (now - began) / _SHARE_OF_A_CORE
         return self._shown
 
+    # What calls need
+
+    def needs(self, future: Future[Any]) -> Needs | None:
+        """What a call probably needs; `None` if no call of its group has been seen."""
+        return self._store.needs(group_of(future), equal_arguments(future.args, future.kwargs))
+
+    def most_memory(self) -> int:
+        """The most memory that a call of any group has used, in bytes; 0 if unknown."""
+        return self._store.most_memory
+
+    def used(self, future: Future[Any], request: Resources, succeeded: bool) -> None:
+        """Count a call whose attempt has ended, and what it had requested."""
+        if succeeded:
+            self._store.asked(group_of(future), request.cpus, request.memory)
+            if _learns(future):  # at once, as the next calls wait for it
+                self._count(future)
+
     # What has finished
 
     def _begin(self) -> None:
@@ -125,13 +142,17 @@ class Estimator:
             self._ends.append(ended)
 
     def _learn(self, future: Future[Any], _: object) -> None:
+        if not _learns(future):
+            self._count(future)
+
+    def _count(self, future: Future[Any]) -> None:
         receipt = future.receipt
         if receipt.started is None or receipt.ended is None:
             return
         seconds = max(receipt.ended - receipt.started, _SHORTEST_S)
         cpus = None if receipt.cpu_s is None else receipt.cpu_s / seconds
         arguments, x = equal_arguments(future.args, future.kwargs), _expected(future)
-        self._store.add(_group_of(future), x, math.log(seconds) - x, arguments, cpus, receipt.peak_memory_bytes)
+        self._store.add(group_of(future), x, math.log(seconds) - x, arguments, cpus, receipt.peak_memory_bytes)
         if self._store.path is not None and time.monotonic() > self._saved + _SAVE_S:
             self._store.save()
             self._saved = time.monotonic()
@@ -191,7 +212,7 @@ class _Kinds:
         self._running: dict[str, list[tuple[float, float]]] = {}
         self._running_equal: dict[tuple[str, str | None], list[float]] = {}
         for future, seconds in elapsed.items():
-            group, x = _group_of(future), _expected(future)
+            group, x = group_of(future), _expected(future)
             z = math.log(seconds) - x
             self._running.setdefault(group, []).append((x, z))
             self._running_equal.setdefault((group, self._arguments(future, group)), []).append(z)
@@ -200,7 +221,7 @@ class _Kinds:
 
     def of(self, future: Future[Any]) -> int | None:
         """The index of a call's kind; `None` if nothing is known of it."""
-        group = _group_of(future)
+        group = group_of(future)
         arguments = self._arguments(future, group)
         if (group, arguments) in self._numbers:
             return self._numbers[group, arguments]
@@ -238,7 +259,8 @@ def _clock_of_receipts(executor: Any) -> Callable[[], float]:
     return clock_of(executor) if capabilities_of(executor).virtual else time.time
 
 
-def _group_of(future: Future[Any]) -> str:
+def group_of(future: Future[Any]) -> str:
+    """The name of the group of a call."""
     wanted: Wanted | None = getattr(future, "wanted", None)
     group = None if wanted is None else wanted.group
     if group is None:
@@ -247,7 +269,12 @@ def _group_of(future: Future[Any]) -> str:
             function = function.func
         name = getattr(function, "__qualname__", None) or type(function).__qualname__
         group = f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
-    return f"{group}, over its expected time" if _expected_s(future) else group
+    return f"{group}{OVER_EXPECTED}" if _expected_s(future) else group
+
+
+def _learns(future: Future[Any]) -> bool:
+    wanted: Wanted | None = getattr(future, "wanted", None)
+    return wanted is not None and wanted.learns
 
 
 def _expected(future: Future[Any]) -> float:

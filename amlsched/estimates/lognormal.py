@@ -8,7 +8,7 @@ those of which least was expected take more: `z` falls with `x`, by a slope that
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -175,20 +175,54 @@ def of_group(seen: Line, running: Sequence[tuple[float, float]] = ()) -> Spread:
         seen: The calls that have finished.
         running: Those that run: `x`, and what `z` would be if they ended now.
     """
-    variance = _PRIOR_VARIANCE
-    slope = weight = 0.0
-    around = Moments()
+    spread = _fitted(seen, 0.0, seen.n)
+    for _ in range(_STEPS if running else 0):
+        former, spread = spread, _fitted(*_with_censored(seen, running, spread))
+        if abs(former.at(seen.x) - spread.at(seen.x)) < _ENOUGH and abs(former.slope - spread.slope) < _ENOUGH:
+            break
+    return spread
+
+
+def _fitted(line: Line, hidden: float, n: float) -> Spread:
+    """A line through calls.
+
+    Args:
+        line: The calls; of those that run, with what is expected of them.
+        hidden: The sum of the variances of these.
+        n: As many calls as count.
+    """
+    spread, slope, weight = Spread(0.0, 0.0, _PRIOR_VARIANCE, _PRIOR_FREEDOM), 0.0, 0.0
     for _ in range(2):
-        weight = variance / _SLOPE_VARIANCE
-        slope = (seen.xz + weight * _SLOPE) / (seen.xx + weight)
-        around = Moments(seen.n, seen.z, max(0.0, seen.zz - 2 * slope * seen.xz + slope * slope * seen.xx))
-        variance = _of_moments(around).variance
-    if not seen.xx:  # no times are expected, or always the same
-        slope = 0.0
-    around = with_running(around, [z - slope * (x - seen.x) for x, z in running])
-    spread = _of_moments(around)
-    deviation = math.sqrt(spread.variance / (seen.xx + weight)) if seen.xx else 0.0
-    return spread._replace(slope=slope, slope_deviation=deviation, center=seen.x)
+        weight = spread.variance / _SLOPE_VARIANCE
+        if line.xx:  # else no times are expected, or always the same
+            slope = (line.xz + weight * _SLOPE) / (line.xx + weight)
+        m2 = max(0.0, line.zz - 2 * slope * line.xz + slope * slope * line.xx) + hidden
+        spread = _of_moments(Moments(n, line.z, m2 * n / line.n))
+    deviation = math.sqrt(spread.variance / (line.xx * n / line.n + weight)) if line.xx else 0.0
+    return spread._replace(slope=slope, slope_deviation=deviation, center=line.x)
+
+
+def _with_censored(seen: Line, running: Iterable[tuple[float, float]], spread: Spread) -> tuple[Line, float, float]:
+    """The calls with those that run, the sum of the variances of these, and as how many calls all of them count.
+
+    Each one that runs will take longer than it has. It counts by the probability that it would have finished by now.
+    """
+    line, hidden, finished = replace(seen), 0.0, seen.n
+    sigma = math.sqrt(spread.variance)
+    for x, z in running:
+        mean = spread.at(x)
+        expected, variance, below = _beyond((z - mean) / sigma)
+        line.add(x, mean + sigma * expected)
+        hidden += spread.variance * variance
+        finished += below
+    return line, hidden, finished
+
+
+def _beyond(at: float) -> tuple[float, float, float]:
+    """Mean and variance of a standard normal variable that is larger than this, and the probability that it is not."""
+    beyond = max(1.0 - _STANDARD.cdf(at), 1e-12)
+    hazard = _STANDARD.pdf(at) / beyond if beyond > 1e-12 else at
+    return hazard, max(0.0, 1 + at * hazard - hazard * hazard), 1.0 - beyond
 
 
 def _of_moments(seen: Moments) -> Spread:
@@ -252,11 +286,9 @@ def with_running(seen: Moments, running: Sequence[float]) -> Moments:
         expected: list[tuple[float, float]] = []
         finished = 0.0
         for elapsed in running:
-            at = (elapsed - mean) / sigma
-            beyond = max(1.0 - _STANDARD.cdf(at), 1e-12)
-            hazard = _STANDARD.pdf(at) / beyond if beyond > 1e-12 else at
-            expected.append((mean + sigma * hazard, variance * max(0.0, 1 + at * hazard - hazard * hazard)))
-            finished += 1.0 - beyond
+            hazard, part, below = _beyond((elapsed - mean) / sigma)
+            expected.append((mean + sigma * hazard, variance * part))
+            finished += below
         former, mean = mean, (seen.n * seen.mean + sum(value for value, _ in expected)) / total
         m2 = seen.m2 + seen.n * (seen.mean - mean) ** 2
         m2 += sum((value - mean) ** 2 + spread for value, spread in expected)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from amlsched._files import file_bytes, replace_file
 from amlsched.estimates.lognormal import (
@@ -22,8 +22,9 @@ from amlsched.estimates.lognormal import (
     of_other_groups,
     with_running,
 )
+from amlsched.resources.request import Resources, shown_memory
 
-__all__ = ["GroupStore", "Learned", "Store", "equal_arguments"]
+__all__ = ["GroupStore", "Learned", "LearnedGroups", "Needs", "Store", "equal_arguments"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,15 @@ _MOST_VALUES = 200
 """Arguments with more values than this, or a longer text, are not distinguished."""
 _LONGEST_TEXT = 1000
 _ENCODED = json.JSONEncoder(sort_keys=True).encode
+_PEAK_FREEDOM = 2.0
+_PEAK_VARIANCE = 0.1**2
+"""What is assumed of the memory of the calls of a group, as strongly as two calls would say it: 10 % either way."""
+_DEVIATIONS = 2.5
+_LEAST_MARGIN = 1.05
+_EQUAL_MARGIN = 1.15
+"""For calls with equal arguments."""
+_BESIDE_ITS_CPUS = 0.2
+"""So much of another CPU is used by whatever runs beside a call."""
 _FORMER_RUNS = 30.0
 """Former runs count as this many calls of a group at most, so that this run's calls soon outweigh them."""
 
@@ -48,6 +58,10 @@ class Learned:
         spread: The standard deviation of the logarithm of the time: 0.1 is about 10 %.
         peak_memory_bytes: The most memory that one has used, including its worker's; `None` if unknown.
         cpus: How many CPUs they used on average; `None` if unknown.
+        asked_cpus: How many CPUs those of this run requested on average; `None` if they requested none.
+        asked_memory_bytes: Likewise the memory of those that requested any.
+        next_cpus: How many CPUs to request for the next call.
+        next_memory_bytes: How much memory to request for it, with a margin; `None` if unknown.
     """
 
     n_calls: int
@@ -55,6 +69,59 @@ class Learned:
     spread: float
     peak_memory_bytes: int | None = None
     cpus: float | None = None
+    asked_cpus: float | None = None
+    asked_memory_bytes: int | None = None
+    next_cpus: int = 1
+    next_memory_bytes: int | None = None
+
+    @property
+    def resources(self) -> Resources:
+        """What to request for the next call."""
+        memory = self.next_memory_bytes
+        rounded = None if memory is None else f"{-(-memory // 2**20)} MiB"
+        return Resources(self.next_cpus, rounded)
+
+
+class LearnedGroups(dict[str, Learned]):
+    """What is known of the calls of each group, by its name; as text, a table of what they used and requested."""
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("group", "calls", "time", "CPUs used", "of", "memory used", "of", "next time")]
+        rows += [(group, *_shown(group, learned)) for group, learned in self.items()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _shown(group: str, learned: Learned) -> tuple[str, ...]:
+    """The cells of a row of the table, but for the first one."""
+    times = group.endswith(OVER_EXPECTED)
+    return (
+        f"{learned.n_calls:,}",
+        f"{learned.seconds:.2g} {'times' if times else 's'}",
+        "?" if learned.cpus is None else f"{learned.cpus:.1f}",
+        "-" if learned.asked_cpus is None else f"{learned.asked_cpus:.3g}",
+        "?" if learned.peak_memory_bytes is None else shown_memory(learned.peak_memory_bytes),
+        "-" if learned.asked_memory_bytes is None else shown_memory(learned.asked_memory_bytes),
+        str(learned.resources),
+    )
+
+
+OVER_EXPECTED = ", over its expected time"
+"""The end of the name of a group whose times are factors of the expected time."""
+
+
+class Needs(NamedTuple):
+    """What the next call of a group probably needs, with a margin.
+
+    Attributes:
+        n_calls: How many have been seen.
+        memory_bytes: Memory; 0 if it is unknown.
+        cpus: Whole CPUs.
+    """
+
+    n_calls: int
+    memory_bytes: int
+    cpus: int
 
 
 @dataclass(slots=True)
@@ -67,6 +134,10 @@ class GroupStore:
         within: Their deviations from the mean of those with equal arguments; `n` is the number of degrees of freedom.
         cpus: CPUs that were used.
         peak: The most memory in bytes; 0 if unknown.
+        peaks: Logarithms of the memory in bytes.
+        equal_peaks: The most memory by equal arguments.
+        asked_cpus: CPUs that were requested.
+        asked_memory: Bytes of memory that were requested, by the calls that requested any.
     """
 
     times: Line = field(default_factory=Line)
@@ -74,6 +145,10 @@ class GroupStore:
     within: Moments = field(default_factory=Moments)
     cpus: Moments = field(default_factory=Moments)
     peak: int = 0
+    peaks: Moments = field(default_factory=Moments)
+    equal_peaks: dict[str, int] = field(default_factory=dict[str, int])
+    asked_cpus: Moments = field(default_factory=Moments)
+    asked_memory: Moments = field(default_factory=Moments)
 
     def add(
         self, x: float, z: float, arguments: str | None, cpus: float | None = None, peak: int | None = None
@@ -92,7 +167,25 @@ class GroupStore:
                 del self.equal[next(iter(self.equal))]
         if cpus is not None:
             self.cpus.add(cpus)
-        self.peak = max(self.peak, peak or 0)
+        if peak:
+            self.peak = max(self.peak, peak)
+            self.peaks.add(math.log(peak))
+            if arguments is not None:
+                self.equal_peaks[arguments] = max(peak, self.equal_peaks.pop(arguments, 0))
+                if len(self.equal_peaks) > _MOST_ARGUMENTS:
+                    del self.equal_peaks[next(iter(self.equal_peaks))]
+
+    def needs(self, arguments: str | None) -> Needs | None:
+        """What the next call with these arguments needs; `None` if none has been seen."""
+        if not self.times.n:
+            return None
+        memory = float(self.equal_peaks.get(arguments or "", 0)) * _EQUAL_MARGIN
+        if not memory and self.peaks.n:
+            freedom = _PEAK_FREEDOM + max(0.0, self.peaks.n - 1)
+            deviation = math.sqrt((_PEAK_FREEDOM * _PEAK_VARIANCE + self.peaks.m2) / freedom)
+            memory = max(self.peak * _LEAST_MARGIN, math.exp(self.peaks.mean + _DEVIATIONS * deviation))
+        cpus = max(1, math.ceil(self.cpus.mean - _BESIDE_ITS_CPUS)) if self.cpus.n else 1
+        return Needs(round(self.times.n), math.ceil(memory), cpus)
 
     def merged(self, other: GroupStore) -> GroupStore:
         """What both have seen."""
@@ -105,8 +198,22 @@ class GroupStore:
         dropped = list(equal)[: max(0, len(equal) - _MOST_ARGUMENTS)]
         for arguments in dropped:
             del equal[arguments]
+        peaks = {
+            arguments: max(self.equal_peaks.get(arguments, 0), other.equal_peaks.get(arguments, 0))
+            for arguments in (*self.equal_peaks, *other.equal_peaks)
+        }
+        for arguments in list(peaks)[: max(0, len(peaks) - _MOST_ARGUMENTS)]:
+            del peaks[arguments]
         return GroupStore(
-            self.times.merged(other.times), equal, within, self.cpus.merged(other.cpus), max(self.peak, other.peak)
+            self.times.merged(other.times),
+            equal,
+            within,
+            self.cpus.merged(other.cpus),
+            max(self.peak, other.peak),
+            self.peaks.merged(other.peaks),
+            peaks,
+            self.asked_cpus.merged(other.asked_cpus),
+            self.asked_memory.merged(other.asked_memory),
         )
 
 
@@ -194,15 +301,54 @@ class Store:
         n, m2 = within.n + corrected.n - seen.n, within.m2 + corrected.m2 - seen.m2
         return of_equal_arguments(corrected, Moments(max(0.0, n), 0.0, max(0.0, m2)), spread, x)
 
-    def learned(self) -> dict[str, Learned]:
+    def needs(self, group: str, arguments: str | None) -> Needs | None:
+        """What the next call of a group with these arguments needs; `None` if none has been seen."""
+        former, new = self._former.get(group), self._new.get(group)
+        if former is None or new is None:
+            known = former or new
+            return None if known is None else known.needs(arguments)
+        own = new.needs(arguments)
+        before = former.needs(arguments)
+        if own is None or before is None:
+            return own or before
+        memory = max(own.memory_bytes, before.memory_bytes)
+        return Needs(own.n_calls + before.n_calls, memory, max(own.cpus, before.cpus))
+
+    def asked(self, group: str, cpus: float, memory: int) -> None:
+        """Count what a call of a group requested."""
+        found = self._new.get(group)
+        if found is None:
+            found = self._new[group] = GroupStore()
+        found.asked_cpus.add(cpus)
+        if memory:
+            found.asked_memory.add(memory)
+
+    @property
+    def most_memory(self) -> int:
+        """The most memory that a call has used, in bytes; 0 if unknown."""
+        return max((group.peak for group in (*self._former.values(), *self._new.values())), default=0)
+
+    def learned(self) -> LearnedGroups:
         """What is known of each group."""
-        found: dict[str, Learned] = {}
+        found = LearnedGroups()
         for group in sorted(self._former.keys() | self._new.keys()):
             both = self._former.get(group, GroupStore()).merged(self._new.get(group, GroupStore()))
             if both.times.n:
                 spread = math.sqrt(of_group(both.times).variance)
                 cpus = both.cpus.mean if both.cpus.n else None
-                found[group] = Learned(round(both.times.n), math.exp(both.times.z), spread, both.peak or None, cpus)
+                needs = both.needs(None)
+                assert needs is not None
+                found[group] = Learned(
+                    round(both.times.n),
+                    math.exp(both.times.z),
+                    spread,
+                    both.peak or None,
+                    cpus,
+                    both.asked_cpus.mean if both.asked_cpus.n else None,
+                    round(both.asked_memory.mean) if both.asked_memory.n else None,
+                    needs.cpus,
+                    needs.memory_bytes or None,
+                )
         return found
 
     def save(self) -> None:
@@ -232,6 +378,8 @@ def _encoded(groups: Mapping[str, GroupStore]) -> str:
             "times": list(astuple(store.times)),
             "cpus": numbers(store.cpus),
             "peak": store.peak,
+            "peaks": numbers(store.peaks),
+            "equal_peaks": store.equal_peaks,
             "equal": {key: numbers(seen) for key, seen in store.equal.items()},
         }
         for group, store in sorted(groups.items())
@@ -274,7 +422,10 @@ def _decoded(raw: Mapping[str, Any]) -> GroupStore:
     if not (times.n >= 0 and times.xx >= 0 and times.zz >= 0 and math.isfinite(sum(astuple(times)))):
         raise ValueError(f"{raw['times']} are no times")
     equal = {str(key): moments(given) for key, given in raw["equal"].items()}
-    store = GroupStore(times, equal, Moments(), moments(raw["cpus"]), int(raw["peak"]))
+    peak = int(raw["peak"])
+    peaks = moments(raw["peaks"]) if "peaks" in raw else Moments(1.0, math.log(peak)) if peak else Moments()
+    equal_peaks = {str(key): int(given) for key, given in raw.get("equal_peaks", {}).items()}
+    store = GroupStore(times, equal, Moments(), moments(raw["cpus"]), peak, peaks, equal_peaks)
     return store.merged(GroupStore())  # which computes what is not in the file
 
 

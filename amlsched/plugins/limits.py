@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from amlsched.future import Future
     from amlsched.plugins._limits.limited_call import LimitedCall
     from amlsched.plugins._limits.watchdog_client import InChild, Subscription
+    from amlsched.resources import Resources
     from amlsched.task import Task
 
 __all__ = ["Limits", "PynisherPlugin"]
+
+_ANY_AMOUNT = 1 << 60
+"""More memory than any call uses: the limit until it is known what a call has requested, and if it requests none."""
 
 
 class Limits(Plugin):
@@ -44,7 +48,7 @@ class Limits(Plugin):
         walltime: How long a call may run from the start of its function, such as `"10 min"`; `None` for no limit.
         memory: How much resident memory its process and all descendants may use, in addition to what the process had
             when the function started, such as `"6 GB"`; shared memory counts once, and pages of mapped files do not
-            count. `None` for no limit.
+            count. `"request"` for what each call has requested by the task's `resources`. `None` for no limit.
         cputime: How much CPU time they may use from the start of the function; `None` for no limit.
         address_space: How much address space the process may have; beyond that, Python raises MemoryError, which
             becomes a `MemoryLimitError`. Libraries reserve far more than they use, so this does not measure memory.
@@ -87,6 +91,9 @@ class Limits(Plugin):
         from amlsched.plugins._limits.limited_call import Bounds
 
         wait_s = _amount("grace", grace, "grace_s", grace_s, parse_seconds, least=0)
+        self.follows_request = memory == "request"
+        if self.follows_request:
+            memory, memory_bytes = None, _as_given("memory_bytes", memory_bytes, _ANY_AMOUNT)
         memory_limit = _amount("memory", memory, "memory_bytes", memory_bytes, parse_memory)
         space = _amount("address_space", address_space, "address_space_bytes", address_space_bytes, parse_memory)
         self._bounds = Bounds(
@@ -99,7 +106,13 @@ class Limits(Plugin):
         self._forget()
 
     def attach_task(self, task: Task[..., Any]) -> None:
-        """Keep the task, and subscribe to its calls."""
+        """Keep the task, and subscribe to its calls.
+
+        Raises:
+            ValueError: The memory limit is what calls request, and the task has no `resources`.
+        """
+        if self.follows_request and not task.requests_resources:
+            raise ValueError(f"{task.name}: Limits(memory='request') needs resources=… of the task")
         self.task = task
         function = task.function
         self._call_name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
@@ -134,7 +147,13 @@ class Limits(Plugin):
     @property
     def memory_bytes(self) -> int | None:
         """The memory limit of the first attempt; `None` for none."""
-        return self._bounds.memory_bytes
+        return None if self.follows_request else self._bounds.memory_bytes
+
+    def allocated(self, future: Future[Any], request: Resources) -> None:
+        """Limit a call to what it has requested, if that is the limit."""
+        limited = self._limited.get(future) if self.follows_request else None
+        if limited is not None:
+            limited.bounds = limited.bounds._replace(memory_bytes=request.memory or _ANY_AMOUNT)
 
     def more_memory(self, future: Future[Any], factor: float, cap_bytes: float) -> int | None:
         """Raise the memory limit of one call for its next attempt, and that of its address space likewise.
@@ -208,7 +227,9 @@ class Limits(Plugin):
         parts: list[str] = []
         if bounds.walltime_s is not None:
             parts.append(f"walltime {bounds.walltime_s:g} s")
-        if bounds.memory_bytes is not None:
+        if self.follows_request:
+            parts.append("memory as requested")
+        elif bounds.memory_bytes is not None:
             parts.append(f"memory {bounds.memory_bytes / 2**20:.0f} MiB")
         if bounds.cputime_s is not None:
             parts.append(f"CPU time {bounds.cputime_s:g} s")
@@ -289,6 +310,12 @@ class PynisherPlugin(Limits):
 
 _PYNISHER_BYTES = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 _PYNISHER_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _as_given(number_name: str, number: int | None, instead: int) -> int:
+    if number is not None:
+        raise ValueError(f"memory='request' and {number_name}={number!r}: give only one of them")
+    return instead
 
 
 def _ends_calls(executor: Executor) -> bool:

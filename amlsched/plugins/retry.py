@@ -78,7 +78,9 @@ class Retry(Plugin):
             retried together. It only makes waits shorter.
         seed: Makes the random part the same in each run, for the same calls; `None` for a different one each time.
         memory_growth: If set, a call that exceeded the memory limit of the task's `Limits` is retried as well, whatever
-            `on` is, with the limit multiplied by this number above 1. The errors contain the limit of each attempt.
+            `on` is, with the limit multiplied by this number above 1. The errors contain the limit of each attempt. If
+            the limit is what the call requested (`Limits(memory="request")`), the next attempt requests that much more
+            of the pool, up to what the largest node has. So does one that follows an out-of-memory kill.
         memory_cap: The largest limit, such as `"64 GiB"`; a call that exceeds it is not retried. `None` for no cap.
 
     Raises:
@@ -107,7 +109,7 @@ class Retry(Plugin):
         self.seed = _seed(seed)
         self._matches, self._on = _condition(on)
         self._backoff, self._backoff_text = _waits(backoff)
-        self.memory_growth = _growth(memory_growth)
+        self._growth = _growth(memory_growth)
         self._cap_bytes = _cap(memory_cap, memory_growth)
         self._cap = memory_cap
         self._failures: WeakKeyDictionary[Future[Any], int] = WeakKeyDictionary()
@@ -115,6 +117,11 @@ class Retry(Plugin):
     def attach_task(self, task: Task[..., Any]) -> None:
         """Keep the task."""
         self.task = task
+
+    @property
+    def memory_growth(self) -> float | None:
+        """By which factor the next attempt of a call that ran out of memory has more; `None` for no more."""
+        return self._growth
 
     def retry_after(self, future: Future[Any], exception: Exception) -> float | None:
         """Seconds until the next attempt; `None` to give up.
@@ -145,16 +152,24 @@ class Retry(Plugin):
     def _has_more_memory(self, future: Future[Any], error: Exception) -> bool:
         """Raise the memory limit of a call, note that in the error, and return whether it was possible."""
         assert self.memory_growth is not None
-        limit = self._limits().more_memory(future, self.memory_growth, self._cap_bytes)
+        limits = self._limits()
+        if limits is None or limits.follows_request:
+            limit = self.task.scheduler.more_memory(future, error, self.memory_growth, self._cap_bytes)
+            why = "it has requested the memory_cap, or all memory of the largest node"
+        else:
+            limit = limits.more_memory(future, self.memory_growth, self._cap_bytes)
+            why = "its limit is the memory_cap"
         if limit is None:
-            add_note(error, f"{future!r} is not retried: its limit is the memory_cap")
+            add_note(error, f"{future!r} is not retried: {why}")
             return False
         add_note(error, f"attempt {future.attempt + 1} may use {limit / 2**20:.1f} MiB of memory")
         return True
 
-    def _limits(self) -> Limits:
-        """The task's `Limits`, whose memory limit can grow."""
+    def _limits(self) -> Limits | None:
+        """The task's `Limits`, whose memory limit can grow; `None` if there are none, and calls request resources."""
         for plugin in self.task.plugins:
+            if isinstance(plugin, Limits) and plugin.follows_request:
+                return plugin
             if isinstance(plugin, Limits) and plugin.memory_bytes is not None:
                 if plugin.memory_bytes < self._cap_bytes:
                     return plugin
@@ -162,9 +177,11 @@ class Retry(Plugin):
                     f"{self.task.name}: Retry(memory_cap={self._cap!r}) is not above its memory limit of "
                     f"{plugin.memory_bytes / 2**20:.1f} MiB, so the limit cannot grow"
                 )
+        if self.task.requests_resources:
+            return None
         raise ValueError(
             f"{self.task.name}: Retry(memory_growth={self.memory_growth:g}) needs Limits(memory=…) among the task's "
-            "plugins: that is the limit that grows"
+            "plugins, or resources=… of the task: that is what grows"
         )
 
     def reset(self) -> None:

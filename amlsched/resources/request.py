@@ -5,6 +5,7 @@ Amounts are whole numbers inside, of bytes or of 1/10,000: ten times 0.1 CPUs ar
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,12 @@ class Resources:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def with_memory(self, memory: int) -> Resources:
+        """The same with another amount of memory, in bytes."""
+        changed = copy.copy(self)
+        object.__setattr__(changed, "memory", memory)
+        return changed
+
     @property
     def n_devices(self) -> int:
         """On how many GPUs the call runs: 1 for a fraction."""
@@ -124,11 +131,19 @@ class Wanted(NamedTuple):
         requests: What the call requests: alternatives, the preferred one first.
         priority: Calls with a higher one go first.
         group: What is learned from the call applies to the calls of this group; `None` for those of its function.
+        learns: Whether it requests what others of its group have needed. `requests` then has the least memory, if it
+            has exceeded what it had.
     """
 
     requests: tuple[Resources, ...]
     priority: float = 0
     group: str | None = None
+    learns: bool = False
+
+    def with_memory(self, memory: int) -> Wanted:
+        """The same with so much memory, or more, in bytes."""
+        several = tuple(each if each.memory >= memory else each.with_memory(memory) for each in self.requests)
+        return self._replace(requests=several)
 
 
 def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
@@ -149,7 +164,7 @@ def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
             return several
     raise TypeError(
         f"{where}: resources={given!r}: must be a Resources, such as Resources(cpus=2, memory='1.5 GiB'), "
-        "a list of alternatives, or a function of the call's arguments that returns one of these"
+        "a list of alternatives, a function of the call's arguments that returns one of these, or 'learn'"
     )
 
 
@@ -158,7 +173,7 @@ class Requests:
 
     Args:
         task: Name of the task, for messages.
-        resources: A `Resources`, alternatives, or a function of the call's arguments; `None` for one CPU.
+        resources: A `Resources`, alternatives, a function of the call's arguments, or `"learn"`; `None` for one CPU.
         priority: A number, or a function of the call's arguments.
         group: A name, or a function of the call's arguments; `None` for the function's own name.
 
@@ -174,10 +189,12 @@ class Requests:
             for name, given in (("resources", resources), ("priority", priority), ("group", group))
             if callable(given)
         }
-        requests = (Resources(),) if resources is None or callable(resources) else alternatives(resources, task)
+        learns = isinstance(resources, str) and resources == "learn"
+        given = resources is not None and not learns and not callable(resources)
+        requests = alternatives(resources, task) if given else (Resources(),)
         number = 0.0 if callable(priority) else _as_priority(priority, task)
         name = None if group is None or callable(group) else _as_group(group, task)
-        self._wanted = Wanted(requests, number, name)
+        self._wanted = Wanted(requests, number, name, learns)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Wanted:
         """What the call with these arguments requests.
@@ -196,8 +213,9 @@ class Requests:
                 failure = f"{type(error).__name__}: {error}"
                 problem = f"the function given as {name} failed for the arguments ({shown[:200]}): {failure}"
                 raise ResourcesError(self._task, problem, "it gets the arguments of the call") from error
-        requests, number, group = self._wanted
-        return Wanted(values.get("resources", requests), values.get("priority", number), values.get("group", group))
+        requests, number, group, learns = self._wanted
+        requests = values.get("resources", requests)
+        return Wanted(requests, values.get("priority", number), values.get("group", group), learns)
 
 
 def _as_group(value: object, where: str) -> str:
