@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched._checks import check_whole
+from amlsched._spelling import as_question, most_similar
 from amlsched.errors import ResourcesError
 from amlsched.resources.detect import cpus, free_memory, gpus, memory
 from amlsched.resources.request import WHOLE, as_memory, in_parts, is_sequence, named_parts, shown_memory
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Amounts", "Lease", "Node", "Pool", "Shortage", "refuse_impossible"]
 
 logger = logging.getLogger(__name__)
+_HERE = "this machine"
 _UNCOUNTED = 1 << 62
 """More memory than any node has, for a pool whose memory is not counted."""
 
@@ -71,7 +73,7 @@ class Pool:
         gpu_memory: str | Sequence[str] | None = None,
         custom: Mapping[str, float] | None = None,
         *,
-        name: str = "this machine",
+        name: str = _HERE,
     ) -> None:
         if not in_parts("cpus", cpus):
             raise ValueError(f"cpus={cpus!r}: a pool needs more than 0")
@@ -116,13 +118,15 @@ class Pool:
         )
 
     def warn_if_larger_than_this_machine(self) -> None:
-        """Log a warning if it has more CPUs or memory than this process may use."""
+        """Log a warning if it has more CPUs, memory or GPUs than this process may use."""
         here = len(cpus())
         if self.cpus > here:
             logger.warning("the pool has %g CPUs, but this process may use %d of this machine", self.cpus, here)
         if self.memory is not None and self.memory > (there := memory()):
             has, may = shown_memory(self.memory), shown_memory(there)
             logger.warning("the pool has %s of memory, but this process may use %s of this machine", has, may)
+        if self.gpus and len(self.gpus) > len((found := gpus()).found):
+            logger.warning("the pool has %d GPUs, but this process may use %s", len(self.gpus), found)
 
     def __str__(self) -> str:
         parts = [f"{self.cpus:g} CPUs"]
@@ -446,13 +450,25 @@ def refuse_impossible(requests: Sequence[Resources], nodes: Sequence[Node], wher
         raise ResourcesError(where, f"requests {asked}, but there is no node", "give the scheduler a pool")
     # The node that comes closest: where the fewest dimensions of the preferred alternative are short.
     largest = max(present, key=lambda node: _size(node, requests[0]))
-    short = largest.shortage(requests[0])
-    assert short is not None
+    shortages = [short for request in requests if (short := largest.shortage(request)) is not None]
+    words = [f"{short.dimension}: {short.asked} requested, {short.has} there" for short in shortages]
     problem = (
         f"requests {asked}, which no node can hold: the largest is {largest.pool}, "
-        f"which is short of {short.dimension}: {short.asked} requested, {short.has} there"
+        f"which is short of {', or of '.join(dict.fromkeys(words))}"
     )
-    raise ResourcesError(where, problem, "request less, or use a larger pool")
+    raise ResourcesError(where, problem, _remedy(shortages[0].dimension, largest.pool))
+
+
+def _remedy(dimension: str, pool: Pool) -> str:
+    """What to do about a request that no node can hold."""
+    if dimension == "GPUs" and not pool.gpus:
+        found = f"; on this machine: {gpus()}" if pool.name == _HERE else ""
+        return f"request none, or give the pool gpus=…{found}"
+    name = dimension.strip("'")
+    if dimension != name and name not in pool.custom:
+        known = as_question(most_similar(name, list(pool.custom), 0.6))
+        return f"{known}a pool has such a resource if it was given, as in custom={{{dimension}: 1}}"
+    return "request less, or use a larger pool"
 
 
 def _size(node: Node, request: Resources) -> tuple[float, ...]:

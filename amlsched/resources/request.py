@@ -146,12 +146,13 @@ class Wanted(NamedTuple):
         return self._replace(requests=several)
 
 
-def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
+def alternatives(given: Any, where: str, also: str = "") -> tuple[Resources, ...]:
     """The alternatives of a request, the preferred one first.
 
     Args:
         given: A `Resources`, or a sequence of them.
         where: What requests them, for the message.
+        also: What else is valid there, likewise.
 
     Raises:
         TypeError: It is something else, or a sequence without or with something else.
@@ -164,7 +165,7 @@ def alternatives(given: Any, where: str) -> tuple[Resources, ...]:
             return several
     raise TypeError(
         f"{where}: resources={given!r}: must be a Resources, such as Resources(cpus=2, memory='1.5 GiB'), "
-        "a list of alternatives, a function of the call's arguments that returns one of these, or 'learn'"
+        f"a list of alternatives, or a function of the call's arguments that returns one of these{also}"
     )
 
 
@@ -191,7 +192,7 @@ class Requests:
         }
         learns = isinstance(resources, str) and resources == "learn"
         given = resources is not None and not learns and not callable(resources)
-        requests = alternatives(resources, task) if given else (Resources(),)
+        requests = alternatives(resources, task, "; or 'learn'") if given else (Resources(),)
         number = 0.0 if callable(priority) else _as_priority(priority, task)
         name = None if group is None or callable(group) else _as_group(group, task)
         self._wanted = Wanted(requests, number, name, learns)

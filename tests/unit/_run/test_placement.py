@@ -424,6 +424,25 @@ def test_a_request_that_no_node_can_hold_raises_at_submission() -> None:
         scheduler.run()
 
 
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        (
+            [Resources(gpus=1), Resources(16)],
+            r"short of GPUs: 1 requested, 0 there, or of CPUs: 16 requested, 2 there .*; on this machine: ",
+        ),
+        (Resources(custom={"licnce": 1}), r"'licnce': 1 requested, 0 there \(did you mean licence\? a pool has such"),
+        (Resources(custom={"licence": 3}), r"'licence': 3 requested, 2 there \(request less"),
+    ],
+)
+def test_what_is_short_of_each_alternative_and_what_to_do(resources: Any, words: str) -> None:
+    scheduler = Scheduler.with_sequential(pool=Pool(2, custom={"licence": 2}))
+    task = scheduler.task(double, resources=resources)
+    scheduler.on_start(lambda: task.submit(1))
+    with pytest.raises(ResourcesError, match=words):
+        scheduler.run()
+
+
 def test_a_function_of_the_group_that_fails_raises_at_submission_with_the_arguments() -> None:
     scheduler = Scheduler.with_sequential()  # without a pool
     task = scheduler.task(double, group=lambda number: number)

@@ -29,7 +29,9 @@ def filled(path: Path | None, count: int = 20, seconds: float = 8.0) -> Store:
 
 
 def test_what_was_seen_of_a_group_is_known() -> None:
-    assert filled(None).learned() == {GROUP: Learned(20, pytest.approx(8.0), pytest.approx(0.16, abs=0.01), 1019, 1.5)}  # type: ignore[arg-type]
+    times = pytest.approx(8.0), pytest.approx(0.16, abs=0.01)
+    known = Learned(20, *times, 1019, 1.5, next_cpus=2, next_memory_bytes=1092)  # type: ignore[arg-type]
+    assert filled(None).learned() == {GROUP: known}
     assert Store(None).learned() == {}
 
 
