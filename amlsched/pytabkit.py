@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from amlsched.errors import NotPicklableError, ResourcesError, WorkerOutOfMemoryError
+from amlsched.policies import LongestFirst
 from amlsched.receipts import Outcome
 from amlsched.resources import Pool, Resources, current_allocation
 from amlsched.scheduler import Scheduler, check_executor
@@ -37,6 +38,8 @@ __all__ = [
 _GIB = 2**30
 _HEAD, _PASSWORD = "ip_head", "redis_password"
 """Variables that pytabkit's script for Slurm sets."""
+_CLUSTERS = ("dask", "ray")
+"""Executors that know their nodes."""
 _REPORT_S = 1.0
 """Between two reports, if jobs start and finish that fast."""
 _SHARE_OF_A_CORE = 0.05
@@ -298,7 +301,7 @@ class RayJobManager:
     """Where jobs run.
 
     Args:
-        max_n_threads: The most CPUs to use on each node; `None` for all.
+        max_n_threads: The most CPUs to use; `None` for all. Only on this machine.
         available_cpu_ram_multiplier: Which part of the free memory to use.
         available_gpu_ram_multiplier: Which part of the free memory of GPUs to use.
         executor: `"processes"` for processes of this machine, `"ray"` for a Ray cluster, `"dask"` for a dask cluster,
@@ -307,7 +310,8 @@ class RayJobManager:
             are the address and the password of the cluster, unless these are given.
 
     Raises:
-        ValueError: There is no such executor, it has no such option, or a multiplier is not above 0.
+        ValueError: There is no such executor, it has no such option, a multiplier is not above 0, or `max_n_threads` is
+            given with a cluster.
     """
 
     def __init__(
@@ -331,19 +335,29 @@ class RayJobManager:
         elif head:
             _warn(f"ip_head={head} is ignored: RayJobManager(executor='ray') runs jobs on that cluster")
         check_executor(executor, options)
+        if executor in _CLUSTERS and max_n_threads is not None:
+            raise ValueError(
+                f"max_n_threads={max_n_threads!r}: the nodes of {executor!r} have their own number of CPUs: "
+                "start the cluster with fewer"
+            )
         self.options = options
 
     def new_scheduler(self) -> Scheduler:
         """A scheduler for one run of jobs."""
-        return Scheduler.from_name(self.executor, pool=self._pool(), estimates=True, **self.options)
+        pool: dict[str, Any] = {}
+        if self.executor not in _CLUSTERS:
+            here = Pool.here()
+            cpus = here.cpus if self.max_n_threads is None else min(here.cpus, self.max_n_threads)
+            gpu_memory = None if here.gpu_memory is None else [f"{amount} B" for amount in here.gpu_memory]
+            pool["pool"] = Pool(cpus, f"{here.memory} B", here.gpus, gpu_memory)
+        return Scheduler.from_name(self.executor, estimates=True, policy=LongestFirst, **pool, **self.options)
 
-    def _pool(self) -> Pool:
-        here = Pool.here()
-        cpus = here.cpus if self.max_n_threads is None else min(here.cpus, self.max_n_threads)
-        memory = None if here.memory is None else f"{int(here.memory * self.available_cpu_ram_multiplier)} B"
-        amounts = here.gpu_memory
-        of_gpus = [f"{int(amount * self.available_gpu_ram_multiplier)} B" for amount in amounts or ()]
-        return Pool(cpus, memory, here.gpus, of_gpus if amounts else None)
+    def scaled(self, requested: Resources) -> Resources:
+        """What to request so that only a part of the memory of each node is used."""
+        memory = f"{int(requested.memory / self.available_cpu_ram_multiplier)} B" if requested.memory else None
+        of_gpus = int(requested.gpu_memory / self.available_gpu_ram_multiplier)
+        time_s = None if requested.time is None else f"{requested.time:.6f} s"
+        return Resources(requested.cpus, memory, requested.gpus, f"{of_gpus} B" if of_gpus else None, time_s)
 
 
 def _part(name: str, value: float) -> float:
@@ -356,13 +370,13 @@ class _UnusualTimeError(Exception):
     """A job returned, but its time says nothing about others: nothing is learned from calls that raise."""
 
 
-def _run_job(job: AbstractJob) -> None:
+def _run_job(job: AbstractJob, requested: Resources) -> None:
     """Run a job in a worker."""
     got = current_allocation()
     assert got is not None
     gpus = len(got.gpus)
-    usages, memory = [got.gpu_share] * gpus, [got.gpu_memory / _GIB] * gpus
-    if not job(NodeResources(got.node, got.cpus, got.memory / _GIB, usages, memory)):
+    usages, memory = [got.gpu_share] * gpus, [requested.gpu_memory / _GIB] * gpus
+    if not job(NodeResources(got.node, got.cpus, requested.memory / _GIB, usages, memory)):
         raise _UnusualTimeError
 
 
@@ -401,15 +415,15 @@ class SimpleJobScheduler:
         if not infos:
             _say("no jobs to run")
             return
-        _Run(self.job_manager.new_scheduler(), infos).run()
+        _Run(self.job_manager, infos).run()
 
 
 class _Run:
     """One run of jobs, with its reports."""
 
-    def __init__(self, scheduler: Scheduler, infos: list[JobInfo]) -> None:
-        self._scheduler, self._infos = scheduler, infos
-        self._requests = {id(info.job): info.requested for info in infos}
+    def __init__(self, manager: RayJobManager, infos: list[JobInfo]) -> None:
+        self._manager, self._infos = manager, infos
+        self._scheduler = scheduler = manager.new_scheduler()
         self._task = scheduler.task(_run_job, resources=self._requested, group=self._group)
         self._began = time.time()
         self._named: set[int] = set()  # of the jobs whose start was printed
@@ -419,10 +433,10 @@ class _Run:
         scheduler.on_start(self._start)
         self._task.on_done(self._done)
 
-    def _requested(self, job: AbstractJob) -> Resources:
-        return self._requests[id(job)]
+    def _requested(self, _: AbstractJob, requested: Resources) -> Resources:
+        return self._manager.scaled(requested)
 
-    def _group(self, job: AbstractJob) -> str:
+    def _group(self, job: AbstractJob, _: Resources) -> str:
         return str(job.get_group())
 
     def run(self) -> None:
@@ -433,7 +447,7 @@ class _Run:
     def _start(self) -> None:
         for info in self._infos:
             try:
-                future = self._task.submit(info.job)
+                future = self._task.submit(info.job, info.requested)
             except (ResourcesError, NotPicklableError) as error:
                 self._end(info, JobResult(info.job_id, finished_normally=False, exception_msg=str(error)))
                 continue

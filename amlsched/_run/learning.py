@@ -37,7 +37,6 @@ class _Kind:
         held: Those that wait until it has ended.
         waiting: Those that wait with a learned request.
         look_at: The number of calls at which to look again at what was learned.
-        memory: The most that a call that waits requests.
         growing: Calls that exceeded what they had requested, with what they request now.
     """
 
@@ -47,6 +46,11 @@ class _Kind:
         self.waiting: dict[Future[Any], Resources] = {}
         self.look_at = 1
         self.growing: dict[Future[Any], int] = {}
+
+    @property
+    def least(self) -> int:
+        """The least memory that a call requests, in bytes, while one has exceeded what was learned."""
+        return max(self.growing.values(), default=0)
 
 
 class LearnedRequests:
@@ -72,7 +76,7 @@ class LearnedRequests:
         kind = self._kind(future)
         needs = self._needs(future)
         if needs is not None:
-            request = kind.waiting[future] = self._of_needs(needs, max([least, *kind.growing.values()]))
+            request = kind.waiting[future] = self._of_needs(needs, max(least, kind.least))
             return request, False
         if kind.first is not None and kind.first is not future and not least:
             kind.held[future] = None
@@ -102,7 +106,7 @@ class LearnedRequests:
         return again + [
             other
             for other, request in kind.waiting.items()
-            if (known := self._needs(other)) is not None and self._of_needs(known, 0) != request
+            if (known := self._needs(other)) is not None and self._of_needs(known, kind.least) != request
         ]
 
     def changed(self) -> list[Future[Any]]:
@@ -121,9 +125,11 @@ class LearnedRequests:
         kind.waiting.pop(future, None)
         self._firsts.pop(future, None)
 
-    def grows(self, future: Future[Any], memory: int) -> None:
-        """Note that a call has exceeded what it had, and requests more; until it ends, so do the others of its kind."""
-        self._kind(future).growing[future] = memory
+    def grows(self, future: Future[Any], memory: int) -> list[Future[Any]]:
+        """Note that a call has exceeded what it had and requests more; until it ends, so do the returned ones."""
+        kind = self._kind(future)
+        kind.growing[future] = memory
+        return [other for other, request in kind.waiting.items() if request.memory < memory]
 
     def _kind(self, future: Future[Any]) -> _Kind:
         return self._kinds.setdefault(group_of(future), _Kind())

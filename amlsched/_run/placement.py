@@ -358,7 +358,7 @@ class Placement(Admission):
             return None
         future.wanted = wanted.with_memory(memory)
         if wanted.learns and self._learned is not None:
-            self._learned.grows(future, memory)
+            self._request_again(self._learned.grows(future, memory))
         return memory
 
     # Calls that run again

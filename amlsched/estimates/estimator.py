@@ -33,6 +33,9 @@ _SHARE_OF_A_CORE = 0.01
 _SHORTEST_S = 1e-6
 """Times are measured no better than this; what took less counts as this much."""
 
+_SHORT_S = 0.02
+"""What takes less is too short to tell how many CPUs it uses; one at most is counted."""
+
 
 class Estimator:
     """What `Scheduler(estimates=…)` has.
@@ -151,6 +154,8 @@ class Estimator:
             return
         seconds = max(receipt.ended - receipt.started, _SHORTEST_S)
         cpus = None if receipt.cpu_s is None else receipt.cpu_s / seconds
+        if cpus is not None and seconds < _SHORT_S:
+            cpus = min(cpus, 1.0)
         arguments, x = equal_arguments(future.args, future.kwargs), _expected(future)
         self._store.add(group_of(future), x, math.log(seconds) - x, arguments, cpus, receipt.peak_memory_bytes)
         if self._store.path is not None and time.monotonic() > self._saved + _SAVE_S:

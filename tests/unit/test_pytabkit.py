@@ -20,6 +20,7 @@ from amlsched.pytabkit import (
     SimpleJobScheduler,
 )
 from amlsched.resources import Resources, free_memory
+from tests.backends import needs, start_ray
 
 
 class Noted(AbstractJob):
@@ -143,6 +144,7 @@ def test_what_a_job_got() -> None:
     [
         ({"executor": "rays"}, "there is no executor 'rays'"),
         ({"address": "auto"}, "executor 'processes': has no option 'address'"),
+        ({"max_n_threads": 2, "executor": "dask"}, "max_n_threads=2: the nodes of 'dask' have their own number"),
         ({"available_cpu_ram_multiplier": 0}, "available_cpu_ram_multiplier=0: must be above 0"),
     ],
 )
@@ -159,6 +161,37 @@ def test_a_part_of_the_machine_is_used(tmp_path: Path) -> None:
         scheduler.add_jobs([Noted(0, 1, tmp_path, cpu_ram_gb=needs)])
         scheduler.run()
         assert scheduler.job_infos[0].is_failed() == failed
+
+
+def test_what_is_requested_if_a_part_of_the_memory_is_used() -> None:
+    manager = RayJobManager(available_cpu_ram_multiplier=0.5, available_gpu_ram_multiplier=0.8)
+    requested = manager.scaled(Resources(2, "1 GiB", 0.5, "8 GiB", "3 s"))
+    assert (requested, requested.time) == (Resources(2, "2 GiB", 0.5, "10 GiB", "3 s"), 3)
+
+
+def runs_on_a_cluster(manager: RayJobManager, folder: Path) -> str:
+    """Run jobs, one of which fits nowhere, and return what was printed about it."""
+    scheduler = SimpleJobScheduler(manager)
+    scheduler.add_jobs([Noted(number, number + 1.0, folder) for number in range(4)])
+    scheduler.add_jobs([Noted(4, 1, folder, n_threads=999)])
+    scheduler.run()
+    assert [info.is_failed() for info in scheduler.job_infos] == [False, False, False, False, True]
+    assert sorted(started(folder)) == [0, 1, 2, 3]
+    result = scheduler.job_infos[4].job_result
+    assert result is not None
+    return result.exception_msg or ""
+
+
+@needs("distributed")
+def test_jobs_run_on_dask(tmp_path: Path) -> None:
+    manager = RayJobManager(executor="dask", available_gpu_ram_multiplier=0.7, n_workers=1)
+    assert "CPUs: 999 requested" in runs_on_a_cluster(manager, tmp_path)
+
+
+@needs("ray")
+def test_jobs_run_on_ray(tmp_path: Path) -> None:
+    start_ray()
+    assert "CPUs: 999 requested" in runs_on_a_cluster(RayJobManager(executor="ray"), tmp_path)
 
 
 def test_the_address_of_a_ray_cluster_comes_from_the_environment(
