@@ -9,7 +9,16 @@ from functools import partial
 from typing import Any
 
 from benchmarks.clock import Clock
-from benchmarks.drive import DoneByHand, Submit, Way, noop, through_executor, through_scheduler, through_wrapper
+from benchmarks.drive import (
+    WARM_UP,
+    DoneByHand,
+    Submit,
+    Way,
+    noop,
+    through_executor,
+    through_scheduler,
+    through_wrapper,
+)
 from benchmarks.frame import Bar, Measurement, Numbers, Workload
 
 # ------------------------------------------------------------------------------------------------- what is submitted
@@ -146,6 +155,36 @@ def simulated() -> Numbers:
     return {**growth(run), "memory_MiB": peak_mib()}
 
 
+def searched(executor: str, n_trials: int, **options: Any) -> Numbers:
+    """The trials of a search whose searcher proposes random numbers."""
+    from amlsched import Scheduler
+    from amlsched.search import Float, Search, random
+
+    scheduler = Scheduler.from_name(executor, max_workers=2)
+    with scheduler:
+        clock = Clock(n_trials)
+        search = Search(
+            random({"x": Float(0, 1)}),
+            one,
+            scheduler=scheduler,
+            n_trials=WARM_UP,
+            n_workers=4,
+            keep_trials=False,
+            **options,
+        )
+        search.run()
+        search.n_trials = n_trials
+        clock.start()
+        search.run()
+        clock.stop()
+    return clock.numbers
+
+
+def one(_: object) -> float:
+    """The value of a trial."""
+    return 1.0
+
+
 def held() -> None:
     """A call that the benchmark finishes itself."""
 
@@ -273,6 +312,16 @@ WORKLOADS = [
             Bar("CPU_us", "wrapper", 0.45),
             Bar("CPU_us", "amlsched", 1.5, other="CPU_with_1,000_us"),
         ),
+    ),
+    Workload(
+        "search",
+        "a random search on processes(2), 20,000 trials with 4 in flight",
+        {
+            "amlsched": partial(searched, "processes", 20_000),
+            "in batches": partial(searched, "processes", 20_000, batch_size="auto"),
+            "bare closed loop": partial(closed_loop, ON_PROCESSES["amlsched"], 20_000, 4, one, lambda: {"x": 0.5}),
+        },
+        (Bar("CPU_us", "bare closed loop", 1.5),),
     ),
     Workload(
         "random-order",

@@ -154,6 +154,10 @@ class Thinking:
         """Pass an intermediate value on, and return whether to stop; raises as `think`."""
         return cast("bool", await self._run("report", number, step, value))
 
+    def think_now(self, told: Sequence[tuple[int, Told]], n: int, n_told: int | None) -> Thought:
+        """As `think`, for a searcher that thinks in the loop."""
+        return cast("Thought", self._wait_for("think", told, n, n_told))
+
     def report_now(self, number: int, step: int, value: float) -> bool:
         """As `report`, for a call that runs in the loop, which therefore cannot await."""
         return cast("bool", self._wait_for("report", number, step, value))

@@ -67,6 +67,8 @@ class HalvingSearcher:
         wait: Whether a rung must be complete before any of its trials goes on.
     """
 
+    quick = True
+
     def __init__(
         self,
         brackets: Sequence[tuple[Sequence[int], int | None]],

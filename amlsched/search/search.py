@@ -37,8 +37,10 @@ __all__ = ["Search"]
 
 logger = logging.getLogger(__name__)
 
-_STOCK_FACTOR = 1.5
-"""How much more is kept in stock than workers take while the searcher thinks, as its time varies."""
+_STOCK_FACTOR = 1.2
+"""How much more is kept in stock than workers take while the searcher thinks."""
+_FORGET = 0.98
+"""The longest round of the searcher counts less by this factor with each later one."""
 _BATCH_S = 0.01
 """How long a batch of fast trials should run: then sending it costs little, and the search still hears often of it."""
 _LARGEST_BATCH = 256
@@ -78,8 +80,9 @@ class Search(Emitter):
             trial takes.
         in_flight: With `order="submission"`, how many trials have been proposed and not told; `None` for `n_workers`.
             The decisions depend on it, and not on the number of workers.
-        searcher_in: `"thread"`; `"process"` for a searcher of pure Python that would hold up the scheduler's loop;
-            `"loop"` for one that takes no time worth mentioning.
+        searcher_in: Where it thinks: in a `"thread"` of its own; in a `"process"`, for a searcher that computes
+            in Python for long, and would hold up the scheduler; in the scheduler's `"loop"`, if it takes no time worth
+            mentioning. `None` for the loop if the searcher says that it is quick, or else for a thread.
         batch_size: How many trials to send to a worker at once; `"auto"` decides that from how long they take, for
             functions that take less than some milliseconds.
         mode: Whether the best value is the smallest (`"min"`) or the largest (`"max"`); `None` for what the searcher
@@ -117,7 +120,7 @@ class Search(Emitter):
         n_workers: int | None = None,
         order: Order = "completion",
         in_flight: int | None = None,
-        searcher_in: Place = "thread",
+        searcher_in: Place | None = None,
         batch_size: int | Literal["auto"] = 1,
         mode: Mode | None = None,
         keep_trials: bool = True,
@@ -127,6 +130,8 @@ class Search(Emitter):
         super().__init__(name="search")
         _check_searcher(searcher)
         _check_one_of("order", order, ("completion", "submission"))
+        if searcher_in is None:
+            searcher_in = "loop" if getattr(searcher, "quick", False) else "thread"
         _check_one_of("searcher_in", searcher_in, ("thread", "process", "loop"))
         mode = mode if mode is not None else getattr(searcher, "mode", "min")
         _check_one_of("mode", mode, ("min", "max"))
@@ -222,42 +227,59 @@ class Search(Emitter):
         self.scheduler.refuse_second_run()
         self._begin()
         thinking = self._thinking = Thinking(self.searcher, self._place, self._n_asked)
-        self.scheduler.on_start(self._drive, hidden=True)
+        self.scheduler.on_start(self._start, hidden=True)
         try:
             yield
         except SearcherError:
             self._ended.clear()  # it raised once, and would probably raise again
             raise
         finally:
-            self.scheduler.on_start.unregister(self._drive)
+            self.scheduler.on_start.unregister(self._start)
             self.dispatcher = None
             told = [(number, self._ended[number]) for number in sorted(self._ended)]
             searcher = thinking.close(told)  # what ended after the run was stopped
             if searcher is not None:
                 self.searcher = searcher
 
+    def _start(self) -> None:
+        executor = self.scheduler.executor
+        self.dispatcher = self.scheduler.dispatcher
+        self._inline = capabilities_of(executor).inline
+        self._slots = self.n_workers or (1 if self._inline else worker_count(executor)) or 1
+        if self._place == "loop":
+            self._think_at_once()
+        else:
+            self.spawn(self._drive(), "while the searcher was thinking")
+
     async def _drive(self) -> None:
         """Tell the searcher results and ask it for trials, until there are no more."""
-        self.dispatcher = self.scheduler.dispatcher
-        thinking = self._thinking
-        assert thinking is not None
-        executor = self.scheduler.executor
-        self._slots = self.n_workers or (1 if capabilities_of(executor).inline else worker_count(executor)) or 1
-        self._inline = capabilities_of(executor).inline
+        assert self._thinking is not None
         while True:
-            told = self._to_tell()
-            wanted = self._wanted(len(told))
-            if not told and not wanted:
-                if not self._running and not self._stock and not self._ended:
-                    return
+            told, wanted = self._next_round()
+            if told or wanted:
+                self._take(wanted, await self._thinking.think(told, wanted, self._n_told if self._in_order else None))
+            elif self._running or self._stock:
                 self._changed.clear()
                 await self._changed.wait()
-                continue
-            for number, _ in told:
-                del self._ended[number]
-            self._n_told += len(told)
-            thought = await thinking.think(told, wanted, self._n_told if self._in_order else None)
-            self._take(wanted, thought)
+            else:
+                return
+
+    def _think_at_once(self) -> None:
+        """The same in a callback, for a searcher that thinks in the loop."""
+        assert self._thinking is not None
+        told, wanted = self._next_round()
+        while told or wanted:
+            self._take(wanted, self._thinking.think_now(told, wanted, self._n_told if self._in_order else None))
+            told, wanted = self._next_round()
+
+    def _next_round(self) -> tuple[list[tuple[int, Told]], int]:
+        """What to tell the searcher next, and for how many trials to ask it."""
+        told = self._to_tell()
+        wanted = self._wanted(len(told))
+        for number, _ in told:
+            del self._ended[number]
+        self._n_told += len(told)
+        return told, wanted
 
     def _to_tell(self) -> list[tuple[int, Told]]:
         if self._in_order:  # what has ended by now depends on durations: one at a time, once all are in flight
@@ -289,7 +311,7 @@ class Search(Emitter):
             else:
                 self._n_known_to_lack = self._n_told
             seconds = thought.tell_s + thought.ask_s
-            self._round_s = seconds if not self._round_s else 0.7 * self._round_s + 0.3 * seconds
+            self._round_s = max(seconds, _FORGET * self._round_s)  # some rounds fit a model, and take far longer
         self._n_asked += len(trials)
         if not self._stopped:
             self._stock.extend(trials)
@@ -335,6 +357,8 @@ class Search(Emitter):
         self._finish(trial, told, seconds)
         if self.scheduler.running():
             self._feed()
+            if self._place == "loop":
+                self._think_at_once()
 
     def _finish(self, trial: Trial, told: Told, seconds: float) -> None:
         failure = told if isinstance(told, Failure) else None

@@ -166,6 +166,8 @@ class RandomSearcher:
         seed: The same seed gives the same trials.
     """
 
+    quick = True
+
     def __init__(self, space: Space, seed: int = 0) -> None:
         self._domains = list(domains_of(space).items())
         self._conditional = any(domain.when for _, domain in self._domains)
@@ -198,6 +200,8 @@ class GridSearcher:
     Args:
         space: The parameters; none of them a `Float`, as that has no list of values.
     """
+
+    quick = True
 
     def __init__(self, space: Space) -> None:
         self._domains = list(domains_of(space).items())

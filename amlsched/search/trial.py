@@ -118,10 +118,11 @@ class TrialResult:
 class Searcher(Protocol):
     """Proposes trials, and learns from their values.
 
-    Its methods are called one after the other, usually in a thread of their own. There are two optional members:
+    Its methods are called one after the other, usually in a thread of their own. There are three optional members:
 
     - `report(trial, step, value) -> bool`, if it decides during a trial whether that should stop;
-    - `mode`, `"min"` or `"max"`: what the best value is, unless the search is given a mode.
+    - `mode`, `"min"` or `"max"`: what the best value is, unless the search is given a mode;
+    - `quick`: whether it thinks so little that it needs no thread of its own.
     """
 
     def ask(self, n: int, /) -> Sequence[Trial]:
