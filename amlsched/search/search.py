@@ -37,7 +37,7 @@ __all__ = ["Search"]
 
 logger = logging.getLogger(__name__)
 
-_STOCK_FACTOR = 1.2
+_STOCK_FACTOR = 1.6
 """How much more is kept in stock than workers take while the searcher thinks."""
 _FORGET = 0.98
 """The longest round of the searcher counts less by this factor with each later one."""
@@ -49,6 +49,8 @@ _FEWEST_FAILURES = 3
 _ADAPTERS = {
     "optuna": "amlsched.search.optuna.OptunaSearcher(study, space)",
     "smac": "amlsched.search.smac.SmacSearcher(facade)",
+    "nevergrad": "amlsched.search.nevergrad.NevergradSearcher(optimizer)",
+    "ConfigSpace": "amlsched.search.configspace.ConfigSpaceSearcher(space)",
 }
 
 

@@ -21,6 +21,8 @@ from amlsched.search.trial import Failure, Trial, failure_of
 try:
     from smac.runhistory import StatusType, TrialInfo, TrialValue
     from smac.runner.abstract_runner import AbstractRunner
+
+    from amlsched.search.configspace import plain
 except ImportError as error:
     raise MissingExtraError("amlsched.search.smac", "SMAC3", "smac") from error
 
@@ -80,7 +82,7 @@ class SmacSearcher:
                 info = self.facade.ask()
             except StopIteration:
                 break
-            trials.append(Trial(dict(info.config), seed=info.seed, budget=info.budget, handle=info))
+            trials.append(Trial(plain(info.config), seed=info.seed, budget=info.budget, handle=info))
         return trials
 
     def tell(self, results: Sequence[tuple[Trial, Told]], /) -> None:
