@@ -317,7 +317,8 @@ def import_failed(place: str, error: BaseException) -> ExperimentError:
     if frames:
         frame = (users or own or frames)[-1]
         line = f" (line {frame.lineno})" if frame.filename == place else f" ({frame.filename}, line {frame.lineno})"
-    problem = f"cannot be imported: {type(error).__name__}: {error}{line}"
+    described = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    problem = f"cannot be imported: {described}{line}"
     return ExperimentError(place, problem, hidden(error) or _remedy(place, error, frames))
 
 

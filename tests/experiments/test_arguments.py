@@ -90,6 +90,7 @@ MISTAKES = [
         "no option 'n_worker' (did you mean n_workers?",
     ),
     ("run train.py:train train.yml --executor-option max_workers=0", "executor: max_workers=0: must be at least 1"),
+    ("run train.py:train train.yml --executor loky --executor-option context=x", "executor: loky: AttributeError: "),
     ("run train.py:train train.yml --executor-option nonsense", "--executor-option nonsense: is not KEY=VALUE"),
     ("run train.yml train.py:train", "swapped? Write train.py:train train.yml"),
     ("config check train.py:train train.yml", "swapped? Write train.yml train.py:train"),

@@ -6,7 +6,13 @@ import asyncio
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
-from amlsched.errors import ExperimentError, ResultsNotWritableError, SchedulerNotRunningError, WorkerLostError
+from amlsched.errors import (
+    AmlschedError,
+    ExperimentError,
+    ResultsNotWritableError,
+    SchedulerNotRunningError,
+    WorkerLostError,
+)
 from amlsched.executors.capabilities import workers_now
 from amlsched.experiments._running import graceful_stop
 from amlsched.experiments._running.output_capture import children_ended
@@ -130,8 +136,7 @@ class SchedulerSession:
         """Submit repetitions, starting with this one, until enough are in flight or no job has a free slot."""
         try:
             while repetition := repetition or self._next():
-                future = self._task.submit(repetition)
-                assert future is not None  # there is no plugin that could reject it
+                future = self._call(repetition)
                 self.running[future] = repetition
                 self._in_flight += 1
                 self._submitted(repetition)
@@ -144,6 +149,19 @@ class SchedulerSession:
             self._outcomes.fail(ExperimentError(f"executor {self._first.executor}", problem, remedy))
         except Exception as error:  # not a repetition's, so `on_exception` does not handle it
             self._outcomes.fail(error, str(error))
+
+    def _call(self, repetition: Repetition) -> Future[RepetitionOutcome]:
+        """Submit one repetition; what the library behind the executor raises becomes an ExperimentError."""
+        try:
+            future = self._task.submit(repetition)
+        except (AmlschedError, BrokenExecutor, OSError):
+            raise
+        except Exception as error:
+            what = "failed" if self.running or self._outcomes.summary.ran else "could not be started"
+            problem = f"{what}: {ErrorNote.of(error).line}"
+            raise ExperimentError(f"executor {self._first.executor}", problem, "see --executor-option") from error
+        assert future is not None  # there is no plugin that could reject it
+        return future
 
     def _next(self) -> Repetition | None:
         return self._work.take() if self._in_flight < self._max_in_flight else None
@@ -213,8 +231,11 @@ def scheduler_for(executor: str, options: Mapping[str, Any]) -> Scheduler:
     """
     try:
         return Scheduler.from_name(executor, **options)
-    except (TypeError, ValueError) as error:
-        raise ExperimentError("executor", str(error), "see --executor and --executor-option") from error
+    except AmlschedError:
+        raise
+    except Exception as error:
+        problem = str(error) if isinstance(error, TypeError | ValueError) else f"{executor}: {ErrorNote.of(error).line}"
+        raise ExperimentError("executor", problem, "see --executor and --executor-option") from error
 
 
 def _calls_ahead(executor: str, options: Mapping[str, Any]) -> int:

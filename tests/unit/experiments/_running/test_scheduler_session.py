@@ -45,6 +45,19 @@ def test_an_executor_that_breaks_ends_the_run_with_that(
     assert run.running == {}
 
 
+def test_what_the_library_of_an_executor_raises_is_one_error(
+    run: ExperimentRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise KeyError("no network\ninterface")
+
+    monkeypatch.setattr(Task, "submit", breaks)
+    with pytest.raises(ExperimentError, match="executor sequential: could not be started: KeyError: 'no network") as it:
+        run.run()
+    assert isinstance(it.value.__cause__, KeyError)
+    assert states() == ["pending"] * 3
+
+
 def test_a_callback_of_submissions_that_raises_ends_the_run(run: ExperimentRun) -> None:
     @run.on_repetition_submitted
     def raises(repetition: Any) -> None:
