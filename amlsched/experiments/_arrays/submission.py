@@ -1,5 +1,6 @@
 """Submissions of arrays on disk, for elements and for later commands.
 
+    OUTPUT/_arrays/submitting       locks the folder while a command submits
     OUTPUT/_arrays/last             the number of the newest submission: none is used twice
     OUTPUT/_arrays/0001/            one submission
         submission.json             its elements: jobs of the plan, and their repetitions
@@ -46,12 +47,15 @@ from amlsched.experiments._storage import layout
 from amlsched.experiments._storage.record import Process, attributes_by_key, checked, now
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["STOPPED", "Part", "Submission", "Word", "Work", "create", "next_folder", "submissions"]
+__all__ = ["STOPPED", "Part", "Submission", "Word", "Work", "create", "next_folder", "submissions", "submitting"]
 
 _FORMAT = 1
 _FILE, _DROPPED, _LOCK, _LAST, _SURPLUS = "submission.json", "dropped.json", "feeding", "last", "surplus"
+_SUBMITTING = "submitting"
+_OTHERS_S = 600.0
+"""How long a command waits for another one that submits to the same folder for results."""
 _STALE_S = 900.0  # feeding takes minutes at most, while a queue is full
 STOPPED = "stopped by a signal"
 """Why an element has ended that was cancelled or preempted; the batch system may have requeued it."""
@@ -333,15 +337,54 @@ class Submission:
         Yields:
             Whether this process has the lock.
         """
-        lock = self.folder / _LOCK
-        deadline = time.monotonic() + patience_s
-        while not (ours := _locked(lock)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        try:
+        with _holding(self.folder / _LOCK, patience_s, 0.1) as ours:
             yield ours
-        finally:
-            if ours:
-                lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def submitting(results: Path, notify: Callable[[str], None]) -> Generator[None]:
+    """Lock a folder for results: of several commands at a time, one decides what to submit, and submits it.
+
+    Raises:
+        ExperimentError: Another command did not finish in time, or the folder cannot be written.
+    """
+    base, where = results / ARRAYS_FOLDER, f"results folder {results}"
+    lock = base / _SUBMITTING
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExperimentError(where, f"cannot be written: {error.strerror}") from error
+    if lock.exists():
+        notify(f"Another amlsched run … -s submits to {results}; waiting for it")
+    try:
+        with _holding(lock, _OTHERS_S, 1.0) as ours:
+            if not ours:
+                problem = f"another amlsched run … -s submits to it{_owner(lock)}"
+                raise ExperimentError(where, problem, f"wait for it; if it has ended, remove {lock}")
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            base.rmdir()  # if nothing was submitted
+
+
+def _owner(lock: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        other = checked(Process.from_json(json.loads(file_bytes(lock))))
+        return f" (process {other.pid} on {other.host})"
+    return ""
+
+
+@contextlib.contextmanager
+def _holding(lock: Path, patience_s: float, pause_s: float) -> Generator[bool]:
+    """Hold a lock, if this process gets it in time; yields whether it did."""
+    deadline = time.monotonic() + patience_s
+    while not (ours := _locked(lock)) and time.monotonic() < deadline:
+        time.sleep(pause_s)
+    try:
+        yield ours
+    finally:
+        if ours:
+            lock.unlink(missing_ok=True)
 
 
 def _locked(lock: Path) -> bool:

@@ -16,7 +16,16 @@ from amlsched.batch_systems.system import filled
 from amlsched.errors import BatchSystemError, ConfigError, ExperimentError, MaybeSubmittedError
 from amlsched.experiments._arrays.cluster_options import array_options
 from amlsched.experiments._arrays.queue import adopt, in_queue, live_arrays, settle_open, states
-from amlsched.experiments._arrays.submission import STOPPED, Part, Submission, Work, create, next_folder, submissions
+from amlsched.experiments._arrays.submission import (
+    STOPPED,
+    Part,
+    Submission,
+    Work,
+    create,
+    next_folder,
+    submissions,
+    submitting,
+)
 from amlsched.experiments._code.copy import CodeCopy, CopyPlan
 from amlsched.experiments._config import yaml
 from amlsched.experiments._config.axes import DEBUG_FOLDER
@@ -130,47 +139,49 @@ def submit(
     done: list[SubmitResult] = []
     for path in plan.paths:
         results = path.resolve()
-        before = submissions(results / DEBUG_FOLDER if plan.debug else results)
-        earlier: list[tuple[Submission, Part]] = []
-        refused = ""
-        for one in before:
-            _forget_if_never_submitted(one, notify)
-            fed = feed(one, notify=notify)
-            earlier += ((one, part) for part in fed.parts)
-            refused = fed.refused or refused
-        queued = in_queue(before)
-        changed = _changed_settings(plan, results, before, queued)
-        work = remaining_work(plan, results, queued)
-        made: Submission | None = None
-        problem: BatchSystemError | None = None
-        if work:
-            copies = CopyPlan.of(section, results, where=str(plan.config), **(copy or {}))
-            copied = copies.make(len(work), replace=replace_copy, exclude=[one.resolve() for one in plan.paths])
-            made = create(
-                results,
-                config_snapshot(plan, results),
-                system=batch.name,
-                target=str(target),
-                command=list(command) or sys.argv,
-                debug=bool(plan.debug),
-                capture=capture,
-                logs=_logs(section),
-                at_once=section.get("num_parallel_jobs"),
-                work=work,
-                array=array,
-                grace_s=grace_s,
-                copies=[str(one.folder) for one in copied],
-            )
-            _save_carried(made, run.loggers, scheduler)
-            try:
-                refused = feed(made, notify=notify).refused
-            except (BatchSystemError, ConfigError) as error:
-                if not made.asked:
-                    shutil.rmtree(made.folder, ignore_errors=True)
-                if not made.parts or not isinstance(error, BatchSystemError):
-                    raise
-                problem = error
-            _copy_script(made, section.get("slurm_output"))
+        with submitting(results, notify):
+            before = submissions(results / DEBUG_FOLDER if plan.debug else results)
+            earlier: list[tuple[Submission, Part]] = []
+            refused = ""
+            for one in before:
+                _forget_if_never_submitted(one, notify)
+            queued = in_queue(before)  # this also finds out what is to be submitted again
+            for one in before:
+                fed = feed(one, notify=notify)
+                earlier += ((one, part) for part in fed.parts)
+                refused = fed.refused or refused
+            changed = _changed_settings(plan, results, before, queued)
+            work = remaining_work(plan, results, queued)
+            made: Submission | None = None
+            problem: BatchSystemError | None = None
+            if work:
+                copies = CopyPlan.of(section, results, where=str(plan.config), **(copy or {}))
+                copied = copies.make(len(work), replace=replace_copy, exclude=[one.resolve() for one in plan.paths])
+                made = create(
+                    results,
+                    config_snapshot(plan, results),
+                    system=batch.name,
+                    target=str(target),
+                    command=list(command) or sys.argv,
+                    debug=bool(plan.debug),
+                    capture=capture,
+                    logs=_logs(section),
+                    at_once=section.get("num_parallel_jobs"),
+                    work=work,
+                    array=array,
+                    grace_s=grace_s,
+                    copies=[str(one.folder) for one in copied],
+                )
+                _save_carried(made, run.loggers, scheduler)
+                try:
+                    refused = feed(made, notify=notify).refused
+                except (BatchSystemError, ConfigError) as error:
+                    if not made.asked:
+                        shutil.rmtree(made.folder, ignore_errors=True)
+                    if not made.parts or not isinstance(error, BatchSystemError):
+                        raise
+                    problem = error
+                _copy_script(made, section.get("slurm_output"))
         done.append(SubmitResult(results, made, len(queued), refused, earlier, changed, problem))
         if problem is not None:
             break
