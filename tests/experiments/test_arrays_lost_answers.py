@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -358,3 +360,77 @@ def test_a_results_folder_that_is_removed_while_somebody_waits_is_told_as_that(m
     assert waiting.wait().code == 2
     assert "results: was removed while its repetitions were in the queue" in waiting.text
     assert "to end its jobs: scancel 1" in waiting.text
+
+
+@pytest.mark.parametrize(
+    ("when", "outcome"), [("before", "nothing was run"), ("while", "what this element has logged is lost")]
+)
+def test_an_element_says_that_its_results_folder_was_removed(made: World, when: str, outcome: str) -> None:
+    made.submit()
+    if when == "while":
+        made.begin("1", "0")
+        until(made.diary)
+    (made.folder / "results").rename(made.folder / "removed")
+    if when == "before":
+        made.begin("1", "0")
+    call = made.elements["1", "0"]
+    made.let_go(0)
+    assert made.finish("1", "0") == 2
+    said = f"results: was removed while its elements were in the queue: {outcome} (submit again with amlsched run … -s"
+    assert said in call.text
+    assert "Errno" not in call.text
+
+
+# ------------------------------------------------------------------------------ what random schedules have found before
+
+
+def test_the_lock_of_a_command_that_was_killed_holds_up_nobody(made: World) -> None:
+    made.slurm.set(largest=2)
+    made.slurm.moods("sbatch", "", "full", "full")
+    assert "2 more elements wait to be submitted" in made.submit().text
+    dead = {"host": socket.gethostname(), "pid": 2**22, "born": 1, "space": ""}
+    for lock in ("submitting", "0001/feeding"):
+        (made.folder / "results/_arrays" / lock).write_text(json.dumps(dead))
+    assert "Submitted array 2 to Slurm: 2 elements of" in made.submit().text
+
+
+def test_of_two_commands_that_submit_at_a_time_one_waits(made: World) -> None:
+    halted = made.submit(stop_at=20)
+    assert halted.code is None
+    assert (made.folder / "results/_arrays/submitting").exists()
+    done = made.submit(virtual=True)
+    assert done.code == 2
+    assert "; waiting for it" in done.text
+    assert f"another amlsched run … -s submits to it (process {halted.pid} on " in done.text
+    halted.go_on()
+    assert (halted.code, jobs(made)) == (0, ["1"])
+    assert "4 repetitions are already in the queue. Nothing else to submit" in made.submit().text
+
+
+def test_what_was_preempted_is_submitted_by_the_command_that_finds_it_out(made: World) -> None:
+    made.submit()
+    made.begin("1", "0")
+    until(made.diary)
+    made.kill("1", "0")
+    made.slurm.mark("1", "0", "PREEMPTED")
+    assert "Submitted array 2 to Slurm: 1 element of" in made.submit().text
+
+
+def test_a_second_array_that_could_not_be_cancelled_is_cancelled_later(made: World) -> None:
+    made.slurm.moods("sbatch", "twice")
+    made.slurm.moods("scancel", "break")
+    assert made.submit().code == 0
+    said = "Array 1 of Slurm was submitted beside another one with the same elements, and does nothing"
+    assert f"{said}; amlsched cancel cancels it" in made.status().text
+    assert f"{said}; it is cancelled" in made.submit().text
+    assert {job for job, _ in made.slurm.pending()} == {"2"}
+
+
+def test_what_could_not_be_removed_from_the_queue_is_submitted_again(made: World) -> None:
+    made.submit()
+    made.slurm.moods("scancel", "break")
+    assert made.cancel().code == 2
+    assert "Submitted array 2 to Slurm: 4 elements" in made.submit().text
+    made.let_go(*range(4))
+    made.run_all()
+    assert made.completions() == [1] * 4

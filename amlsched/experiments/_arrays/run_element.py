@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amlsched.batch_systems import commands
-from amlsched.errors import BatchSystemError
+from amlsched.errors import BatchSystemError, ExperimentError
 from amlsched.experiments._arrays import submission
 from amlsched.experiments._arrays.submission import STOPPED, Word
 from amlsched.experiments._arrays.submit import feed_from_element
@@ -99,6 +99,7 @@ def run_element(folder: Path, first: int, count: int, index: int, mark: str = ""
         ExperimentError: There is no such submission, or the experiment cannot be imported.
         BaseException: A signal stopped it.
     """
+    _check_there(folder, "nothing was run")
     one = submission.read(folder)
     position = index - one.batch.first
     if position >= count:
@@ -118,9 +119,18 @@ def run_element(folder: Path, first: int, count: int, index: int, mark: str = ""
         if code not in (_WARNED, one.batch.requeue_code or _WARNED):  # it may have been requeued
             _leave_word(one, "ended", number, Word(job, STOPPED if code == _STOPPED else ""))
         raise
+    _check_there(folder, "what this element has logged is lost")
     _leave_word(one, "ended", number, Word(job))
     _feed(one, number)
     return summary
+
+
+def _check_there(folder: Path, outcome: str) -> None:
+    """Raise ExperimentError if the results folder was removed since the submission."""
+    if not submission.is_there(folder):
+        problem = f"was removed while its elements were in the queue: {outcome}"
+        remedy = "submit again with amlsched run … -s, and cancel elements that are left in the queue"
+        raise ExperimentError(f"results folder {folder.parent.parent}", problem, remedy)
 
 
 def _own_part(one: Submission, mark: str) -> Part | None:

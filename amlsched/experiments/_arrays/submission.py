@@ -49,7 +49,18 @@ from amlsched.experiments._storage.record import Process, attributes_by_key, che
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["STOPPED", "Part", "Submission", "Word", "Work", "create", "next_folder", "submissions", "submitting"]
+__all__ = [
+    "STOPPED",
+    "Part",
+    "Submission",
+    "Word",
+    "Work",
+    "create",
+    "is_there",
+    "next_folder",
+    "submissions",
+    "submitting",
+]
 
 _FORMAT = 1
 _FILE, _DROPPED, _LOCK, _LAST, _SURPLUS = "submission.json", "dropped.json", "feeding", "last", "surplus"
@@ -472,6 +483,11 @@ def _numbered(results: Path) -> Path:
         else:
             replace_file(folder.parent / _LAST, folder.name)
             return folder
+
+
+def is_there(folder: Path) -> bool:
+    """Whether there is a submission in this folder."""
+    return (folder / _FILE).is_file()
 
 
 def read(folder: Path) -> Submission:
