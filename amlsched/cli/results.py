@@ -76,7 +76,7 @@ def selected(arguments: argparse.Namespace) -> Results:
         found = found.repetition(*arguments.rep)
     for text in arguments.where:
         key, value = condition(text)
-        some = found.with_params({key.removeprefix("params."): value})
+        some = found.matching(key, value)
         if len(found) and not len(some):
             there = dict.fromkeys(map(_shown, found.exact(found.column(key))))
             raise ExperimentError(where, f"has no repetition that matches --where {text}", _offer(key, there))

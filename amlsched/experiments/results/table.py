@@ -120,6 +120,22 @@ class Results(pandas.DataFrame):
                 ]
         return self[numpy.array(wanted, dtype=bool)]
 
+    def matching(self, key: str, value: Any) -> Results:
+        """The repetitions with this value, as `--where` of the command line selects them.
+
+        Args:
+            key: One of our own columns, such as `state`, or a parameter. A parameter that has the name of such a column
+                is `params.NAME`, as in `summary`.
+            value: What is equal is as for `with_params`.
+
+        Raises:
+            ExperimentError: There is no such column or parameter.
+        """
+        if key not in ("name", "r") and (key not in self.columns or key in self.settings):
+            return self.with_params({key.removeprefix("params."): value})
+        wanted = identity(value)
+        return self[numpy.array([identity(one) == wanted for one in self.exact(key)], dtype=bool)]
+
     def _expected(self, path: tuple[str, ...], value: Any) -> Iterator[tuple[str, Any]]:
         """The columns of a condition, and the values that they have to have."""
         paths = {column: tuple(path) for column, path in self._facts.get("paths", {}).items()}

@@ -202,7 +202,17 @@ def test_what_cannot_be_shown_is_an_error(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("where", "number"), [("name=second", 2), ("state=failed", 2), ("run=first__opt.l0.1_b1", 4)])
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("name=second", 2),
+        ("state=failed", 2),
+        ("run=first__opt.l0.1_b1", 4),
+        ("r=1", 5),
+        ("params.r=5", 2),
+        ("loss=mse", 2),
+    ],
+)
 def test_other_columns_can_be_asked_for_too(
     out: Path, capsys: pytest.CaptureFixture[str], where: str, number: int
 ) -> None:
