@@ -159,7 +159,8 @@ class LiveView(_Display):
         from rich.console import Group
 
         view = _view(self._scheduler, self._workers, self._clock, self._share)
-        self._live.update(Group(view, *self._extra), refresh=True)
+        used = [_plain(text)] if final and (text := _used(self._scheduler)) else []
+        self._live.update(Group(view, *self._extra, *used), refresh=True)
 
     def _clear(self) -> None:
         self._live.update("")
@@ -188,7 +189,10 @@ class PlainLines(_Display):
         rate = f"{self._clock.rate(counts.ended):.3g}/s, callbacks {self._share:.0%}"
         if estimate := _time_left(self._scheduler):
             rate += f", {estimate}"
-        self._stream.write(printable(f"{self._clock.seconds:.0f} s: {counts}, {rate}{missing}\n", self._stream))
+        line = f"{self._clock.seconds:.0f} s: {counts}, {rate}{missing}\n"
+        if final and (used := _used(self._scheduler)):
+            line += f"{used}\n"
+        self._stream.write(printable(line, self._stream))
         self._stream.flush()
 
 
@@ -329,6 +333,13 @@ def _time_left(scheduler: Scheduler) -> str:
     if not scheduler.estimates or scheduler.empty():
         return ""
     return str(scheduler.estimator.shown() or "")
+
+
+def _used(scheduler: Scheduler) -> str:
+    """What calls used and had requested, as a table; empty if they requested nothing, or it is not measured."""
+    if not scheduler.estimates or not any(task.requests_resources for task in scheduler.tasks):
+        return ""
+    return str(scheduler.learned())
 
 
 def _task_table() -> Table:

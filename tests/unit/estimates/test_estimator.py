@@ -385,6 +385,19 @@ def test_a_display_shows_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "left" not in lines[-1]
 
 
+@pytest.mark.parametrize("resources", [Resources(memory="1 GiB"), None])
+def test_a_display_ends_with_what_calls_used_and_had_requested(
+    resources: Resources | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", shown := io.StringIO())
+    scheduler = Scheduler.with_sequential(estimates=True, pool=Pool(1, "2 GiB"))
+    task = scheduler.task(train, resources=resources, group="trees")
+    scheduler.on_start(lambda: task.submit(1.0))
+    scheduler.run(display=True)
+    lines = shown.getvalue().splitlines()
+    assert (lines[-2].startswith("group"), lines[-1].startswith("trees")) == (resources is not None,) * 2
+
+
 def test_displays_take_one_percent_of_a_core_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = Scheduler.with_sequential(estimates=True)
     now, asked_at = 100.0, list[float]()

@@ -212,3 +212,19 @@ def test_what_is_drawn_is_a_line_through_the_center() -> None:
     drawn = [spread.draw(rng) for _ in range(500)]
     at_7 = [mean + slope * 7.0 - 7.0 for mean, slope, _ in drawn]
     assert statistics.fmean(at_7) == pytest.approx(0.0, abs=0.1)  # 1 - 0.5 · 2
+
+
+def test_calls_that_run_correct_how_expected_times_are_wrong() -> None:
+    """Of the calls of which most was expected, only those that took less have finished."""
+    rng = random.Random(1)
+    seen, running = Line(), list[tuple[float, float]]()
+    for _ in range(400):
+        x = rng.uniform(0, 3)
+        z = 1 - 0.3 * x + rng.gauss(0, 0.6)
+        if x + z < 2.5:
+            seen.add(x, z)
+        else:
+            running.append((x, 2.5 - x))  # it has run for as long as any other could
+    slopes = of_group(seen).slope, of_group(seen, running).slope
+    assert abs(slopes[1] + 0.3) < 0.1 < abs(slopes[0] + 0.3)
+    assert of_group(seen, running).at(3.0) == pytest.approx(1 - 0.3 * 3, abs=0.15)
