@@ -104,7 +104,9 @@ class _OwnJob:
             self.job_header_dict = {**self.job_header_dict, **ours}
         else:
             self.job_header = self._quoted_header({str(kwargs[name]): name for name in QUOTED if name in kwargs})
-        self.set_command(self._command_template, with_prologue=True)
+        # dask-jobqueue's own number of threads stands before ours, which counts.
+        command = re.sub(r" --nthreads \d+(?=.* --nthreads )", "", self._command_template, count=1, flags=re.DOTALL)
+        self.set_command(command, with_prologue=True)
 
     def set_prologue(self: Any, lines: Sequence[str]) -> None:
         """Set the lines that run before the command; a command that is set before lacks them."""
