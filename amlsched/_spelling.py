@@ -39,6 +39,9 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     names = list(known)
     if guess := meant(word, names) or most_similar(word, names, 0.65):
         return guess
+    longer = [name for name in names if len(word) > 2 and name.lower().startswith(word.lower())]
+    if len(longer) == 1:
+        return longer[0]
     in_lower_case = {name.lower(): name for name in names}
     found = most_similar(word.lower(), in_lower_case, 0.65)
     return in_lower_case[found] if found else None

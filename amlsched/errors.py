@@ -183,7 +183,8 @@ class CallbackError(AmlschedError, TypeError):
         self.callback, self.event, self.problem = callback, event, problem
 
     def __str__(self) -> str:
-        return f"{self.callback} cannot be a callback of {self.event!r}: {self.problem}"
+        event = self.event.replace("-", "_") if self.event.startswith("on-") else self.event  # as users write it
+        return f"{self.callback} cannot be a callback of {event}: {self.problem}"
 
 
 class SchedulerNotRunningError(AmlschedError, RuntimeError):

@@ -313,7 +313,7 @@ class Subscriber(Generic[P, R]):
     def _note(self, call: Callable[..., object], args: tuple[object, ...]) -> str:
         callback = next((handler.callback for handler in self.handlers if handler.call is call), call)
         about = f", called with {_SHORT.repr(args[0])}" if args else ""
-        return f"in the callback {_name(callback)} of event {str(self.event)!r} of {self.emitter.name}{about}"
+        return f"in the callback {_name(callback)} of event {_as_written(self.event)} of {self.emitter.name}{about}"
 
     def _spawning(self, callback: Callable[..., Any]) -> Callable[..., object]:
         def spawn(*args: object, **kwargs: object) -> None:
@@ -473,6 +473,12 @@ def add_note(error: BaseException, note: str) -> None:
     """Add a note to an exception, if possible: not to a frozen dataclass, for example."""
     with suppress(BaseException):  # code of a user's class, which may even raise SystemExit
         error.add_note(note)
+
+
+def _as_written(event: object) -> str:
+    """The name of an event as users write it, `on_result`; other names are left as they are."""
+    name = str(event)
+    return name.replace("-", "_") if name.startswith("on-") else name
 
 
 def _name(callback: Callable[..., object]) -> str:

@@ -249,7 +249,8 @@ class Counts(NamedTuple):
         return self.results + self.exceptions + self.cancelled
 
     def __str__(self) -> str:
-        return ", ".join(f"{value} {name}" for name, value in self._asdict().items())
+        counts = self._asdict().items()
+        return ", ".join(f"{value} {name.removesuffix('s') if value == 1 else name}" for name, value in counts)
 
 
 class Workers:
@@ -320,7 +321,10 @@ def _view(scheduler: Scheduler, workers: Workers, clock: Clock | None, share: fl
     table = _task_table()
     for task in scheduler.tasks:
         _add_task(table, task)
-    parts: list[Any] = [head, Text(str(counts))]
+    numbers = Text(str(counts))
+    numbers.highlight_regex(r"\b[1-9]\d* results?", "green")
+    numbers.highlight_regex(r"\b[1-9]\d* exceptions?", "bold red")
+    parts: list[Any] = [head, numbers]
     if are_missing(now := workers.now, counts):
         parts += (Text(f"  {line}", style="yellow") for line in now.instead)
     if table.row_count:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from amlsched.errors import MissingExtraError
 from amlsched.executors.user_function import call_function
 from amlsched.task import Plugin
+from amlsched.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +174,7 @@ class WandbPlugin(Plugin):
         self._submitted = 0
 
     def __str__(self) -> str:
-        return f"{self.name}: {self._submitted} runs in project {self.params.project} ({self.params.mode})"
+        return f"{self.name}: {counted(self._submitted, 'run')} in project {self.params.project} ({self.params.mode})"
 
 
 class _InRun:

@@ -212,7 +212,7 @@ def test_an_event_object_becomes_known_by_its_use(emitter: Emitter) -> None:
 def test_a_callback_that_cannot_take_the_arguments_is_refused_when_registered(
     emitter: Emitter, callback: Any, problem: str
 ) -> None:
-    with pytest.raises(CallbackError, match="'ping'") as caught:
+    with pytest.raises(CallbackError, match="cannot be a callback of ping: ") as caught:
         emitter.on(PING, callback)
     assert problem in str(caught.value)
     assert emitter.subscriber(PING).handlers == ()

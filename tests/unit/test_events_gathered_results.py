@@ -151,7 +151,7 @@ def test_an_exception_in_it_is_that_of_a_callback(scheduler, executor, task) -> 
     with pytest.raises(ValueError, match="cannot think") as caught:
         scheduler.run()
     assert "in the callback" in caught.value.__notes__[0]
-    assert "'on-results'" in caught.value.__notes__[0]
+    assert "of event on_results of" in caught.value.__notes__[0]
 
 
 def test_the_time_of_callbacks_is_measured_where_somebody_looks(scheduler, executor, task, monkeypatch) -> None:

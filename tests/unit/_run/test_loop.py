@@ -356,7 +356,7 @@ def test_the_trace_of_a_callback_is_short_and_names_what_failed(
     trace = "".join(traceback.format_exception(caught.value)).splitlines()
     assert len(trace) < 35, "\n".join(trace)
     assert "plot" in trace[-1]
-    assert "'on-result' of task abs" in trace[-1]
+    assert "of event on_result of task abs" in trace[-1]
     assert "<call 1 of abs, finished>" in trace[-1]
 
 

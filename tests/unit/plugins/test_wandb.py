@@ -166,7 +166,7 @@ def test_the_numbers_of_the_calls_reset_in_child_with_each_run_of_the_scheduler(
     scheduler.on_start(lambda: task.submit(1.0))
     for _ in range(2):
         scheduler.run()
-        assert str(plugin) == "wandb: 1 runs in project p (disabled)"
+        assert str(plugin) == "wandb: 1 run in project p (disabled)"
 
 
 @needs_wandb
