@@ -1,4 +1,4 @@
-"""The command line: `amlsched run | status | cancel | results | plot | config`.
+"""The command line: `amlsched run | status | logs | results | best | plot | config` and more.
 
 A command is a module with `add_to(commands)`, which adds its parser. Its functions import what they need when they
 are called, so that `amlsched --help` is fast.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from amlsched import __version__
 from amlsched._surroundings import hidden, open_streams, restart_in_utf8_mode, working_folder_problem
-from amlsched.cli import cancel, config, doctor, element, plot, results, run, status
+from amlsched.cli import best, cancel, completion, config, doctor, element, init, logs, plot, results, run, status
 from amlsched.cli._output import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, print_stderr, shortened
 from amlsched.cli.parser import Parser
 from amlsched.errors import AmlschedError, MissingExtraError, ResultsNotWritableError
@@ -25,7 +25,7 @@ from amlsched.errors import AmlschedError, MissingExtraError, ResultsNotWritable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["exit_code", "exit_despite_threads", "main"]
+__all__ = ["command_parser", "exit_code", "exit_despite_threads", "main"]
 
 _SIGNAL_GRACE_S = 1.5
 _EXIT_GRACE_S = 5.0
@@ -140,10 +140,16 @@ def _children() -> list[int]:
 
 
 def _command(argv: Sequence[str] | None) -> int:
+    arguments = command_parser().parse_args(argv)
+    return cast("int", arguments.command(arguments))
+
+
+def command_parser() -> Parser:
+    """The parser of the whole command line."""
     parser = Parser("amlsched", description="Run the experiments of a config file, and inspect their results.")
     parser.add_argument("--version", action="version", version=f"amlsched {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (run, status, cancel, results, plot, config, doctor, element):
+    for module in (init, run, status, logs, cancel, results, best, plot, config, doctor, completion, element):
         module.add_to(commands)
-    arguments = parser.parse_args(argv)
-    return cast("int", arguments.command(arguments))
+    parser.set_defaults(parser=parser)  # for the command that prints completions of all
+    return parser

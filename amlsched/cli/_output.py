@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
     """The object that a command's parser is added to."""
+    Arguments = argparse._ActionsContainer  # pyright: ignore[reportPrivateUsage]
+    """A parser, or a group of its arguments."""
 
 __all__ = [
     "BAD_INPUT",
@@ -34,6 +37,7 @@ __all__ = [
     "add_command",
     "add_debug",
     "add_results",
+    "add_selection",
     "add_set",
     "counts",
     "described",
@@ -41,12 +45,14 @@ __all__ = [
     "ranges",
     "check_not_swapped",
     "print_stderr",
+    "print_stdout",
     "shortened",
     "print_summary",
     "print_failures",
     "print_interrupted",
     "print_notes",
     "print_table",
+    "write_file",
 ]
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -56,6 +62,9 @@ SHOWN_RUNS = 40
 MANY = 10_000
 """A new config with more repetitions than this may be a mistake."""
 _SHOWN_FAILURES = 20
+_ALIKE = 3
+"""From this many on, failures with the same error are shown as one."""
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
 _LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{50})")
 
 
@@ -75,7 +84,16 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="RESULTS", type=folder, help=text)
 
 
-def add_debug(parser: argparse.ArgumentParser) -> None:
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that select repetitions."""
+    add = parser.add_argument
+    add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
+    text = "only repetitions with this parameter, such as params.lr=0.1; may be repeated"
+    add("--where", metavar="KEY=VALUE", action="append", default=[], help=text)
+    add("--rep", metavar="N", type=int, nargs="+", action="extend", default=[], help="only these repetitions")
+
+
+def add_debug(parser: Arguments) -> None:
     """Add `--debug` and `--debugall`, for commands that expand a config."""
     short = parser.add_mutually_exclusive_group()
     text = "a short trial: the first run of each experiment, one repetition, one iteration"
@@ -84,7 +102,7 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     short.add_argument("--debugall", action="store_const", const="debugall", dest="debug", help=text)
 
 
-def add_set(parser: argparse.ArgumentParser) -> None:
+def add_set(parser: Arguments) -> None:
     """Add `--set KEY=VALUE`, for commands that read a config."""
     text = "a value that overrides the config's, such as params.lr=0.1 or 'grid.lr=[0.1, 0.2]'; may be repeated"
     parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help=text)
@@ -119,10 +137,25 @@ def shortened(text: str) -> str:
     return _LONG_WORD.sub(r"\1…\2", text)
 
 
+def write_file(file: Path, text: str) -> None:
+    """Write a file that an option names; its folder is created."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def print_stderr(text: str) -> None:
     """Print to standard error, and ignore errors if it is closed."""
+    from amlsched.display.table import write
+
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        write(text, sys.stderr)
+
+
+def print_stdout(text: str) -> None:
+    """Print to standard output, with colours if it is a terminal."""
+    from amlsched.display.table import write
+
+    write(text, sys.stdout)
 
 
 def print_summary(summary: Summary, plan: Plan, metrics: list[str], seconds: float, *, quiet: bool) -> None:
@@ -138,7 +171,7 @@ def print_summary(summary: Summary, plan: Plan, metrics: list[str], seconds: flo
         head = f"Ran {summary.ran} in {duration(seconds)}. "
     else:
         head = "Nothing to run: all repetitions are done. " if summary.complete else "Nothing to run. "
-    print(f"{head}{counts(summary)} {_used(summary)}Results: {', '.join(map(str, plan.paths))}")
+    print_stdout(f"{head}{counts(summary)} {_used(summary)}Results: {', '.join(map(str, plan.paths))}")
 
 
 def _print_unknown_metrics(summary: Summary, metrics: list[str]) -> None:
@@ -168,7 +201,8 @@ def counts(summary: Summary) -> str:
 
 def print_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
     """Print a table with a row for each run."""
-    from amlsched.display.table import duration, mean_and_deviation, table
+    from amlsched._surroundings import is_terminal
+    from amlsched.display.table import duration, fitted, mean_and_deviation, table
     from amlsched.experiments.storage import State
 
     tallies = list(summary.tallies.values())
@@ -184,7 +218,11 @@ def print_table(summary: Summary, metrics: list[str], *, everything: bool = Fals
         ]
         for tally in shown
     ]
-    print(table(["run", "done", *metrics, "time", ""], rows))
+    columns = ["run", "done", *metrics, "time", ""]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    width = shutil.get_terminal_size().columns
+    print_stdout(fitted(columns, rows, width) if is_terminal(sys.stdout) else table(columns, rows))
     if len(tallies) > len(shown):
         print(f"… and {len(tallies) - len(shown)} more runs")
 
@@ -193,10 +231,17 @@ def print_failures(summary: Summary) -> None:
     """Print what failed, and the log file of each failure."""
     from amlsched.experiments.storage import State, layout
 
-    for name, folder, reason in summary.failed[:_SHOWN_FAILURES]:
-        print_stderr(f"failed: {name}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
-    if len(summary.failed) > _SHOWN_FAILURES:
-        print_stderr(f"… and {len(summary.failed) - _SHOWN_FAILURES} more")
+    alike: dict[str, list[tuple[str, Path, str]]] = {}
+    for one in summary.failed:
+        alike.setdefault(_NUMBER.sub("0", one[2]), []).append(one)
+    groups = [[one] for group in alike.values() if len(group) < _ALIKE for one in group]
+    groups += [group for group in alike.values() if len(group) >= _ALIKE]
+    for group in groups[:_SHOWN_FAILURES]:
+        name, folder, reason = min(group, key=lambda one: _size(one[1] / layout.ERR_LOG))
+        of = name if len(group) == 1 else f"{len(group)} repetitions, such as {name}"
+        print_stderr(f"failed: {of}: {reason}\n        {_near(folder / layout.ERR_LOG)}")
+    if len(groups) > _SHOWN_FAILURES:
+        print_stderr(f"… and {sum(map(len, groups[_SHOWN_FAILURES:]))} more")
     states = [state for state in ("failed", "unknown") if summary.states[State(state)]]
     if summary.failed and states:
         print_stderr(f"--rerun {' '.join(states)} runs them again")
@@ -216,6 +261,13 @@ def print_interrupted(summary: Summary) -> None:
 
     states = str(summary.states.without(State.PENDING))
     print_stderr(f"Interrupted{f': {states}' if states else ''}. Run the same command again to resume.")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return sys.maxsize
 
 
 def _near(path: Path) -> str:

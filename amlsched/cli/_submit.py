@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from amlsched.experiments.plan import Plan
     from amlsched.experiments.target import Target
 
-__all__ = ["check_no_run_options", "submit_or_wait"]
+__all__ = ["check_no_run_options", "print_arrays", "submit_or_wait"]
 
 
 def submit_or_wait(
@@ -78,12 +78,32 @@ def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan
     return OK
 
 
+def print_arrays(arguments: argparse.Namespace, target: Target, plan: Plan) -> None:
+    """Print the arrays that `-s` would submit: how many elements, of which repetitions, and the script."""
+    from amlsched.batch_systems import SYSTEMS
+    from amlsched.experiments.arrays import job_scripts
+
+    for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
+        cluster = plan.resolved.checked_cluster() or {}
+        title = SYSTEMS[arguments.submit or cluster.get("system", "slurm")].title
+        at_once = cluster.get("num_parallel_jobs")
+        some = f", at most {at_once} at a time" if at_once else ""
+        print(f"\n-s would submit an array of {counted(count, 'element')} to {title}{some}. Its script:\n")
+        print(script, end="")
+        if description:
+            print(f"\nIts submit description:\n\n{description}", end="")
+        print(f"\nNothing was submitted. Results: {results}")
+
+
 def check_no_run_options(arguments: argparse.Namespace) -> None:
     """Reject arguments that only apply to a run in this process.
 
     Raises:
         ExperimentError: One of them was given.
     """
+    if arguments.executor != "processes":
+        problem = "is for a program that waits for its workers; -s, --submit and --wait are about arrays of jobs"
+        raise ExperimentError(f"--executor {arguments.executor}", problem, "leave one of the two out")
     for flag, given in (
         ("-j", arguments.job is not None),
         ("-t", arguments.prefix_with_timestamp),

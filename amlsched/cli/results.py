@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amlsched.cli._output import OK, add_command, add_results, print_stderr
+from amlsched._spelling import listed, suggestion
+from amlsched.cli._output import OK, add_command, add_results, add_selection, print_stderr, print_stdout, write_file
+from amlsched.display.table import is_number
 from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
@@ -22,9 +27,14 @@ if TYPE_CHECKING:
 
     Frame = TypeVar("Frame", bound=pd.DataFrame)
 
-__all__ = ["add_selection", "add_to", "selected"]
+__all__ = ["add_to", "only_metric", "results_table", "selected"]
 
 _OFFERED = 8
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+)
 
 
 def add_to(commands: Commands) -> None:
@@ -36,21 +46,14 @@ def add_to(commands: Commands) -> None:
     add = parser.add_argument
     text = "group by this key, such as params.lr or run; shows mean, std, median, min, max and the 95%% interval"
     add("--by", metavar="KEY", nargs="+", action="extend", default=[], help=text)
-    text = "only this metric; may be repeated"
-    add("--metric", metavar="NAME", action="append", default=[], help=text)
+    add("--metric", metavar="NAME", nargs="+", action="extend", default=[], help="only these metrics")
     add("--sort", metavar="COLUMN", help="sort the rows by this column, such as mean")
     add("--descending", action="store_true", help="sort the largest first")
-    for kind in ("csv", "json", "markdown"):
-        add(f"--{kind}", metavar="FILE", help=f"write {kind.upper()} to this file instead (- for standard output)")
-
-
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that select repetitions."""
-    add = parser.add_argument
-    add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
-    text = "only repetitions with this parameter, such as params.lr=0.1; may be repeated"
-    add("--where", metavar="KEY=VALUE", action="append", default=[], help=text)
-    add("--rep", metavar="N", type=int, nargs="+", action="extend", default=[], help="only these repetitions")
+    for kind, name in (("csv", "CSV"), ("json", "JSON"), ("markdown", "Markdown"), ("latex", "LaTeX")):
+        add(f"--{kind}", metavar="FILE", help=f"write {name} to this file instead (- for standard output)")
+    text = "with --by and --markdown or --latex: the lowest value of these metrics is bold (default: loss, error, …)"
+    add("--min", metavar="NAME", nargs="+", action="extend", default=[], help=text)
+    add("--max", metavar="NAME", nargs="+", action="extend", default=[], help="likewise, the highest")
 
 
 def selected(arguments: argparse.Namespace) -> Results:
@@ -60,7 +63,6 @@ def selected(arguments: argparse.Namespace) -> Results:
         ExperimentError: They select none.
         ConfigError: A condition is not `KEY=VALUE`.
     """
-    from amlsched._spelling import suggestion
     from amlsched.experiments.config import condition
     from amlsched.experiments.results import load
 
@@ -82,8 +84,22 @@ def selected(arguments: argparse.Namespace) -> Results:
             raise ExperimentError(where, f"has no repetition that matches --where {text}", _offer(key, there))
         found = some
     if not len(found):
-        raise ExperimentError(where, "has no repetition that matches the arguments")
+        known = sorted(set(map(int, load(arguments.results).index.get_level_values("r"))))
+        remedy = listed(map(str, known), "indices of repetitions")
+        raise ExperimentError(where, "has no repetition that matches the arguments", remedy)
     return found
+
+
+def only_metric(found: Results) -> str:
+    """The metric, if there is only one.
+
+    Raises:
+        ExperimentError: There are none, or several.
+    """
+    if len(found.metrics) == 1:
+        return found.metrics[0]
+    problem = "name one of the metrics" if found.metrics else "no numbers have been logged yet"
+    raise ExperimentError("--metric", problem, listed(found.metrics))
 
 
 def _shown(value: Any) -> str:
@@ -103,22 +119,26 @@ def results(arguments: argparse.Namespace) -> int:
     from amlsched.experiments.results.table import STATISTICS
 
     found = selected(arguments)
-    if arguments.by:
-        table = _sorted(found.summary(arguments.by, arguments.metric or None), arguments)
-        columns = {str(name): table[name].tolist() for name in table}
-        for name in STATISTICS:  # NaN where a statistic needs more values
-            columns[name] = [None if value != value else value for value in columns[name]]
-        left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
-        if left_out:
-            print_stderr(f"Left out {counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done")
-    else:
+    if not arguments.by:
+        for option, names in (("--min", arguments.min), ("--max", arguments.max)):
+            if names:
+                problem = "says which value of a table of groups is bold"
+                raise ExperimentError(option, problem, "add --by, such as --by run")
         for name in arguments.metric:
             found.column(name)
         dropped = [name for name in found.metrics if arguments.metric and not _is_asked(name, arguments.metric)]
         some = _sorted(found.drop(columns=dropped).copy().reset_index(), arguments)  # few blocks: see `table_of`
         columns = {str(name): some.exact(str(name)) for name in some}
-    if not _exported(columns, arguments):
-        print(_text(columns))
+    else:
+        left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
+        if left_out:
+            print_stderr(f"Left out {counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done")
+        table = _sorted(found.summary(arguments.by, arguments.metric or None), arguments)
+        columns = {str(name): table[name].tolist() for name in table}
+        for name in STATISTICS:  # NaN where a statistic needs more values
+            columns[name] = [None if value != value else value for value in columns[name]]
+    if not _exported(columns, found, arguments):
+        print_stdout(results_table(*_cells(columns)))
     return OK
 
 
@@ -127,7 +147,6 @@ def _is_asked(name: str, metrics: list[str]) -> bool:
 
 
 def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
-    from amlsched._spelling import suggestion
 
     if arguments.sort is None:
         return table
@@ -143,51 +162,138 @@ def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
         )
 
 
-def _exported(columns: dict[str, list[Any]], arguments: argparse.Namespace) -> bool:
+def _exported(columns: dict[str, list[Any]], found: Results, arguments: argparse.Namespace) -> bool:
     """Write the files that the arguments ask for; whether there were any."""
-    for place, kind in ((arguments.csv, "csv"), (arguments.json, "json"), (arguments.markdown, "markdown")):
+    kinds = ("csv", "json", "markdown", "latex")
+    places: dict[str, str] = {kind: getattr(arguments, kind) for kind in kinds if getattr(arguments, kind) is not None}
+    for kind, place in places.items():
+        if kind in ("csv", "json"):
+            text = _csv(columns) if kind == "csv" else _json(columns)
+        else:
+            paper = _paper(found, columns, arguments) if arguments.by else (*_cells(columns), set[tuple[int, int]]())
+            text = _markdown(*paper) if kind == "markdown" else _latex(*paper)
         if place == "-":
-            sys.stdout.write(_as(kind, columns))
-        elif place is not None:
-            Path(place).write_text(_as(kind, columns), encoding="utf-8", errors="backslashreplace")
-    return any(place is not None for place in (arguments.csv, arguments.json, arguments.markdown))
+            sys.stdout.write(text)
+        else:
+            write_file(Path(place), text)
+    return bool(places)
 
 
-def _as(kind: str, columns: dict[str, list[Any]]) -> str:
-    from amlsched.experiments.config import jsonable, plain
+def _paper(
+    found: Results, columns: dict[str, list[Any]], arguments: argparse.Namespace
+) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
+    """A table for a paper: a row for each group, with mean ± standard deviation of each metric.
+
+    Returns:
+        The names of the columns, the rows, and the place (row and column) of the best value of each metric. Groups with
+        missing values are never best, and say how many there are.
+    """
+    from amlsched.display.table import text_of
+    from amlsched.experiments.progress import lower_is_better
+
+    keys = list(columns)[: list(columns).index("metric")]
+    metrics = list(dict.fromkeys(columns["metric"]))
+    for option, names in (("--min", arguments.min), ("--max", arguments.max)):
+        for name in names:
+            if name not in metrics:
+                raise ExperimentError(f"{option} {name}", "is not a metric of this table", suggestion(name, metrics))
+    groups: dict[tuple[str, ...], dict[str, tuple[int, float | None, float | None]]] = {}
+    for row in range(len(columns["metric"])):
+        group = groups.setdefault(tuple(text_of(columns[key][row]) for key in keys), {})
+        group[columns["metric"][row]] = (columns["n"][row], columns["mean"][row], columns["std"][row])
+    done = found[found["state"].isin(["completed", "surrendered"])]
+    _, places, groups_done = done.groups(arguments.by)
+    sizes = Counter(tuple(map(text_of, groups_done[place])) for place in places)
+    varying = _varying(found, list(groups)) if keys == ["run"] else {}
+    labels = list(zip(*varying.values(), strict=True)) if varying else list(groups)
+    bold: set[tuple[int, int]] = set()
+    for number, metric in enumerate(metrics):
+        lowest = metric in arguments.min or (metric not in arguments.max and lower_is_better(metric))
+        means = [
+            group[metric][1] if metric in group and group[metric][0] == sizes[label] else None
+            for label, group in groups.items()
+        ]
+        known = [mean for mean in means if mean is not None and math.isfinite(mean)]
+        if len(means) > 1 and known:
+            best = (min if lowest else max)(known)
+            bold |= {(row, number + len(labels[0])) for row, mean in enumerate(means) if mean == best}
+    rows = [
+        [*label, *(_of_paper(sizes[key], *group.get(metric, (0, None, None))) for metric in metrics)]
+        for label, (key, group) in zip(labels, groups.items(), strict=True)
+    ]
+    return [*(list(varying) or keys), *metrics], rows, bold
+
+
+def _of_paper(size: int, n: int, mean: float | None, deviation: float | None) -> str:
+    from amlsched.display.table import mean_and_deviation_of
+
+    text = mean_and_deviation_of(n, mean, deviation)
+    return text if n in (0, size) else f"{text} ({n} of {size})"
+
+
+def _varying(found: Results, runs: list[tuple[str, ...]]) -> dict[str, list[str]]:
+    """The parameters that distinguish the runs, instead of their names; none if they do not."""
+    from amlsched.display.table import text_of
+
+    names = list(map(str, found["run"]))
+    first = [names.index(run) for (run,) in runs]
+    columns = {name: found.exact(name) for name in found.settings}
+    texts = {name: [text_of(values[place]) for place in first] for name, values in columns.items()}
+    varying = {name: values for name, values in texts.items() if len(set(values)) > 1}
+    return varying if len(set(zip(*varying.values(), strict=True))) == len(runs) else {}
+
+
+def _csv(columns: dict[str, list[Any]]) -> str:
     from amlsched.experiments.storage import cells
 
-    rows = [plain(list(row), "results") for row in zip(*columns.values(), strict=True)]
-    if kind == "csv":
-        return b"".join((cells.header(columns), *map(cells.line, rows))).decode()
-    if kind == "json":
-        names = [dict(zip(columns, row, strict=True)) for row in rows]
-        return json.dumps(jsonable(names, finite=False), indent=1) + "\n"
-    return _markdown(columns)
+    return b"".join((cells.header(columns), *map(cells.line, _plain_rows(columns)))).decode()
+
+
+def _json(columns: dict[str, list[Any]]) -> str:
+    from amlsched.experiments.config import jsonable
+
+    names = [dict(zip(columns, row, strict=True)) for row in _plain_rows(columns)]
+    return json.dumps(jsonable(names, finite=False), indent=1) + "\n"
+
+
+def _plain_rows(columns: dict[str, list[Any]]) -> list[list[Any]]:
+    from amlsched.experiments.config import plain
+
+    return [plain(list(row), "results") for row in zip(*columns.values(), strict=True)]
 
 
 def _cells(columns: dict[str, list[Any]]) -> tuple[list[str], list[list[str]]]:
     """The names of the columns and the rows as text, without the folder."""
-    from amlsched.display.table import number
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return ""
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return number(value)
-        return " ".join(str(value).splitlines())
+    from amlsched.display.table import text_of
 
     shown = {name: values for name, values in columns.items() if name != "folder"}
-    return list(map(cell, shown)), [list(map(cell, row)) for row in zip(*shown.values(), strict=True)]
+    return list(map(text_of, shown)), [list(map(text_of, row)) for row in zip(*shown.values(), strict=True)]
 
 
-def _text(columns: dict[str, list[Any]]) -> str:
-    from amlsched.display.table import table
+def results_table(names: list[str], rows: list[list[str]]) -> str:
+    """A table as text; on a terminal, one that fits its width."""
+    from amlsched._surroundings import is_terminal
+    from amlsched.display.table import fitted, table
 
-    return table(*_cells(columns))
+    if not is_terminal(sys.stdout):
+        return table(names, rows)
+    return fitted(names, rows, shutil.get_terminal_size().columns, hide_constant=True)
 
 
-def _markdown(columns: dict[str, list[Any]]) -> str:
-    names, body = _cells(columns)
-    rows = [names, ["---"] * len(names), *body]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+def _markdown(names: list[str], body: list[list[str]], bold: set[tuple[int, int]]) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in body]
+    for row, column in bold:
+        cells[row][column] = f"**{cells[row][column]}**"
+    rows = [[name.replace("|", "\\|") for name in names], ["---"] * len(names), *cells]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _latex(names: list[str], body: list[list[str]], bold: set[tuple[int, int]]) -> str:
+    """A `tabular` with the rules of the package booktabs."""
+    cells = [[cell.translate(_LATEX) for cell in row] for row in body]
+    for row, column in bold:
+        cells[row][column] = f"\\textbf{{{cells[row][column]}}}"
+    kinds = "".join("r" if all(is_number(row[column]) for row in body) else "l" for column in range(len(names)))
+    lines = [" & ".join(row) + r" \\" for row in ([name.translate(_LATEX) for name in names], *cells)]
+    rules = (rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule")
+    return "\n".join((*rules, r"\end{tabular}", ""))

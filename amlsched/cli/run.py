@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -27,14 +28,13 @@ from amlsched.cli._output import (
     print_summary,
     ranges,
 )
-from amlsched.cli._submit import check_no_run_options, submit_or_wait
+from amlsched.cli._submit import check_no_run_options, print_arrays, submit_or_wait
 from amlsched.cli.parser import a_duration, at_least_one, seconds
 from amlsched.errors import ExperimentError
 from amlsched.scheduler import check_executor, executor_names
 from amlsched.units import counted
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
@@ -58,6 +58,14 @@ __all__ = [
 
 EXECUTOR_HELP = f"one of {', '.join(executor_names())} (default: processes)"
 _SHOWN_NOTES = 10
+_EXAMPLES = """\
+examples:
+  amlsched run train.py:Train train.yml --max-workers 4
+      in four processes of this machine
+  amlsched run train.py:Train train.yml -e small --set params.lr=0.1 --debug
+      a short trial of one experiment, with another value
+  amlsched run train.py:Train train.yml -s --wait
+      as an array of jobs of Slurm, by the SLURM section of the file, with its progress"""
 _ON_THIS_MACHINE = ("loky", "processes", "threads")
 
 
@@ -68,16 +76,59 @@ def add_to(commands: Commands) -> None:
         "target", metavar="TARGET", help="path/to/file.py:Class or package.module:Class; a function also works"
     )
     add_arguments(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments after the target; a script with `ClusterWork` takes the same."""
     parser.add_argument("config", metavar="CONFIG", help="the YAML file")
-    add = parser.add_argument
+    _add_what(parser)
+    _add_again(parser)
+    _add_here(parser)
+    _add_array(parser)
+    _add_output(parser)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to run")
+    add = group.add_argument
     add("-e", "--experiments", metavar="NAME", nargs="+", action="extend", default=[], help="only these experiments")
     text = "only this job, counted from 0; a job holds `reps_per_job` repetitions"
     add("-j", "--job", metavar="K", type=int, help=text)
-    add_set(parser)
+    add_set(group)
+    add("--results", metavar="DIR", type=folder, help="the folder for the results, instead of the config's `path`")
+    text = "prefix the name of each experiment with the time, as in 1121-093000_digits"
+    add("-t", "--prefix-with-timestamp", action="store_true", help=text)
+    text = "only list what would run; with -s, also the array and its script"
+    add("--dry-run", action="store_true", help=text)
+    add_debug(group)
+    add("--yes", action="store_true", help=f"do not ask before a new config runs more than {MANY} repetitions")
+
+
+def _add_again(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("repetitions that have run before (those that are done are skipped)").add_argument
+    add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
+    text = "also run these again: failed, unknown, all, or names of experiments or runs"
+    add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
+    text = "keep repetitions that ran with other settings under the same name (by default, this is an error)"
+    add("--keep-changed", action="store_true", help=text)
+
+
+def _add_here(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "where to run: this program waits, and its workers are here or on a cluster"
+    ).add_argument
+    add("--executor", metavar="NAME", default="processes", help=EXECUTOR_HELP)
+    add("--max-workers", metavar="N", type=at_least_one, help="how many repetitions run at once (default: one per CPU)")
+    text = "another option of the executor; may be repeated"
+    add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
+    text = "after a signal, how long repetitions that support stopping have to save their state (default: 20)"
+    add("--grace", metavar="SECONDS", type=seconds, default=20.0, help=text)
+
+
+def _add_array(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("or submit an array of jobs, which needs no program that waits").add_argument
     text = "submit the remaining repetitions as an array to the batch system of the config's SLURM section, and return"
     add("-s", "--slurm", action="store_true", help=text)
     add("--submit", metavar="SYSTEM", choices=_ArraySystems(), help="like -s, to this batch system: %(choices)s")
@@ -85,31 +136,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wait", action="store_true", help=text)
     text = "with --wait: how long to wait for a batch system that does not answer, such as 30min (default: for ever)"
     add("--patience", metavar="DURATION", type=a_duration, help=text)
-    add("-o", "--overwrite", action="store_true", help="run everything again; the same as --rerun all")
-    text = "also run these again: failed, unknown, all, or names of experiments or runs"
-    add("--rerun", metavar="WHAT", nargs="+", action="extend", default=[], help=text)
-    text = "keep repetitions that ran with other settings under the same name (by default, this is an error)"
-    add("--keep-changed", action="store_true", help=text)
-    add("--executor", metavar="NAME", default="processes", help=EXECUTOR_HELP)
-    add("--max-workers", metavar="N", type=at_least_one, help="how many repetitions run at once (default: one per CPU)")
-    text = "another option of the executor; may be repeated"
-    add("--executor-option", metavar="KEY=VALUE", action="append", default=[], help=text)
     text = "with -s, or an executor that submits jobs: print the script of the array or job, and submit nothing"
     add("--print-job-script", action="store_true", help=text)
-    text = "after a signal, how long repetitions that support stopping have to save their state (default: 20)"
-    add("--grace", metavar="SECONDS", type=seconds, default=20.0, help=text)
-    add("--results", metavar="DIR", type=folder, help="the folder for the results, instead of the config's `path`")
-    add("--dry-run", action="store_true", help="only list what would run")
-    add("--yes", action="store_true", help=f"do not ask before a new config runs more than {MANY} repetitions")
-    add_debug(parser)
-    text = "print to the console instead of out.log and err.log (with --executor sequential, a debugger works)"
-    add("--no-capture", "--noconsolelog", action="store_true", help=text)
-    text = "prefix the name of each experiment with the time, as in 1121-093000_digits"
-    add("-t", "--prefix-with-timestamp", action="store_true", help=text)
-    _add_copy_arguments(parser)
+    add("--nocodecopy", action="store_true", help="make no copy of the code, even if the config asks for one")
+    add("--zip", action="store_true", help="keep the copy in a zip file")
+    add("--multicopy", action="store_true", help="make a copy for each job")
+    add("--skipsizecheck", action="store_true", help="copy even more than 200 MB")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add("--metric", metavar="NAME", nargs="+", action="extend", default=[], help="the columns to show")
     text = "also use this logger: wandb, print, or path/to/file.py:Class; may be repeated"
     add("--logger", metavar="NAME", action="append", default=[], help=text)
-    add("--metric", metavar="NAME", action="append", default=[], help="a column to show; may be repeated")
+    text = "print to the console instead of out.log and err.log (with --executor sequential, a debugger works)"
+    add("--no-capture", "--noconsolelog", action="store_true", help=text)
     add("-q", "--quiet", action="store_true", help="show neither progress nor table")
 
 
@@ -120,14 +161,6 @@ class _ArraySystems:
         from amlsched.batch_systems import SYSTEMS
 
         return iter(SYSTEMS)
-
-
-def _add_copy_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("copy of the code for submitted jobs").add_argument
-    add("--nocodecopy", action="store_true", help="make no copy, even if the config asks for one")
-    add("--zip", action="store_true", help="keep the code in a zip file instead")
-    add("--multicopy", action="store_true", help="make a copy for each job")
-    add("--skipsizecheck", action="store_true", help="copy even more than 200 MB")
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -162,6 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
     from amlsched.experiments.target import Target
 
     check_not_swapped(arguments.target, arguments.config, f"{arguments.config} {arguments.target}")
+    check_executor_arguments(arguments)  # before the experiment is looked for
     return execute(arguments, Target.parse(arguments.target)).code
 
 
@@ -209,6 +243,8 @@ def execute(
         _print_notes(arguments, plan)
     if arguments.dry_run:
         _dry_run(plan)
+        if (arguments.slurm or arguments.submit) and not arguments.print_job_script:
+            print_arrays(arguments, target, plan)
         return CommandResult(OK)
     loggers = [*loggers, *map(_logger_from_option, arguments.logger)]
     if arguments.slurm or arguments.submit or not (arguments.wait or arguments.print_job_script):

@@ -13,6 +13,7 @@ from amlsched.cli._output import (
     print_failures,
     print_notes,
     print_stderr,
+    print_stdout,
     print_table,
 )
 from amlsched.units import counted
@@ -58,7 +59,7 @@ def status(arguments: argparse.Namespace) -> int:
     print_queue(overview, everything=arguments.all)
     print_failures(summary)
     print_notes(summary)
-    print(counts(summary))
+    print_stdout(counts(summary))
     return OK
 
 
@@ -79,7 +80,7 @@ def print_queue(overview: Overview, *, everything: bool = False) -> None:
     if overview.problem:
         print_stderr(f"{overview.problem}\nSo only the records are shown.")
     for name, stages in overview.arrays.items():
-        print(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(stages.items()))}")
+        print_stdout(f"{name}: {', '.join(f'{count} {words}' for words, count in sorted(stages.items()))}")
     _list(_running, list(overview.running()), everything)
     lost = list(overview.lost())
     _list(_lost, lost, everything)
@@ -95,7 +96,7 @@ def _list(
 ) -> None:
     """Print a line for each repetition; only for those that are shown are logs and rows read."""
     for one in repetitions if everything else repetitions[:_SHOWN]:
-        print(line(one))
+        print_stdout(line(one))
     if len(repetitions) > _SHOWN and not everything:
         print(f"… and {len(repetitions) - _SHOWN} more")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from amlsched._surroundings import is_terminal
-from amlsched.display.table import duration, number
+from amlsched.display.table import STATE_STYLES, coloured, duration, number
 from amlsched.experiments._running.output_capture import outside
-from amlsched.experiments._running.summary import Summary
+from amlsched.experiments._running.summary import Summary, lower_is_better
 from amlsched.experiments._storage import cells, layout
+from amlsched.experiments._storage.record import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,9 +24,20 @@ if TYPE_CHECKING:
     from amlsched.executors.capabilities import WorkersNow
     from amlsched.experiments._running.summary import Ended
 
-__all__ = ["LiveProgress", "PlainProgress", "Progress", "Summary", "Watched", "last_row", "progress_for"]
+__all__ = [
+    "LiveProgress",
+    "PlainProgress",
+    "Progress",
+    "Summary",
+    "Watched",
+    "last_row",
+    "lower_is_better",
+    "progress_for",
+]
 
 _TAIL = 4096
+_ALIKE = 3
+"""After this many failures with the same error, more of them are only counted."""
 FEW = 100
 """Up to this many repetitions, each gets a line."""
 
@@ -160,6 +173,7 @@ class LiveProgress:
         self._run, self._total, self._metrics = run, total, metrics
         self._begun = time.monotonic()
         self._tails: dict[Path, tuple[int, str]] = {}
+        self._alike: Counter[str] = Counter()
         self._console = Console(file=stream)
         self._outside = outside(stream)  # a repetition in this thread redirects the descriptors of the process
         self._live = Live(
@@ -183,37 +197,55 @@ class LiveProgress:
 
     def _done(self, repetition: Shown, ended: Ended) -> None:
         self._tails.pop(repetition.folder, None)
-        if not ended.state.done:
-            self._console.print(
-                f"{ended.state.value}  {repetition}  {ended.error.line if ended.error else ''}",
-                markup=False,
-                highlight=False,
-            )
+        if ended.state.done:
+            return
+        error = ended.error.line if ended.error else ""
+        self._alike[error] += bool(error)
+        if self._alike[error] <= _ALIKE:
+            again = "  (more like this one are only counted)" if self._alike[error] == _ALIKE else ""
+            self._console.print(coloured(f"{ended.state.value}  {repetition}  {error}{again}"), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        workers = self._run.workers
+        missing = workers.instead if workers is not None and workers.here < workers.wanted else ()
+        head = [*self._head(), *([Text(f"{workers}", style="yellow")] if missing else [])]
+        lines = Table.grid(padding=(0, 2))
+        room = max(1, self._console.size.height - 2 - len(head))
+        running = [(repetition, self._tail(repetition)) for repetition in list(self._run.running.values())]
+        for repetition, tail in [(repetition, tail) for repetition, tail in running if tail is not None][:room]:
+            lines.add_row(Text("running", style=STATE_STYLES["running"]), Text(str(repetition)), Text(tail))
+        return Group(*head, lines)
+
+    def _head(self) -> list[RenderableType]:
+        """The bar, the times, and the best value of the first metric so far."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        states = self._run.summary.states
-        ended = states.total()
-        head = Table.grid(padding=(0, 1))
-        head.add_row(
-            ProgressBar(total=self._total, completed=ended, width=40),
-            Text(f"{ended}/{self._total}"),
-            Text(duration(time.monotonic() - self._begun)),
-            Text(str(states)),
-        )
-        workers = self._run.workers
-        missing = workers.instead if workers is not None and workers.here < workers.wanted else ()
-        about = [Text(f"{workers}", style="yellow")] if missing else []
-        lines = Table.grid(padding=(0, 2))
-        room = max(1, self._console.size.height - 4 - len(about))
-        running = [(repetition, self._tail(repetition)) for repetition in list(self._run.running.values())]
-        for repetition, tail in [(repetition, tail) for repetition, tail in running if tail is not None][:room]:
-            lines.add_row(Text("running"), Text(str(repetition)), Text(tail))
-        return Group(head, *about, lines)
+        summary = self._run.summary
+        ended, seconds = summary.states.total(), time.monotonic() - self._begun
+        style = "red" if summary.states[State.FAILED] else "green"
+        width = max(6, min(40, self._console.size.width - 56))  # the rest takes up to 50 columns
+        bar = ProgressBar(self._total, ended, width=width, complete_style=style, finished_style=style)
+        grid = Table.grid(padding=(0, 1))
+        times = [duration(seconds)]
+        if summary.ran and (remaining := self._total - ended):
+            each_s = seconds / summary.ran
+            times.append(f"{60 / each_s:.3g}/min" if each_s < 60 else f"{3600 / each_s:.3g}/h")
+            if summary.ran > len(self._run.running):  # every worker has finished one
+                left_s = each_s * remaining
+                times.append(f"about {duration(left_s) if left_s >= 60 else f'{left_s:.0f} s'} left")
+        grid.add_row(bar, Text(f"{ended}/{self._total}"), Text(", ".join(times)))
+        names = self._metrics or [name for tally in list(summary.tallies.values())[:1] for name in tally.last][:1]
+        best = summary.best(names[0]) if names else None
+        about = [str(summary.states)] if ended else ["" if self._run.running else "starting workers"]
+        if best is not None:
+            about.append(f"best {names[0]} {number(best[1])} ({best[0]})")
+        return [grid, coloured("   ".join(filter(None, about)))]
 
     def _tail(self, repetition: Shown) -> str | None:
         """What a repetition logged last, read from its file; `None` if it has not started."""

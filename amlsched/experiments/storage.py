@@ -3,5 +3,6 @@
 from amlsched._files import replace_file
 from amlsched.experiments._storage import cells, layout
 from amlsched.experiments._storage.record import State
+from amlsched.experiments._storage.record_file import read as read_record
 
-__all__ = ["State", "cells", "layout", "replace_file"]
+__all__ = ["State", "cells", "layout", "read_record", "replace_file"]

@@ -103,6 +103,8 @@ class Target:
                 raise ExperimentError(text, "is a YAML file, not an experiment", _LINE_TO_WRITE)
             problem = "does not name the class or function to run"
             raise ExperimentError(text, problem, _names_in(text.rstrip(":")) or _LINE_TO_WRITE)
+        if place.endswith(":"):
+            raise ExperimentError(text, "has two colons", f"write {place.rstrip(':')}:{name}")
         if not place.endswith(".py") and "/" not in place:
             if not all(place.split(".")):
                 raise ExperimentError(text, f"{place!r} is not a valid name of a module", _LINE_TO_WRITE)

@@ -145,6 +145,13 @@ def graceful(
 
     driver = os.getpid()
 
+    def say(text: str, on_terminal: str) -> None:
+        with contextlib.suppress(OSError):  # not through a stream, as this handler may have interrupted it
+            console = output_capture.console(2)
+            text += on_terminal if os.isatty(console) else ""
+            if text:
+                os.write(console, f"{text}\n".encode())
+
     def handler(number: int, _: Any) -> None:
         nonlocal error, stage
         if os.getpid() != driver:  # a worker that was forked, between two repetitions
@@ -158,17 +165,18 @@ def graceful(
         if error is None:
             error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         if count:
-            text = f"Stopping: {counted(count, 'repetition', 'have')} {grace_s:g} s to save and stop\n"
-            with contextlib.suppress(OSError):  # not through a stream, as this handler may have interrupted it
-                os.write(output_capture.console(2), text.encode())
+            text = f"Stopping: {counted(count, 'repetition', 'have')} {grace_s:g} s to save and stop"
+            say(text, "" if number != signal.SIGINT else "; Ctrl-C again cancels them now, a third time kills them")
             later(grace_s, number)
             return
         if stage > 2:
             kill()
             raise error
-        stage = 2
+        is_first, stage = stage == 1, 2
         if not interrupt(error):
             raise error
+        if is_first and number == signal.SIGINT:
+            say("", "Stopping: running repetitions are cancelled (the same command resumes); Ctrl-C again kills them")
 
     ours = unclaimed(_SIGNALS)
     grace_before = os.environ.get(TERM_GRACE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import logging
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -26,7 +28,27 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 logger = logging.getLogger(__name__)
 
-__all__ = ["Ended", "Outcomes", "StateCounts", "Summary", "Tally", "record_failure", "record_lost_attempt"]
+__all__ = [
+    "Ended",
+    "Outcomes",
+    "StateCounts",
+    "Summary",
+    "Tally",
+    "lower_is_better",
+    "record_failure",
+    "record_lost_attempt",
+]
+
+_LOWER_IS_BETTER = frozenset(
+    {"loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "mape", "nll", "bpc", "perplexity", "ppl"}
+    | {"regret", "cost", "time", "seconds", "latency"}
+)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether lower values of a metric are better, by its name: `val_loss`, `rmse`, but not `accuracy`."""
+    words = re.split("[^a-z]+", re.sub("([a-z])([A-Z])", r"\1 \2", metric).lower())
+    return not _LOWER_IS_BETTER.isdisjoint(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +170,14 @@ class Summary:
     def complete(self) -> bool:
         """Whether every repetition is done."""
         return self.done == self.total
+
+    def best(self, metric: str) -> tuple[str, float] | None:
+        """The run of the best last value of a metric so far, and that value; `None` if there is no finite one."""
+        best_of = min if lower_is_better(metric) else max
+        tallies = list(self.tallies.values())  # displays read it in a thread of their own
+        known = [(tally.name, list(tally.last.get(metric, ()))) for tally in tallies]
+        found = [(name, value) for name, values in known for value in values if math.isfinite(value)]
+        return best_of(found, key=lambda one: one[1], default=None)
 
     def __str__(self) -> str:
         return f"{counted(self.total, 'repetition')}: {str(self.states) or 'none has run'}; {self.ran} run now"

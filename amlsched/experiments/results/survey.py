@@ -30,6 +30,7 @@ __all__ = [
     "about",
     "existing_folder",
     "leaves",
+    "run_config",
     "survey",
     "summarized",
 ]
@@ -219,6 +220,32 @@ def summarized(found: Iterable[Found]) -> Summary:
         if one.has_lost_worker:
             summary.notes.append(f"{one.run} rep {one.rep}: its worker is gone; the next run resumes it")
     return summary
+
+
+def run_config(folder: Path, params: dict[Any, Any]) -> dict[str, Any]:
+    """The config that runs the run of a repetition again, as an experiment of its own, without `name` and `path`.
+
+    Args:
+        folder: The folder of the repetition.
+        params: The parameters of the run.
+
+    Returns:
+        The keys of its experiment that are set in the config next to its results, and the parameters; only these if
+        there is no such config.
+    """
+    config: dict[str, Any] = {}
+    for place in folder.parents[1:4]:  # log, the run, the experiment
+        file = place / layout.RESOLVED_CONFIG
+        if file.is_file():
+            try:
+                experiment = Plan(file).experiments[0]
+            except ConfigError:
+                break
+            run = next(expand.expand(experiment))
+            own = {key for key in experiment.config if not key.startswith("_")}
+            config = {key: value for key, value in run.config.items() if key in own - {"name", "path"}}
+            break
+    return config | {"params": params}
 
 
 def about(found: Found) -> dict[str, Any]:

@@ -276,6 +276,45 @@ class Results(pandas.DataFrame):
         )
         return table.drop(columns=[_PLACE, _METRIC])
 
+    def ranking(self, metric: str, by: str | Sequence[str] = "run", *, minimize: bool = False) -> pandas.DataFrame:
+        """Groups of repetitions that are done, the best first, each compared to the best.
+
+        Args:
+            metric: The column to compare, by its mean.
+            by: What to group by: `params.lr`, or a column; several give a group for each combination.
+            minimize: Whether lower is better.
+
+        Returns:
+            A row for each group: the columns of the group, `n`, `mean`, `std`, `low` and `high` as in `summary`, then
+            `difference` of the mean to that of the best, `difference_low` and `difference_high`, its 95 % interval by
+            Welch's t-test (NaN if one of the two has a single value), and `clearly_worse`: whether that interval
+            excludes 0. Groups with a value that is missing or not finite come last: their `mean` is NaN. The index is
+            the number of the group, as in `groups` over the repetitions that are done.
+
+        Raises:
+            ExperimentError: There is no such column, no such metric, or no repetition that is done.
+        """
+        if not self["state"].isin(_DONE).any():
+            raise ExperimentError("results", "no repetition is done")
+        done = self[self["state"].isin(_DONE)]
+        table = done.summary(by, [metric]).drop(columns=["metric", "median", "min", "max"])
+        _, places, _ = done.groups(by)
+        finite = numpy.isfinite(numbers_of(done[self._metric(metric)]).to_numpy(dtype=float))
+        broken = numpy.bincount(numpy.array(places)[~finite], minlength=len(table)) > 0
+        table.loc[broken, ["mean", "std", "low", "high"]] = math.nan
+        table = table.sort_values("mean", ascending=minimize, kind="stable")
+        best = table.iloc[0]
+        error: Any = (table["std"] ** 2 / table["n"] + best["std"] ** 2 / best["n"]) ** 0.5
+        widths = [
+            _half_difference(n, std, int(best["n"]), float(best["std"]))
+            for n, std in zip(table["n"].tolist(), table["std"].tolist(), strict=True)
+        ]
+        half: Any = error * widths
+        table["difference"] = table["mean"] - best["mean"]
+        table["difference_low"], table["difference_high"] = table["difference"] - half, table["difference"] + half
+        table["clearly_worse"] = (table["difference_low"] > 0) if minimize else (table["difference_high"] < 0)
+        return table
+
     def apart(self, by: Sequence[str]) -> list[str]:
         """The keys to group by, preceded by `name` if there are copies of an experiment's folder.
 
@@ -389,6 +428,21 @@ def half_interval(n: int, level: float = 0.95) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if _within(middle, n - 1) < level else (low, middle)
     return (low + high) / 2
+
+
+def _half_difference(n: int, std: float, other_n: int, other_std: float) -> float:
+    """Half the width of the 95 % interval of a difference of two means, in standard errors; NaN for single values.
+
+    Sources:
+        Welch's t-test, with the degrees of freedom of Welch and Satterthwaite rounded down.
+    """
+    if n < 2 or other_n < 2 or _is_nan(std) or _is_nan(other_std):
+        return math.nan
+    one, other = std**2 / n, other_std**2 / other_n
+    if not one + other:
+        return 0.0
+    degrees = (one + other) ** 2 / (one**2 / (n - 1) + other**2 / (other_n - 1))
+    return half_interval(int(degrees) + 1)
 
 
 def _within(t: float, degrees: int) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +14,11 @@ import pytest
 
 from amlsched import SequentialExecutor
 from amlsched.display import table
-from amlsched.display.table import duration, mean_and_deviation, number
+from amlsched.display.table import duration, fitted, mean_and_deviation, number
 from amlsched.executors.capabilities import WorkersNow
 from amlsched.experiments import ExperimentRun, progress
+from amlsched.experiments._running.summary import Ended
+from amlsched.experiments._storage.record import ErrorNote, State
 from amlsched.experiments.loggers.csv import CsvLogger
 from amlsched.experiments.progress import LiveProgress, PlainProgress, last_row, progress_for
 
@@ -25,6 +29,15 @@ def experiment(params: dict[str, Any], rep: int, log: Any) -> None:
     if rep == 1:
         raise ValueError("no luck\nat all")
     log(loss=rep / 3, text="x", other=rep)
+
+
+@dataclass
+class Shown:
+    name: str
+    folder: Path = Path()
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Terminal(io.StringIO):
@@ -77,7 +90,8 @@ def test_on_a_terminal_the_display_is_live(run: ExperimentRun, monkeypatch: pyte
     assert isinstance(display, LiveProgress)
     with display:
         run.run()
-    assert "failed  a rep 1  ValueError: no luck" in terminal.getvalue()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    assert "failed  a rep 1  ValueError: no luck" in plain
     assert "3/3" in terminal.getvalue()
 
 
@@ -102,6 +116,43 @@ def test_a_live_display_shows_what_runs_and_how_far_it_is(run: ExperimentRun) ->
     assert "a rep 0  3/7  loss 0.5" in seen[0]
     assert "2/3" in seen[2]
     assert "1 completed, 1 failed" in seen[2]
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_head_fits_and_has_time_rate_and_the_best(run: ExperimentRun, width: int) -> None:
+    from rich.console import Console
+
+    seen: list[str] = []
+
+    def look(*_: Any) -> None:
+        display._console.width = width  # rich has no other way to set it after the terminal was looked at
+        console = Console(file=io.StringIO(), width=width, color_system="truecolor", force_terminal=True)
+        console.print(display._render())
+        seen.append(console.file.getvalue())  # type: ignore[attr-defined]
+
+    display = LiveProgress(run, 3, ["loss"], Terminal())
+    look()
+    run.on_repetition_done(look)
+    run.run()
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", text) for text in seen]
+    assert "starting workers" in plain[0]
+    assert "best loss 0 (a)" in plain[1]
+    assert "/min" in plain[1]
+    assert " left" in plain[1]
+    assert all(len(text.splitlines()) <= 3 and max(map(len, text.splitlines())) <= width for text in plain)
+    assert "\x1b[31m" not in seen[1]  # nothing is red before something has failed
+    assert "\x1b[31m" in seen[2]
+
+
+def test_failures_that_are_alike_are_only_counted_after_the_third(run: ExperimentRun) -> None:
+    terminal = Terminal()
+    display = LiveProgress(run, 9, [], terminal)
+    for n in range(9):
+        note = ErrorNote("RuntimeError", "other" if n == 8 else "out of memory")
+        display._done(Shown(f"a rep {n}"), Ended(State.FAILED, {}, 1.0, note))  # type: ignore[arg-type]
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert [line[:15].strip() for line in lines] == [f"failed  a rep {n}" for n in (0, 1, 2, 8)]
+    assert lines[2].endswith("(more like this one are only counted)")
 
 
 def test_a_display_shows_a_repetition_that_an_array_runs(run: ExperimentRun) -> None:
@@ -169,7 +220,42 @@ def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:
     ]
 
 
+WIDE = ["run", "n", "mode", "accuracy", "note"]
+ROWS = [["net__lr0.1", "3", "fast", "0.912 ± 0.01", "x" * 30], ["net__lr0.2", "3", "fast", "0.951 ± 0.02", "y" * 30]]
+
+
+def test_a_table_that_fits_is_left_as_it_is() -> None:
+    assert fitted(WIDE, ROWS, 100) == table(WIDE, ROWS)
+
+
+def test_a_wide_table_names_constant_columns_once() -> None:
+    lines = fitted(WIDE, ROWS, 60).splitlines()
+    assert lines[0].split() == ["run", "accuracy", "note"]
+    assert lines[-1] == "the same in all rows: n = 3, mode = fast"
+    assert max(map(len, lines)) <= 60
+    assert fitted(WIDE, ROWS, 100, hide_constant=True) == "\n".join(lines)
+
+
+def test_a_table_that_is_still_too_wide_is_turned() -> None:
+    lines = fitted(WIDE, [["net__lr0.1", *row[1:4], "x"] for row in ROWS[:1]], 30).splitlines()
+    assert lines[0].split() == ["run", "net__lr0.1"]
+    assert [line.split()[0] for line in lines[2:]] == ["n", "mode", "accuracy", "note"]
+    assert max(map(len, lines)) <= 30
+
+
+def test_a_table_with_many_rows_is_split_and_each_part_names_the_rows() -> None:
+    names = ["run", "r", *(f"metric{n}" for n in range(9))]
+    rows = [["net", str(r), *(f"0.{r}{n}" for n in range(9))] for r in range(20)]
+    lines = fitted(names, rows, 40).splitlines()
+    assert max(map(len, lines)) <= 40
+    heads = [line.split() for line in lines if line.startswith(" r")]
+    assert [head[0] for head in heads] == ["r"] * len(heads)
+    assert sorted(name for head in heads for name in head[1:]) == names[2:]
+    assert lines[-1] == "the same in all rows: run = net"
+
+
 def test_a_table_may_have_no_rows() -> None:
+    assert fitted(["a", "bc"], [], 80) == "a  bc\n-  --"
     assert table(["a", "bc"], []) == "a  bc\n-  --"
 
 

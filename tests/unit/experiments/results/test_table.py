@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -269,18 +270,83 @@ def test_a_band_that_is_not_known_is_refused(out: Path, tmp_path: Path) -> None:
         plot_curves(out, "loss", tmp_path / "x.png", band="wide")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("count", "legend"), [(12, 12), (30, 30), (41, 0)])
-def test_no_two_curves_look_alike_and_a_missing_legend_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, legend: int
-) -> None:
+def drawn_with(monkeypatch: pytest.MonkeyPatch, folder: Path, count: int, **options: Any) -> Any:
+    """The figure of so many curves, of which the first is the best."""
     figures: list[Any] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    config = {"name": "many", "path": str(tmp_path / "out"), "grid": {"a": [*range(count)]}}
-    ExperimentRun(lambda params, rep, log: log(loss=params["a"]), config, executor="sequential").run()
+    config = {"name": "many", "path": str(folder / "out"), "grid": {"b": [1, 2], "a": [*range(count // 2)]}}
+
+    def experiment(params: dict[str, Any], rep: int, log: Any) -> None:
+        for n in range(3):
+            log(iter=n, loss=10 ** params["a"] + n + params["b"] / 10, accuracy=-params["a"])
+
+    ExperimentRun(experiment, config, executor="sequential").run()
+    plot_curves(folder / "out", **{"metric": "loss", "out": folder / "x.png", **options})
+    return figures[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "coloured"),
+    [(10, {}, 10), (12, {}, 8), (12, {"top": 3}, 3), (50, {"top": 99}, 40)],
+)
+def test_no_two_curves_look_alike_and_each_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, options: dict[str, Any], coloured: int
+) -> None:
+    figure = drawn_with(monkeypatch, tmp_path, count, **options)
+    axes = figure.axes[0]
+    assert len(axes.lines) == count
+    of_colour = [line for line in axes.lines if line.get_color() != "0.75"]
+    named = {line.get_label(): (line.get_color(), line.get_linestyle(), line.get_linewidth()) for line in of_colour}
+    assert len(set(named.values())) == len(named) == coloured
+    legends = [one for one in (axes.get_legend(), *figure.legends) if one is not None]
+    texts = [one.get_text() for one in axes.texts] + [text.get_text() for one in legends for text in one.get_texts()]
+    others = [f"{count - coloured} others, not as good at the end"] if count > coloured else []
+    assert sorted(texts) == sorted([*named, *others])
+    assert "many__b1_a0" in named
+
+
+def test_names_at_the_ends_of_curves_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heights = sorted(text.xy[1] for text in drawn_with(monkeypatch, tmp_path, 14).axes[0].texts)
+    assert len(heights) == 8
+    assert all(after - before >= 0.0449 for before, after in pairwise(heights))
+
+
+def test_panels_axes_and_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"metric": ["loss", "accuracy"], "facet": "params.b", "by": "params.a", "title": "$5_a", "logx": True}
+    figure = drawn_with(monkeypatch, tmp_path, 6, **options)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "loss", "accuracy", "accuracy"]
+    assert [axes.get_title() for axes in figure.axes] == ["b = 1", "b = 2"] * 2
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    assert figure.get_suptitle() == "$5_a"
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a = 0", "a = 1", "a = 2"]
+
+
+def test_iterations_are_whole_numbers_and_a_smooth_curve_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = drawn_with(monkeypatch, tmp_path, 2, smooth=3)
+    [one, _] = figure.axes[0].lines
+    assert list(one.get_ydata()) == pytest.approx([1.6, 2.1, 2.6])
+    assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())
+    assert [text.get_text() for text in figure.texts] == ["averaged over 3 points"]
+
+
+def test_a_logarithmic_axis_needs_positive_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExperimentError, match="accuracy has no positive values, so there is nothing to draw"):
+        drawn_with(monkeypatch, tmp_path, 4, metric="accuracy", logy=True)
+
+
+def test_a_curve_of_nothing_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn_with(monkeypatch, tmp_path, 4)
+    config = {"name": "empty", "path": str(tmp_path / "out")}
+    ExperimentRun(lambda params, rep, log: log(iter=0, loss=math.nan), config, executor="sequential").run()
     plot_curves(tmp_path / "out", "loss", tmp_path / "x.png")
-    axes = figures[0].axes[0]
-    looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
-    assert len(looks) == min(count, 40)
-    shown = [one for one in (axes.get_legend(), *figures[0].legends) if one is not None]
-    assert sum(len(one.get_texts()) for one in shown) == legend
-    assert axes.get_title() == ("" if legend else "41 curves, too many for a legend: draw fewer, with --by or --where")
+    assert "no curve, as there are no finite values: empty" in caplog.text
+
+
+def test_too_many_panels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExperimentError, match="a has 13 values, and at most 12 panels fit"):
+        drawn_with(monkeypatch, tmp_path, 26, facet="a")
