@@ -25,15 +25,18 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The environments; reinstalled only if one of these files has changed.
+.venv/.ready-demo: pyproject.toml scripts/bootstrap
+	@scripts/bootstrap .venv demo && touch $@
 .venv/.ready-test: pyproject.toml scripts/bootstrap
-	@scripts/bootstrap .venv test && touch $@
+	@scripts/bootstrap .venv test && touch $@ .venv/.ready-demo
 .venv/.ready-dev: pyproject.toml scripts/bootstrap
-	@scripts/bootstrap .venv dev && touch $@ .venv/.ready-test
+	@scripts/bootstrap .venv dev && touch $@ .venv/.ready-test .venv/.ready-demo
 .venv-bench/.ready: pyproject.toml scripts/bootstrap benchmarks/requirements.txt
 	@scripts/bootstrap .venv-bench results,loky,dask -r benchmarks/requirements.txt && touch $@
 
-demo: .venv/.ready-test ## Train on the digits of scikit-learn, show the table, draw the learning curves
+demo: .venv/.ready-demo ## Train on the digits of scikit-learn, show the table, draw the learning curves
 	@$(BIN)/amlsched run examples/digits/digits.py:Digits examples/digits/digits.yml --executor processes --max-workers 2
+	@$(BIN)/amlsched best $(DEMO) --metric accuracy
 	@$(BIN)/amlsched plot $(DEMO) --metric accuracy --out $(DEMO)/curves.png
 	@echo "Show the results: $(BIN)/amlsched results $(DEMO)    Run again: make demo (all repetitions are already done)"
 
