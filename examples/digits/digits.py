@@ -17,10 +17,10 @@ from amlsched.experiments import IterativeExperiment
 class Digits(IterativeExperiment):
     """A multi-layer perceptron; the repetition's seed decides on split, weights and order of the batches."""
 
-    def initialize(self, cw_config, rep, logger):
+    def initialize(self, config, rep, logger):
         # One thread for linear algebra, so that the workers share the cores, and sums are added in the same order.
         threadpool_limits(1)
-        params, seed = cw_config["params"], cw_config["_seed"]
+        params, seed = config["params"], config["_seed"]
         images, labels = load_digits(return_X_y=True)
         split = train_test_split(images, labels, test_size=params["test_size"], stratify=labels, random_state=seed)
         train, test, self.train_labels, self.test_labels = split
@@ -35,7 +35,7 @@ class Digits(IterativeExperiment):
         )
         print(f"{len(train)} images to train on, {len(test)} to test on, seed {seed}")
 
-    def iterate(self, cw_config, rep, n):
+    def iterate(self, config, rep, n):
         self.model.partial_fit(self.train, self.train_labels, classes=self.classes)
         probabilities = self.model.predict_proba(self.test)
         accuracy = float(np.mean(self.classes[probabilities.argmax(axis=1)] == self.test_labels))
