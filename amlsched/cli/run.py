@@ -195,7 +195,8 @@ def run(arguments: argparse.Namespace) -> int:
     from amlsched.experiments.target import Target
 
     check_not_swapped(arguments.target, arguments.config, f"{arguments.config} {arguments.target}")
-    check_executor_arguments(arguments)  # before the experiment is looked for
+    if not (arguments.slurm or arguments.submit or arguments.wait):
+        check_executor_arguments(arguments)  # before the experiment is looked for
     return execute(arguments, Target.parse(arguments.target)).code
 
 

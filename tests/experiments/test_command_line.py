@@ -121,7 +121,7 @@ def test_a_display_goes_on_while_a_sequential_repetition_has_the_descriptors(pro
             try:
                 read_until(ours, "value 17.25")
                 (project.folder / "go").touch()
-                seen = read_until(ours, "4 completed. ")
+                seen = read_until(ours, "4 completed")
             finally:
                 (project.folder / "go").touch()
             assert process.wait(30) == 0
