@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import uuid
 import weakref
 from collections import deque
@@ -43,6 +44,7 @@ R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
+_REMIND_S = 12.0
 _LOOK_S = 1.0
 """How often to look which nodes there are."""
 _SHUTDOWN_S = 5.0
@@ -106,6 +108,7 @@ class RayExecutor(Executor):
         self._changed: Callable[[], object] = bool
         self._looking: threading.Thread | None = None
         self._left = threading.Event()
+        self._remind_at = 0.0
         self._ours = False
         self._closed = False
 
@@ -298,8 +301,9 @@ class RayExecutor(Executor):
         here = {each["NodeID"]: each for each in _ray().nodes() if each["Alive"]}
         self._lost_nodes &= here.keys()  # Ray sends no more calls there, and will soon say so
         found = {key: self._nodes.get(key) or _node(each) for key, each in here.items() if key not in self._lost_nodes}
-        if found.keys() != self._nodes.keys():
+        if found.keys() != self._nodes.keys() or time.monotonic() > self._remind_at:
             self._nodes = found
+            self._remind_at = time.monotonic() + _REMIND_S
             self._changed()
 
     # Without the lock

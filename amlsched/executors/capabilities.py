@@ -106,7 +106,10 @@ class PlacingExecutor(Protocol):
     """An executor that declares `places`."""
 
     def watch_nodes(self, changed: Callable[[], object]) -> None:
-        """Start or connect to the nodes; from now on, `changed` is called, in any thread, when some came or went."""
+        """Start or connect to the nodes; from now on, `changed` is called, in any thread, when some came or went.
+
+        It is also called at times when nothing has changed, at least every 30 seconds.
+        """
         ...
 
     def nodes_now(self) -> Mapping[str, NodeNow]:

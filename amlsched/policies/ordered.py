@@ -32,6 +32,8 @@ _Entry = tuple[Rank, "WaitingCall"]
 _first_of_pair = itemgetter(0)
 _LOOK_AHEAD = 8
 """How many calls of a group to try, as they differ in memory."""
+_SHARES = 1000
+"""Of how many requests to keep their share."""
 _FEW = 64
 """More new calls than this are placed node by node."""
 _CANDIDATES = 16
@@ -120,6 +122,9 @@ class OrderedPolicy(Policy):
         self._capacity: _Capacity | None = None
         self._nodes: Sequence[Node] = ()
         self._n_ranks = 0
+        self._last_requests: tuple[Resources, ...] = ()
+        self._last_kind: tuple[object, ...] = ()
+        self._shares_of: dict[int, tuple[Resources, float]] = {}  # by the id of the request, which is kept for that
         self._seconds, self._n_known = 0.0, 0
 
     @abstractmethod
@@ -140,8 +145,19 @@ class OrderedPolicy(Policy):
 
     def share(self, call: WaitingCall) -> float:
         """The largest share of a resource of all nodes that a call asks for; for `rank`."""
+        request = call.requests[0]
+        known = self._shares_of.get(id(request))
+        if known is not None:
+            return known[1]
+        if len(self._shares_of) >= _SHARES:
+            self._shares_of.clear()
+        share = self._share(request)
+        self._shares_of[id(request)] = request, share
+        return share
+
+    def _share(self, request: Resources) -> float:
         assert self._capacity is not None
-        capacity, request = self._capacity.total, call.requests[0]
+        capacity = self._capacity.total
         amounts = [(request.cpu_parts, capacity.cpus), (request.memory, capacity.memory)]
         if request.gpu_parts:
             amounts.append((request.gpu_parts, sum(capacity.shares)))
@@ -168,6 +184,7 @@ class OrderedPolicy(Policy):
         arrived, self._arrived = self._arrived, {}
         if arrived and (self._capacity is None or self._capacity.n_nodes != len(nodes)):
             self._capacity = _Capacity(nodes)
+            self._shares_of.clear()
         entries = [self._rank(call) for call in arrived]
         if len(entries) > _FEW:
             groups: dict[_Group, None] = {}
@@ -190,7 +207,9 @@ class OrderedPolicy(Policy):
             self._seconds, self._n_known = self._seconds + expected, self._n_known + 1
         self._n_ranks += 1  # another attempt of a call has the same number, and the former one may still be in the heap
         rank = (*self.rank(call), call.number, self._n_ranks)
-        kind = tuple(map(_kind, call.requests))
+        if call.requests is not self._last_requests:  # most often the same object for all calls of a task
+            self._last_requests, self._last_kind = call.requests, tuple(map(_kind, call.requests))
+        kind = self._last_kind
         group = self._groups.get(kind)
         if group is None:
             group = self._groups[kind] = _Group(kind, call.requests)
@@ -247,7 +266,8 @@ class OrderedPolicy(Policy):
         looked += [node for node in self._released if node not in looked]
         self._released = {}
         for node in looked:
-            self._fill(node, now, chosen)
+            if node.free.calls > 0:
+                self._fill(node, now, chosen)
         if not everywhere and arrived:
             entries = [found[0] for call in arrived if (found := self._entries.get(call)) is not None]
             for _, call in sorted(entries, reverse=True):
@@ -302,8 +322,6 @@ class OrderedPolicy(Policy):
     def _fill(self, node: Node, now: float, chosen: list[Placement]) -> None:
         """Start calls on a node until none fits."""
         free = node.free
-        if free.calls < 1:
-            return
         cpus, memory, gpus = free.cpus, free.memory, sum(free.shares)
         heads = [
             (group.entries[-1][0], group)

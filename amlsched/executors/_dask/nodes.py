@@ -23,6 +23,7 @@ __all__ = ["DaskNodes"]
 logger = logging.getLogger(__name__)
 
 _EVERY_S = 0.5
+_REMIND_S = 12.0
 _COST = 50.0
 """Looking takes this part of the time at most."""
 _GPU = "GPU"
@@ -46,6 +47,7 @@ class DaskNodes:
         self._client, self._provider, self._calls = client, provider, calls
         self._changed: Callable[[], object] = bool
         self._task: asyncio.Task[None] | None = None
+        self._remind_at = 0.0
 
     def watch(self, changed: Callable[[], object]) -> None:
         """Look once, and from now on; `changed` is called in the client's thread when workers have come or gone."""
@@ -85,8 +87,9 @@ class DaskNodes:
             if node is not None:
                 kept[address] = node
         gone = self.now.keys() - kept.keys()
-        if gone or len(kept) > len(self.now):
+        if gone or len(kept) > len(self.now) or time.monotonic() > self._remind_at:
             self.now = kept
+            self._remind_at = time.monotonic() + _REMIND_S
             self._changed()
         self._calls.lose_all_but(found.keys())
 

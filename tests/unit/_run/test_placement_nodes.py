@@ -167,7 +167,10 @@ def test_a_request_that_no_node_can_hold_raises_at_submission() -> None:
         scheduler.run()
 
 
-def test_a_request_waits_while_nothing_is_known_and_fails_once_the_nodes_are_too_small() -> None:
+def test_a_request_waits_while_nothing_is_known_and_fails_once_the_nodes_are_too_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("amlsched._run.placement._SETTLED_S", 0.0)
     cluster = FakeCluster()
     scheduler = Scheduler(cluster)
     task = scheduler.task(double, resources=lambda cpus: Resources(cpus))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from amlsched import Scheduler, WorkerLostError
+from amlsched import ResourcesError, Scheduler, WorkerLostError
 from amlsched.executors._ray_executor import unchanged_process
+from amlsched.resources import Resources
 from tests.backends import start_ray
 from tests.processes import alive, until
 
@@ -227,3 +228,40 @@ def test_ray_leaves_the_program_as_it_is(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
+
+
+def test_calls_that_request_resources_are_sent_to_a_node_of_ray_and_ray_counts_them() -> None:
+    def assigned(cpus: float) -> tuple[float, float, str, str | None]:
+        import ray
+
+        from amlsched.resources import current_allocation
+
+        got = current_allocation()
+        assert got is not None
+        counted = ray.get_runtime_context().get_assigned_resources()["CPU"]
+        return counted, got.cpus, got.node, os.environ.get("OMP_NUM_THREADS")
+
+    scheduler = Scheduler.with_ray()
+    task = scheduler.task(assigned, resources=lambda cpus: Resources(cpus))
+    results: list[Any] = []
+    errors: list[str] = []
+    task.on_result(lambda _, result: results.append(result))
+
+    @scheduler.on_start
+    def start() -> None:
+        for cpus in (3, 1, 0.5):
+            task.submit(cpus)
+        with pytest.raises(
+            ResourcesError, match="with 4 CPUs, .* which is short of CPUs: 5 requested, 4 there"
+        ) as raised:
+            task.submit(5)
+        errors.append(str(raised.value))
+
+    scheduler.run()
+    assert sorted((counted, cpus, threads) for counted, cpus, _, threads in results) == [
+        (0.5, 0.5, "1"),
+        (1, 1, "1"),
+        (3, 3, "3"),
+    ]
+    (node,) = {node for _, _, node, _ in results}
+    assert node in errors[0]
