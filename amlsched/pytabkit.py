@@ -497,9 +497,9 @@ class _Run:
                 _say(f"started {info.job.get_desc()} with {info.requested}")
         line = f"{ended:,} of {len(infos):,} jobs finished ({self._n_failed:,} failed), "
         line += f"{len(running):,} running, {len(remaining):,} remaining"
-        began = time.perf_counter()
+        began = time.thread_time()
         estimate = self._scheduler.estimate()
-        self._pause_s = max(_REPORT_S, (time.perf_counter() - began) / _SHARE_OF_A_CORE)
+        self._pause_s = max(_REPORT_S, (time.thread_time() - began) / _SHARE_OF_A_CORE)
         if estimate is not None:
             line += f"; {estimate}, until {_clock(self._reported + estimate.seconds)}"
         longest = max(remaining, key=lambda info: info.required_resources.time_s, default=None)

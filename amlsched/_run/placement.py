@@ -498,7 +498,8 @@ class MeasuringPlacement(MeasuringAdmission, Placement):
 
     def _ended(self, future: Future[Any], lease: Lease | None, succeeded: bool) -> None:
         if self._estimator is not None and lease is not None:
-            self._estimator.used(future, lease.request, succeeded)
+            held_s = 0.0 if lease.since is None else self._clock() - lease.since
+            self._estimator.used(future, lease.request, succeeded, held_s)
             if _wanted(future).learns:
                 self._learn_from(future)
 

@@ -9,7 +9,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from amlsched.estimates.forecast import Estimate, Pending, run_forward, run_policy_forward, summarize
-from amlsched.estimates.lognormal import Spread, of_expectation, of_group
+from amlsched.estimates.lognormal import Moments, Spread, of_expectation, of_group
 from amlsched.estimates.store import OVER_EXPECTED, Store, equal_arguments
 from amlsched.executors.capabilities import capabilities_of, clock_of, running_at_once
 from amlsched.policies import WaitingCall
@@ -53,6 +53,7 @@ class Estimator:
         self._scheduler = scheduler
         self._store = Store(path)
         self._ends: array[float] = array("d")  # of this run's calls, in the order in which they were reported
+        self._overhead = Moments()  # seconds that calls of this run hold what they got besides their own time
         self._saved = time.monotonic()
         self._shown: Estimate | None = None
         self._show_again = -math.inf
@@ -99,7 +100,7 @@ class Estimator:
         elif placed is None:
             times = run_forward(pending.values(), kinds.spreads, workers, rng)
         else:
-            times = _placed_forward(placed, pending, kinds.spreads, rng)
+            times = _placed_forward(placed, pending, kinds.spreads, rng, self._overhead.mean)
         return summarize(times, len(pending))
 
     def expected(self, future: Future[Any]) -> float | None:
@@ -126,9 +127,12 @@ class Estimator:
         """The most memory that a call of any group has used, in bytes; 0 if unknown."""
         return self._store.most_memory
 
-    def used(self, future: Future[Any], request: Resources, succeeded: bool) -> None:
-        """Count a call whose attempt has ended, and what it had requested."""
+    def used(self, future: Future[Any], request: Resources, succeeded: bool, held_s: float) -> None:
+        """Count a call whose attempt has ended, what it had requested, and for how many seconds it held that."""
         if succeeded:
+            receipt = future.receipt
+            if receipt.started is not None and receipt.ended is not None:
+                self._overhead.add(max(0.0, held_s - (receipt.ended - receipt.started)))
             self._store.asked(group_of(future), request.cpus, request.memory)
             if _learns(future):  # at once, as the next calls wait for it
                 self._count(future)
@@ -137,6 +141,7 @@ class Estimator:
 
     def _begin(self) -> None:
         self._ends = array("d")
+        self._overhead = Moments()
         self._show_again = -math.inf
 
     def _note_end(self, future: Future[Any]) -> None:
@@ -183,7 +188,11 @@ class Estimator:
 
 
 def _placed_forward(
-    placed: PlacedCalls, pending: Mapping[Future[Any], Pending], kinds: Sequence[Spread], rng: random.Random
+    placed: PlacedCalls,
+    pending: Mapping[Future[Any], Pending],
+    kinds: Sequence[Spread],
+    rng: random.Random,
+    overhead_s: float,
 ) -> list[float]:
     running: list[tuple[Pending, Lease]] = []
     waiting: list[tuple[Pending, WaitingCall]] = []
@@ -198,7 +207,7 @@ def _placed_forward(
             requests = (Resources(),) if wanted is None else wanted.requests
             call = WaitingCall(future.number, requests, submitted=placed.now)
         waiting.append((each, call))
-    return run_policy_forward(running, waiting, kinds, placed.nodes, placed.policy, placed.now, rng)
+    return run_policy_forward(running, waiting, kinds, placed.nodes, placed.policy, placed.now, rng, overhead_s)
 
 
 class _Kinds:

@@ -196,6 +196,7 @@ def run_policy_forward(
     policy: Callable[[], Policy],
     now: float,
     rng: Random,
+    overhead_s: float = 0.0,
 ) -> list[float]:
     """When the last call ends, many times, if a policy decides which call starts next and where.
 
@@ -210,6 +211,7 @@ def run_policy_forward(
         policy: Creates a policy.
         now: The time, in the seconds of the policy.
         rng: Random numbers.
+        overhead_s: For how many seconds a call holds what it got besides its own time.
 
     Returns:
         Seconds from now.
@@ -218,22 +220,28 @@ def run_policy_forward(
         RuntimeError: Calls wait, nothing runs, and the policy starts none of them.
     """
     if len(waiting) <= _PLACED_DIRECTLY:
-        runs = [_place_once(running, waiting, kinds, nodes, policy, now, rng) for _ in range(_PLACED_SAMPLES)]
+        runs = [
+            _place_once(running, waiting, kinds, nodes, policy, now, rng, overhead_s) for _ in range(_PLACED_SAMPLES)
+        ]
         return [makespan for makespan, _ in runs]
     most = max(_PLACED_AT_MOST, _ONE_BY_ONE * len(running))
     some = waiting if len(waiting) <= most else rng.sample(waiting, most)
     pace = [
         makespan / work
-        for makespan, work in (_place_once(running, some, kinds, nodes, policy, now, rng) for _ in range(_PLACED_RUNS))
+        for makespan, work in (
+            _place_once(running, some, kinds, nodes, policy, now, rng, overhead_s) for _ in range(_PLACED_RUNS)
+        )
     ]
     total = _capacity(nodes)
-    bulk = _Bulk()
+    bulk, overhead = _Bulk(), 0.0
     for pending, call in waiting:
-        bulk.add(pending.kind, pending.x, _share(call.requests[0], total))
+        share = _share(call.requests[0], total)
+        bulk.add(pending.kind, pending.x, share)
+        overhead += overhead_s * share
     times: list[float] = []
     for number in range(_MOST_SAMPLES):
         true = [kind.draw(rng) for kind in kinds]
-        work = bulk.draw(true, rng)
+        work = bulk.draw(true, rng) + overhead
         work += sum(_remaining(pending, true, rng) * _share(lease.request, total) for pending, lease in running)
         times.append(pace[number % _PLACED_RUNS] * work)
     return times
@@ -247,6 +255,7 @@ def _place_once(
     policy: Callable[[], Policy],
     now: float,
     rng: Random,
+    overhead_s: float,
 ) -> tuple[float, float]:
     """When the last call ends, in seconds from now, and the work of all, in seconds of everything that there is."""
     true = [kind.draw(rng) for kind in kinds]
@@ -259,7 +268,7 @@ def _place_once(
     calls: list[SimulatedCall] = []
     for pending, call in waiting:
         mean, slope, sigma = true[pending.kind]
-        seconds = math.exp(mean + slope * pending.x + sigma * rng.gauss(0.0, 1.0))
+        seconds = overhead_s + math.exp(mean + slope * pending.x + sigma * rng.gauss(0.0, 1.0))
         work += seconds * _share(call.requests[0], total)
         calls.append(SimulatedCall(call, seconds))
     schedule = simulate(calls, twins, policy(), now=now, running=remaining)

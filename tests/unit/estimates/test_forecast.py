@@ -138,6 +138,16 @@ def test_a_policy_packs_what_fits_together() -> None:
     assert placed([], waiting(4, request(2)), two) == pytest.approx([10.0] * 40, abs=1e-2)
 
 
+@pytest.mark.parametrize("directly", [100, 10])
+def test_what_a_call_holds_its_resources_for_besides_its_own_time_counts(
+    directly: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amlsched.estimates.forecast._PLACED_DIRECTLY", directly)
+    nodes = [Node(Pool(4))]
+    times = run_policy_forward([], waiting(40, request(2)), [SURE], nodes, ArrivalOrder, 0.0, random.Random(0), 5.0)
+    assert statistics.median(times) == pytest.approx(20 * 15.0, rel=0.01)
+
+
 def test_what_runs_holds_its_resources_and_the_nodes_stay_as_they_are() -> None:
     node = Node(Pool(4))
     lease = node.take(request(3), 5.0)
