@@ -55,6 +55,8 @@ _PRELOADED = (
 )
 """Modules that workers need, that most main modules import, or that import main modules. None of them starts threads.
 """
+_PRELOADED_IF_USED = ("amlsched.experiments._running.repetition",)
+"""Modules that workers need if this program has imported them when the server starts; likewise without threads."""
 
 _OTHERS_LOCK = (
     'queues and locks for the initializer must be created by multiprocessing.get_context("forkserver"), as in '
@@ -176,7 +178,8 @@ class _Server:
     def __init__(self, seed: str) -> None:
         self.seed = seed
         own: list[str] = _forkserver._forkserver._preload_modules
-        others = [name for name in own if name != "__main__"]
+        used = [name for name in _PRELOADED_IF_USED if name in sys.modules]
+        others = [*used, *(name for name in own if name != "__main__")]
         path = main_module.search_path()
         # The command line names multiprocessing's server, so that the orphan reaper knows that it exits by itself.
         code = (
@@ -353,7 +356,7 @@ def serve(preloaded: Sequence[str], path: Sequence[str]) -> None:
     """Fork processes on request; return when the driver and all of them have exited.
 
     Args:
-        preloaded: Additional modules to load first, which the user has set.
+        preloaded: Additional modules to load first: those that the program uses, and those that the user has set.
         path: The driver's `sys.path`, where to find them.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -136,9 +136,10 @@ def test_a_process_that_was_forked_from_this_one_has_a_server_of_its_own(tmp_pat
 
 PROGRAM = """
 import multiprocessing, os, sys
+import amlsched.experiments
 from amlsched.executors.processes import ProcessPool
 
-def loaded(): return "decimal" in sys.modules
+def loaded(): return {"decimal", "amlsched.experiments._running.repetition"} <= sys.modules.keys()
 
 if __name__ == "__main__":
     multiprocessing.set_forkserver_preload(["__main__", "decimal", "no_such_module"])
