@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import random
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from amlsched.cli import main
 from tests.experiments.conftest import Project, members, wait_until
 
 WITNESSED = """
@@ -41,6 +44,9 @@ def rows(folder: Path) -> list[list[str]]:
     return [[row["n"] for row in csv.DictReader(path.read_text().splitlines())] for path in paths]
 
 
+ASKED = int(os.environ.get("AMLSCHED_EXAMPLES", "0"))
+
+
 @pytest.mark.parametrize("executor", ["processes", "threads"])
 def test_drivers_started_at_the_same_moment_run_nothing_twice(project: Project, executor: str) -> None:
     count = 60
@@ -57,6 +63,28 @@ def test_drivers_started_at_the_same_moment_run_nothing_twice(project: Project, 
     assert list((project.folder / "results").rglob("*claim*")) == []
 
 
+def test_a_repetition_that_ends_while_another_run_is_planned_is_not_run_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*witnessed(project, "{name: sums, path: results, params: {sleep: 0}}"), "--executor", "sequential")
+    assert project.call(*words).returncode == 0
+    (path,) = project.folder.rglob("record.json")
+    ended = path.read_text()
+    record = json.loads(ended)
+    record["state"], record["attempts"][0]["outcome"] = "running", None
+    path.write_text(json.dumps(record))
+
+    def ends(_: Path) -> None:
+        """It was running when its record was read, and is gone when its claim is read."""
+        path.write_text(ended)
+
+    monkeypatch.setattr("amlsched.experiments._storage.claims.holder", ends)
+    monkeypatch.chdir(project.folder)
+    assert main(list(words)) == 0
+    assert path.read_text() == ended
+    assert (project.folder / "witness").read_text() == "None 0\n"
+
+
 def has_come_to(project: Project, process: subprocess.Popen[str], completed: int) -> bool:
     return process.poll() is not None or project.states().count("completed") >= completed
 
@@ -67,7 +95,7 @@ def has_come_to(project: Project, process: subprocess.Popen[str], completed: int
 def test_a_driver_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing(
     project: Project, saves: bool
 ) -> None:
-    count, kills = 60, 20
+    count, kills = 60, min(50, ASKED or 8)
     seed = random.randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)

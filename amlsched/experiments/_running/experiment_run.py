@@ -374,7 +374,7 @@ class ExperimentRun(Emitter):
             loggers=self.loggers,
             job=job,
             reps_in_parallel=run.reps_in_parallel,
-            seen=len(planned.known.attempts),
+            seen=sum(attempt.outcome is not None for attempt in planned.known.attempts),
             code=self._code,
             from_scratch=self.plan.starts_from_scratch(planned),
         )

@@ -62,7 +62,7 @@ class Repetition:
         loggers: Receive what it logs, in addition to the CSV file.
         job: Number of the job that it belongs to.
         reps_in_parallel: How many repetitions of that job run at a time.
-        seen: How many attempts it had when it was planned; `None` to run it even if another run has finished it since.
+        seen: How many attempts had ended when it was planned; `None` to run it even if another run has ended one since.
         code: The version of its code.
         from_scratch: Whether to start from scratch even if an earlier run left a checkpoint.
     """

@@ -126,8 +126,8 @@ def begin(
         folder: The folder of the repetition; created if it is missing.
         fresh: Name, run, index, seed and config hash.
         attempt: The new attempt.
-        seen: How many attempts the record had when the repetition was planned: if another run has since made one that
-            ended, the repetition is not run. `None` to skip this check.
+        seen: How many attempts had ended when the repetition was planned: if another run's has ended since, the
+            repetition is not run. `None` to skip this check.
         from_scratch: Whether to start from scratch even if there is a checkpoint of another run.
 
     Raises:
