@@ -75,7 +75,7 @@ def a_large_argument_and_result_arrive_whole(stage: Stage) -> None:
 @check()
 def of_many_calls_each_has_its_own_result(stage: Stage) -> None:
     with stage.executor() as executor:
-        futures = [executor.submit(operator.mul, number, number) for number in range(1000)]
+        futures = [executor.submit(operator.mul, number, number) for number in range(300)]
         wrong = [number for number, future in enumerate(futures) if stage.result(future) != number * number]
         expect_equal(wrong, [], "calls with the result of another call")
 

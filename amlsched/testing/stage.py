@@ -264,7 +264,8 @@ def wait_for(gate: str, timeout_s: float) -> bool:
     """Wait for a file, and return whether it was created in time: the function of a blocked call."""
     end = time.monotonic() + timeout_s
     while not Path(gate).exists():
-        if time.monotonic() > end:
+        # Without its folder, the check has finished, and may have opened the gate for a moment only.
+        if time.monotonic() > end or not Path(gate).parent.exists():
             return False
         time.sleep(0.01)
     return True
