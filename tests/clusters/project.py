@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.commands import run_command
+
 EXPERIMENT = """
 import os, time
 from pathlib import Path
@@ -116,9 +118,7 @@ class Project:
         )
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=110)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        return run_command(words, self.folder, [], timeout=110, **self.variables)
 
     def submit(self, *words: str, target: str = "experiment.py:experiment") -> str:
         """Submit what is left, and return what that said."""

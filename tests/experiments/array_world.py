@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
-import pkgutil
 import re
 import shutil
 import signal
@@ -26,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from amlsched.errors import BatchSystemError
+from tests.commands import import_all
 from tests.pretended_slurm import PretendedSlurm
 
 __all__ = ["Call", "World"]
@@ -277,14 +276,6 @@ class _Parent:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
-
-
-def import_all() -> None:
-    """Import what commands import when they are called."""
-    for package in ("cli", "experiments", "executors.sequential"):
-        module = importlib.import_module(f"amlsched.{package}")
-        for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
-            importlib.import_module(found.name)
 
 
 def serve() -> None:

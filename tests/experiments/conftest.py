@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run_command
+
 EXPERIMENT = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
@@ -89,12 +91,13 @@ class Project:
 
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
 
     def config(self, text: str) -> None:
         (self.folder / "config.yml").write_text(text)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """The command line, in a process group of its own."""
+        """The command line, in a process group of its own, in a new interpreter."""
         process = subprocess.Popen(
             [sys.executable, "-m", "amlsched", *words],
             cwd=self.folder,
@@ -108,9 +111,8 @@ class Project:
         return process
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        """The same to its end, in a process that is forked."""
+        return run_command(words, self.folder, self.groups, timeout=60)
 
     def run(self, *words: str, target: str = "experiment.py:Sums") -> subprocess.CompletedProcess[str]:
         return self.call("run", target, "config.yml", "--max-workers", "2", *words)
@@ -134,9 +136,10 @@ def project(tmp_path: Path) -> Iterator[Project]:
     (tmp_path / "config.yml").write_text(CONFIG)
     project = Project(tmp_path)
     yield project
-    for process in project.started:
+    for group in [*project.groups, *(process.pid for process in project.started)]:
         with contextlib.suppress(ProcessLookupError):  # also what a driver that died may have left behind
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(group, signal.SIGKILL)
+    for process in project.started:
         process.communicate()
 
 

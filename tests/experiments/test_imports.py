@@ -13,9 +13,9 @@ FUNCTION = "def f(params, rep, log):\n    log(a=1)\n"
 
 
 def run(project: Project, target: str, *words: str, code: int) -> str:
-    done = project.call("run", target, "config.yml", "--max-workers", "1", *words)
-    out = done.stdout + done.stderr
-    assert (done.returncode, "Traceback" in out, "Interrupted" in out) == (code, False, False), out
+    process = project.start("run", target, "config.yml", "--max-workers", "1", *words)  # which has imported nothing yet
+    out = "".join(process.communicate(timeout=60))
+    assert (process.returncode, "Traceback" in out, "Interrupted" in out) == (code, False, False), out
     return " ".join(out.split())
 
 

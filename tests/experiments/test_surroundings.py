@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
+
 TRAIN = """
 import os
 def f(params, rep, log):
@@ -169,9 +171,19 @@ def test_bytes_in_the_environment_that_are_no_text_are_no_value_of_a_config(proj
 # -------------------------------------------------------------------------------------------------------------- plots
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the project."""
+    folder = tmp_path_factory.mktemp("ran")
+    (folder / "train.py").write_text(TRAIN, encoding="utf-8")
+    (folder / "c.yml").write_text(CONFIG, encoding="utf-8")
+    assert run_command((*RUN, "--executor", "sequential"), folder, [], 100).returncode == 0
+    return folder / "results"
+
+
 @pytest.fixture
-def results() -> None:
-    assert call(*RUN)[0] == 0
+def results(ran: Path) -> None:
+    shutil.copytree(ran, "results")
 
 
 @pytest.mark.usefixtures("results")
@@ -194,9 +206,10 @@ def test_names_and_values_are_drawn_as_they_are(project: Path, style: str) -> No
     ("out", "written"), [("noext", "noext.png"), ("a/b/c.PNG", "a/b/c.PNG"), ("x.pdf", "x.pdf"), ("~/home", "home.png")]
 )
 def test_the_picture_that_is_named_is_the_one_that_was_written(project: Path, out: str, written: str) -> None:
-    code, said, _ = call("plot", "results", "--metric", "a", "--out", out, env={"HOME": str(project)})
-    assert code == 0
-    assert said.rstrip().endswith(written)
+    words = ("plot", "results", "--metric", "a", "--out", out)
+    done = run_command(words, project, [], 100, HOME=str(project))
+    assert done.returncode == 0
+    assert done.stdout.rstrip().endswith(written)
     assert Path(written).is_file()
 
 
@@ -212,10 +225,12 @@ def test_the_picture_that_is_named_is_the_one_that_was_written(project: Path, ou
         (("--metric", "empty", "--out", "x.png"), "empty has no finite values, so there is nothing to draw"),
     ],
 )
-def test_a_picture_that_cannot_be_drawn_is_refused_in_a_line(words: tuple[str, ...], message: str) -> None:
+def test_a_picture_that_cannot_be_drawn_is_refused_in_a_line(
+    project: Path, words: tuple[str, ...], message: str
+) -> None:
     Path("folder.png").mkdir()
-    code, _, err = call("plot", "results", *words)
-    assert code == 2
-    assert message in err
-    assert len(err.splitlines()) == 1
+    done = run_command(("plot", "results", *words), project, [], 100)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not Path("x.png").exists()
