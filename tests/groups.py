@@ -10,9 +10,8 @@ from typing import Any
 __all__ = ["group", "scheduling"]
 
 _SERVICES = {
-    # The jobs of PBS run on the nodes of Slurm, and the tests there take nodes down.
     "slurm": "slurm",
-    "pbs": "slurm",
+    "pbs": "pbs",
     "sge": "sge",
     "htcondor": "htcondor",
     # One process that starts them for all of their tests, as that takes seconds.
@@ -33,9 +32,9 @@ def group(nodeid: str) -> str:
         return path
     words = re.findall("[a-z0-9]+", f"{file} {name}")
     found = [_SERVICES[word] for word in words if word in _SERVICES]
-    if found:
-        return found[-1]  # parameters stand last
-    return "slurm" if path.startswith("tests/clusters/") else nodeid
+    service = found[-1] if found else "slurm" if path.startswith("tests/clusters/") else nodeid  # parameters stand last
+    # Most tests are over Slurm, which has nodes for two at a time: see `takes_nodes` in tests/conftest.py.
+    return "arrays of slurm" if service == "slurm" and path.startswith("tests/clusters/test_arra") else service
 
 
 def scheduling(config: Any, log: Any) -> object:

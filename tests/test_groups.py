@@ -9,7 +9,9 @@ from tests.groups import group
     ("nodeid", "expected"),
     [
         ("tests/conformance/test_scheduler.py::test_a[slurm]", "slurm"),
-        ("tests/clusters/test_arrays.py::test_a[pbs-2]", "slurm"),
+        ("tests/clusters/test_arrays.py::test_a[slurm-2]", "arrays of slurm"),
+        ("tests/clusters/test_arrays.py::test_a[sge-2]", "sge"),
+        ("tests/clusters/test_workers.py::test_a[pbs-2]", "pbs"),
         ("tests/clusters/test_doctor.py::test_a", "slurm"),
         ("tests/clusters/test_systems.py::test_sge_runs_a_job", "sge"),
         ("tests/conformance/test_scheduler.py::test_a[given-dask]", "dask"),

@@ -144,6 +144,7 @@ def went_on(project: Project, repetitions: int) -> None:
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("by", ["waiting", "status and a sibling"])
+@pytest.mark.takes_nodes
 def test_what_the_site_preempts_and_cancels_is_submitted_again(counts: Project, cancelling: str, by: str) -> None:
     section = f"partition: {cancelling}\ncpus-per-task: 4\nsbatch_args: {{nodelist: n3}}"
     count = 2 if by == "waiting" else 3

@@ -264,6 +264,7 @@ def test_an_element_that_scancel_ends_is_told_with_its_cause(project: Project) -
 
 
 @pytest.mark.slurm
+@pytest.mark.takes_nodes
 def test_what_a_node_had_when_it_went_down_runs_again(project: Project) -> None:
     project.wait.touch()
     project.config("sbatch_args: {nodelist: n4}")
@@ -319,6 +320,7 @@ def gone_on(project: Project) -> None:
 
 
 @pytest.mark.slurm
+@pytest.mark.takes_nodes
 def test_what_is_preempted_goes_on_from_its_checkpoint(counts: Project) -> None:
     counts.config(
         "partition: main\ncpus-per-task: 4\nsbatch_args: {nodelist: n3}",

@@ -67,6 +67,7 @@ def test_a_job_that_reaches_its_walltime_is_a_job_walltime_error(slurm_or_sge: S
     assert ("TIMEOUT" if slurm_or_sge.name == "slurm" else "h_rt=20") in str(error)
 
 
+@pytest.mark.takes_nodes
 def test_a_preempted_job_is_a_preempted_error(slurm: Site, tmp_path: Path) -> None:
     other: list[str] = []
 
@@ -82,6 +83,7 @@ def test_a_preempted_job_is_a_preempted_error(slurm: Site, tmp_path: Path) -> No
     assert (type(error), error.state) == (PreemptedError, "PREEMPTED")
 
 
+@pytest.mark.takes_nodes
 def test_a_job_on_a_lost_node_is_a_node_lost_error(slurm: Site, tmp_path: Path) -> None:
     def fail_its_node(job: str) -> None:
         node = said("squeue", "-h", "-j", job, "-o", "%N").strip()

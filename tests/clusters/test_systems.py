@@ -28,6 +28,7 @@ def script(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slurm
+@pytest.mark.takes_nodes
 def test_slurm_runs_jobs_on_several_nodes(script: Path) -> None:
     folder = script.parent
     assert len(set(said("sinfo", "-h", "-N", "-o", "%N", folder=folder).split())) >= 4

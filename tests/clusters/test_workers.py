@@ -138,6 +138,7 @@ def test_jobs_that_are_cancelled_are_replaced_and_no_result_is_lost(slurm_or_sge
     until(lambda: not site.jobs(), 15)
 
 
+@pytest.mark.takes_nodes
 def test_a_node_that_fails_costs_no_result(slurm: Site) -> None:
     # All of them on one node, and not on the first, which the jobs of others would be on.
     provoked = Provoked(slurm.scheduler(4, job_extra_directives=["--exclude=n1"]))
@@ -179,6 +180,7 @@ def test_workers_that_die_with_nothing_to_do_end_the_run_sooner(slurm: Site, mon
     assert "this node is no good" in str(failures[0])
 
 
+@pytest.mark.takes_nodes
 def test_a_bad_node_beside_good_ones_is_left_out(
     slurm: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
