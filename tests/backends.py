@@ -9,25 +9,40 @@ import contextlib
 import functools
 import importlib.util
 import multiprocessing
+import os
 import tempfile
 import threading
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
-
-import pytest
 
 from amlsched import Capabilities, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pytest
+
     from amlsched.testing import ExecutorCheck
 
-__all__ = ["BACKENDS", "GIVEN", "Backend", "ByHand", "Lent", "MakesScheduler", "Minimal", "needs", "start_ray"]
+__all__ = [
+    "BACKENDS",
+    "GIVEN",
+    "THOROUGH",
+    "Backend",
+    "ByHand",
+    "Lent",
+    "MakesScheduler",
+    "Minimal",
+    "needs",
+    "start_ray",
+]
+
+THOROUGH = bool(os.environ.get("AMLSCHED_THOROUGH"))
+"""Whether tests also run that repeat, at the cost of many seconds, what others have shown on another executor."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class Backend:
         slow: Whether its workers take long to start: tests that do not care share an executor.
         options: Arguments of the constructor.
         needs: A module without which the backend is skipped.
-        marks: Put on every test of this backend.
+        marks: Names of those that every test of this backend has.
         prepare: Called before a scheduler is made, each time.
         names_signals: Whether the error of a call whose worker was killed names the signal.
         fixed: Whether it has one set of workers, which all calls run on; Ray starts and ends them as it likes.
@@ -59,7 +74,7 @@ class Backend:
     slow: bool = False
     options: Mapping[str, Any] = field(default_factory=lambda: {"max_workers": 2})
     needs: str | None = None
-    marks: tuple[pytest.MarkDecorator, ...] = ()
+    marks: tuple[str, ...] = ()
     prepare: Callable[[], object] = bool
     names_signals: bool = True
     fixed: bool = True
@@ -86,12 +101,22 @@ class Backend:
         logs = {"log_directory": tempfile.mkdtemp(prefix="jobs-")} if self.jobs else {}
         return Scheduler.from_name(self.name, **self.options, **logs, **options)
 
+    def with_one_worker(self) -> Backend:
+        """The same with one worker, which starts in half the time."""
+        return replace(
+            self, options={**self.options, **({next(iter(self.options)): 1} if self.options else {})}, workers=1
+        )
+
     def parameter(self) -> Any:
         """The row for `pytest.mark.parametrize`."""
-        return pytest.param(self, id=self.name, marks=self.marks)
+        import pytest  # here, as programs that tests start import this module too
+
+        return pytest.param(self, id=self.name, marks=[getattr(pytest.mark, name) for name in self.marks])
 
     def skip_if_absent(self) -> None:
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            import pytest
+
             pytest.skip(f"{self.needs} is not installed")
 
 
@@ -101,6 +126,8 @@ MakesScheduler = Callable[..., Scheduler]
 
 def needs(module: str) -> pytest.MarkDecorator:
     """Skips tests where a module is not installed. It is not imported: dask-jobqueue would take over Ctrl-C."""
+    import pytest
+
     return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"{module} is not installed")
 
 
@@ -182,7 +209,7 @@ def _in_jobs(name: str, *, shared: bool = True, **options: Any) -> Backend:
         slow=True,
         options={"n_workers": 2, "cores": 1, "memory": "1 GB", "interface": "lo", "start_timeout": 90, **options},
         needs="dask_jobqueue",
-        marks=(getattr(pytest.mark, name),),
+        marks=(name,),
         jobs=True,
         shared=shared,
     )
@@ -234,7 +261,7 @@ class Lent:
     @staticmethod
     def serves(check: ExecutorCheck) -> bool:
         """Whether the check is not about a shutdown, and leaves no call behind that still runs."""
-        return not any(word in check.name for word in ("shut", "cancel", "time out"))
+        return not any(word in check.name for word in ("shut", "cancel"))
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor

@@ -1,12 +1,13 @@
 """What every test shares."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from amlsched import Scheduler
-from tests.backends import BACKENDS, GIVEN, Backend, MakesScheduler
+from tests.backends import BACKENDS, GIVEN, THOROUGH, Backend, MakesScheduler
 from tests.expected_skips import ExpectedSkips
 from tests.faults.driver import HANDLED
 from tests.groups import scheduling
@@ -44,6 +45,33 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return pytest.TestReport.from_item_and_call(item, call)
 
 
+_NODES_OF_SLURM = Path(tempfile.gettempdir()) / f"amlsched-nodes-of-slurm-{os.getuid()}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # so that the wait does not count towards the time of the test
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """While a test takes nodes of Slurm away, no other one has jobs there: those of PBS run there as well."""
+    if not {"slurm", "pbs"} & set(wanted(item)):
+        return (yield)
+    alone = item.get_closest_marker("takes_nodes") is not None
+    with _NODES_OF_SLURM.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # children that were forked may have it open
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the test modules with their assertions rewritten, which takes seconds in each process, for the next run."""
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = kept
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Over batch systems and executors of others run the tests that a `Backend` says: the others would take an hour."""
     left_out = {item for item in items if not _worth_its_time(item)}
@@ -54,11 +82,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _worth_its_time(item: pytest.Item) -> bool:
     fixtures = getattr(item, "fixturenames", ())
     given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    rows = [row for row in given if isinstance(row, Backend)]
+    if item.get_closest_marker("quick_workers") and any(row.capabilities.remote for row in rows) and not THOROUGH:
+        return False
     suite = item.path.parts[-2:] == ("conformance", "test_scheduler.py")
     return "given_backend" in fixtures or all(
-        suite and (not row.shared or "scheduler" in fixtures)
-        for row in given
-        if isinstance(row, Backend) and (row.jobs or row.given is not None)
+        suite and (not row.shared or "scheduler" in fixtures) for row in rows if row.jobs or row.given is not None
     )
 
 

@@ -43,7 +43,12 @@ def run_pytest(folder: Path, listed: str, tests: str, *words: str) -> subprocess
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), *words, str(folder)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the others take seconds
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -74,7 +79,7 @@ def test_a_skip_fails_the_run_unless_it_is_listed(tmp_path: Path, listed: str, t
 @pytest.mark.parametrize(("tests", "code"), [(TESTS, 0), (MODULE_THAT_SKIPS, pytest.ExitCode.NO_TESTS_COLLECTED)])
 @pytest.mark.parametrize("listed", ["", "test_it.py::test_that_skips[lsf]  not free software\ntest_it.py  reason\n"])
 def test_skips_in_other_processes_count_likewise(tmp_path: Path, listed: str, tests: str, code: int) -> None:
-    done = run_pytest(tmp_path, listed, tests, "-n", "2")
+    done = run_pytest(tmp_path, listed, tests, "-p", "xdist", "-n", "2")
     assert done.returncode == (code if listed else 1), done.stdout + done.stderr
     assert ("unexpected skips" in done.stdout) == (not listed)
 

@@ -16,7 +16,7 @@ from amlsched.testing import EXECUTOR_CHECKS, ExecutorCheck
 from tests import backends
 from tests.backends import Lent, MakesScheduler
 
-(DASK,) = (row for row in backends.BACKENDS if row.name == "dask")
+SLOW = {f"with_{row.name}": row for row in backends.BACKENDS if row.name in ("dask", "loky")}
 
 
 class Backend(NamedTuple):
@@ -90,8 +90,8 @@ def test_an_executor_holds_the_contract(
     backend: Backend, check: ExecutorCheck, shared_scheduler: MakesScheduler
 ) -> None:
     make: Any = backend.make
-    if backend.name == "with_dask" and Lent.serves(check):  # a cluster takes seconds to start
-        make = lambda: Lent(shared_scheduler(DASK).executor)  # noqa: E731
+    if backend.name in SLOW and Lent.serves(check):  # workers take seconds to start
+        make = lambda: Lent(shared_scheduler(SLOW[backend.name]).executor)  # noqa: E731
     check.run(make, timeout_s=45)  # raises an AssertionError where it does not hold
 
 

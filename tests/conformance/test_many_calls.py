@@ -70,14 +70,14 @@ def test_map_takes_from_its_input_as_results_are_taken(scheduler: Scheduler) -> 
     assert not scheduler.running()
 
 
-def test_map_keeps_no_more_calls_than_are_in_flight(scheduler: Scheduler, backend: Backend) -> None:
+def test_map_keeps_no_more_calls_than_are_in_flight(scheduler: Scheduler) -> None:
     def kept() -> int:
         gc.collect()
         return sum(isinstance(found, Future) for found in gc.get_objects())
 
     task = scheduler.task(calls.double)
     of_other_tests = kept()
-    last = 100 if backend.slow else 500
+    last = 100
     for result in task.map(itertools.count(), max_in_flight=4):
         if result == 2 * last:
             assert kept() <= of_other_tests + 4 + 2
@@ -386,7 +386,7 @@ def test_a_result_that_cannot_be_sent_fails_alone_in_its_batch(
 
 
 def test_batched_calls_all_end_when_their_worker_dies(pickling_backend: Backend) -> None:
-    scheduler = pickling_backend.scheduler()
+    scheduler = pickling_backend.with_one_worker().scheduler()
     task = scheduler.task(calls.end_by_signal, batch_size=3)
     journal = Journal(scheduler, task)
     scheduler.on_start(lambda: [task.submit(signal.SIGKILL) for _ in range(3)])

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from tests.backends import THOROUGH
 from tests.experiments.conftest import Project
 
 EXECUTORS = [
@@ -25,6 +26,8 @@ EXECUTORS = [
     )
     if importlib.util.find_spec(package)
 ]
+QUICK = [name for name in EXECUTORS if THOROUGH or name not in ("dask", "ray")]
+"""Where a run takes a second. The others call the same function of ours for a repetition."""
 OWN_PROCESS = [name for name in EXECUTORS if name != "threads"]
 
 CODE = """
@@ -223,7 +226,7 @@ LOGGED = {
     [
         (name, *logged, executor)
         for name, logged in LOGGED.items()
-        for executor in EXECUTORS  # those left out run the same code as processes do
+        for executor in QUICK  # those left out run the same code as processes do
         if executor == "processes" or name == "Awaits"
     ],
 )
@@ -239,7 +242,7 @@ def test_what_is_awaited_or_returned_is_logged(
     [
         (name, values, executor)
         for name, values in (("forks", ["1.5"] * 3), ("Forks", ["0.5", "1.5"] * 3))
-        for executor in EXECUTORS
+        for executor in QUICK
         if name == "forks" or executor in ("sequential", "threads", "processes")
     ],
 )
@@ -258,7 +261,8 @@ def test_a_child_that_a_repetition_forks_does_not_log(ways: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "executor"), [*(("aborts", name) for name in EXECUTORS), ("aborts_later", "sequential")]
+    ("name", "executor"),
+    [*(("aborts", name) for name in EXECUTORS if name in QUICK or name == "ray"), ("aborts_later", "sequential")],
 )
 def test_what_is_no_exception_fails_its_repetition_alone(ways: Project, executor: str, name: str) -> None:
     kinds = "exit, ctrl-c, cancel, own, frozen, not at all"
@@ -301,7 +305,7 @@ def test_a_program_with_threads_that_catches_the_end_of_a_command_goes_on() -> N
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
 
 
-@pytest.mark.parametrize("executor", OWN_PROCESS)
+@pytest.mark.parametrize("executor", [name for name in OWN_PROCESS if name in QUICK])
 def test_what_a_repetition_changes_does_not_reach_the_next(ways: Project, executor: str) -> None:
     run(ways, "leaks", executor, code=1)
     found = rows(ways)
@@ -355,7 +359,7 @@ def test_a_script_or_module_that_runs_its_own_experiment(ways: Project, python: 
         'if __name__ == "__main__":\n    import sys\n'
         '    print(ExperimentRun(f, "config.yml", executor=sys.argv[1]).run().complete)\n'
     )
-    for executor in [name for name in EXECUTORS if name != "ray"]:
+    for executor in [name for name in EXECUTORS if name != "ray"] if THOROUGH or not python else ["processes", "loky"]:
         where = ("package.train",) if python else ("package/train.py",)
         words = [sys.executable, *python, *where, executor]
         done = subprocess.run(words, cwd=ways.folder, capture_output=True, text=True, timeout=60, check=False)

@@ -10,6 +10,7 @@ import pytest
 
 from amlsched import Scheduler
 from amlsched.plugins import Limits
+from tests.backends import THOROUGH
 from tests.calls import double
 from tests.processes import run_python
 
@@ -78,7 +79,10 @@ FOUND = [
 ]
 
 
-@pytest.mark.parametrize(("executor", "limits"), [("processes", ""), ("threads", "limits"), ("loky", ""), ("dask", "")])
+@pytest.mark.parametrize(
+    ("executor", "limits"),
+    [("processes", ""), ("threads", "limits"), *([("loky", ""), ("dask", "")] if THOROUGH else ())],
+)
 def test_calls_use_pools_with_functions_of_the_main_module(executor: str, limits: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     done = run_python("-W", "ignore", "program.py", executor, limits, folder=tmp_path, limit_s=110)

@@ -23,7 +23,7 @@ import pytest
 from amlsched import CpuTimeLimitError, LimitError, MemoryLimitError, Scheduler, WalltimeLimitError
 from amlsched.plugins import Limits, Retry
 from amlsched.plugins._limits.watchdog import sizes
-from tests.backends import BACKENDS, Backend, MakesScheduler
+from tests.backends import BACKENDS, THOROUGH, Backend, MakesScheduler
 from tests.faults import greedy
 from tests.faults.greedy import MiB
 from tests.journal import Journal
@@ -42,6 +42,21 @@ IN_DRIVER_OR_WORKER = pytest.mark.parametrize(
     "local", [backend.parameter() for backend in BACKENDS if backend.name in ("threads", "processes")], indirect=True
 )
 """For what does not depend on the executor: once where the limited call is a child of the driver, once of a worker."""
+
+
+def over_executors(*functions: Any) -> pytest.MarkDecorator:
+    """The first function on each executor of this machine, the others where `IN_DRIVER_OR_WORKER` has tests."""
+    rows = [backend for backend in BACKENDS if not backend.capabilities.remote]
+    return pytest.mark.parametrize(
+        ("local", "function"),
+        [
+            pytest.param(row, function, id=f"{row.name}-{function.__name__}")
+            for row in rows
+            for function in functions
+            if THOROUGH or function is functions[0] or row.name in ("threads", "processes")
+        ],
+        indirect=["local"],
+    )
 
 
 def marked(marker: str) -> list[int]:
@@ -157,17 +172,8 @@ def test_pages_of_files_do_not_count_and_all_others_do(scheduler: Scheduler, tmp
 # -------------------------------------------------------------------------------------------------------- walltime
 
 
-@pytest.mark.parametrize(
-    ("function", "deaf"),
-    [
-        (greedy.sleep, False),
-        (greedy.burn, False),
-        (greedy.burn_in_c, False),
-        (greedy.sleep_deaf_to_sigterm, True),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_a_call_that_takes_too_long_is_ended_in_time(scheduler: Scheduler, function: Any, deaf: bool) -> None:
+@over_executors(greedy.sleep, greedy.burn, greedy.burn_in_c, greedy.sleep_deaf_to_sigterm)
+def test_a_call_that_takes_too_long_is_ended_in_time(scheduler: Scheduler, function: Any) -> None:
     args = () if function is greedy.burn_in_c else (60,)
     outcome = Outcome(scheduler, Limits(walltime="1 s", grace_s=GRACE_S), function, *args)
     assert isinstance(outcome.error, WalltimeLimitError)
@@ -228,11 +234,7 @@ def own_size() -> int:
     return size + 32 * MiB
 
 
-@pytest.mark.parametrize(
-    "function",
-    [greedy.grow, greedy.grow_at_once, greedy.grow_in_a_grandchild, greedy.grow_deaf_to_sigterm],
-    ids=lambda function: function.__name__,
-)
+@over_executors(greedy.grow, greedy.grow_at_once, greedy.grow_in_a_grandchild, greedy.grow_deaf_to_sigterm)
 def test_a_call_that_takes_too_much_memory_is_ended_before_it_has_a_fifth_more(
     local: Backend, shared_scheduler: MakesScheduler, function: Any
 ) -> None:
@@ -394,9 +396,7 @@ def test_a_driver_that_is_stuck_does_not_let_a_call_take_the_memory(tmp_path: Pa
 # -------------------------------------------------------------------------------------------------------- CPU time
 
 
-@pytest.mark.parametrize(
-    "function", [greedy.burn, greedy.burn_in_c, greedy.burn_in_children], ids=lambda function: function.__name__
-)
+@over_executors(greedy.burn, greedy.burn_in_c, greedy.burn_in_children)
 def test_a_call_that_uses_too_much_cpu_time_is_ended(scheduler: Scheduler, function: Any) -> None:
     outcome = Outcome(scheduler, Limits(cputime="0.5 s"), function)
     assert isinstance(outcome.error, CpuTimeLimitError)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.backends import THOROUGH
 from tests.processes import ROOT, until
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ TABLE = (
 )
 
 
-@pytest.fixture(params=TABLE, ids=lambda row: row.name)
+@pytest.fixture
 def odd(request: pytest.FixtureRequest) -> Iterator[Surroundings]:
     row: Surroundings = request.param
     if missing := row.needs():
@@ -201,7 +202,18 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def rows_and_kinds() -> list[Any]:
+    """Each row on each executor, but only one of the contexts of multiprocessing, in turns: they share our pool."""
+    contexts = ("forkserver", "spawn", "fork")
+    return [
+        pytest.param(row, kind, id=f"{row.name}-{kind}")
+        for number, row in enumerate(TABLE)
+        for kind in KINDS
+        if THOROUGH or kind not in contexts or kind == contexts[number % 3]
+    ]
+
+
+@pytest.mark.parametrize(("odd", "kind"), rows_and_kinds(), indirect=["odd"])
 def test_it_works_or_says_why_and_leaves_nothing(odd: Surroundings, kind: str, tmp_path: Path) -> None:
     if kind == "loky":
         pytest.importorskip("loky")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.backends import THOROUGH
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -61,9 +63,7 @@ def scikit_learn() -> None:
     pytest.importorskip("sklearn")
 
 
-@pytest.mark.parametrize(
-    "executor", ["processes", *(pytest.param(name, marks=pytest.mark.slow) for name in ("loky", "dask"))]
-)
+@pytest.mark.parametrize("executor", ["processes", *(("loky", "dask") if THOROUGH else ())])  # which never fork
 def test_calls_of_a_program_that_has_used_openmp_end(executor: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     assert run("program.py", executor, folder=tmp_path) == "done\nplugins done\nbatch_size done\n"

@@ -178,7 +178,13 @@ def _have_exit_at_once(pid: int) -> None:
     ("send", "raised", "code"),
     [
         pytest.param(_to_the_group, "KeyboardInterrupt", -signal.SIGINT, id="Ctrl-C to the group"),
-        pytest.param(_to_the_driver, "KeyboardInterrupt", -signal.SIGINT, id="SIGINT to the driver"),
+        pytest.param(
+            _to_the_driver,
+            "KeyboardInterrupt",
+            -signal.SIGINT,
+            id="SIGINT to the driver",
+            marks=pytest.mark.quick_workers,
+        ),
         pytest.param(_terminate, "SystemExit", 128 + signal.SIGTERM, id="SIGTERM"),
     ],
 )
@@ -203,7 +209,14 @@ def test_a_signal_ends_the_run_and_all_that_it_started(
     assert driver.errors.count("Traceback (most recent call last)") <= 2, driver.errors
 
 
-@pytest.mark.parametrize("function", ["announce_and_resist", "announce_and_swallow", "announce_and_start_a_program"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "announce_and_resist",
+        pytest.param("announce_and_swallow", marks=pytest.mark.quick_workers),
+        pytest.param("announce_and_start_a_program", marks=pytest.mark.quick_workers),
+    ],
+)
 def test_workers_end_whatever_they_run(driven_processes: Backend, start: Callable[..., Driver], function: str) -> None:
     driver = start(driven_processes, function)
     driver.wait_for("running")

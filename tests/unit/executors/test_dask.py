@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from amlsched import NotPicklableError, Scheduler, WorkerLostError, WorkerStartError
+from amlsched.executors._dask import clusters
+from amlsched.executors._dask.executor import DaskExecutor
+from amlsched.executors.dask import dask
 from tests import calls
+from tests.backends import needs
 from tests.processes import alive, until
 
-distributed = pytest.importorskip("distributed")
-
-from amlsched.executors._dask import clusters  # noqa: E402  (not where dask is missing)
-from amlsched.executors._dask.executor import DaskExecutor  # noqa: E402
-from amlsched.executors.dask import dask  # noqa: E402
+pytestmark = needs("distributed")
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_calls_do_not_wait_for_workers_that_never_come_back(monkeypatch: pytest.
         async def fail(_: Any) -> None:
             raise OSError("no worker can be started")
 
-        monkeypatch.setattr(distributed.Nanny, "instantiate", fail)
+        monkeypatch.setattr("distributed.Nanny.instantiate", fail)
         for nanny in executor.client.cluster.workers.values():
             os.kill(nanny.pid, signal.SIGKILL)
         with pytest.raises(WorkerStartError, match=r"none came back within 1 s.*distributed\.nanny"):

@@ -17,14 +17,14 @@ import pytest
 from amlsched import ResourcesError, Scheduler, WorkerLostError
 from amlsched.executors._ray_executor import unchanged_process
 from amlsched.resources import Resources
-from tests.backends import start_ray
+from tests.backends import THOROUGH, needs, start_ray
 from tests.processes import alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ray = pytest.importorskip("ray")
+pytestmark = needs("ray")
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,8 @@ def test_as_many_calls_run_as_fit() -> None:
 
 
 def test_a_ray_that_the_program_started_is_left_as_it_is() -> None:
+    import ray
+
     _first(Scheduler.with_ray(), abs, -1)
     assert ray.is_initialized()
 
@@ -85,7 +87,10 @@ def test_a_worker_that_is_killed_is_a_worker_lost_with_what_ray_says() -> None:
 
 def _held() -> set[Any]:
     """What this program refers to in Ray's store."""
+    import ray
+
     gc.collect()
+
     return set(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
 
 
@@ -182,7 +187,7 @@ def _session(number: int) -> set[int]:
         pytest.param(os.killpg, signal.SIGINT, "KeyboardInterrupt", id="Ctrl-C to the group"),
         pytest.param(os.kill, signal.SIGINT, "KeyboardInterrupt", id="SIGINT to the driver"),
         pytest.param(os.kill, signal.SIGTERM, "", id="SIGTERM"),
-    ],
+    ][:: 1 if THOROUGH else 2],
 )
 def test_a_signal_ends_the_run_and_all_that_it_started(
     tmp_path: Path, send: Callable[[int, int], None], number: int, raised: str

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from scipy import stats
 
 from amlsched.cli import main
 from amlsched.errors import ExperimentError
@@ -103,6 +102,8 @@ def test_a_line_that_is_half_written_is_left_out(out: Path) -> None:
 
 
 def test_statistics_over_groups_are_those_of_numpy_and_of_student(out: Path) -> None:
+    from scipy import stats  # here, as it takes long to import
+
     table = load(out).experiment("first").summary(["params.opt.lr", "bs"], ["loss"])
     assert list(table.columns[:4]) == ["opt_lr", "bs", "metric", "n"]
     assert [tuple(row) for row in table[["opt_lr", "bs", "n"]].to_numpy()] == [
@@ -123,6 +124,8 @@ def test_statistics_over_groups_are_those_of_numpy_and_of_student(out: Path) -> 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 10, 11, 100, 1000, 1001, 5000])
 def test_the_interval_is_that_of_student(n: int) -> None:
+    from scipy import stats
+
     assert half_interval(n) == pytest.approx(stats.t.ppf(0.975, n - 1), rel=2e-3 if n > 1000 else 1e-9)
     assert half_interval(n, 0.5) == pytest.approx(stats.t.ppf(0.75, n - 1), rel=2e-3 if n > 1000 else 1e-9)
 
