@@ -213,7 +213,7 @@ class JobProvider(ClusterProvider):
 
     def _leave_out(self, hosts: Sequence[str]) -> Sequence[str]:
         """Submit no more jobs to these hosts, if the batch system has options for that, which are returned."""
-        given = self._settings["job_extra_directives"]
+        given: Mapping[str, Any] | Sequence[str] = self._settings["job_extra_directives"]
         lines = [f"{name} = {value}" for name, value in given.items()] if isinstance(given, Mapping) else given
         self._job.more_options = self.system.leave_out(hosts, lines)
         return self._job.more_options  # type: ignore[no-any-return]
