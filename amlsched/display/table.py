@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from statistics import fmean, stdev
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -148,6 +147,9 @@ def mean_and_deviation(values: Sequence[float]) -> str:
         return ""
     if len(values) == 1 or not all(map(math.isfinite, values)):
         return number(values[0]) if len(values) == 1 else number(sum(values) / len(values))
+    # Not at the top: it imports `numbers`, and a file of the user's may have that name.
+    from statistics import fmean, stdev
+
     return f"{fmean(values):.4g} ± {stdev(values):.2g}"
 
 
