@@ -205,7 +205,7 @@ def _in_jobs(name: str, *, shared: bool = True, **options: Any) -> Backend:
     """Workers in the jobs of a batch system."""
     return Backend(
         name,
-        Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True),
+        Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True, places=True),
         slow=True,
         options={"n_workers": 2, "cores": 1, "memory": "1 GB", "interface": "lo", "start_timeout": 90, **options},
         needs="dask_jobqueue",
@@ -222,14 +222,14 @@ BACKENDS = (
     Backend("loky", Capabilities(pickles=True), slow=True, needs="loky"),
     Backend(
         "dask",
-        Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True),
+        Capabilities(remote=True, pickles=True, survives_lost_workers=True, reruns_lost_calls=True, places=True),
         slow=True,
         options={"n_workers": 2},
         needs="distributed",
     ),
     Backend(
         "ray",
-        Capabilities(kills_calls=True, survives_lost_workers=True, remote=True, pickles=True),
+        Capabilities(kills_calls=True, survives_lost_workers=True, remote=True, pickles=True, places=True),
         slow=True,
         needs="ray",
         prepare=start_ray,

@@ -54,6 +54,7 @@ class OptunaSearcher:
         if not isinstance(study, optuna.Study):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"study={study!r}: must be a study of Optuna, as optuna.create_study() returns")
         self.study = study
+        self._pruner = deepcopy(study.pruner)
         self._distributions: dict[str, BaseDistribution] | None = None
         self._domains: list[tuple[str, Domain]] = []
         given: list[Any] = list(space.values())
@@ -105,8 +106,9 @@ class OptunaSearcher:
         if trial.n_told is None or isinstance(self.study.pruner, HyperbandPruner):
             return handle.should_prune()
         # To be repeatable, only by the trials that had ended when this one was proposed.
+        # Some pruners remember what they have seen, so each decision has a new one.
         known = {handle.number, *self._told[: trial.n_told]}
-        return self.study.pruner.prune(cast("optuna.Study", _StudyOf(self.study, known)), self._frozen(handle))
+        return deepcopy(self._pruner).prune(cast("optuna.Study", _StudyOf(self.study, known)), self._frozen(handle))
 
     def _frozen(self, handle: OptunaTrial) -> FrozenTrial:
         return deepcopy(self.study.get_trials(deepcopy=False)[handle.number])

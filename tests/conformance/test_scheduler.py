@@ -652,7 +652,7 @@ def test_an_exception_of_a_callback_names_callback_event_and_call(scheduler: Sch
         scheduler.run()
     (note,) = caught.value.__notes__
     assert "plot_it" in note
-    assert "on-result" in note
+    assert "on_result" in note
     assert "call 1 of double" in note
     assert told == ["the other callback"]
 

@@ -53,8 +53,11 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 MISTAKES = [
-    ("rnu", "there is no command 'rnu' (did you mean run? there are: run, status, cancel, results, plot, config, doc"),
-    ("STATUS", "there is no command 'STATUS' (did you mean status? there are: run, "),
+    (
+        "rnu",
+        "there is no command 'rnu' (did you mean run? there are: init, run, status, logs, cancel, results, best, pl",
+    ),
+    ("STATUS", "there is no command 'STATUS' (did you mean status? there are: init, run, "),
     ("config chekc train.yml", "usage: amlsched config ACTION", "no action 'chekc' (did you mean check?"),
     ("run", "usage: amlsched run TARGET CONFIG [options]", "required: TARGET, CONFIG"),
     (
@@ -79,7 +82,7 @@ MISTAKES = [
     ),
     ("run train.py:train train.yml --grace nan", "argument --grace: must be a number of seconds, 0 or more, not 'nan'"),
     ("run train.py:train train.yml --executor proceses", "no executor 'proceses' (did you mean processes?"),
-    ("run train.py:train train.yml --executor proceses -s", "no executor 'proceses'"),
+    ("run train.py:train train.yml --executor proceses -s", "--executor proceses: is for a program that waits"),
     ("run train.py:train train.yml --executor proceses --dry-run", "no executor 'proceses'"),
     (
         "run train.py:train train.yml --executor-option max_worker=2",

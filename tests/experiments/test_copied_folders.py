@@ -72,7 +72,7 @@ def test_a_copy_of_an_experiment_is_shown_beside_it_and_never_summed(capsys: pyt
 def test_curves_of_a_copy_are_drawn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(RESULTS / "train", RESULTS / "copy")
     labels: list[str] = []
-    monkeypatch.setattr(plot, "_draw", lambda axes, curves, label, band: labels.append(label))
+    monkeypatch.setattr(plot, "_draw", lambda curves, look, axes: labels.extend(one.label for one in curves))
     plot.plot_curves(RESULTS, "loss", "curves.png", by="params.lr")
     assert sorted(labels) == ["copy, lr = 0.1", "copy, lr = 0.2", "train, lr = 0.1", "train, lr = 0.2"]
 

@@ -140,31 +140,13 @@ def test_in_the_order_of_submission_the_searcher_hears_the_same_whatever_the_tim
     assert [trial.n_told for trial, _ in searcher.results] == [0, 0, 0, 1, 2, 3, 4, 5]
 
 
-def test_workers_go_on_with_what_is_in_stock_while_the_searcher_thinks() -> None:
-    begun = threading.Event()
-
-    class Slow(Recorder):
-        """From its fourth request on, it answers once a trial has begun meanwhile."""
-
-        waited_in_vain = 0
-
-        def ask(self, n: int, /) -> list[Trial]:
-            if len([what for what in self.calls if what[0] == "ask"]) >= 3:
-                begun.clear()
-                self.waited_in_vain += not begun.wait(60)
-            return super().ask(n)
-
-    def note(trial: Trial) -> float:
-        time.sleep(0.02)  # so that the searcher is asked before the next trial begins
-        begun.set()
-        return float(trial["x"])
-
-    searcher = Slow(8)
-    search = Search(searcher, note, scheduler=make("threads", 1))
-    search.scheduler.on_start(lambda: None)
-    search.run()
-    assert search.n_done == 8
-    assert searcher.waited_in_vain <= 1  # the last request may come when all have ended
+@pytest.mark.parametrize(("round_s", "wanted"), [(0.0, 4), (0.1, 5), (2.0, 4 + 13), (1000.0, 4 + 16)])
+def test_so_many_are_in_stock_as_workers_take_while_the_searcher_thinks(round_s: float, wanted: int) -> None:
+    search = Search(Recorder(), parabola, scheduler=make("threads", 4))
+    for n in (32, 64, 32, 64):
+        search._ask_size.learn(n, 1.0)  # it takes the same time for any number
+    vars(search).update(_slots=4, _trial_s=1.0, _round_s=round_s)
+    assert search._wanted(0) == wanted
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
