@@ -16,7 +16,7 @@ master_pid() { pid_in $SPOOL/qmaster/qmaster.pid; }
 worker_pid() { cat $SPOOL/execd/*/execd.pid 2>/dev/null | head -n 1; }
 master_answers() { timeout 5 qconf -sh; }
 
-is_up() { [[ -x $QSUB && -e $STATE/sge/ours ]] && alive "$(master_pid)" sge_qmaster && queue_ready; }
+is_up() { [[ -x $QSUB && -e $STATE/sge/ours ]] && alive "$(master_pid)" sge_qmaster && alive "$(worker_pid)" sge_execd && queue_ready; }
 
 install_it() {
     local part
