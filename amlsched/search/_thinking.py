@@ -13,6 +13,7 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolEx
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from amlsched.errors import SearcherError
+from amlsched.executors.capabilities import kill_workers
 from amlsched.executors.pickling import pickled_by_value
 from amlsched.search.trial import Trial
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Place = Literal["thread", "process", "loop"]
+
+_LAST_S = 30.0
+"""How long a search that has ended waits for its searcher."""
 
 
 class Thought(NamedTuple):
@@ -163,7 +167,7 @@ class Thinking:
         return cast("bool", self._wait_for("report", number, step, value))
 
     def close(self, told: Sequence[tuple[int, Told]]) -> Searcher | None:
-        """Tell the last results, and end the thread or process.
+        """Tell the last results, and end the thread or process. Waits for a searcher that thinks, but not for long.
 
         Returns:
             The searcher, if it has been in another process and can be pickled.
@@ -171,24 +175,26 @@ class Thinking:
         searcher: Searcher | None = None
         try:
             if told:
-                self._wait_for("think", told, 0, None)
+                self._wait_for("think", told, 0, None, timeout_s=_LAST_S)
             if self._mind is None:
-                searcher = pickle.loads(self._wait_for("searcher"))
+                searcher = pickle.loads(self._wait_for("searcher", timeout_s=_LAST_S))
+        except TimeoutError:
+            logger.warning("%s is still thinking after %.0f s: it does not get the last results", self._name, _LAST_S)
         except Exception as error:  # a searcher that raises, is no longer picklable, or whose process was lost
-            logger.warning(
-                "%s: the last results could not be told, or the searcher not be returned: %s", self._name, error
-            )
+            logger.warning("%s did not take the last results, or cannot be returned: %s", self._name, error)
         finally:
-            if self._executor is not None:
+            if self._mind is None and self._executor is not None:
+                kill_workers(self._executor)
+            elif self._executor is not None:
                 self._executor.shutdown(wait=False, cancel_futures=True)
         return searcher
 
-    def _wait_for(self, method: str, *args: Any) -> Any:
+    def _wait_for(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         if self._executor is None:
             return getattr(self._mind, method)(*args)
         if self._mind is not None:
-            return self._executor.submit(getattr(self._mind, method), *args).result()
-        return self._executor.submit(_in_process, method, *args).result()
+            return self._executor.submit(getattr(self._mind, method), *args).result(timeout_s)
+        return self._executor.submit(_in_process, method, *args).result(timeout_s)
 
     async def _run(self, method: str, *args: Any) -> Any:
         loop = asyncio.get_running_loop()

@@ -192,6 +192,7 @@ class Search(Emitter):
         self._ask_size = AskSize()
         self._round_s = self._trial_s = 0.0
         self._thinking: Thinking | None = None
+        self._driver: asyncio.Task[Any] | None = None
         self._changed = asyncio.Event()
         self._window_began, self._n_in_window = time.monotonic(), 0
 
@@ -230,6 +231,7 @@ class Search(Emitter):
         self._begin()
         thinking = self._thinking = Thinking(self.searcher, self._place, self._n_asked)
         self.scheduler.on_start(self._start, hidden=True)
+        self.scheduler.on_finishing(self._finishing, hidden=True)
         try:
             yield
         except SearcherError:
@@ -237,6 +239,7 @@ class Search(Emitter):
             raise
         finally:
             self.scheduler.on_start.unregister(self._start)
+            self.scheduler.on_finishing.unregister(self._finishing)
             self.dispatcher = None
             told = [(number, self._ended[number]) for number in sorted(self._ended)]
             searcher = thinking.close(told)  # what ended after the run was stopped
@@ -251,7 +254,13 @@ class Search(Emitter):
         if self._place == "loop":
             self._think_at_once()
         else:
-            self.spawn(self._drive(), "while the searcher was thinking")
+            self._driver = self.spawn(self._drive(), "while the searcher was thinking")
+
+    def _finishing(self) -> None:
+        """The run is ending, and does not wait for the searcher: what ends from now on is told to it afterwards."""
+        self._stopped = True
+        if self._driver is not None:
+            self._driver.cancel()
 
     async def _drive(self) -> None:
         """Tell the searcher results and ask it for trials, until there are no more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import multiprocessing
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from amlsched import Scheduler, SearcherError, TrialsFailedError
 from amlsched.plugins import Limits
-from amlsched.search import Failure, Float, Search, Trial, TrialResult, grid, random
+from amlsched.search import Failure, Float, Search, Trial, TrialResult, _thinking, grid, random
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -276,6 +277,30 @@ def test_a_lost_process_of_the_searcher_ends_the_run() -> None:
     search = Search(Dies(), parabola, scheduler=make("threads"), n_trials=10, searcher_in="process")
     with pytest.raises(SearcherError, match="its process was lost"):
         search.run()
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_a_searcher_that_does_not_stop_thinking_does_not_hold_up_the_end(
+    place: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_thinking, "_LAST_S", 0.2)
+    ended = [False]  # an event cannot be sent to a process
+
+    class Hangs(Recorder):
+        def ask(self, n: int, /) -> list[Trial]:
+            while self.n_asked >= 1 and not ended[0]:
+                time.sleep(0.01)
+            return super().ask(1)
+
+    search = Search(Hangs(), parabola, scheduler=make("threads"), n_trials=3, timeout=3, searcher_in=place)
+    with caplog.at_level(logging.WARNING):
+        search.run()
+    ended[0] = True
+    assert search.n_done <= 1
+    for child in multiprocessing.active_children():
+        child.join(60)
+        assert child.exitcode is not None
+    assert "is still thinking" in caplog.text or "cannot be returned" in caplog.text
 
 
 class Pruner(Recorder):
