@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from amlsched._checks import check_whole
 from amlsched._surroundings import import_extra
-from amlsched.executors.capabilities import capabilities_of, worker_count
+from amlsched.executors.capabilities import most_at_once
 from amlsched.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class QueueMonitor:
 
     def _start(self) -> None:
         executor = self.scheduler.executor
-        self._n_workers = 1 if capabilities_of(executor).inline else worker_count(executor)
+        self._n_workers = most_at_once(executor)
         self.update()
 
     def _changed(self, _: Any) -> None:

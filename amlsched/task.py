@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from amlsched.resources.request import Requests, Resources
     from amlsched.scheduler import Scheduler
 
-__all__ = ["Plugin", "Task", "checked_retries"]
+__all__ = ["Plugin", "Task", "checked_retries", "each_plugin"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -160,7 +160,7 @@ class Task(Emitter, Generic[P, R]):
         self.on_cancelled = self.subscriber(self.CANCELLED)
         self.on_retry = self.subscriber(self.RETRY)
         self.on_results = self.subscriber(self.RESULTS)
-        for plugin in _each(plugins, self.name):
+        for plugin in each_plugin(plugins, self.name):
             if init_plugins:
                 self.attach_plugin(plugin)
             else:
@@ -264,7 +264,16 @@ def _check_iterables(iterables: tuple[Any, ...], name: str) -> None:
             raise TypeError(f"{name}: map(…) takes one iterable per parameter, but argument {number} is {each!r}")
 
 
-def _each(plugins: Any, name: str) -> Iterable[Plugin]:
+def each_plugin(plugins: Any, name: str) -> Iterable[Plugin]:
+    """The plugins given as `plugins=`: one, or several.
+
+    Args:
+        plugins: The value.
+        name: What they are for, for the message.
+
+    Raises:
+        TypeError: It is neither.
+    """
     if isinstance(plugins, Plugin):
         return (plugins,)
     if not isinstance(plugins, Iterable):

@@ -38,6 +38,7 @@ __all__ = [
     "kinds_of",
     "loop_factory_of",
     "main_travels",
+    "most_at_once",
     "running_at_once",
     "see_running",
     "served_by",
@@ -347,6 +348,11 @@ def running_at_once(executor: Executor) -> int | None:
     """How many calls can run now, if the executor reports it."""
     if (now := workers_now(executor)) is not None:
         return now.here
+    return most_at_once(executor)
+
+
+def most_at_once(executor: Executor) -> int | None:
+    """How many calls run at the same time at most, if the executor reports it."""
     return 1 if capabilities_of(executor).inline else worker_count(executor)
 
 

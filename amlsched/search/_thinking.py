@@ -10,6 +10,7 @@ import pickle
 import threading
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from amlsched.errors import SearcherError
@@ -163,7 +164,7 @@ class Thinking:
         return cast("Thought", self._wait_for("think", told, n, n_told))
 
     def report_now(self, number: int, step: int, value: float) -> bool:
-        """As `report`, for a call that runs in the loop, which therefore cannot await."""
+        """As `report`, for a call or a searcher that runs in the loop, which therefore cannot await."""
         return cast("bool", self._wait_for("report", number, step, value))
 
     def close(self, told: Sequence[tuple[int, Told]]) -> Searcher | None:
@@ -189,22 +190,16 @@ class Thinking:
                 self._executor.shutdown(wait=False, cancel_futures=True)
         return searcher
 
+    def _function(self, method: str) -> Callable[..., Any]:
+        return partial(_in_process, method) if self._mind is None else getattr(self._mind, method)
+
     def _wait_for(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
-        if self._executor is None:
-            return getattr(self._mind, method)(*args)
-        if self._mind is not None:
-            return self._executor.submit(getattr(self._mind, method), *args).result(timeout_s)
-        return self._executor.submit(_in_process, method, *args).result(timeout_s)
+        function = self._function(method)
+        return function(*args) if self._executor is None else self._executor.submit(function, *args).result(timeout_s)
 
     async def _run(self, method: str, *args: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        if self._mind is not None:
-            function = getattr(self._mind, method)
-            if self._executor is None:
-                return function(*args)
-            return await loop.run_in_executor(self._executor, function, *args)
         try:
-            return await loop.run_in_executor(self._executor, _in_process, method, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._function(method), *args)
         except BrokenExecutor as error:
             raise SearcherError(self._name, method, None, f"its process was lost ({error})") from error
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal
 
 from amlsched._checks import whole_number
-from amlsched.errors import MissingExtraError
+from amlsched._surroundings import import_extra
 from amlsched.search.trial import Trial
 
-try:
-    from ConfigSpace import (
-        CategoricalHyperparameter,
-        Configuration,
-        ConfigurationSpace,
-        Constant,
-        OrdinalHyperparameter,
-        util,
-    )
-    from ConfigSpace.exceptions import ForbiddenValueError
-except ImportError as error:
-    raise MissingExtraError("amlsched.search.configspace", "ConfigSpace", "configspace") from error
+import_extra("ConfigSpace", "amlsched.search.configspace", "ConfigSpace", "configspace")
+from ConfigSpace import (  # noqa: E402
+    CategoricalHyperparameter,
+    Configuration,
+    ConfigurationSpace,
+    Constant,
+    OrdinalHyperparameter,
+    util,
+)
+from ConfigSpace.exceptions import ForbiddenValueError  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,10 +60,7 @@ class ConfigSpaceSearcher:
         self._space.seed(seed)
         self._points: Any = None
         if sampler == "sobol":
-            try:
-                qmc: Any = importlib.import_module("scipy.stats.qmc")  # it has no types
-            except ImportError:
-                raise MissingExtraError("sampler='sobol'", "scipy", "configspace") from None
+            qmc = import_extra("scipy.stats.qmc", "sampler='sobol'", "scipy", "configspace")
             self._points = qmc.Sobol(len(self._space), seed=seed)
 
     def ask(self, n: int, /) -> list[Trial]:

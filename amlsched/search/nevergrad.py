@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, Literal
 
-from amlsched.errors import MissingExtraError
+from amlsched._surroundings import import_extra
 from amlsched.search.trial import Failure, Trial
 
-try:
-    _base: Any = importlib.import_module("nevergrad.optimization.base")  # it has no types
-except ImportError as error:
-    raise MissingExtraError("amlsched.search.nevergrad", "nevergrad", "nevergrad") from error
+_base = import_extra("nevergrad.optimization.base", "amlsched.search.nevergrad", "nevergrad", "nevergrad")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,18 +6,16 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from amlsched.errors import MissingExtraError
+from amlsched._surroundings import import_extra
 from amlsched.search.space import Choice, Float, Int, domains_of, is_there
 from amlsched.search.trial import Failure, Trial
 
-try:
-    import optuna
-    from optuna.distributions import BaseDistribution
-    from optuna.pruners import HyperbandPruner, NopPruner
-    from optuna.study import StudyDirection
-    from optuna.trial import FrozenTrial, TrialState
-except ImportError as error:
-    raise MissingExtraError("amlsched.search.optuna", "Optuna", "optuna") from error
+import_extra("optuna", "amlsched.search.optuna", "Optuna", "optuna")
+import optuna  # noqa: E402
+from optuna.distributions import BaseDistribution  # noqa: E402
+from optuna.pruners import HyperbandPruner, NopPruner  # noqa: E402
+from optuna.study import StudyDirection  # noqa: E402
+from optuna.trial import FrozenTrial, TrialState  # noqa: E402
 
 if TYPE_CHECKING:
     from amlsched.search.space import Domain, Space

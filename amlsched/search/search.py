@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from amlsched._checks import check_flag, check_seconds, whole_number
-from amlsched.errors import MissingExtraError, SearcherError, TrialsFailedError
+from amlsched._surroundings import import_extra
+from amlsched.errors import SearcherError, TrialsFailedError
 from amlsched.events import Emitter, Event
-from amlsched.executors.capabilities import capabilities_of, worker_count
+from amlsched.executors.capabilities import capabilities_of, most_at_once
 from amlsched.scheduler import Scheduler
 from amlsched.search._thinking import AskSize, Place, Thinking, reports_to
 from amlsched.search.trial import Failure, Mode, TrialResult, failure_of
+from amlsched.task import each_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -159,21 +161,18 @@ class Search(Emitter):
         self._keep_going = keep_going
         self._auto_batch = batch_size == "auto"
         self._best: TrialResult | None = None
-        self._reports = reports_to(searcher)
         self._n_asked = 0  # of all runs of this search: numbers of trials are never used twice
         self.task = self._task(function, plugins, 1 if batch_size == "auto" else batch_size)
         self._begin()
 
     def _task(self, function: Callable[[Trial], Any], plugins: Any, batch_size: int) -> Task[..., Any]:
-        from amlsched.task import Plugin
-
-        several: list[Plugin] = [plugins] if isinstance(plugins, Plugin) else list(plugins)
-        if not self._reports:
-            task: Task[..., Any] = self.scheduler.task(function, plugins=several, batch_size=batch_size)
+        if not reports_to(self.searcher):
+            task: Task[..., Any] = self.scheduler.task(function, plugins=plugins, batch_size=batch_size)
         else:
             from amlsched.plugins import Comm
 
-            task = self.scheduler.task(_Reporting(function), plugins=[Comm.Plugin(), *several], batch_size=batch_size)
+            several = [Comm.Plugin(), *each_plugin(plugins, "a search")]
+            task = self.scheduler.task(_Reporting(function), plugins=several, batch_size=batch_size)
             task.on("comm-request", self._report)
         task.on_result(self._returned, hidden=True)
         task.on_exception(self._raised, hidden=True)
@@ -250,7 +249,7 @@ class Search(Emitter):
         executor = self.scheduler.executor
         self.dispatcher = self.scheduler.dispatcher
         self._inline = capabilities_of(executor).inline
-        self._slots = self.n_workers or (1 if self._inline else worker_count(executor)) or 1
+        self._slots = self.n_workers or most_at_once(executor) or 1
         if self._place == "loop":
             self._think_at_once()
         else:
@@ -266,9 +265,9 @@ class Search(Emitter):
         """Tell the searcher results and ask it for trials, until there are no more."""
         assert self._thinking is not None
         while True:
-            told, wanted = self._next_round()
+            told, wanted, n_told = self._next_round()
             if told or wanted:
-                self._take(wanted, await self._thinking.think(told, wanted, self._n_told if self._in_order else None))
+                self._take(wanted, await self._thinking.think(told, wanted, n_told))
             elif self._running or self._stock:
                 self._changed.clear()
                 await self._changed.wait()
@@ -278,19 +277,19 @@ class Search(Emitter):
     def _think_at_once(self) -> None:
         """The same in a callback, for a searcher that thinks in the loop."""
         assert self._thinking is not None
-        told, wanted = self._next_round()
+        told, wanted, n_told = self._next_round()
         while told or wanted:
-            self._take(wanted, self._thinking.think_now(told, wanted, self._n_told if self._in_order else None))
-            told, wanted = self._next_round()
+            self._take(wanted, self._thinking.think_now(told, wanted, n_told))
+            told, wanted, n_told = self._next_round()
 
-    def _next_round(self) -> tuple[list[tuple[int, Told]], int]:
-        """What to tell the searcher next, and for how many trials to ask it."""
+    def _next_round(self) -> tuple[list[tuple[int, Told]], int, int | None]:
+        """What to tell the searcher next, for how many trials to ask it, and `n_told` of these trials."""
         told = self._to_tell()
         wanted = self._wanted(len(told))
         for number, _ in told:
             del self._ended[number]
         self._n_told += len(told)
-        return told, wanted
+        return told, wanted, self._n_told if self._in_order else None
 
     def _to_tell(self) -> list[tuple[int, Told]]:
         if self._in_order:  # what has ended by now depends on durations: one at a time, once all are in flight
@@ -345,7 +344,7 @@ class Search(Emitter):
     # What trials come to
 
     def _returned(self, future: Future[Any], result: Any) -> None:
-        trial, value = self._running[future][0], None
+        trial, _ = self._running[future]
         try:
             value = _value_of(result)
             told: Told = value if trial.number not in self._pruned else Failure("pruned", None, value)
@@ -411,7 +410,7 @@ class Search(Emitter):
 
     def _report(self, message: Comm.Msg[Any]) -> None:
         """Answer an intermediate value of a trial with whether it should stop."""
-        if self._inline:  # the call runs in this thread, which therefore cannot wait
+        if self._inline or self._place == "loop":  # the call or the searcher runs in this thread: nobody can wait
             assert self._thinking is not None
             self._answer(message, self._thinking.report_now(*message.data))
         else:
@@ -450,10 +449,9 @@ class Search(Emitter):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise MissingExtraError("search.df()", "pandas", "results") from None
+        import_extra("pandas", "Search.df", "pandas", "results")
+        import pandas as pd
+
         rows = [_row(result) for result in sorted(self.trials, key=lambda each: each.trial.number)]
         return pd.DataFrame(rows, index=pd.Index([row.pop("number") for row in rows], name="trial"))
 

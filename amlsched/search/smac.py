@@ -14,17 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from amlsched.errors import MissingExtraError
-from amlsched.executors.capabilities import capabilities_of, worker_count
+from amlsched._surroundings import import_extra
+from amlsched.executors.capabilities import most_at_once
 from amlsched.search.trial import Failure, Trial, failure_of
+from amlsched.task import each_plugin
 
-try:
-    from smac.runhistory import StatusType, TrialInfo, TrialValue
-    from smac.runner.abstract_runner import AbstractRunner
+import_extra("smac", "amlsched.search.smac", "SMAC3", "smac")
+from smac.runhistory import StatusType, TrialInfo, TrialValue  # noqa: E402
+from smac.runner.abstract_runner import AbstractRunner  # noqa: E402
 
-    from amlsched.search.configspace import plain
-except ImportError as error:
-    raise MissingExtraError("amlsched.search.smac", "SMAC3", "smac") from error
+from amlsched.search.configspace import plain  # noqa: E402
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -91,16 +90,8 @@ class SmacSearcher:
             self.facade.tell(trial.handle, _value(told, self._crash_cost), save=False)
 
 
-def smac_runner(
-    target_function: Callable[..., Any],
-    scenario: Scenario,
-    scheduler: Scheduler,
-    *,
-    n_workers: int | None = None,
-    order: Literal["completion", "submission"] = "completion",
-    plugins: Plugin | Sequence[Plugin] = (),
-) -> SmacRunner:
-    """Run the target function of an existing SMAC program with a scheduler of amlsched, on any executor.
+class SmacRunner(AbstractRunner):
+    """Runs the target function of an existing SMAC program with a scheduler of amlsched, on any executor.
 
         facade = HyperparameterOptimizationFacade(scenario, smac_runner(train, scenario, Scheduler.with_processes(4)))
         incumbent = facade.optimize()
@@ -109,6 +100,8 @@ def smac_runner(
     of the scenario hold on every executor: amlsched's `Limits` enforces them. `n_workers` of the scenario becomes the
     number of trials that run at the same time; it is set to 1 there, as the facade would otherwise start a dask
     cluster.
+
+    It runs the scheduler in a thread, from the first trial until `close`, or the end of the program.
 
     Args:
         target_function: The function, as SMAC takes it: it gets the configuration, and `seed`, `budget` and `instance`
@@ -123,13 +116,6 @@ def smac_runner(
 
     Raises:
         TypeError: The target function is not callable, such as a script.
-    """
-    return SmacRunner(target_function, scenario, scheduler, n_workers=n_workers, order=order, plugins=plugins)
-
-
-class SmacRunner(AbstractRunner):
-    """The runner that `smac_runner` returns. It runs the scheduler in a thread, from the first trial until `close`, or
-    the end of the program.
     """
 
     def __init__(
@@ -151,11 +137,12 @@ class SmacRunner(AbstractRunner):
         self._function = target_function
         self._scheduler = scheduler
         self._n_workers = n_workers or (scenario.n_workers if scenario.n_workers > 1 else None)
-        object.__setattr__(scenario, "n_workers", 1)  # a frozen dataclass; see `smac_runner`
+        object.__setattr__(scenario, "n_workers", 1)  # a frozen dataclass; see above
         self._in_order = order == "submission"
-        several = [plugins] if not isinstance(plugins, Sequence) else list(plugins)
         target = _Target(target_function, tuple(self._required_arguments))
-        self._task: Task[..., Any] = scheduler.task(target, plugins=[*_limits(scenario), *several])
+        self._task: Task[..., Any] = scheduler.task(
+            target, plugins=[*_limits(scenario), *each_plugin(plugins, "smac_runner")]
+        )
         self._task.on_result(self._returned, hidden=True)
         self._task.on_exception(self._raised, hidden=True)
         self._task.on_cancelled(self._cancelled, hidden=True)
@@ -329,6 +316,10 @@ class SmacRunner(AbstractRunner):
         )
 
 
+smac_runner = SmacRunner
+"""`SmacRunner`, as a function: `smac_runner(train, scenario, scheduler)`."""
+
+
 @dataclass(eq=False)
 class _Submitted:
     """A trial of SMAC, and its value once it has ended."""
@@ -390,8 +381,7 @@ class _Session:
         self._thread.start()
         self._began.wait()
         self.check()
-        executor = scheduler.executor
-        self.slots = n_workers or (1 if capabilities_of(executor).inline else worker_count(executor)) or 1
+        self.slots = n_workers or most_at_once(scheduler.executor) or 1
         self._finalizer = weakref.finalize(self, _stop, scheduler, self._loop, self._thread)
 
     def call(self, function: Callable[[], object]) -> None:
