@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from amlsched.errors import MemoryLimitError
@@ -63,7 +64,7 @@ class LearnedRequests:
 
     def __init__(self, estimator: Estimator, nodes: Callable[[], Sequence[Node]]) -> None:
         self._needs, self._most_memory, self._nodes = estimator.needs, estimator.most_memory, nodes
-        self._kinds: dict[str, _Kind] = {}
+        self._kinds: defaultdict[str, _Kind] = defaultdict(_Kind)
         self._firsts: dict[Future[Any], Resources] = {}  # first calls that wait, and what they request
 
     def request(self, future: Future[Any], least: int) -> tuple[Resources, bool] | None:
@@ -88,13 +89,11 @@ class LearnedRequests:
     def ended(self, future: Future[Any]) -> list[Future[Any]]:
         """Note the end of an attempt, in whatever way, and return the calls that are to request again."""
         kind = self._kind(future)
-        kind.waiting.pop(future, None)
-        kind.held.pop(future, None)
+        self.drop(future)
         grew = kind.growing.pop(future, None) is not None
         first = kind.first is future
         if first:
             kind.first = None
-        self._firsts.pop(future, None)
         smaller = self.changed()
         needs = self._needs(future)
         if needs is None:
@@ -111,15 +110,13 @@ class LearnedRequests:
 
     def changed(self) -> list[Future[Any]]:
         """The first calls that wait and would request something else now, as more is known of other kinds, or nodes."""
-        return [future for future, request in self._firsts.items() if self._of_first(0) != request]
-
-    def placed(self, future: Future[Any]) -> None:
-        """Note that a call no longer waits, as it was placed."""
-        self._kind(future).waiting.pop(future, None)
-        self._firsts.pop(future, None)
+        if not self._firsts:
+            return []
+        now = self._of_first(0)
+        return [future for future, request in self._firsts.items() if now != request]
 
     def drop(self, future: Future[Any]) -> None:
-        """Forget a call that no longer waits, as another request of it is about to be made."""
+        """Forget a call that no longer waits: it was placed, has ended, or is about to request again."""
         kind = self._kind(future)
         kind.held.pop(future, None)
         kind.waiting.pop(future, None)
@@ -132,7 +129,7 @@ class LearnedRequests:
         return [other for other, request in kind.waiting.items() if request.memory < memory]
 
     def _kind(self, future: Future[Any]) -> _Kind:
-        return self._kinds.setdefault(group_of(future), _Kind())
+        return self._kinds[group_of(future)]
 
     def _largest(self) -> tuple[float, int | None]:
         """CPUs and memory of the largest node."""
@@ -148,19 +145,17 @@ class LearnedRequests:
             return Resources()
         known = self._most_memory()
         wanted = max(_PART_OF_A_NODE * largest, _TIMES_THE_LARGEST * known, least) if known else largest
-        return Resources(1, f"{int(min(wanted, largest))} B")
+        return Resources(1).with_memory(int(min(wanted, largest)))
 
     def _of_needs(self, needs: Needs, least: int) -> Resources:
         cpus, largest = self._largest()
-        memory = _in_steps(max(needs.memory_bytes, least))
-        if largest is not None:
-            memory = min(memory, largest)
-        return Resources(min(needs.cpus, cpus), f"{memory} B" if memory and largest is not None else None)
+        memory = 0 if largest is None else min(_in_steps(max(needs.memory_bytes, least)), largest)
+        return Resources(min(needs.cpus, cpus)).with_memory(memory)
 
 
 def _in_steps(amount: int) -> int:
     """An amount, rounded up to few significant digits."""
-    step = max(1, 1 << max(0, amount.bit_length() - 1)) // _STEPS or 1
+    step = max(1, (1 << max(0, amount.bit_length() - 1)) // _STEPS)
     return -(-amount // step) * step
 
 

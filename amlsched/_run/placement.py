@@ -110,7 +110,6 @@ class Placement(Admission):
         self._here: dict[str, Node] = {}  # the nodes of an executor that has some itself, by its keys
         self._keys: dict[Node, tuple[str, Binding]] = {}
         self._learned: LearnedRequests | None = None  # created for the first call that learns what it needs
-        self._held: set[Future[Any]] = set()  # calls that wait until something is learned
         self._asked: WeakKeyDictionary[Future[Any], int] = WeakKeyDictionary()  # memory that calls that learn have had
         self._settling = False  # the receipt of a call that has ended is not known yet
         super().__init__(executor, finished, broken, calls)
@@ -174,8 +173,7 @@ class Placement(Admission):
                 self._learned = LearnedRequests(self._estimator, lambda: self._nodes)
             found = self._learned.request(future, requests[0].memory)
             if found is None:
-                self._held.add(future)
-                return
+                return  # it waits until something is learned
             requests, priority = (found[0],), math.inf if found[1] else priority
         seconds = None if self._estimator is None else self._estimator.expected(future)
         call = WaitingCall(future.number, requests, seconds, priority, self._clock(), key=future)
@@ -204,7 +202,7 @@ class Placement(Admission):
                 self._leases[future] = lease
                 lease.since = self._clock()
                 if self._learned is not None and _wanted(future).learns:
-                    self._learned.placed(future)
+                    self._learned.drop(future)
                     self._asked[future] = lease.request.memory
                 if future.done():  # it was cancelled, and the run has not processed that yet
                     self._give_back(future)
@@ -315,7 +313,6 @@ class Placement(Admission):
                 self._learn_from(future)
 
     def _unqueue(self, future: Future[Any]) -> None:
-        self._held.discard(future)
         call = self._queued.pop(future, None)
         if call is not None:
             self._policy.discard(call)
