@@ -148,25 +148,29 @@ class Portfolio(Policy):
 
     def _plan(self, nodes: Sequence[Node], now: float) -> _New | None:
         """The order to follow from now on; `None` for the one that is followed."""
-        calls = sorted(self._policy.waiting(), key=lambda call: call.number)
+        waiting = self._policy.waiting()
         present = [node for node in nodes if not node.lost]
-        kinds = list({(node.pool.cpus, node.pool.memory, len(node.pool.gpus)): node for node in present}.values())
-        priority = calls[0].priority
+        priority = waiting[0].priority
         if any(
             call.priority != priority
             or call.expected(call.requests[0]) is None
             or not any(node.can_hold(call.requests[0]) for node in present)
-            for call in calls
+            for call in waiting
         ):
             return None
-        bound = _lower_bound(calls, present)
+        calls = [
+            SimulatedCall(call, call.expected(call.requests[0]) or 0.0)
+            for call in sorted(waiting, key=lambda call: call.number)
+        ]
+        longest = max(each.seconds for each in calls)
+        bound = _lower_bound(calls, longest, present)
         self._began = now if self._began is None else self._began
         may_cost = _PART * (now - self._began + bound) - self._spent
         n_orders = min(_MOST_ORDERS, int(min(_MOST, may_cost / _COST_S) / len(calls)))
         if n_orders < 2:
             return None
-        longest = max(call.expected(call.requests[0]) or 0.0 for call in calls)
-        largest = max(calls, key=lambda call: _largest_share(call, kinds)).number
+        kinds = list({(node.pool.cpus, node.pool.memory, len(node.pool.gpus)): node for node in present}.values())
+        largest = max(calls, key=lambda each: _largest_share(each.call, kinds)).call.number
 
         def tried(new: _New) -> _Tried:
             self._spent += _COST_S * len(calls)
@@ -208,27 +212,23 @@ def _near(best: _New, largest: int, seed: int) -> _New:
     return partial(_Order, 0.5, reserving=seed % 3 == 0, first=largest, spread=spread, seed=seed)
 
 
-def _run_forward(calls: Sequence[WaitingCall], nodes: Sequence[Node], policy: Policy, now: float) -> Schedule:
+def _run_forward(calls: Sequence[SimulatedCall], nodes: Sequence[Node], policy: Policy, now: float) -> Schedule:
     """What happens if all calls take as long as expected."""
     leases: dict[Lease, Lease] = {}
     twins = [node.twin(leases) for node in nodes]
     running = {twin: max(0.0, lease.until - now) for lease, twin in leases.items()}
-    simulated = [SimulatedCall(call, call.expected(call.requests[0]) or 0.0) for call in calls]
-    return simulate(simulated, twins, policy, now=now, running=running)
+    return simulate(calls, twins, policy, now=now, running=running)
 
 
-def _lower_bound(calls: Sequence[WaitingCall], nodes: Sequence[Node]) -> float:
+def _lower_bound(calls: Sequence[SimulatedCall], longest: float, nodes: Sequence[Node]) -> float:
     """Seconds below which no schedule of the calls can be, but for what runs already."""
     total = Amounts.together(node.pool for node in nodes)
     there = (total.cpus, total.memory, sum(total.shares))
     asked = [0.0] * len(there)
-    longest = 0.0
-    for call in calls:
-        request = call.requests[0]
-        seconds = call.expected(request) or 0.0
-        longest = max(longest, seconds)
+    for each in calls:
+        request = each.call.requests[0]
         amounts = (request.cpu_parts, request.memory, request.gpu_parts)
-        asked = [so_far + amount * seconds for so_far, amount in zip(asked, amounts, strict=True)]
+        asked = [so_far + amount * each.seconds for so_far, amount in zip(asked, amounts, strict=True)]
     return max(longest, *(amount / has for amount, has in zip(asked, there, strict=True) if has))
 
 
