@@ -16,7 +16,7 @@ from amlsched.executors.allocated_call import AllocatedCall
 from amlsched.executors.capabilities import worker_count
 from amlsched.policies import WaitingCall
 from amlsched.resources.allocation import allocation_of
-from amlsched.resources.pool import Node, refuse_impossible, replace_name
+from amlsched.resources.pool import HERE, Node, refuse_impossible, replace_name
 from amlsched.resources.request import Resources, Wanted
 
 if TYPE_CHECKING:
@@ -429,11 +429,10 @@ class Placement(Admission):
 
     def _pool_of(self, found: Pool) -> Pool:
         """What a node has: by a pool of its name, else by the one for all, else what it says."""
-        for name in (found.name, "this machine"):
-            for pool in self._given:
-                if pool.name == name or (name != "this machine" and pool.name in name.split(" on ")):
-                    return replace_name(pool, found.name)
-        return found
+        names = (found.name, *found.name.split(" on "))
+        own = [pool for pool in self._given if pool.name in names]
+        fitting = own or [pool for pool in self._given if pool.name == HERE]
+        return replace_name(fitting[0], found.name) if fitting else found
 
     def _refuse_on_nodes(self, requests: tuple[Resources, ...], where: str) -> None:
         """Raise ResourcesError if neither a node that is here nor one that is to come can hold a request."""

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
     from amlsched.resources.request import Resources
 
-__all__ = ["Amounts", "Lease", "Node", "Pool", "Shortage", "refuse_impossible"]
+__all__ = ["HERE", "Amounts", "Lease", "Node", "Pool", "Shortage", "refuse_impossible", "replace_name"]
 
 logger = logging.getLogger(__name__)
-_HERE = "this machine"
+HERE = "this machine"
+"""Name of a pool that was given none."""
 _UNCOUNTED = 1 << 62
 """More memory than any node has, for a pool whose memory is not counted."""
 
@@ -73,7 +74,7 @@ class Pool:
         gpu_memory: str | Sequence[str] | None = None,
         custom: Mapping[str, float] | None = None,
         *,
-        name: str = _HERE,
+        name: str = HERE,
     ) -> None:
         if not in_parts("cpus", cpus):
             raise ValueError(f"cpus={cpus!r}: a pool needs more than 0")
@@ -462,7 +463,7 @@ def refuse_impossible(requests: Sequence[Resources], nodes: Sequence[Node], wher
 def _remedy(dimension: str, pool: Pool) -> str:
     """What to do about a request that no node can hold."""
     if dimension == "GPUs" and not pool.gpus:
-        found = f"; on this machine: {gpus()}" if pool.name == _HERE else ""
+        found = f"; on this machine: {gpus()}" if pool.name == HERE else ""
         return f"request none, or give the pool gpus=…{found}"
     name = dimension.strip("'")
     if dimension != name and name not in pool.custom:
