@@ -262,6 +262,11 @@ class Gpu:
     memory_bytes: int | None = None
     free_bytes: int | None = None
 
+    @property
+    def usable_bytes(self) -> int | None:
+        """What calls may use of its memory: what is free, or all if that is unknown; `None` if neither is known."""
+        return self.memory_bytes if self.free_bytes is None else self.free_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Gpus:

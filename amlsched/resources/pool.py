@@ -108,8 +108,7 @@ class Pool:
         if kept >= free:
             problem = f"reserve={reserve!r}, but only {shown_memory(free)} of memory are free"
             raise ResourcesError("Pool.here", problem, "reserve less")
-        amounts = [each.memory_bytes if each.free_bytes is None else each.free_bytes for each in found]
-        known = [f"{amount} B" for amount in amounts if amount]
+        known = [f"{each.usable_bytes} B" for each in found if each.usable_bytes]
         return cls(
             len(cpus()),
             f"{free - kept} B",

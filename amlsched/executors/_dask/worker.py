@@ -135,13 +135,12 @@ def describe() -> dict[str, Any]:
     from amlsched.resources.detect import gpus
 
     found = gpus().found
-    amounts = [each.memory_bytes if each.free_bytes is None else each.free_bytes for each in found]
     return {
         "host": socket.gethostname(),
         "age_s": time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK"),
         "memory": own_bytes("VmRSS") or 0,
         "gpus": [each.name for each in found],
-        "gpu_memory": [amount for amount in amounts if amount],
+        "gpu_memory": [each.usable_bytes for each in found if each.usable_bytes],
     }
 
 
