@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -231,7 +232,7 @@ class Store:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._former: dict[str, GroupStore] = {}
-        self._new: dict[str, GroupStore] = {}
+        self._new: defaultdict[str, GroupStore] = defaultdict(GroupStore)
         if path is not None:
             if not path.parent.is_dir():
                 raise FileNotFoundError(f"estimates={str(path)!r}: there is no folder {path.parent}: create it first")
@@ -258,10 +259,7 @@ class Store:
             cpus: How many CPUs it used.
             peak: Its peak memory in bytes.
         """
-        found = self._new.get(group)
-        if found is None:
-            found = self._new[group] = GroupStore()
-        found.add(x, z, arguments, cpus, peak)
+        self._new[group].add(x, z, arguments, cpus, peak)
 
     def times(self, group: str) -> Line:
         """The logarithms of the times of a group; those of former runs count less."""
@@ -316,9 +314,7 @@ class Store:
 
     def asked(self, group: str, cpus: float, memory: int) -> None:
         """Count what a call of a group requested."""
-        found = self._new.get(group)
-        if found is None:
-            found = self._new[group] = GroupStore()
+        found = self._new[group]
         found.asked_cpus.add(cpus)
         if memory:
             found.asked_memory.add(memory)
@@ -366,7 +362,8 @@ class Store:
         except (OSError, ValueError) as error:
             logger.warning("what was learned could not be saved: %s", error)
             return
-        self._former, self._new = former, {}
+        self._former = former
+        self._new.clear()
 
 
 def _encoded(groups: Mapping[str, GroupStore]) -> str:
