@@ -134,31 +134,7 @@ def results_of(kind: Kind, commands: dict[str, str], folder: Path, monkeypatch: 
 @pytest.mark.filterwarnings("ignore:OAR Job memory")  # dask-jobqueue wants to know a property of the site for that
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_calls_run_on_a_worker_in_a_job(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = tmp_path / "record"
-    record.mkdir()
-    for name, body in kind.commands.items():
-        lines = ["#!/bin/sh", f"record={shlex.quote(str(record))}", 'script="$record/script.$$"']
-        lines += [f'printf "%s\\n" "$*" >>"$record/{name}"', body, ""]
-        (tmp_path / name).write_text("\n".join(lines))
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    scheduler = Scheduler.from_name(
-        kind.name,
-        n_workers=1,
-        cores=1,
-        memory="1 GB",
-        walltime="00:20" if kind.name == "lsf" else "00:20:00",
-        queue="short",
-        interface="lo",
-        log_directory=str(tmp_path / "logs"),
-        start_timeout=60,
-    )
-    task = scheduler.task(calls.double)
-    results: list[int] = []
-    task.on_result(lambda _, result: results.append(result))
-    scheduler.on_start(lambda: [task.submit(number) for number in range(3)])
-    scheduler.run()
-
+    record = results_of(kind, kind.commands, tmp_path, monkeypatch)
     submit, cancel = list(kind.commands)[:2]
     (job,) = (record / "jobs").read_text().split()
     script = next(record.glob("script.*")).read_text()
