@@ -141,11 +141,11 @@ class Task(Emitter, Generic[P, R]):
         self.retries_on_loss = None if retries_on_loss is None else checked_retries(retries_on_loss)
         self._requests: Requests | None = None
         self.requests_resources = resources is not None or priority != 0
-        self.learns = isinstance(resources, str) and resources == "learn"
         if self.requests_resources or group is not None:
             from amlsched.resources.request import Requests  # here, to keep `import amlsched` light
 
             self._requests = Requests(self.name, resources, priority, group)
+        self.learns = self._requests is not None and self._requests.learns
         if resources is not None and self.batch_size > 1:
             raise ValueError(
                 f"{self.name}: batch_size={batch_size}, but its calls request resources, and so are sent one by one: "

@@ -178,6 +178,9 @@ class Requests:
         priority: A number, or a function of the call's arguments.
         group: A name, or a function of the call's arguments; `None` for the function's own name.
 
+    Attributes:
+        learns: Whether `resources` is `"learn"`.
+
     Raises:
         TypeError: An argument is something else.
         ValueError: The name is empty.
@@ -190,12 +193,12 @@ class Requests:
             for name, given in (("resources", resources), ("priority", priority), ("group", group))
             if callable(given)
         }
-        learns = isinstance(resources, str) and resources == "learn"
-        given = resources is not None and not learns and not callable(resources)
+        self.learns = isinstance(resources, str) and resources == "learn"
+        given = resources is not None and not self.learns and not callable(resources)
         requests = alternatives(resources, task, "; or 'learn'") if given else (Resources(),)
         number = 0.0 if callable(priority) else _as_priority(priority, task)
         name = None if group is None or callable(group) else _as_group(group, task)
-        self._wanted = Wanted(requests, number, name, learns)
+        self._wanted = Wanted(requests, number, name, self.learns)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Wanted:
         """What the call with these arguments requests.
