@@ -44,6 +44,7 @@ def add_to(commands: Commands) -> None:
 def best(arguments: argparse.Namespace) -> int:
     """Show the run with the best mean of a metric, its parameters as YAML, and which others are not clearly worse."""
     from amlsched.experiments.progress import lower_is_better
+    from amlsched.experiments.results.table import done_of
 
     found = selected(arguments)
     arguments.metric = arguments.metric or only_metric(found)
@@ -68,8 +69,7 @@ def best(arguments: argparse.Namespace) -> int:
         write_file(Path(arguments.config), text)
         print(f"Its config: {arguments.config}\n")
     _print_others(ranking, keys, arguments.metric)
-    undone = int((~found["state"].isin(["completed", "surrendered"])).sum())
-    if undone:
+    if undone := len(found) - len(done_of(found)):
         print_stderr(f"note: {counted(undone, 'repetition', 'are')} not done, and left out")
     return OK
 
@@ -133,8 +133,9 @@ def _config(found: Results, by: list[str], place: int, results: Path) -> str:
     """A config that runs the best again; if a group has several runs, that of its first one, with a comment."""
     from amlsched.experiments.config import write
     from amlsched.experiments.results.survey import run_config, survey
+    from amlsched.experiments.results.table import done_of
 
-    done = found[found["state"].isin(["completed", "surrendered"])]
+    done = done_of(found)
     _, places, _ = done.groups(by)
     rows = done[[number == place for number in places]]
     runs = list(dict.fromkeys(map(str, rows["run"])))

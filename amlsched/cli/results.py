@@ -116,7 +116,7 @@ def _offer(key: str, there: Iterable[str]) -> str:
 
 def results(arguments: argparse.Namespace) -> int:
     """Show the parameters, the last value of each metric and the state of each repetition, or statistics (--by)."""
-    from amlsched.experiments.results.table import STATISTICS
+    from amlsched.experiments.results.table import STATISTICS, done_of
 
     found = selected(arguments)
     if not arguments.by:
@@ -130,8 +130,7 @@ def results(arguments: argparse.Namespace) -> int:
         some = _sorted(found.drop(columns=dropped).copy().reset_index(), arguments)  # few blocks: see `table_of`
         columns = {str(name): some.exact(str(name)) for name in some}
     else:
-        left_out = int((~found["state"].isin(["completed", "surrendered"])).sum())
-        if left_out:
+        if left_out := len(found) - len(done_of(found)):
             print_stderr(f"Left out {counted(left_out, 'repetition')} that {'is' if left_out == 1 else 'are'} not done")
         table = _sorted(found.summary(arguments.by, arguments.metric or None), arguments)
         columns = {str(name): table[name].tolist() for name in table}
@@ -190,6 +189,7 @@ def _paper(
     """
     from amlsched.display.table import text_of
     from amlsched.experiments.progress import lower_is_better
+    from amlsched.experiments.results.table import done_of
 
     keys = list(columns)[: list(columns).index("metric")]
     metrics = list(dict.fromkeys(columns["metric"]))
@@ -201,7 +201,7 @@ def _paper(
     for row in range(len(columns["metric"])):
         group = groups.setdefault(tuple(text_of(columns[key][row]) for key in keys), {})
         group[columns["metric"][row]] = (columns["n"][row], columns["mean"][row], columns["std"][row])
-    done = found[found["state"].isin(["completed", "surrendered"])]
+    done = done_of(found)
     _, places, groups_done = done.groups(arguments.by)
     sizes = Counter(tuple(map(text_of, groups_done[place])) for place in places)
     varying = _varying(found, list(groups)) if keys == ["run"] else {}

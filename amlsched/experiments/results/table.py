@@ -18,6 +18,7 @@ from amlsched.errors import ExperimentError
 from amlsched.experiments._config.document import key_text
 from amlsched.experiments._config.values import as_float, identity, is_list, nested, plain
 from amlsched.experiments._storage import layout
+from amlsched.experiments._storage.record import State
 from amlsched.experiments.results.frames import as_column, concatenated, logged, named, objects
 from amlsched.experiments.results.survey import OWN, Found, about, leaves
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "STATISTICS",
     "Results",
+    "done_of",
     "half_interval",
     "has_numbers",
     "numbers_of",
@@ -35,7 +37,7 @@ __all__ = [
 STATISTICS = ("n", "mean", "std", "median", "min", "max", "low", "high")
 _BOOKKEEPING = ("ts", "rep", "iter")
 _OF_REPETITION = ("name", "run", "r")
-_DONE = ("completed", "surrendered")
+_DONE = [state.value for state in State if state.done]
 _LEADING = OWN.index("state") + 1
 """How many of our own columns stand before parameters and metrics."""
 _PLACE, _METRIC = "\0place", "\0metric"
@@ -251,7 +253,7 @@ class Results(pandas.DataFrame):
         Raises:
             ExperimentError: There is no such column, or no metric.
         """
-        done = self[self["state"].isin(_DONE)]
+        done = done_of(self)
         columns, places, labels = done.groups(by)
         names = self.metrics if metrics is None else [self._metric(name) for name in metrics]
         if not names:
@@ -294,9 +296,9 @@ class Results(pandas.DataFrame):
         Raises:
             ExperimentError: There is no such column, no such metric, or no repetition that is done.
         """
-        if not self["state"].isin(_DONE).any():
+        done = done_of(self)
+        if not len(done):
             raise ExperimentError("results", "no repetition is done")
-        done = self[self["state"].isin(_DONE)]
         table = done.summary(by, [metric]).drop(columns=["metric", "median", "min", "max"])
         _, places, _ = done.groups(by)
         finite = numpy.isfinite(numbers_of(done[self._metric(metric)]).to_numpy(dtype=float))
@@ -373,6 +375,11 @@ def table_of(found: Iterable[Found]) -> Results:
         nans={name: folders for name, folders in nans.items() if folders},
     )
     return made
+
+
+def done_of(results: Results) -> Results:
+    """The repetitions that are done."""
+    return results[results["state"].isin(_DONE)]
 
 
 def _free(name: str, pattern: str, taken: Collection[str]) -> str:
