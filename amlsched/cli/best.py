@@ -139,8 +139,8 @@ def _config(found: Results, by: list[str], place: int, results: Path) -> str:
     _, places, _ = done.groups(by)
     rows = done[[number == place for number in places]]
     runs = list(dict.fromkeys(map(str, rows["run"])))
-    folders = set(map(str, rows[rows["run"] == runs[0]]["folder"]))
-    one = next(one for one in survey(results) if str(one.folder) in folders)
+    folder = rows["folder"].iloc[0]  # the rows are in the order of `survey`
+    one = next(one for one in survey(results) if str(one.folder) == folder)
     name = f"best_{one.run.replace('/', '_')}"
     text = write([{"name": name, "path": str(results), **run_config(one.folder, one.params)}])
     some = f"# One of {len(runs)} runs of this group.\n" if len(runs) > 1 else ""

@@ -67,7 +67,7 @@ def selected(arguments: argparse.Namespace) -> Results:
     from amlsched.experiments.results import load
 
     where = f"results folder {arguments.results}"
-    found = load(arguments.results)
+    found = every = load(arguments.results)
     names = dict.fromkeys(found.index.get_level_values("name"))
     for name in arguments.experiments:
         if name not in names:
@@ -84,7 +84,7 @@ def selected(arguments: argparse.Namespace) -> Results:
             raise ExperimentError(where, f"has no repetition that matches --where {text}", _offer(key, there))
         found = some
     if not len(found):
-        known = sorted(set(map(int, load(arguments.results).index.get_level_values("r"))))
+        known = sorted(set(map(int, every.index.get_level_values("r"))))
         remedy = listed(map(str, known), "indices of repetitions")
         raise ExperimentError(where, "has no repetition that matches the arguments", remedy)
     return found
