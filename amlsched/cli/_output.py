@@ -52,6 +52,7 @@ __all__ = [
     "print_interrupted",
     "print_notes",
     "print_table",
+    "table_text",
     "write_file",
 ]
 
@@ -201,8 +202,7 @@ def counts(summary: Summary) -> str:
 
 def print_table(summary: Summary, metrics: list[str], *, everything: bool = False) -> None:
     """Print a table with a row for each run."""
-    from amlsched._surroundings import is_terminal
-    from amlsched.display.table import duration, fitted, mean_and_deviation, table
+    from amlsched.display.table import duration, mean_and_deviation
     from amlsched.experiments.storage import State
 
     tallies = list(summary.tallies.values())
@@ -221,10 +221,19 @@ def print_table(summary: Summary, metrics: list[str], *, everything: bool = Fals
     columns = ["run", "done", *metrics, "time", ""]
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    width = shutil.get_terminal_size().columns
-    print_stdout(fitted(columns, rows, width) if is_terminal(sys.stdout) else table(columns, rows))
+    print_stdout(table_text(columns, rows))
     if len(tallies) > len(shown):
         print(f"… and {len(tallies) - len(shown)} more runs")
+
+
+def table_text(columns: list[str], rows: list[list[str]], *, hide_constant: bool = False) -> str:
+    """A table for standard output; on a terminal, one that fits its width, as `fitted` makes it."""
+    from amlsched._surroundings import is_terminal
+    from amlsched.display.table import fitted, table
+
+    if not is_terminal(sys.stdout):
+        return table(columns, rows)
+    return fitted(columns, rows, shutil.get_terminal_size().columns, hide_constant=hide_constant)
 
 
 def print_failures(summary: Summary) -> None:

@@ -7,8 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amlsched.cli._output import OK, add_command, add_results, add_selection, print_stderr, print_stdout, write_file
-from amlsched.cli.results import only_metric, results_table, selected
+from amlsched.cli._output import (
+    OK,
+    add_command,
+    add_results,
+    add_selection,
+    print_stderr,
+    print_stdout,
+    table_text,
+    write_file,
+)
+from amlsched.cli.results import only_metric, selected
 from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
@@ -120,7 +129,8 @@ def _print_others(ranking: Any, keys: list[str], metric: str) -> None:
         ]
         for row in near[:_SHOWN]
     ]
-    print_stdout(results_table([*keys, "n", metric, "difference", "95 % interval"], cells))
+    columns = [*keys, "n", metric, "difference", "95 % interval"]
+    print_stdout(table_text(columns, cells, hide_constant=True))
     if len(near) > _SHOWN:
         print(f"… and {len(near) - _SHOWN} more: amlsched results RESULTS --by {' '.join(keys)} --metric {metric}")
 

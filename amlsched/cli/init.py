@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +87,8 @@ def add_to(commands: Commands) -> None:
 
 def init(arguments: argparse.Namespace) -> int:
     """Create train.py, an experiment, and train.yml, its config. Both are short, commented, and run at once."""
+    import shlex
+
     place: Path = arguments.folder
     target = "train.py:Train" if arguments.as_class else "train.py:train"
     config = _CONFIG.format(

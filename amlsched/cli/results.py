@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amlsched._spelling import listed, suggestion
-from amlsched.cli._output import OK, add_command, add_results, add_selection, print_stderr, print_stdout, write_file
-from amlsched.display.table import is_number
+from amlsched.cli._output import (
+    OK,
+    add_command,
+    add_results,
+    add_selection,
+    print_stderr,
+    print_stdout,
+    table_text,
+    write_file,
+)
 from amlsched.errors import ExperimentError
 from amlsched.units import counted
 
@@ -27,7 +34,7 @@ if TYPE_CHECKING:
 
     Frame = TypeVar("Frame", bound=pd.DataFrame)
 
-__all__ = ["add_to", "only_metric", "results_table", "selected"]
+__all__ = ["add_to", "only_metric", "selected"]
 
 _OFFERED = 8
 _LATEX = str.maketrans(
@@ -137,7 +144,7 @@ def results(arguments: argparse.Namespace) -> int:
         for name in STATISTICS:  # NaN where a statistic needs more values
             columns[name] = [None if value != value else value for value in columns[name]]
     if not _exported(columns, found, arguments):
-        print_stdout(results_table(*_cells(columns)))
+        print_stdout(table_text(*_cells(columns), hide_constant=True))
     return OK
 
 
@@ -146,7 +153,6 @@ def _is_asked(name: str, metrics: list[str]) -> bool:
 
 
 def _sorted(table: Frame, arguments: argparse.Namespace) -> Frame:
-
     if arguments.sort is None:
         return table
     name = arguments.sort.removeprefix("params.").replace(".", "_")
@@ -270,16 +276,6 @@ def _cells(columns: dict[str, list[Any]]) -> tuple[list[str], list[list[str]]]:
     return list(map(text_of, shown)), [list(map(text_of, row)) for row in zip(*shown.values(), strict=True)]
 
 
-def results_table(names: list[str], rows: list[list[str]]) -> str:
-    """A table as text; on a terminal, one that fits its width."""
-    from amlsched._surroundings import is_terminal
-    from amlsched.display.table import fitted, table
-
-    if not is_terminal(sys.stdout):
-        return table(names, rows)
-    return fitted(names, rows, shutil.get_terminal_size().columns, hide_constant=True)
-
-
 def _markdown(names: list[str], body: list[list[str]], bold: set[tuple[int, int]]) -> str:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in body]
     for row, column in bold:
@@ -290,6 +286,8 @@ def _markdown(names: list[str], body: list[list[str]], bold: set[tuple[int, int]
 
 def _latex(names: list[str], body: list[list[str]], bold: set[tuple[int, int]]) -> str:
     """A `tabular` with the rules of the package booktabs."""
+    from amlsched.display.table import is_number
+
     cells = [[cell.translate(_LATEX) for cell in row] for row in body]
     for row, column in bold:
         cells[row][column] = f"\\textbf{{{cells[row][column]}}}"
