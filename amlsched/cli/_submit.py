@@ -66,9 +66,10 @@ def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan
     if not (arguments.slurm or arguments.submit):
         raise ExperimentError("--print-job-script", "does not go with --wait, which submits nothing", "leave one out")
     nothing = True
-    for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
+    for one, script, description in job_scripts(target, plan, system=arguments.submit):
         nothing = False
-        print_stderr(f"The script of an array of {counted(count, 'element')} in {results} (not submitted):")
+        size = counted(len(one.work), "element")
+        print_stderr(f"The script of an array of {size} in {one.results} (not submitted):")
         print(script, end="")
         if description:
             print_stderr("Its submit description:")
@@ -80,19 +81,15 @@ def _print_job_scripts(arguments: argparse.Namespace, target: Target, plan: Plan
 
 def print_arrays(arguments: argparse.Namespace, target: Target, plan: Plan) -> None:
     """Print the arrays that `-s` would submit: how many elements, of which repetitions, and the script."""
-    from amlsched.batch_systems import SYSTEMS
     from amlsched.experiments.arrays import job_scripts
 
-    for results, count, script, description in job_scripts(target, plan, system=arguments.submit):
-        cluster = plan.resolved.checked_cluster() or {}
-        title = SYSTEMS[arguments.submit or cluster.get("system", "slurm")].title
-        at_once = cluster.get("num_parallel_jobs")
-        some = f", at most {at_once} at a time" if at_once else ""
-        print(f"\n-s would submit an array of {counted(count, 'element')} to {title}{some}. Its script:\n")
+    for one, script, description in job_scripts(target, plan, system=arguments.submit):
+        size = counted(len(one.work), "element")
+        print(f"\n-s would submit an array of {size} to {one.batch}{_at_once(one.at_once)}. Its script:\n")
         print(script, end="")
         if description:
             print(f"\nIts submit description:\n\n{description}", end="")
-        print(f"\nNothing was submitted. Results: {results}")
+        print(f"\nNothing was submitted. Results: {one.results}")
 
 
 def check_no_run_options(arguments: argparse.Namespace) -> None:
@@ -132,16 +129,19 @@ def _print_submitted(done: SubmitResult) -> None:
     parts = one.parts
     count = sum(part.count for part in parts)
     repetitions = counted(sum(1 for work in one.work for _ in work.keys), "repetition")
-    some = f", at most {one.at_once} at a time" if one.at_once else ""
     ids = ", ".join(part.job for part in parts)
     array = f"array {ids}" if len(parts) == 1 else f"arrays {ids}"
-    size = f"{counted(count, 'element')}{some}"
+    size = f"{counted(count, 'element')}{_at_once(one.at_once)}"
     print(f"{queued}Submitted {array} to {one.batch}: {size}. {repetitions} in {one.folder}")
     if count < len(one.work):
         why = done.refused or (done.problem.words if done.problem is not None else "")
         print_stderr(f"{counted(len(one.work) - count, 'more element', 'wait')} to be submitted: {why}")
         print_stderr("They are submitted as others finish, when you run the same command again, or with --wait.")
     print(f"amlsched status {done.results}   shows its progress; amlsched cancel cancels it")
+
+
+def _at_once(number: int | None) -> str:
+    return f", at most {number} at a time" if number else ""
 
 
 def _attach(arguments: argparse.Namespace, plan: Plan) -> int:

@@ -356,7 +356,7 @@ def _scripts(one: Submission, part: Part, after: Sequence[str]) -> tuple[str, st
         raise ConfigError("the section for the batch system", str(error)) from error
 
 
-def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Iterator[tuple[Path, int, str, str]]:
+def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Iterator[tuple[Submission, str, str]]:
     """The scripts that `submit` would submit; nothing is submitted, queried or written.
 
     Repetitions in the queue, limits on the size of an array, and copies of the code are not considered.
@@ -367,8 +367,8 @@ def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Ite
         system: As for `submit`.
 
     Yields:
-        For each folder for the results with remaining repetitions: the folder, the number of elements, the script, and
-        the submit description (HTCondor), which is otherwise empty.
+        For each folder for the results with remaining repetitions: the submission, the script, and the submit
+        description (HTCondor), which is otherwise empty.
 
     Raises:
         ConfigError: The config is invalid, or has no section for the batch system of this host.
@@ -395,7 +395,7 @@ def job_scripts(target: Target, plan: Plan, *, system: str | None = None) -> Ite
             work=work,
             array=array,
         )
-        yield results, len(work), *_scripts(one, Part(0, 0, len(work), "", mark=_SHOWN_MARK), ())
+        yield one, *_scripts(one, Part(0, 0, len(work), "", mark=_SHOWN_MARK), ())
 
 
 def _section(plan: Plan, system: str | None) -> tuple[Mapping[str, Any], System, dict[str, Any]]:
