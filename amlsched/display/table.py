@@ -150,7 +150,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     # Not at the top: it imports `numbers`, and a file of the user's may have that name.
     from statistics import fmean, stdev
 
-    return f"{fmean(values):.4g} ± {stdev(values):.2g}"
+    return mean_and_deviation_of(len(values), fmean(values), stdev(values))
 
 
 def mean_and_deviation_of(n: int, mean: float | None, deviation: float | None) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from tests.experiments.conftest import Project
@@ -75,10 +72,10 @@ def test_a_file_that_hides_an_installed_package_is_named(files: Project) -> None
     (files.folder / "train.py").write_text(FUNCTION)
     run(files, "train.py:f", code=0)
     (files.folder / "pandas.py").touch()  # `python -m` finds the modules of the working directory first
-    command = [sys.executable, "-m", "amlsched", "plot", "results", "--metric", "a", "--out", "a.svg"]
-    done = subprocess.run(command, cwd=files.folder, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr.count("error: "), "Traceback" in done.stderr) == (2, 1, False), done.stderr
-    assert f"{files.folder}/pandas.py hides the module pandas: rename it" in done.stderr
+    process = files.start("plot", "results", "--metric", "a", "--out", "a.svg")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count("error: "), "Traceback" in err) == (2, 1, False), err
+    assert f"{files.folder}/pandas.py hides the module pandas: rename it" in err
 
 
 ANY_NAME = ("train_v1.2", "train 1", "2train", "träin", "train-it", "test", "random", "yaml")

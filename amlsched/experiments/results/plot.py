@@ -282,8 +282,7 @@ def _draw(curves: Sequence[_Curve], look: Mapping[int, Mapping[str, Any]], axes:
             )
     for one in curves:
         style = look.get(one.group, {"color": "0.75", "linewidth": 0.8, "zorder": 1.5})
-        label = f" {one.label}" if one.label.startswith("_") else one.label  # matplotlib omits labels with a leading _
-        label = label if one.group in look else "_other"
+        label = _for_legend(one.label) if one.group in look else "_other"
         axes.plot(one.mean.index, one.mean, label=label, marker="." if len(one.mean) == 1 else "", **style)
 
 
@@ -294,7 +293,7 @@ def _add_key(figure: Any, every: Sequence[list[_Curve]], look: Mapping[int, Mapp
     groups = {one.group: one.label for curves in every for one in curves}
     n_others = len(groups) - len(look)
     lines = [Line2D([], [], **style) for style in look.values()]
-    labels = [f" {label}" if (label := groups[group]).startswith("_") else label for group in look]
+    labels = [_for_legend(groups[group]) for group in look]
     if n_others:
         lines.append(Line2D([], [], color="0.75", linewidth=0.8))
         labels.append(f"{counted(n_others, 'other')}, not as good at the end")
@@ -306,6 +305,10 @@ def _add_key(figure: Any, every: Sequence[list[_Curve]], look: Mapping[int, Mapp
         axes.legend(lines, labels, fontsize="small")
     else:
         figure.legend(lines, labels, loc="outside right upper", fontsize="small" if len(lines) <= 24 else "x-small")
+
+
+def _for_legend(label: str) -> str:
+    return f" {label}" if label.startswith("_") else label  # matplotlib omits labels with a leading _
 
 
 def _label_ends(curves: Sequence[_Curve], look: Mapping[int, Mapping[str, Any]], axes: Any) -> None:
