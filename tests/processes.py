@@ -40,12 +40,17 @@ def serves_this_process(pid: int) -> bool:
         return True
 
 
+def state_of(pid: int) -> str:
+    """The state of a process, as in proc(5); `X` if it is not there."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
 def alive(pid: int) -> bool:
     """Whether the process is there and not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return state_of(pid) not in "ZX"
 
 
 def read_until(descriptor: int, words: str, limit_s: float = 45.0) -> str:

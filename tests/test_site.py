@@ -55,11 +55,16 @@ def test_pages_that_are_made_from_code_are_up_to_date(tmp_path: Path) -> None:
         assert (DOCS / "reference" / made.name).read_text("utf-8") == made.read_text("utf-8"), "run scripts/reference"
 
 
+def sections(page: str) -> dict[str, str]:
+    """The sections of a page of the reference, by their headings."""
+    text = (DOCS / "reference" / page).read_text("utf-8")
+    return dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE))
+
+
 def test_every_constructor_has_its_parameters_in_the_reference() -> None:
-    page = (DOCS / "reference/constructors.md").read_text("utf-8")
-    sections = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", page, re.MULTILINE))
-    assert set(sections) == {f"with_{name}" for name in executor_names()}
-    for name, section in sections.items():
+    found = sections("constructors.md")
+    assert set(found) == {f"with_{name}" for name in executor_names()}
+    for name, section in found.items():
         for parameter in inspect.signature(getattr(Scheduler, name)).parameters.values():
             if parameter.name not in OPTIONS and parameter.kind is not parameter.VAR_KEYWORD:
                 assert f"    {parameter}".split(":")[0].split("=")[0] in section, (name, parameter.name)
@@ -76,8 +81,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 def test_every_option_has_a_text_and_its_place_in_the_reference() -> None:
-    page = (DOCS / "reference/cli.md").read_text("utf-8")
-    sections = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", page, re.MULTILINE))
+    found = sections("cli.md")
     for parser in commands(command_parser()):
         name = parser.prog.removeprefix("amlsched").strip()
         for action in parser._actions:
@@ -85,7 +89,7 @@ def test_every_option_has_a_text_and_its_place_in_the_reference() -> None:
                 continue
             assert action.help, (parser.prog, action.dest)
             for option in action.option_strings:
-                assert f"`{option}" in sections[name], (parser.prog, option)
+                assert f"`{option}" in found[name], (parser.prog, option)
 
 
 def test_files_that_pages_show_are_there() -> None:

@@ -26,6 +26,7 @@ from typing import Any
 from amlsched.errors import BatchSystemError
 from tests.commands import import_all
 from tests.pretended_slurm import PretendedSlurm
+from tests.processes import alive, state_of
 
 __all__ = ["Call", "World"]
 
@@ -78,12 +79,12 @@ class Call:
         """Its exit code; `None` while it runs; -1 if it was killed."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             return int(self.place.with_suffix(".code").read_text())
-        return None if _runs(self.pid) else -1
+        return None if alive(self.pid) else -1
 
     @property
     def stopped(self) -> bool:
         """Whether it was stopped on its way."""
-        return _state(self.pid) == "T"
+        return state_of(self.pid) == "T"
 
     def wait(self, limit_s: float = 60.0, *, until_stopped: bool = False) -> Call:
         end = time.monotonic() + limit_s
@@ -107,7 +108,7 @@ class Call:
     def kill(self) -> None:
         """Kill it, and wait for that."""
         self.signal(signal.SIGKILL)
-        while _runs(self.pid):
+        while alive(self.pid):
             time.sleep(0.001)
 
     @property
@@ -118,17 +119,6 @@ class Call:
             with contextlib.suppress(FileNotFoundError):
                 found += self.place.with_suffix(suffix).read_text()
         return found
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
-
-
-def _runs(pid: int) -> bool:
-    return _state(pid) not in "ZX"
 
 
 def _switches(pid: int) -> str:
